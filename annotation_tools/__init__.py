@@ -1,0 +1,1 @@
+"""Segment annotations: proposals of about 2 s from kinematics."""

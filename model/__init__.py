@@ -1,0 +1,1 @@
+"""pi0 in JAX: SigLIP, Gemma with an action expert, and flow matching."""

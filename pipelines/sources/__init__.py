@@ -1,0 +1,1 @@
+"""Readers of native log formats, one module per format."""

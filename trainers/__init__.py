@@ -1,0 +1,1 @@
+"""Pretraining, post-training, evaluation, and the embodimix command."""
