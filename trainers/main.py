@@ -1,0 +1,54 @@
+"""The embodimix command: reads the arguments and hands over to the part that does the work."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import annotation_tools.cli
+import mixtures.cli
+import model.cli
+import pipelines.cli
+import trainers.cli
+from pipelines.errors import EmbodimixError
+
+DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
+EPILOG = """a first tour:
+  embodimix demo                                    the whole way on generated data
+  embodimix convert zarr logs/ data/ --name in_house --version 1.0.0
+  embodimix mix plan mixture.yaml
+  embodimix train pretrain mixture.yaml --model tiny --steps 1000 --run runs/a
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of every command; each command sets `run`, a function of the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="embodimix", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for part in (pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli):
+        part.add_commands(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 fine, 1 findings or failed work, 2 wrong use."""
+    parser = build_parser()
+    # Beam options (--runner=..., --project=...) pass through `convert` as Beam's users write them.
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and not getattr(parsed, "takes_beam_options", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parsed.beam_options = rest
+    try:
+        return parsed.run(parsed)
+    except EmbodimixError as error:
+        print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"embodimix {parsed.command}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
