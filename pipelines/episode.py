@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.slots import CAMERAS, CONTROL_MODES, N_SLOTS, norm_key
+from pipelines.slots import CAMERAS, CONTROL_MODES, N_SLOTS, PARTS, norm_key
 
 SegmentKind = Literal["subtask", "recovery", "idle"]
 SegmentSource = Literal["proposal", "model", "human", "source"]
@@ -56,7 +56,8 @@ class Episode:
     """One demonstration in physical units (see `pipelines.slots`); slots without a meaning are masked off and 0.
 
     state, action: float32 [t, 18]. timestamp_s: float64 [t], 0 at the first step.
-    state_mask, action_mask: bool [18]. gripper_slots: the slots of `action` that hold a gripper (0 open, 1 closed).
+    state_mask, action_mask: bool [18]. parts: the action's slots of each part the robot has, for example
+        {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}; grippers are 0 open, 1 closed.
     images: per camera slot, one JPEG (bytes) or uint8 [y, x, 3] RGB array per step; a camera that the dataset has
         and this episode lacks is missing from the mapping, its `camera_mask` False.
     dataset_cameras: the camera slots that are features of the whole dataset.
@@ -73,7 +74,7 @@ class Episode:
     timestamp_s: NDArray[np.float64]
     state_mask: NDArray[np.bool_]
     action_mask: NDArray[np.bool_]
-    gripper_slots: tuple[int, ...]
+    parts: dict[str, tuple[int, ...]]
     images: dict[str, Sequence[Image]]
     dataset_cameras: tuple[str, ...]
     task: str
@@ -101,6 +102,9 @@ class Episode:
                 raise ValueError(f"images: {camera!r} is not one of the dataset's {self.dataset_cameras}")
             if len(frames) != t:
                 raise ValueError(f"images[{camera}]: expected {t} frames, found {len(frames)}")
+        for part in self.parts:
+            if part not in PARTS:
+                raise ValueError(f"parts: expected names from {PARTS}, found {part!r}")
         if self.control_mode not in CONTROL_MODES:
             raise ValueError(f"control_mode: expected one of {CONTROL_MODES}, found {self.control_mode!r}")
         if self.success not in (-1, 0, 1):
@@ -109,6 +113,10 @@ class Episode:
     @property
     def n_steps(self) -> int:
         return self.state.shape[0]
+
+    @property
+    def gripper_slots(self) -> tuple[int, ...]:
+        return self.parts.get("gripper0", ()) + self.parts.get("gripper1", ())
 
     @property
     def norm_key(self) -> str:

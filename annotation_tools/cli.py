@@ -1,0 +1,7 @@
+"""The commands of `annotation_tools`; heavy modules are imported only when a command runs."""
+
+import argparse
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds this part's commands to the parser of `embodimix`."""
