@@ -1,0 +1,207 @@
+"""Sizes of the policies: frozen configs, the named ones, and reading them back from plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+DType = Literal["float32", "bfloat16"]
+Remat = Literal["none", "dots", "full"]
+Attention = Literal["auto", "plain", "cudnn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiglipConfig:
+    """Sizes of the image encoder."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    patch_size: int = 14
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"SigLIP width must be a multiple of heads; found {self.width} and {self.heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of patch_size; found {self.image_size} and {self.patch_size}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens per camera."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmaConfig:
+    """Sizes of one expert; `lora_rank` 0 has no adapters, and alpha equals rank as in openpi's variants."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    lora_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads must be a multiple of kv_heads; found {self.heads} and {self.kv_heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pi0Config:
+    """A pi0 policy. `pi05` replaces the state token and the time MLP by adaptive norms in the action expert.
+
+    `dtype` is that of the activations; parameters stay float32. `remat` says what the backward pass
+    recomputes: nothing, everything but matrix products ('dots'), or every layer ('full').
+    """
+
+    siglip: SiglipConfig
+    prefix: GemmaConfig
+    expert: GemmaConfig
+    vocab_size: int = 257_152
+    action_dim: int = 18
+    horizon: int = 50
+    max_tokens: int = 48
+    pi05: bool = False
+    dtype: DType = "float32"
+    remat: Remat = "none"
+    attention: Attention = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "heads", "kv_heads", "head_dim"):
+            if getattr(self.prefix, name) != getattr(self.expert, name):
+                raise ValueError(
+                    f"both experts need the same {name}, since they share attention; "
+                    f"found {getattr(self.prefix, name)} and {getattr(self.expert, name)}"
+                )
+
+    @property
+    def image_size(self) -> int:
+        return self.siglip.image_size
+
+
+def pi0() -> Pi0Config:
+    """The published size: SigLIP So400m/14, Gemma 2B, a 300M action expert."""
+    return Pi0Config(
+        siglip=SiglipConfig(width=1152, depth=27, mlp_dim=4304, heads=16),
+        prefix=GemmaConfig(width=2048, depth=18, mlp_dim=16_384, heads=8, kv_heads=1, head_dim=256),
+        expert=GemmaConfig(width=1024, depth=18, mlp_dim=4096, heads=8, kv_heads=1, head_dim=256),
+        dtype="bfloat16",
+        remat="full",
+    )
+
+
+def pi05() -> Pi0Config:
+    """pi0.5's structure at the published size."""
+    return dataclasses.replace(pi0(), pi05=True, max_tokens=200)
+
+
+def pi0_lora() -> Pi0Config:
+    """The published size with low-rank adapters: rank 16 on Gemma, 32 on the action expert."""
+    full = pi0()
+    return dataclasses.replace(
+        full,
+        prefix=dataclasses.replace(full.prefix, lora_rank=16),
+        expert=dataclasses.replace(full.expert, lora_rank=32),
+    )
+
+
+def tiny() -> Pi0Config:
+    """Small enough to learn from drawn pictures on two CPU cores in minutes."""
+    return Pi0Config(
+        siglip=SiglipConfig(width=64, depth=2, mlp_dim=128, heads=4, patch_size=28),
+        prefix=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=4, kv_heads=1, head_dim=16),
+        expert=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=4, kv_heads=1, head_dim=16),
+        vocab_size=1024,
+        max_tokens=32,
+    )
+
+
+NAMED: Mapping[str, Callable[[], Pi0Config]] = {
+    "pi0": pi0,
+    "pi05": pi05,
+    "pi0-lora": pi0_lora,
+    "tiny": tiny,
+}
+
+
+def named_config(name: str, **overrides: Any) -> Pi0Config:
+    """Returns a named config with top-level fields replaced; ValueError names the nearest choice."""
+    if name not in NAMED:
+        raise ValueError(f"unknown model {name!r}; {_nearest(name, NAMED)}")
+    config = NAMED[name]()
+    fields = [field.name for field in dataclasses.fields(config)]
+    for key in overrides:
+        if key not in fields:
+            raise ValueError(f"model {name!r} has no setting {key!r}; {_nearest(key, fields)}")
+    return dataclasses.replace(config, **overrides)
+
+
+def config_from_dict(data: Mapping[str, Any]) -> Pi0Config:
+    """Reads back `dataclasses.asdict(config)`, for example from JSON."""
+    values = dict(data)
+    values["siglip"] = SiglipConfig(**values["siglip"])
+    values["prefix"] = GemmaConfig(**values["prefix"])
+    values["expert"] = GemmaConfig(**values["expert"])
+    return Pi0Config(**values)
+
+
+def config_from_params(shapes: Mapping[str, tuple[int, ...]], **overrides: Any) -> Pi0Config:
+    """Derives the config from flat parameter shapes in openpi's names.
+
+    Shapes do not hold the horizon, the text length, the image size (square images are assumed) or the
+    dtype; those come from `overrides` or the defaults. ValueError names the first missing parameter.
+    """
+    width_key = "PaliGemma/img/embedding/kernel"
+    for key in (width_key, "PaliGemma/img/pos_embedding", "PaliGemma/llm/embedder/input_embedding"):
+        if key not in shapes:
+            raise ValueError(f"not pi0 parameters: {key} is missing; found {len(shapes)} names")
+    patch, _, _, width = shapes[width_key]
+    block = "PaliGemma/img/Transformer/encoderblock/"
+    heads = shapes[block + "MultiHeadDotProductAttention_0/query/kernel"][2]
+    depth, _, mlp_dim = shapes[block + "MlpBlock_0/Dense_0/kernel"]
+    side = round(shapes["PaliGemma/img/pos_embedding"][1] ** 0.5)
+    return Pi0Config(
+        siglip=SiglipConfig(
+            width=width, depth=depth, mlp_dim=mlp_dim, heads=heads, patch_size=patch, image_size=patch * side
+        ),
+        prefix=_gemma_from_params(shapes, ""),
+        expert=_gemma_from_params(shapes, "_1"),
+        vocab_size=shapes["PaliGemma/llm/embedder/input_embedding"][0],
+        action_dim=shapes["action_in_proj/kernel"][0],
+        pi05="time_mlp_in/kernel" in shapes,
+        **overrides,
+    )
+
+
+def _gemma_from_params(shapes: Mapping[str, tuple[int, ...]], suffix: str) -> GemmaConfig:
+    layers = "PaliGemma/llm/layers/"
+    depth, heads, width, head_dim = shapes[f"{layers}attn/q_einsum{suffix}/w"]
+    lora = shapes.get(f"{layers}attn/q_einsum{suffix}/lora_a")
+    return GemmaConfig(
+        width=width,
+        depth=depth,
+        mlp_dim=shapes[f"{layers}mlp{suffix}/linear"][1],
+        heads=heads,
+        kv_heads=shapes[f"{layers}attn/kv_einsum{suffix}/w"][2],
+        head_dim=head_dim,
+        lora_rank=lora[-1] if lora else 0,
+    )
+
+
+def _nearest(name: str, choices: Mapping[str, Any] | list[str]) -> str:
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}choices: {', '.join(choices)}"

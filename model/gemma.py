@@ -1,0 +1,208 @@
+# ruff: noqa: F722
+"""Gemma's decoder for one expert: a stack of layers that may attend to what earlier experts left behind."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from model.attention import apply_rope, attend
+from model.config import GemmaConfig, Remat
+from model.params import Params, Spec, fan_in, normal, zeros
+from model.remat import rematerialised
+
+EPS = 1e-6
+
+
+@struct.dataclass
+class Cache:
+    """Keys (rotated) and values of every layer."""
+
+    k: Float[Array, "l b t m k"]
+    v: Float[Array, "l b t m k"]
+
+
+def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> dict[str, Spec]:
+    """Declares the parameters of expert `index`; the names end in `_1` for the action expert."""
+    tail = f"_{index}" if index else ""
+    depth, width, mlp, rank = config.depth, config.width, config.mlp_dim, config.lora_rank
+    heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
+    specs: dict[str, Spec] = {}
+
+    def weight(name: str, shape: tuple[int, ...], inputs: int, lora: str) -> None:
+        specs[name] = Spec(shape=(depth, *shape), init=fan_in(inputs))
+        if rank:
+            specs[f"{lora}_a"] = Spec(shape=(depth, *shape[:-1], rank), init=normal(0.01))
+            specs[f"{lora}_b"] = Spec(shape=(depth, *shape[:-2], rank, shape[-1]), init=normal(0.01))
+
+    for name, shape, inputs in (
+        ("q_einsum", (heads, width, head_dim), width),
+        ("kv_einsum", (2, kv_heads, width, head_dim), width),
+        ("attn_vec_einsum", (heads, head_dim, width), heads * head_dim),
+    ):
+        weight(f"layers/attn/{name}{tail}/w", shape, inputs, f"layers/attn/{name}{tail}/lora")
+    for name, shape, inputs in (("gating_einsum", (2, width, mlp), width), ("linear", (mlp, width), mlp)):
+        weight(f"layers/mlp{tail}/{name}", shape, inputs, f"layers/mlp{tail}/{name}_lora")
+    for name in ("pre_attention_norm", "pre_ffw_norm"):
+        specs |= _norm_specs(f"layers/{name}{tail}", width, (depth,), adaptive)
+    return specs | _norm_specs(f"final_norm{tail}", width, (), adaptive)
+
+
+def _norm_specs(name: str, width: int, lead: tuple[int, ...], adaptive: bool) -> dict[str, Spec]:
+    if not adaptive:
+        return {f"{name}/scale": Spec(shape=(*lead, width), init=zeros)}
+    return {
+        f"{name}/Dense_0/kernel": Spec(shape=(*lead, width, 3 * width), init=zeros),
+        f"{name}/Dense_0/bias": Spec(shape=(*lead, 3 * width), init=zeros),
+    }
+
+
+def embed_text(table: Float[Array, "v e"], tokens: Int[Array, "b s"]) -> Float[Array, "b s e"]:
+    """Looks tokens up and scales them by sqrt(width)."""
+    return table[tokens] * jnp.sqrt(jnp.float32(table.shape[1]))
+
+
+def run_expert(
+    config: GemmaConfig,
+    params: Params,
+    index: int,
+    tokens: Float[Array, "b s e"],
+    mask: Bool[Array, "b s t"],
+    positions: Int[Array, "b s"],
+    *,
+    past: Cache | None = None,
+    cond: Float[Array, "b e"] | None = None,
+    remat: Remat = "none",
+) -> tuple[Float[Array, "b s e"], Cache]:
+    """Runs all layers and the final norm; returns its output and its own keys and values.
+
+    Keys are those of `past` followed by the tokens' own, which is the column order of `mask`.
+    """
+    layers = expert_layers(params["layers"], index)
+
+    def body(x: Array, layer_and_past: tuple[Params, Cache | None]) -> tuple[Array, Cache]:
+        layer, seen = layer_and_past
+        normed, gate = rms_norm(x, layer["pre_attention_norm"], cond)
+        own = keys_values(layer, normed, positions)
+        x = residual(x, attention(layer, normed, mask, positions, own, seen), gate)
+        normed, gate = rms_norm(x, layer["pre_ffw_norm"], cond)
+        return residual(x, feed_forward(layer["mlp"], normed), gate), own
+
+    x, own = jax.lax.scan(rematerialised(body, remat), tokens, (layers, past))
+    normed, _ = rms_norm(x, params[f"final_norm{_tail(index)}"], cond)
+    return normed, own
+
+
+def run_prefix_cache(
+    config: GemmaConfig,
+    params: Params,
+    tokens: Float[Array, "b s e"],
+    mask: Bool[Array, "b s s"],
+    positions: Int[Array, "b s"],
+    *,
+    remat: Remat = "none",
+) -> Cache:
+    """Keys and values of the first expert, without the work that nothing later reads.
+
+    Of the last layer only its norm, keys and values matter: its queries, attention output and MLP, and the
+    final norm, reach neither loss nor action and have zero gradient.
+    """
+    layers = expert_layers(params["layers"], 0)
+
+    def body(x: Array, layer: Params) -> tuple[Array, Cache]:
+        normed, _ = rms_norm(x, layer["pre_attention_norm"], None)
+        own = keys_values(layer, normed, positions)
+        x = x + attention(layer, normed, mask, positions, own, None)
+        normed, _ = rms_norm(x, layer["pre_ffw_norm"], None)
+        return x + feed_forward(layer["mlp"], normed), own
+
+    x, own = jax.lax.scan(rematerialised(body, remat), tokens, jax.tree.map(lambda p: p[:-1], layers))
+    last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
+    normed, _ = rms_norm(x, last["pre_attention_norm"], None)
+    final = keys_values(last, normed, positions)
+    return jax.tree.map(lambda seen, end: jnp.concatenate([seen, end[None]]), own, final)
+
+
+def expert_layers(layers: Params, index: int) -> Params:
+    """Picks one expert's stacked layers and drops the `_1` from its names."""
+    tail = _tail(index)
+    return {
+        "q_einsum": layers["attn"][f"q_einsum{tail}"],
+        "kv_einsum": layers["attn"][f"kv_einsum{tail}"],
+        "attn_vec_einsum": layers["attn"][f"attn_vec_einsum{tail}"],
+        "mlp": layers[f"mlp{tail}"],
+        "pre_attention_norm": layers[f"pre_attention_norm{tail}"],
+        "pre_ffw_norm": layers[f"pre_ffw_norm{tail}"],
+    }
+
+
+def rms_norm(
+    x: Float[Array, "b s e"], params: Params, cond: Float[Array, "b e"] | None
+) -> tuple[Float[Array, "b s e"], Float[Array, "b 1 e"] | None]:
+    """x / rms(x) * (1 + scale), in float32; adaptive: scale, shift and a residual gate come from `cond`."""
+    wide = x.astype(jnp.float32)
+    normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + EPS)
+    if "scale" in params:
+        return (normed * (1.0 + params["scale"])).astype(x.dtype), None
+    projection = params["Dense_0"]
+    modulation = cond.astype(x.dtype) @ projection["kernel"].astype(x.dtype) + projection["bias"].astype(
+        x.dtype
+    )
+    scale, shift, gate = jnp.split(modulation[:, None, :], 3, axis=-1)
+    return (normed * (1.0 + scale) + shift).astype(x.dtype), gate
+
+
+def residual(x: Array, update: Array, gate: Array | None) -> Array:
+    return x + update if gate is None else x + gate * update
+
+
+def keys_values(layer: Params, x: Float[Array, "b s e"], positions: Int[Array, "b s"]) -> Cache:
+    """Rotated keys, and values, of one layer."""
+    k, v = project(x, layer["kv_einsum"], "bse,cmek->cbsmk", "bse,cmer->cbsmr", "cbsmr,cmrk->cbsmk")
+    return Cache(k=apply_rope(k, positions), v=v)
+
+
+def attention(
+    layer: Params,
+    x: Float[Array, "b s e"],
+    mask: Bool[Array, "b s t"],
+    positions: Int[Array, "b s"],
+    own: Cache,
+    past: Cache | None,
+) -> Float[Array, "b s e"]:
+    """Queries from `x` over the keys of `past` and `own`."""
+    query = project(x, layer["q_einsum"], "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk")
+    keys = own if past is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), past, own)
+    mixed = attend(apply_rope(query, positions), keys.k, keys.v, mask)
+    return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsnr", "bsnr,nre->bse")
+
+
+def project(x: Array, params: Params, product: str, down: str, up: str) -> Array:
+    """An einsum with `w`, plus a low-rank path where adapters are present."""
+    out = jnp.einsum(product, x, params["w"].astype(x.dtype))
+    if "lora_a" in params:
+        low = jnp.einsum(down, x, params["lora_a"].astype(x.dtype))
+        out = out + jnp.einsum(up, low, params["lora_b"].astype(x.dtype))
+    return out
+
+
+def feed_forward(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
+    """gelu(x gate) * (x up), then down; tanh-GELU."""
+    gate = jax.nn.gelu(_linear(x, params, "gating_einsum", 0), approximate=True)
+    return _linear(gate * _linear(x, params, "gating_einsum", 1), params, "linear", None)
+
+
+def _linear(x: Array, params: Params, name: str, part: int | None) -> Array:
+    def pick(key: str) -> Array:
+        return (params[key] if part is None else params[key][part]).astype(x.dtype)
+
+    out = x @ pick(name)
+    if f"{name}_lora_a" in params:
+        out = out + (x @ pick(f"{name}_lora_a")) @ pick(f"{name}_lora_b")
+    return out
+
+
+def _tail(index: int) -> str:
+    return f"_{index}" if index else ""

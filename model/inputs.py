@@ -1,0 +1,93 @@
+# ruff: noqa: F722
+"""What a policy sees: cameras, prompt tokens and state, with their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from model.config import Pi0Config
+
+CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # also the order of their tokens
+
+
+@struct.dataclass
+class Observation:
+    """One batch of inputs.
+
+    `images` holds per camera uint8 pixels or float32 in [-1, 1]. A camera may be left out of `images` and
+    `image_masks`: the result is the one that a False mask gives, without its cost. `state` is normalized.
+    """
+
+    images: Mapping[str, Shaped[Array, "b y x c"]]
+    image_masks: Mapping[str, Bool[Array, " b"]]
+    tokenized_prompt: Int[Array, "b s"]
+    tokenized_prompt_mask: Bool[Array, "b s"]
+    state: Float[Array, "b d"]
+
+
+def observation_from_batch(
+    *,
+    images: Mapping[str, np.ndarray],
+    image_masks: Mapping[str, np.ndarray],
+    tokenized_prompt: np.ndarray,
+    tokenized_prompt_mask: np.ndarray,
+    state: np.ndarray,
+    drop_missing: bool = True,
+) -> Observation:
+    """Collects host arrays; with `drop_missing`, cameras that no sample of the batch has are left out.
+
+    The base camera stays if none is there, so that an image-free batch keeps a valid form.
+    """
+    names = [name for name in CAMERAS if name in images]
+    unknown = sorted(set(images) - set(CAMERAS))
+    if unknown:
+        raise ValueError(f"images: expected cameras {', '.join(CAMERAS)}; found {', '.join(unknown)}")
+    present = [name for name in names if np.any(image_masks[name])]
+    kept = (present or names[:1]) if drop_missing else names
+    return Observation(
+        images={name: images[name] for name in kept},
+        image_masks={name: np.asarray(image_masks[name], bool) for name in kept},
+        tokenized_prompt=np.asarray(tokenized_prompt, np.int32),
+        tokenized_prompt_mask=np.asarray(tokenized_prompt_mask, bool),
+        state=np.asarray(state, np.float32),
+    )
+
+
+def to_unit_range(image: Shaped[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    """Maps uint8 pixels to [-1, 1] (0 to -1, 255 to 1); float images pass through."""
+    if image.dtype == jnp.uint8:
+        return image.astype(jnp.float32) / 255.0 * 2.0 - 1.0
+    return image
+
+
+def check_observation(config: Pi0Config, observation: Observation) -> None:
+    """Raises ValueError naming the input, what was expected and what was found."""
+    batch = observation.state.shape[0]
+    size = config.image_size
+    if set(observation.images) != set(observation.image_masks):
+        raise ValueError(
+            f"image_masks: expected one per image ({', '.join(sorted(observation.images))}); "
+            f"found {', '.join(sorted(observation.image_masks))}"
+        )
+    if not observation.images or set(observation.images) - set(CAMERAS):
+        raise ValueError(
+            f"images: expected some of {', '.join(CAMERAS)}; found {', '.join(sorted(observation.images)) or 'none'}"
+        )
+    for name, image in observation.images.items():
+        check_shape(f"images[{name}]", image, (batch, size, size, 3))
+        check_shape(f"image_masks[{name}]", observation.image_masks[name], (batch,))
+    check_shape("state", observation.state, (batch, config.action_dim))
+    check_shape("tokenized_prompt", observation.tokenized_prompt, (batch, config.max_tokens))
+    check_shape("tokenized_prompt_mask", observation.tokenized_prompt_mask, (batch, config.max_tokens))
+
+
+def check_shape(name: str, array: jax.Array | np.ndarray, expected: tuple[int, ...]) -> None:
+    """Raises ValueError unless `array` has the expected shape."""
+    if tuple(array.shape) != expected:
+        raise ValueError(f"{name}: expected shape {expected}; found {tuple(array.shape)}")

@@ -1,0 +1,218 @@
+# ruff: noqa: F722
+"""pi0: images and prompt form the prefix, state and noisy actions the suffix; the suffix predicts velocity.
+
+The prefix never sees the suffix, so it runs first and leaves keys and values behind; training and sampling
+then run the same suffix on top of it. Source: Black et al., "pi0: A Vision-Language-Action Flow Model for
+General Robot Control"; conventions as in openpi.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from model import flow
+from model.attention import attention_mask, token_positions
+from model.config import Pi0Config
+from model.gemma import Cache, embed_text, gemma_specs, run_expert, run_prefix_cache
+from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
+from model.params import Params, Spec, draw, fan_in, normal, prefixed, zeros
+from model.siglip import dense, encode_images, siglip_specs
+
+
+@struct.dataclass
+class Prefix:
+    """What the suffix needs of the observation."""
+
+    cache: Cache
+    valid: Bool[Array, "b s"]
+
+
+@struct.dataclass
+class Suffix:
+    """Tokens of the action expert; `cond` is the time for adaptive norms (pi05 only)."""
+
+    tokens: Float[Array, "b s e"]
+    starts_block: Bool[Array, " s"]
+    cond: Float[Array, "b e"] | None
+
+
+def param_specs(config: Pi0Config) -> dict[str, Spec]:
+    """Declares every parameter under openpi's names."""
+    width, expert = config.prefix.width, config.expert.width
+    embedding = Spec(shape=(config.vocab_size, width), init=normal(width**-0.5))
+    specs = prefixed("PaliGemma/img", siglip_specs(config.siglip, width))
+    specs["PaliGemma/llm/embedder/input_embedding"] = embedding
+    specs |= prefixed("PaliGemma/llm", gemma_specs(config.prefix, 0))
+    specs |= prefixed("PaliGemma/llm", gemma_specs(config.expert, 1, adaptive=config.pi05))
+    linears = {"action_in_proj": (config.action_dim, expert), "action_out_proj": (expert, config.action_dim)}
+    if config.pi05:
+        linears |= {"time_mlp_in": (expert, expert), "time_mlp_out": (expert, expert)}
+    else:
+        linears |= {
+            "state_proj": (config.action_dim, expert),
+            "action_time_mlp_in": (2 * expert, expert),
+            "action_time_mlp_out": (expert, expert),
+        }
+    for name, shape in linears.items():
+        specs[f"{name}/kernel"] = Spec(shape=shape, init=fan_in(shape[0]))
+        specs[f"{name}/bias"] = Spec(shape=shape[1:], init=zeros)
+    return specs
+
+
+def init_params(config: Pi0Config, key: jax.Array) -> Params:
+    """Draws float32 parameters."""
+    return draw(param_specs(config), key)
+
+
+def loss_elements(
+    config: Pi0Config,
+    params: Params,
+    observation: Observation,
+    actions: Float[Array, "b h d"],
+    noise: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b h d"]:
+    """Squared velocity error per element, unreduced, so that the caller masks and averages."""
+    noisy = flow.interpolate(noise, actions, time)
+    predicted = velocity(config, params, observation, noisy, time)
+    return jnp.square(predicted - flow.target_velocity(noise, actions))
+
+
+def velocity(
+    config: Pi0Config,
+    params: Params,
+    observation: Observation,
+    noisy_actions: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b h d"]:
+    """Predicted dx/dt at `noisy_actions` and flow time `time` (1 noise, 0 data)."""
+    prefix = encode_prefix(config, params, observation)
+    return suffix_velocity(config, params, prefix, observation.state, noisy_actions, time)
+
+
+def sample_actions(
+    config: Pi0Config,
+    params: Params,
+    observation: Observation,
+    noise: Float[Array, "b h d"],
+    num_steps: int = 10,
+) -> Float[Array, "b h d"]:
+    """Walks from noise to actions; the prefix is computed once."""
+    prefix = encode_prefix(config, params, observation)
+    step = partial(suffix_velocity, config, params, prefix, observation.state)
+    return flow.integrate(step, noise, num_steps)
+
+
+def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -> Prefix:
+    """Runs images and prompt through the first expert."""
+    check_observation(config, observation)
+    tokens, valid = embed_prefix(config, params, observation)
+    mask = attention_mask(valid, prefix_blocks(valid.shape[1]))
+    cache = run_prefix_cache(
+        config.prefix,
+        params["PaliGemma"]["llm"],
+        tokens.astype(config.dtype),
+        mask,
+        token_positions(valid),
+        remat=config.remat,
+    )
+    return Prefix(cache=cache, valid=valid)
+
+
+def suffix_velocity(
+    config: Pi0Config,
+    params: Params,
+    prefix: Prefix,
+    state: Float[Array, "b d"],
+    noisy_actions: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b h d"]:
+    """Velocity from the prefix's cache, the state and the noisy actions."""
+    out, _ = run_suffix(config, params, prefix, state, noisy_actions, time)
+    return dense(out[:, -config.horizon :].astype(jnp.float32), params["action_out_proj"])
+
+
+def run_suffix(
+    config: Pi0Config,
+    params: Params,
+    prefix: Prefix,
+    state: Float[Array, "b d"],
+    noisy_actions: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> tuple[Float[Array, "b s e"], Cache]:
+    """The action expert's output after its final norm, and its own keys and values."""
+    check_shape("actions", noisy_actions, (state.shape[0], config.horizon, config.action_dim))
+    check_shape("time", time, (state.shape[0],))
+    suffix = embed_suffix(config, params, state, noisy_actions, time)
+    valid, starts_block = whole_sequence(prefix.valid, suffix.starts_block)
+    rows = suffix.tokens.shape[1]
+    return run_expert(
+        config.expert,
+        params["PaliGemma"]["llm"],
+        1,
+        suffix.tokens.astype(config.dtype),
+        attention_mask(valid, starts_block)[:, -rows:],
+        token_positions(valid)[:, -rows:],
+        past=prefix.cache,
+        cond=suffix.cond,
+        remat=config.remat,
+    )
+
+
+def embed_prefix(
+    config: Pi0Config, params: Params, observation: Observation
+) -> tuple[Float[Array, "b s e"], Bool[Array, "b s"]]:
+    """Tokens of the cameras that are there, in `CAMERAS` order, then of the prompt, with their mask."""
+    names = [name for name in CAMERAS if name in observation.images]
+    images = jnp.concatenate([to_unit_range(observation.images[name]) for name in names])
+    encoded = encode_images(
+        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, remat=config.remat
+    )
+    table = params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
+    text = embed_text(table, observation.tokenized_prompt)
+    tokens = [*jnp.split(encoded, len(names)), text.astype(encoded.dtype)]
+    masks = [jnp.repeat(observation.image_masks[name][:, None], config.siglip.tokens, 1) for name in names]
+    valid = jnp.concatenate([*masks, observation.tokenized_prompt_mask], axis=1)
+    return jnp.concatenate(tokens, axis=1), valid
+
+
+def embed_suffix(
+    config: Pi0Config,
+    params: Params,
+    state: Float[Array, "b d"],
+    noisy_actions: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Suffix:
+    """State token and action tokens; the flow time enters the actions, or in pi05 the norms."""
+    embedded_time = flow.time_embedding(time, config.expert.width)
+    actions = dense(noisy_actions, params["action_in_proj"])
+    if config.pi05:
+        hidden = jax.nn.swish(dense(embedded_time, params["time_mlp_in"]))
+        cond = jax.nn.swish(dense(hidden, params["time_mlp_out"]))
+        return Suffix(tokens=actions, starts_block=jnp.arange(config.horizon) == 0, cond=cond)
+    times = jnp.broadcast_to(embedded_time[:, None], actions.shape)
+    hidden = jax.nn.swish(dense(jnp.concatenate([actions, times], axis=-1), params["action_time_mlp_in"]))
+    actions = dense(hidden, params["action_time_mlp_out"])
+    state_token = dense(state, params["state_proj"])[:, None]
+    tokens = jnp.concatenate([state_token, actions], axis=1)
+    return Suffix(tokens=tokens, starts_block=jnp.arange(config.horizon + 1) < 2, cond=None)
+
+
+def prefix_blocks(length: int) -> Bool[Array, " s"]:
+    """Images and prompt are one block."""
+    return jnp.zeros(length, bool)
+
+
+def whole_sequence(
+    prefix_valid: Bool[Array, "b p"], suffix_blocks: Bool[Array, " s"]
+) -> tuple[Bool[Array, "b t"], Bool[Array, " t"]]:
+    """Validity and block starts of prefix and suffix together; no suffix token is ever padding."""
+    batch, length = prefix_valid.shape
+    suffix_valid = jnp.ones((batch, suffix_blocks.shape[0]), bool)
+    valid = jnp.concatenate([prefix_valid, suffix_valid], axis=1)
+    return valid, jnp.concatenate([prefix_blocks(length), suffix_blocks])

@@ -1,0 +1,116 @@
+# ruff: noqa: F722
+"""The image encoder: SigLIP's vision transformer without pooling, and the linear head into Gemma's width."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from model.attention import attend
+from model.config import DType, Remat, SiglipConfig
+from model.params import Params, Spec, fan_in, ones, zeros
+from model.remat import rematerialised
+
+EPS = 1e-6
+
+
+def siglip_specs(config: SiglipConfig, out_width: int) -> dict[str, Spec]:
+    """Declares the parameters; a leading axis of length `depth` is the layer."""
+    width, mlp, depth, patch = config.width, config.mlp_dim, config.depth, config.patch_size
+    heads, head_dim = config.heads, config.head_dim
+    specs = {
+        "embedding/kernel": Spec(shape=(patch, patch, 3, width), init=fan_in(patch * patch * 3)),
+        "embedding/bias": Spec(shape=(width,), init=zeros),
+        "pos_embedding": Spec(shape=(1, config.tokens, width), init=sincos_2d),
+        "Transformer/encoder_norm/scale": Spec(shape=(width,), init=ones),
+        "Transformer/encoder_norm/bias": Spec(shape=(width,), init=zeros),
+        "head/kernel": Spec(shape=(width, out_width), init=fan_in(width)),
+        "head/bias": Spec(shape=(out_width,), init=zeros),
+    }
+    block = "Transformer/encoderblock/"
+    for norm in ("LayerNorm_0", "LayerNorm_1"):
+        specs[f"{block}{norm}/scale"] = Spec(shape=(depth, width), init=ones)
+        specs[f"{block}{norm}/bias"] = Spec(shape=(depth, width), init=zeros)
+    attention = block + "MultiHeadDotProductAttention_0/"
+    for name in ("query", "key", "value"):
+        specs[f"{attention}{name}/kernel"] = Spec(shape=(depth, width, heads, head_dim), init=fan_in(width))
+        specs[f"{attention}{name}/bias"] = Spec(shape=(depth, heads, head_dim), init=zeros)
+    specs[f"{attention}out/kernel"] = Spec(shape=(depth, heads, head_dim, width), init=fan_in(width))
+    specs[f"{attention}out/bias"] = Spec(shape=(depth, width), init=zeros)
+    specs[f"{block}MlpBlock_0/Dense_0/kernel"] = Spec(shape=(depth, width, mlp), init=fan_in(width))
+    specs[f"{block}MlpBlock_0/Dense_0/bias"] = Spec(shape=(depth, mlp), init=zeros)
+    specs[f"{block}MlpBlock_0/Dense_1/kernel"] = Spec(shape=(depth, mlp, width), init=fan_in(mlp))
+    specs[f"{block}MlpBlock_0/Dense_1/bias"] = Spec(shape=(depth, width), init=zeros)
+    return specs
+
+
+def sincos_2d(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A starting position embedding that says row and column apart: a quarter of the width each of
+    sin and cos of row and column. Learned from there on. A width not divisible by 4 is filled with zeros."""
+    _, tokens, width = shape
+    side, quarter = round(tokens**0.5), width // 4
+    rates = 1.0 / 100.0 ** (np.arange(quarter) / max(quarter, 1))
+    rows, columns = np.divmod(np.arange(tokens), side)
+    waves = [wave(place[:, None] * rates) for place in (rows, columns) for wave in (np.sin, np.cos)]
+    table = np.concatenate([*waves, np.zeros((tokens, width - 4 * quarter))], axis=1)
+    return jnp.asarray(table[None], jnp.float32)
+
+
+def encode_images(
+    config: SiglipConfig,
+    params: Params,
+    images: Float[Array, "b y x c"],
+    *,
+    dtype: DType = "float32",
+    remat: Remat = "none",
+) -> Float[Array, "b s e"]:
+    """Turns images in [-1, 1] into tokens, row-major over patches. Patches and positions are float32."""
+    x = patch_tokens(config.patch_size, params["embedding"], images) + params["pos_embedding"]
+    x = x.astype(dtype)
+
+    def block(x: Array, layer: Params) -> tuple[Array, None]:
+        x = x + _attention(layer["MultiHeadDotProductAttention_0"], layer_norm(x, layer["LayerNorm_0"]))
+        x = x + _mlp(layer["MlpBlock_0"], layer_norm(x, layer["LayerNorm_1"]))
+        return x, None
+
+    x, _ = jax.lax.scan(rematerialised(block, remat), x, params["Transformer"]["encoderblock"])
+    return dense(layer_norm(x, params["Transformer"]["encoder_norm"]), params["head"])
+
+
+def patch_tokens(patch: int, embedding: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:
+    """A convolution with stride = kernel, written as one matrix product over cut-out patches."""
+    batch, height, width, channels = images.shape
+    grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    pixels = grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+    kernel = embedding["kernel"].reshape(-1, embedding["kernel"].shape[-1])
+    return pixels @ kernel + embedding["bias"]
+
+
+def layer_norm(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b e"]:
+    """LayerNorm with eps 1e-6, float32 inside."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(variance + EPS) * params["scale"] + params["bias"]
+    return normed.astype(x.dtype)
+
+
+def dense(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b f"]:
+    """A linear layer in the dtype of `x`."""
+    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+
+
+def _attention(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
+    def heads(name: str) -> Array:
+        kernel, bias = params[name]["kernel"].astype(x.dtype), params[name]["bias"].astype(x.dtype)
+        return jnp.einsum("bse,enk->bsnk", x, kernel) + bias
+
+    mixed = attend(heads("query"), heads("key"), heads("value"))
+    out = jnp.einsum("bsnk,nke->bse", mixed, params["out"]["kernel"].astype(x.dtype))
+    return out + params["out"]["bias"].astype(x.dtype)
+
+
+def _mlp(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
+    return dense(jax.nn.gelu(dense(x, params["Dense_0"]), approximate=True), params["Dense_1"])
