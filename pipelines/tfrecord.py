@@ -1,0 +1,81 @@
+"""Records in an uncompressed TFRecord file: length, masked CRC-32C, payload, masked CRC-32C."""
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from pipelines.errors import FailedWork
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+
+
+class CorruptRecord(FailedWork):
+    """A TFRecord file is cut off or its bytes are not those that were written."""
+
+
+def write_record(file: BinaryIO, payload: bytes | Iterable[bytes], length: int | None = None) -> int:
+    """Appends one record and returns the offset of its payload in the file.
+
+    payload: the bytes, or chunks of `length` bytes together, which are written one by one.
+    Raises ValueError when the chunks do not add up to `length`.
+    """
+    chunks: Iterable[bytes] = [payload] if isinstance(payload, bytes) else payload
+    size = len(payload) if isinstance(payload, bytes) else length
+    if size is None:
+        raise ValueError("length: expected the number of bytes of a payload given in chunks, found None")
+    head = struct.pack("<Q", size)
+    file.write(head + struct.pack("<I", _mask(google_crc32c.value(head))))
+    offset = file.tell()
+    crc, written = 0, 0
+    for chunk in chunks:
+        crc = google_crc32c.extend(crc, chunk)
+        written += file.write(chunk)
+    if written != size:
+        raise ValueError(f"length: expected {size} bytes of payload, found {written}")
+    file.write(struct.pack("<I", _mask(crc)))
+    return offset
+
+
+def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (offset of the payload, payload) of every record, checked. Raises CorruptRecord at the first bad one."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        number = 0
+        while (start := file.tell()) < size:
+            where = f"{path}: record {number} at byte {start}"
+            head = file.read(HEADER_BYTES)
+            if len(head) < HEADER_BYTES:
+                raise CorruptRecord(f"{where}: {_truncated(HEADER_BYTES, len(head))}")
+            length, crc = struct.unpack("<QI", head)
+            if _mask(google_crc32c.value(head[:8])) != crc:
+                raise CorruptRecord(f"{where}: {_crc_mismatch('length')}")
+            left = size - file.tell()
+            if length + FOOTER_BYTES > left:
+                raise CorruptRecord(f"{where}: {_truncated(length + FOOTER_BYTES, left)}")
+            payload = file.read(length)
+            (crc,) = struct.unpack("<I", file.read(FOOTER_BYTES))
+            if _mask(google_crc32c.value(payload)) != crc:
+                raise CorruptRecord(f"{where}: {_crc_mismatch('payload')}")
+            yield start + HEADER_BYTES, payload
+            number += 1
+
+
+_ADVICE = "Copy the file again from its source, or convert that shard again."
+
+
+def _mask(crc: int) -> int:
+    """The masking of the TFRecord format, which keeps a CRC of data that holds CRCs from degenerating."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _truncated(expected: int, found: int) -> str:
+    return f"expected {expected} more bytes, found {found}: the file is truncated. {_ADVICE}"
+
+
+def _crc_mismatch(what: str) -> str:
+    return f"expected a {what} that fits its checksum (crc), found other bytes. {_ADVICE}"
