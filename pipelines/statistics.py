@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """normalized = (physical - center) / half_range, float64 [18] each; a slot never seen has center 0, half range 1."""
+    """normalized = (physical - center) / half_range, float64 [18]; a slot never seen has center 0 and half range 1."""
 
     center: Floats
     half_range: Floats
