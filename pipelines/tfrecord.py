@@ -65,6 +65,41 @@ def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
             number += 1
 
 
+def scan_records(path: Path) -> Iterator[tuple[int, int]]:
+    """Yields (offset, length) of every payload, reading only the heads. Raises CorruptRecord at the first bad one."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        number, start = 0, 0
+        while start < size:
+            where = f"{path}: record {number} at byte {start}"
+            file.seek(start)
+            head = file.read(HEADER_BYTES)
+            if len(head) < HEADER_BYTES:
+                raise CorruptRecord(f"{where}: {_truncated(HEADER_BYTES, len(head))}")
+            length, crc = struct.unpack("<QI", head)
+            if _mask(google_crc32c.value(head[:8])) != crc:
+                raise CorruptRecord(f"{where}: {_crc_mismatch('length')}")
+            end = start + HEADER_BYTES + length + FOOTER_BYTES
+            if end > size:
+                raise CorruptRecord(f"{where}: {_truncated(length + FOOTER_BYTES, size - start - HEADER_BYTES)}")
+            yield start + HEADER_BYTES, length
+            number, start = number + 1, end
+
+
+def read_record(path: Path, offset: int, length: int) -> bytes:
+    """Reads the payload that `scan_records` found, and checks it. Raises CorruptRecord."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        payload = file.read(length)
+        footer = file.read(FOOTER_BYTES)
+    where = f"{path}: record at byte {offset - HEADER_BYTES}"
+    if len(footer) < FOOTER_BYTES:
+        raise CorruptRecord(f"{where}: {_truncated(length + FOOTER_BYTES, len(payload) + len(footer))}")
+    if _mask(google_crc32c.value(payload)) != struct.unpack("<I", footer)[0]:
+        raise CorruptRecord(f"{where}: {_crc_mismatch('payload')}")
+    return payload
+
+
 _ADVICE = "Copy the file again from its source, or convert that shard again."
 
 
