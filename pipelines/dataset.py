@@ -1,0 +1,139 @@
+"""A stored dataset as readers see it: complete, with its splits, shards, sidecars, cameras and statistics."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import FailedWork
+from pipelines.index import ShardName, read_fingerprint
+from pipelines.statistics import NormStatistics, load_statistics
+
+INFO_FILE = "dataset_info.json"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_COPY_AGAIN = "Copy it again from where it was whole, or run the same convert command again."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFiles:
+    """One shard, its sidecar, and the number of its episodes."""
+
+    shard: Path
+    sidecar: Path
+    n_episodes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A complete dataset. cameras: the picture features of a step. statistics: by norm key, empty if it has none."""
+
+    path: Path
+    name: str
+    version: str
+    cameras: tuple[str, ...]
+    splits: dict[str, tuple[ShardFiles, ...]]
+    statistics: dict[str, NormStatistics]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Dataset":
+        """Opens a dataset and checks that every shard and sidecar is there and has the size it was written with.
+
+        Raises FailedWork that says what is missing or changed, and what to do.
+        """
+        path = Path(path)
+        info, features = read_info(path)
+        splits = {split["name"]: _shards(path, info, split) for split in info["splits"]}
+        for files in (f for shards in splits.values() for f in shards):
+            _check_size(files)
+        statistics = path / "statistics.json"
+        return cls(
+            path=path, name=info["name"], version=info["version"], cameras=picture_features(features), splits=splits,
+            statistics=load_statistics(statistics) if statistics.exists() else {},
+        )  # fmt: skip
+
+    def sidecars(self, split: str) -> tuple[Path, ...]:
+        """The sidecars of a split, in the order of its shards."""
+        return tuple(files.sidecar for files in self.splits[split])
+
+    def verify_hashes(self) -> None:
+        """Reads every shard and compares its sha256 with the sidecar's. Raises FailedWork at the first mismatch."""
+        for files in (f for shards in self.splits.values() for f in shards):
+            with open(files.shard, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            expected = read_fingerprint(files.sidecar).sha256
+            if found != expected:
+                raise FailedWork(f"{files.shard}: expected sha256 {expected}, found {found}. {_COPY_AGAIN}")
+
+
+def read_info(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads dataset_info.json and features.json. Raises FailedWork when the folder is no complete dataset."""
+    if not path.is_dir():
+        raise FailedWork(f"{path}: expected the folder of a dataset, <root>/<name>/<version>, found none")
+    if not (path / INFO_FILE).exists():
+        if any(path.glob("*.tfrecord-*")) or (path / "index").exists() or (path / "manifest.json").exists():
+            raise FailedWork(f"{path}: the conversion is not finished; run the same convert command again to finish it")
+        versions = sorted(p.parent.name for p in path.glob(f"*/{INFO_FILE}"))
+        hint = f"Give one of its versions: {', '.join(versions)}." if versions else "Give <root>/<name>/<version>."
+        raise FailedWork(f"{path}: expected a dataset, found no {INFO_FILE}. {hint}")
+    info, features = _read_json(path / INFO_FILE), _read_json(path / "features.json")
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise FailedWork(f"{path}: expected TFRecord shards, found {info['fileFormat']!r}")
+    return info, features
+
+
+def picture_features(features: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the JPEG or PNG features under `steps/observation`, sorted, from a features.json."""
+    observation = step_features(features).get("observation", {}).get("featuresDict", {}).get("features", {})
+    return tuple(sorted(name for name, feature in observation.items() if "image" in feature))
+
+
+def step_features(features: dict[str, Any]) -> dict[str, Any]:
+    """The features of a step from a features.json. Raises FailedWork when the dataset is not in RLDS form."""
+    steps = features.get("featuresDict", {}).get("features", {}).get("steps", {})
+    try:
+        return steps["sequence"]["feature"]["featuresDict"]["features"]
+    except KeyError as error:
+        raise FailedWork("features.json: expected RLDS episodes with a feature 'steps', found none") from error
+
+
+def split_shards(info: dict[str, Any], split: dict[str, Any]) -> list[tuple[ShardName, int]]:
+    """The names and numbers of episodes of a split's shards, from a dataset_info.json."""
+    template = split.get("filepathTemplate", _TEMPLATE)
+    if template != _TEMPLATE:
+        raise FailedWork(f"{INFO_FILE}: expected files named {_TEMPLATE!r}, found {template!r}")
+    lengths = [int(length) for length in split.get("shardLengths", [])]
+    return [
+        (ShardName(name=info["name"], split=split["name"], shard=i, n_shards=len(lengths)), length)
+        for i, length in enumerate(lengths)
+    ]
+
+
+def _shards(path: Path, info: dict[str, Any], split: dict[str, Any]) -> tuple[ShardFiles, ...]:
+    return tuple(
+        ShardFiles(shard=name.shard_path(path), sidecar=name.sidecar_path(path), n_episodes=length)
+        for name, length in split_shards(info, split)
+    )
+
+
+def _check_size(files: ShardFiles) -> None:
+    if not files.shard.exists():
+        raise FailedWork(f"{files.shard}: expected the shard, found no such file. {_COPY_AGAIN}")
+    if not files.sidecar.exists():
+        raise FailedWork(
+            f"{files.sidecar}: expected the shard's sidecar, found no such file. "
+            f"Run `embodimix index {files.shard.parent}` to build it from the shards."
+        )
+    expected, found = read_fingerprint(files.sidecar).size, files.shard.stat().st_size
+    if expected != found:
+        raise FailedWork(f"{files.shard}: expected {expected} bytes, found {found}. {_COPY_AGAIN}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FailedWork(f"{path}: expected a JSON file of TFDS metadata, found {error}") from error
+    if not isinstance(content, dict):
+        raise FailedWork(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
