@@ -1,0 +1,214 @@
+"""The adapter registry: how each source dataset's own keys and dims become slots; a dataset is one YAML entry."""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from typing import Any, Literal, get_args
+
+import yaml
+
+from pipelines.embodiments import Embodiment, get_embodiment
+from pipelines.errors import UsageError, nearest
+from pipelines.slots import CAMERAS, CONTROL_MODES, PARTS
+
+SCHEMA = "embodimix.adapters/v1"
+FORMATS = ("rlds", "bridge", "droid", "zarr")
+DropFirst = Literal["never", "zero_action", "always"]
+Form = Literal[
+    "joints", "xyz", "xy", "xyz_rpy", "xyz_rotvec", "xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_euler_zyx", "value"
+]
+# Native dims that a form takes and the slots of its part that it fills; joints take as many as the part has.
+FORM_WIDTHS: dict[str, tuple[int, int]] = {
+    "xyz": (3, 3), "xy": (2, 2), "xyz_rpy": (6, 6), "xyz_rotvec": (6, 6), "xyz_quat_xyzw": (7, 6),
+    "xyz_quat_wxyz": (7, 6), "xyz_euler_zyx": (6, 6),
+}  # fmt: skip
+# Robot, slots and cameras come from each log and its robot's registry entry.
+FROM_LOG = "from_log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Columns `start` up to `stop` of a native key, as `observation/state[0:6]` says; all of them if None."""
+
+    key: str
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        if self.start is None or self.stop is None:
+            return self.key
+        one = self.stop == self.start + 1
+        return f"{self.key}[{self.start}]" if one else f"{self.key}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSource:
+    """The native dims of one part and what they mean.
+
+    sources: joined in order. form: how the numbers are to be read. degrees: angles are in degrees in the source.
+    scale: what native numbers are multiplied by to be in the slots' units, for example normalised velocities.
+    open, closed: a gripper's native values when open and when closed; the canonical value is
+    (x - open) / (closed - open), clipped to 0..1 if `clip`.
+    """
+
+    sources: tuple[Selector, ...]
+    form: Form = "joints"
+    degrees: bool = False
+    scale: float = 1.0
+    open: float | None = None
+    closed: float | None = None
+    clip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
+
+    robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native name that at least one episode
+    must have; optional_cameras: the same, but may be absent everywhere. state, action: per part its native dims;
+    empty where the robot comes from the log. widths: the exact native width of keys of which some dims stay unused.
+    language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
+    idle_when: native flag -> the value that marks a step as no motion.
+    shift_before: dates before which actions are paired with the next observation (an ISO date).
+    """
+
+    name: str
+    title: str
+    format: str
+    robot: str
+    control_mode: str
+    control_hz: float | None = None
+    aliases: tuple[str, ...] = ()
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    optional_cameras: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, PartSource] = field(default_factory=dict)
+    action: Mapping[str, PartSource] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    language: tuple[str, ...] = ()
+    task: str = ""
+    drop_first: DropFirst = "never"
+    idle_when: Mapping[str, Any] = field(default_factory=dict)
+    shift_before: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice(self.name, "format", self.format, FORMATS)
+        _check_choice(self.name, "control_mode", self.control_mode, CONTROL_MODES)
+        _check_choice(self.name, "drop_first", self.drop_first, get_args(DropFirst))
+        for camera in (*self.cameras, *self.optional_cameras):
+            _check_choice(self.name, "cameras", camera, CAMERAS)
+        for part in (*self.state, *self.action):
+            _check_choice(self.name, "parts", part, PARTS)
+        if self.robot != FROM_LOG:
+            self.check_robot(get_embodiment(self.robot))
+
+    @property
+    def all_cameras(self) -> dict[str, str]:
+        """Slot -> native name, in the order of the slots."""
+        both = {**self.cameras, **self.optional_cameras}
+        return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def check_robot(self, embodiment: Embodiment) -> None:
+        """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""
+        vectors = embodiment.vectors(self.control_mode)
+        for side, parts, slots in (("state", self.state, vectors.state), ("action", self.action, vectors.action)):
+            for part, source in parts.items():
+                if part not in slots:
+                    raise UsageError(
+                        f"adapter {self.name}: {side}: robot {embodiment.name} has no {part}. {nearest(part, slots)}"
+                    )
+                _check_width(f"adapter {self.name}: {side}: {part}", source, len(slots[part]), embodiment.name)
+
+
+def load_adapters() -> Mapping[str, Adapter]:
+    """Returns every entry of the registry by name. Raises UsageError where an entry is wrong."""
+    return _load()
+
+
+def get_adapter(name: str) -> Adapter:
+    """Returns one entry by its name or alias. Raises UsageError with the nearest names if it is unknown."""
+    adapters = load_adapters()
+    by_name = {alias: adapter for adapter in adapters.values() for alias in (*adapter.aliases, adapter.name)}
+    if name not in by_name:
+        raise UsageError(f"adapter {name!r} is not in the registry. {nearest(name, by_name)}")
+    return by_name[name]
+
+
+def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
+    """Builds one adapter from its YAML entry. Raises UsageError on unknown keys and values."""
+    known = {f.name for f in fields(Adapter)} - {"name"}
+    for key in entry:
+        if key not in known:
+            raise UsageError(f"adapter {name}: unknown key {key!r}. {nearest(key, known)}")
+    missing = {"title", "format", "robot", "control_mode"} - set(entry)
+    if missing:
+        raise UsageError(f"adapter {name}: expected {', '.join(sorted(missing))}; found {', '.join(entry)}")
+    values = dict(entry)
+    for side in ("state", "action"):
+        where, parts = f"adapter {name}: {side}", entry.get(side) or {}
+        values[side] = {part: _parse_part(f"{where}: {part}", part, spec) for part, spec in parts.items()}
+    for key in ("aliases", "language"):
+        values[key] = tuple(entry.get(key, ()))
+    if "control_hz" in entry:
+        values["control_hz"] = float(entry["control_hz"])
+    return Adapter(name=name, **values)
+
+
+def parse_selector(text: str) -> Selector:
+    """Reads `key`, `key[3]` or `key[0:6]`.
+
+    >>> str(parse_selector("observation/state[0:6]"))
+    'observation/state[0:6]'
+    """
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+)(?::(\d+))?\])?", text)
+    if not match:
+        raise UsageError(f"expected a key with dims such as action[0:6] or action[6], found {text!r}")
+    if match[2] is None:
+        return Selector(key=match[1])
+    start = int(match[2])
+    return Selector(key=match[1], start=start, stop=int(match[3]) if match[3] else start + 1)
+
+
+@functools.cache
+def _load() -> Mapping[str, Adapter]:
+    text = resources.files("pipelines").joinpath("adapters.yaml").read_text(encoding="utf-8")
+    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if content.get("schema") != SCHEMA:
+        raise UsageError(f"adapters.yaml: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
+    return {name: parse_adapter(name, entry) for name, entry in content["adapters"].items()}
+
+
+def _parse_part(where: str, part: str, spec: Any) -> PartSource:
+    known = {"from", "form", "degrees", "scale", "open", "closed", "clip"}
+    if not isinstance(spec, Mapping) or "from" not in spec:
+        raise UsageError(f"{where}: expected a mapping with `from`, found {spec!r}")
+    for key in spec:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}. {nearest(key, known)}")
+    texts = spec["from"] if isinstance(spec["from"], list) else [spec["from"]]
+    is_gripper = part.startswith("gripper")
+    if is_gripper != ("open" in spec and "closed" in spec):
+        raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
+    form = spec.get("form", "joints" if part.startswith("arm") else "value")
+    _check_choice(where, "form", form, get_args(Form))
+    return PartSource(
+        sources=tuple(parse_selector(text) for text in texts), form=form, degrees=spec.get("degrees", False),
+        scale=float(spec.get("scale", 1.0)), open=spec.get("open"), closed=spec.get("closed"),
+        clip=spec.get("clip", False),
+    )  # fmt: skip
+
+
+def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:
+    """Compares the dims that a part takes with its slots, where the entry alone tells them."""
+    if any(selector.start is None for selector in source.sources):
+        return
+    found = sum(selector.stop - selector.start for selector in source.sources)  # type: ignore[operator]
+    expected = FORM_WIDTHS[source.form][0] if source.form in FORM_WIDTHS else n_slots
+    if found != expected:
+        raise UsageError(f"{where}: robot {robot} expects {expected} dims as {source.form}, found {found}")
+
+
+def _check_choice(where: str, key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{where}: {key}: {value!r} is unknown. {nearest(str(value), choices)}")

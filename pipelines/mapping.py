@@ -1,0 +1,211 @@
+"""Native arrays to the 18 slots: selection of dims, rotation forms, gripper polarity, masks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.adapters import FORM_WIDTHS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.embodiments import Embodiment, Slots
+from pipelines.episode import DroppedSteps, Episode, Image
+from pipelines.native import NativeEpisode, Rejected
+from pipelines.slots import N_SLOTS
+
+# Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
+ZERO_ACTION = 1e-5
+Floats = NDArray[np.float64]
+Parts = Mapping[str, PartSource]
+
+
+def to_episode(
+    native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str], task: str = ""
+) -> Episode:
+    """Returns the episode in canonical slots and units.
+
+    cameras: the slots that are features of the dataset. task: an instruction that replaces the source's.
+    Raises Rejected when the native dims do not fit the adapter and the robot.
+    """
+    native = filter_steps(native, adapter)
+    state_parts, action_parts = parts_of(adapter, embodiment)
+    vectors = embodiment.vectors(adapter.control_mode)
+    check_widths(native, adapter, embodiment)
+    state, state_mask = fill_slots(native, state_parts, vectors.state)
+    action, action_mask = fill_slots(native, action_parts, vectors.action)
+    hz = native.control_hz or adapter.control_hz or embodiment.control_hz
+    t = native.n_steps
+    language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
+    return Episode(
+        reference=native.reference, robot=embodiment.name, control_mode=adapter.control_mode, control_hz=hz,
+        state=state, action=action, state_mask=state_mask, action_mask=action_mask,
+        timestamp_s=np.arange(t) / hz if native.timestamp_s is None else native.timestamp_s - native.timestamp_s[0],
+        parts=dict(vectors.action), images=_choose_frames(native, adapter, embodiment, cameras),
+        dataset_cameras=tuple(cameras), task=language[0] if language else native.task, language=language,
+        success=native.success, is_terminal=native.is_terminal,
+        reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
+        discount=np.ones(t, np.float32) if native.discount is None else native.discount,
+        is_idle=np.zeros(t, np.bool_) if native.is_idle is None else native.is_idle,
+        dropped=native.dropped, notes=dict(native.notes),
+    )  # fmt: skip
+
+
+def parts_of(adapter: Adapter, embodiment: Embodiment) -> tuple[Parts, Parts]:
+    """Returns the native dims of each part for state and action; of `inhouse_log/v1`, they follow from the robot."""
+    if adapter.robot != FROM_LOG:
+        return adapter.state, adapter.action
+    vectors = embodiment.vectors(adapter.control_mode)
+    state = inhouse_parts(vectors.state, "joints/position", "gripper/position", "base/velocity", "torso/position")
+    action = inhouse_parts(vectors.action, "command/joint_position", "command/gripper", "command/base", "command/torso")
+    return state, action
+
+
+def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str) -> Parts:
+    """Names the columns of `inhouse_log/v1` arrays: left arm first in joints and grippers, base and torso apart."""
+    n0, n1 = len(slots.get("arm0", ())), len(slots.get("arm1", ()))
+    selectors = {
+        "arm0": Selector(key=joints, start=0, stop=n0), "gripper0": Selector(key=gripper, start=0, stop=1),
+        "arm1": Selector(key=joints, start=n0, stop=n0 + n1), "gripper1": Selector(key=gripper, start=1, stop=2),
+        "base": Selector(key=base, start=0, stop=len(slots.get("base", ()))),
+        "torso": Selector(key=torso, start=0, stop=1),
+    }  # fmt: skip
+    parts = {}
+    for part in slots:
+        ends = {"open": 0.0, "closed": 1.0} if part.startswith("gripper") else {}
+        form = "joints" if part.startswith("arm") else "value"
+        parts[part] = PartSource(sources=(selectors[part],), form=form, **ends)  # type: ignore[arg-type]
+    return parts
+
+
+def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Returns float32 [t, 18] and its mask [18]; slots without a native dim stay 0 and masked off."""
+    values = np.zeros((native.n_steps, N_SLOTS), np.float32)
+    mask = np.zeros(N_SLOTS, np.bool_)
+    for part, source in parts.items():
+        columns = convert_part(select(native, source.sources), source)
+        numbers = list(slots[part])
+        if source.form in FORM_WIDTHS:
+            numbers = numbers[: FORM_WIDTHS[source.form][1]]
+        if columns.shape[1] != len(numbers):
+            keys = " + ".join(map(str, source.sources))
+            raise Rejected("wrong_dims", f"{part}: {keys}: expected {len(numbers)} dims, found {columns.shape[1]}")
+        values[:, numbers] = columns
+        mask[numbers] = True
+    return values, mask
+
+
+def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
+    """Returns float64 [t, k], the selected native columns side by side. Raises Rejected on a key that is not there."""
+    columns = []
+    for selector in sources:
+        if selector.key not in native.arrays:
+            raise Rejected("missing_key", f"expected {selector.key}; found {', '.join(sorted(native.arrays))}")
+        array = np.asarray(native.arrays[selector.key], np.float64)
+        array = array.reshape(len(array), -1)
+        columns.append(array if selector.start is None else array[:, selector.start : selector.stop])
+    return np.concatenate(columns, axis=1)
+
+
+def convert_part(x: Floats, source: PartSource) -> Floats:
+    """Returns [t, k] in the slots' units: rotations as roll, pitch, yaw in rad; grippers 0 open, 1 closed."""
+    if source.open is not None and source.closed is not None:
+        closedness = (x - source.open) / (source.closed - source.open) + 0.0  # No negative zero.
+        return np.clip(closedness, 0.0, 1.0) if source.clip else closedness
+    x = x * source.scale
+    if source.degrees:
+        first_angle = 0 if source.form == "joints" else 3
+        x = np.concatenate([x[:, :first_angle], np.deg2rad(x[:, first_angle:])], axis=1)
+    if source.form in ("xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_rotvec", "xyz_euler_zyx"):
+        return np.concatenate([x[:, :3], to_rpy(x[:, 3:], source.form)], axis=1)
+    return x
+
+
+def to_rpy(rotation: Floats, form: str) -> Floats:
+    """Returns roll, pitch, yaw (extrinsic xyz, rad) [t, 3] of quaternions, rotation vectors or zyx angles.
+
+    Raises Rejected where a quaternion has no length.
+    """
+    # scipy takes 0.4 s to import; most adapters need none of it.
+    from scipy.spatial.transform import Rotation
+
+    if form == "xyz_rotvec":
+        return Rotation.from_rotvec(rotation).as_euler("xyz")
+    if form == "xyz_euler_zyx":
+        return rotation[:, ::-1]
+    quaternion = rotation if form == "xyz_quat_xyzw" else np.roll(rotation, -1, axis=1)
+    if not (np.linalg.norm(quaternion, axis=1) > 1e-6).all():
+        raise Rejected("bad_rotation", "a quaternion of length zero")
+    return Rotation.from_quat(quaternion).as_euler("xyz")
+
+
+def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> None:
+    """Raises Rejected when a native key is narrower or wider than the adapter and robot account for.
+
+    A wider key names the dims left over; an entry that leaves dims out on purpose says so under `widths`.
+    """
+    needed: dict[str, int] = {}
+    for parts in parts_of(adapter, embodiment):
+        for source in parts.values():
+            for selector in source.sources:
+                if selector.stop is not None:
+                    needed[selector.key] = max(needed.get(selector.key, 0), selector.stop)
+    needed.update(adapter.widths)
+    for key, width in needed.items():
+        if key not in native.arrays:
+            continue
+        found = int(np.prod(native.arrays[key].shape[1:], dtype=int))
+        if found != width:
+            names = list(native.dim_names.get(key, ())) or [f"{key}[{i}]" for i in range(found)]
+            extra = f"; left over: {', '.join(names[width:])}" if found > width else ""
+            raise Rejected(
+                "wrong_dims", f"{key}: expected {width} dims for robot {embodiment.name}, found {found}{extra}"
+            )
+
+
+def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
+    """Leaves out the first step where the adapter says so; the step is recorded in `dropped`."""
+    if adapter.drop_first == "never" or native.n_steps < 2:
+        return native
+    arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
+    first = [np.abs(select(native, source.sources)[0]).max(initial=0.0) for source in arm]
+    if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
+        return native
+    reason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
+    return drop_head(native, 1, reason)
+
+
+def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
+    """Returns the episode without its first `n` steps."""
+    cut = {name: None if (x := getattr(native, name)) is None else x[n:] for name in _PER_STEP}
+    return replace(
+        native, n_steps=native.n_steps - n, arrays={key: array[n:] for key, array in native.arrays.items()},
+        frames={camera: Tail(frames, n) for camera, frames in native.frames.items()},
+        dropped=(*native.dropped, DroppedSteps(start=0, end=n, reason=reason)), **cut,
+    )  # fmt: skip
+
+
+class Tail(Sequence[Image]):
+    """The frames of `frames` from number `first` on, still read only when asked for."""
+
+    def __init__(self, frames: Sequence[Image], first: int) -> None:
+        self._frames = frames
+        self._first = first
+
+    def __len__(self) -> int:
+        return len(self._frames) - self._first
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._frames[range(self._first, len(self._frames))[index]]
+
+
+_PER_STEP = ("timestamp_s", "reward", "discount", "is_idle")
+
+
+def _choose_frames(
+    native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str]
+) -> dict[str, Sequence[Image]]:
+    """Returns the frames of each camera slot that the dataset and this episode have."""
+    names = adapter.all_cameras or {camera: camera for camera in embodiment.cameras}
+    chosen = {slot: native.frames[name] for slot, name in names.items() if name in native.frames and slot in cameras}
+    return {slot: chosen[slot] for slot in cameras if slot in chosen}

@@ -1,0 +1,84 @@
+"""One episode as its source stores it, before it gets slots; what every source reader returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.episode import DroppedSteps, Image, Reference
+from pipelines.errors import FailedWork
+
+
+class Rejected(FailedWork):
+    """An episode that cannot enter the dataset; `reason` is one word to count by, `detail` a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where the plan found one episode: its reference, and what its reader needs to go straight to it.
+
+    place: reader-specific numbers, for example the byte offset and length of a record.
+    """
+
+    reference: Reference
+    place: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A row of `rejects.parquet`: a whole episode, or steps `start` up to `end` of one, left out for `reason`."""
+
+    source_uri: str
+    source_key: str
+    split: str
+    level: str
+    start: int
+    end: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a reader's scan of an input found: episodes in any order, and what it could not use."""
+
+    episodes: tuple[Located, ...]
+    rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeEpisode:
+    """One episode in the source's own words.
+
+    arrays: per native key [t, k] (a scalar per step is [t, 1]); the names adapters select from.
+    dim_names: names of the k columns of a key, where the source tells them.
+    frames: per native camera name, one frame per step, read when asked for. robot, control_hz: where the log says.
+    timestamp_s: float64 [t] from the first step, or None for even spacing at the control rate.
+    is_idle: bool [t] where the source marks steps that are no motion. success: 1, 0, or -1 unknown.
+    missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
+    """
+
+    reference: Reference
+    n_steps: int
+    arrays: Mapping[str, NDArray]
+    frames: Mapping[str, Sequence[Image]]
+    dim_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    robot: str | None = None
+    control_hz: float | None = None
+    timestamp_s: NDArray[np.float64] | None = None
+    task: str = ""
+    language: tuple[str, ...] = ()
+    success: int = -1
+    is_terminal: bool = True
+    reward: NDArray[np.float32] | None = None
+    discount: NDArray[np.float32] | None = None
+    is_idle: NDArray[np.bool_] | None = None
+    missing_cameras: tuple[str, ...] = ()
+    dropped: tuple[DroppedSteps, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)

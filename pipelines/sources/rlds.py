@@ -1,0 +1,184 @@
+"""RLDS episodes in TFDS directories: TFRecords of `tf.train.Example`, read without TensorFlow."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.adapters import Adapter
+from pipelines.episode import Reference
+from pipelines.errors import UsageError
+from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.tfrecord import CorruptRecord, read_record, scan_records
+from pipelines.wire import ByteStrings, CorruptExample, Parsed, parse_example
+
+_SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
+_PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
+_STEPS = "steps/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """One TFRecord file of the input; n_records as `dataset_info.json` promises, if it does."""
+
+    path: Path
+    split: str
+    shard: int
+    n_shards: int
+    n_records: int | None
+
+
+def find(source: str, adapter: Adapter) -> Found:
+    """Lists every record of a TFDS directory; records that a damaged or missing file lost are rejects.
+
+    source: the version folder, or a folder above it that holds only one. Raises UsageError when there is none.
+    """
+    folder = find_version_folder(Path(source))
+    episodes: list[Located] = []
+    rejects: list[Reject] = []
+    for file in list_shards(folder):
+        found, error = _scan(file)
+        episodes += found
+        if error:
+            rejects += _lost_records(file, len(found), error)
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def read(located: Located, adapter: Adapter) -> NativeEpisode:
+    """Reads one record; its arrays are the features below `steps/`, its frames the ones that hold pictures.
+
+    Raises Rejected when the record's bytes are damaged or are no RLDS episode.
+    """
+    offset, length = located.place
+    try:
+        features = parse_example(read_record(Path(located.reference.uri), offset, length))
+    except CorruptRecord as error:
+        raise Rejected("corrupt_record", str(error)) from error
+    except CorruptExample as error:
+        raise Rejected("corrupt_example", str(error)) from error
+    steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
+    t = count_steps(steps)
+    numbers = {key: value for key, value in steps.items() if isinstance(value, np.ndarray) and value.size}
+    arrays = {key: _per_step(key, value, t) for key, value in numbers.items()}
+    texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings)}
+    frames = {key: value for key, value in texts.items() if len(value) == t and _is_picture(value)}
+    language = read_language(texts, adapter.language)
+    is_terminal = bool(arrays["is_terminal"][-1, 0]) if "is_terminal" in arrays else True
+    return NativeEpisode(
+        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, language=language,
+        task=language[0] if language else "", is_terminal=is_terminal,
+        reward=_scalars(arrays, "reward"), discount=_scalars(arrays, "discount"),
+    )  # fmt: skip
+
+
+def find_version_folder(source: Path) -> Path:
+    """Returns the one folder at or below `source` that holds TFRecord files of one dataset version."""
+    if not source.is_dir():
+        raise UsageError(f"{source}: expected a TFDS folder, found {'a file' if source.exists() else 'nothing'}")
+    folders = sorted({path.parent for path in source.rglob("*.tfrecord*") if _SHARD.fullmatch(path.name)})
+    if not folders:
+        raise UsageError(f"{source}: expected files such as NAME-train.tfrecord-00000-of-00001, found none")
+    if len(folders) > 1:
+        listed = ", ".join(str(folder.relative_to(source)) for folder in folders)
+        raise UsageError(f"{source}: expected one dataset version, found several: {listed}. Name one of them")
+    return folders[0]
+
+
+def list_shards(folder: Path) -> list[ShardFile]:
+    """Returns the files of every split, in order. Raises UsageError when a file of a split is not there."""
+    matches = [match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))]
+    if len(names := {match["name"] for match in matches}) > 1:
+        raise UsageError(f"{folder}: expected the files of one dataset, found {', '.join(sorted(names))}")
+    promised = _read_shard_lengths(folder / "dataset_info.json")
+    by_split: dict[str, list[ShardFile]] = defaultdict(list)
+    for match in matches:
+        split, shard, n_shards = match["split"], int(match["shard"] or 0), int(match["n_shards"] or 1)
+        lengths = promised.get(split, [])
+        n_records = lengths[shard] if len(lengths) == n_shards else None
+        path = (folder / match[0]).absolute()
+        by_split[split].append(ShardFile(path=path, split=split, shard=shard, n_shards=n_shards, n_records=n_records))
+    for split, files in by_split.items():
+        missing = sorted(set(range(files[0].n_shards)) - {file.shard for file in files})
+        if missing or len({file.n_shards for file in files}) > 1:
+            raise UsageError(
+                f"{folder}: split {split}: expected {files[0].n_shards} files, found {len(files)}; "
+                f"missing: {', '.join(map(str, missing))}. Fetch them, or choose other splits with --splits"
+            )
+    return [file for split in sorted(by_split) for file in by_split[split]]
+
+
+def count_steps(steps: dict[str, Parsed]) -> int:
+    """Returns the number of steps, which the RLDS flags tell. Raises Rejected for an episode without them."""
+    for key in ("is_first", "is_last", "is_terminal", "reward", "discount"):
+        if key in steps and len(steps[key]):
+            return len(steps[key])
+    listed = ", ".join(sorted(steps)) or "none"
+    raise Rejected("no_steps", f"expected RLDS steps with is_first or is_last, found {listed}")
+
+
+def read_language(texts: dict[str, ByteStrings], keys: Sequence[str]) -> tuple[str, ...]:
+    """Returns every distinct instruction under `keys`, in order; empty ones are left out."""
+    found: dict[str, None] = {}
+    for key in keys:
+        for value in dict.fromkeys(texts.get(key, ())):
+            if text := value.decode("utf-8", errors="replace").strip():
+                found[text] = None
+    return tuple(found)
+
+
+def _scan(file: ShardFile) -> tuple[list[Located], str]:
+    """The records that can be reached, and what stopped the scan, if anything did."""
+    found: list[Located] = []
+    try:
+        for offset, length in scan_records(file.path):
+            reference = Reference(uri=str(file.path), key=_key(file, len(found)), split=file.split)
+            found.append(Located(reference=reference, place=(offset, length)))
+    except CorruptRecord as error:
+        return found, str(error)
+    return found, ""
+
+
+def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
+    """One reject for every record that the dataset's own counts promise, or for one and an unknown rest."""
+    n_lost = max(1, (file.n_records or 0) - n_found)
+    rest = "" if file.n_records else " (how many more records the file held is unknown)"
+    return [
+        Reject(
+            source_uri=str(file.path), source_key=_key(file, n_found + i), split=file.split, level="episode",
+            start=0, end=0, reason="truncated_file", detail=error + rest,
+        )
+        for i in range(n_lost)
+    ]  # fmt: skip
+
+
+def _key(file: ShardFile, record: int) -> str:
+    return f"{file.path.name}#{record}"
+
+
+def _read_shard_lengths(path: Path) -> dict[str, list[int]]:
+    if not path.exists():
+        return {}
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8")).get("splits", [])
+        return {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in splits}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"{path}: expected the metadata that TFDS writes, found {error}") from error
+
+
+def _per_step(key: str, values: NDArray, t: int) -> NDArray:
+    if values.size % t:
+        raise Rejected("unequal_lengths", f"{key}: expected a multiple of {t} values (the steps), found {values.size}")
+    return values.reshape(t, -1)
+
+
+def _is_picture(values: ByteStrings) -> bool:
+    return len(values) > 0 and values[0].startswith(_PICTURE_STARTS)
+
+
+def _scalars(arrays: dict[str, NDArray], key: str) -> NDArray[np.float32] | None:
+    return arrays[key][:, 0].astype(np.float32) if key in arrays and arrays[key].shape[1] == 1 else None

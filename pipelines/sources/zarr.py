@@ -1,0 +1,191 @@
+"""In-house logs, `inhouse_log/v1`: one zarr group per episode, streams with their own rates and clocks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pipelines.adapters import Adapter
+from pipelines.alignment import hold, interpolate, latest_index, make_grid, report_stream
+from pipelines.episode import Image, Reference
+from pipelines.errors import UsageError
+from pipelines.images import CorruptImage, to_jpeg
+from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.sources.folders import find_folders
+
+SCHEMA = "inhouse_log/v1"
+# A joint stream that is silent for longer has no value to interpolate.
+MAX_JOINT_GAP_S = 0.5
+# Streams of the state: array -> whether its samples are interpolated (else the last one is held).
+_STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
+_COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
+_REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
+# What zarr and its codecs raise on damaged stores.
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
+
+
+def find(source: str, adapter: Adapter) -> Found:
+    """Lists every `*.zarr` folder at or below `source`."""
+    root = Path(source).absolute()
+    folders = find_folders(root, lambda folder, names: "zarr.json" in names and folder.endswith(".zarr"))
+    if not folders:
+        raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
+    return Found(
+        episodes=tuple(
+            Located(reference=Reference(uri=str(folder), key=folder.relative_to(root).as_posix())) for folder in folders
+        )
+    )
+
+
+def read(located: Located, adapter: Adapter) -> NativeEpisode:
+    """Reads one log, aligned to its control rate; frames go by camera slot and are read when asked for.
+
+    Notes tell the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
+    Rejected when the log is damaged, of another schema, or its joints are silent for too long.
+    """
+    path = located.reference.uri
+    try:
+        group = zarr.open_group(path, mode="r")
+        attributes = dict(group.attrs)
+        if attributes.get("schema") != SCHEMA:
+            raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
+        streams = _read_streams(group, path)
+        cameras, missing = _open_cameras(group, attributes, path)
+    except _READ_ERRORS as error:
+        raise Rejected("unreadable_zarr", f"{path}: {error}") from error
+    return _align(located.reference, attributes, streams, cameras, missing)
+
+
+Stream = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+class ZarrFrames(Sequence[Image]):
+    """Frames of a zarr array in the order of `numbers`, as JPEG; one chunk is held at a time.
+
+    A camera slower than the control rate shows a frame for several steps; it is encoded once.
+    """
+
+    def __init__(self, array: zarr.Array, numbers: NDArray[np.int64]) -> None:
+        self._array = array
+        self._numbers = numbers
+        self._chunk_number = -1
+        self._chunk: NDArray[np.uint8] = np.zeros((0, 0, 0, 3), np.uint8)
+        self._last: tuple[int, bytes] = (-1, b"")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return ZarrFrames(self._array, self._numbers[index])
+        number, length = int(self._numbers[index]), self._array.chunks[0]
+        if number == self._last[0]:
+            return self._last[1]
+        if number // length != self._chunk_number:
+            start = number // length * length
+            try:
+                self._chunk = np.asarray(self._array[start : start + length])
+            except _READ_ERRORS as error:
+                raise CorruptImage(f"{self._array.store_path}: frame {number}: {error}") from error
+            self._chunk_number = number // length
+        self._last = number, to_jpeg(self._chunk[number % length])
+        return self._last[1]
+
+
+def _align(
+    reference: Reference, attributes: Mapping[str, Any], streams: Mapping[str, Stream],
+    cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]], missing: tuple[str, ...],
+) -> NativeEpisode:  # fmt: skip
+    path = reference.uri
+    control_hz = attributes.get("control_hz")
+    if not isinstance(control_hz, (int, float)) or not control_hz > 0:
+        raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, found {control_hz!r}")
+    stamps = [times for times, _ in streams.values()] + [times for times, _ in cameras.values()]
+    first, last = max(int(s[0]) for s in stamps), min(int(s[-1]) for s in stamps)
+    command, _ = streams["command/joint_position"]
+    grid = make_grid(command, first, last, control_hz)
+    if len(grid) == 0:
+        raise Rejected("no_overlap", f"{path}: expected streams that overlap in time, found none that do")
+    _check_joint_gap(path, streams["joints/position"][0])
+    arrays = {}
+    for key, (times, values) in streams.items():
+        arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
+    frames = {slot: ZarrFrames(array, latest_index(times, grid)) for slot, (times, array) in cameras.items()}
+    task = str(attributes.get("task") or "").strip()
+    names = [str(name) for name in attributes.get("joint_names", ())]
+    return NativeEpisode(
+        reference=reference, n_steps=len(grid), arrays=arrays, frames=frames, robot=str(attributes.get("robot")),
+        dim_names={"joints/position": names, "command/joint_position": names}, control_hz=control_hz,
+        timestamp_s=(grid - grid[0]) / 1e9, task=task, language=(task,) if task else (),
+        success=-1 if attributes.get("success") is None else int(bool(attributes["success"])),
+        missing_cameras=missing, notes=_make_notes(streams, cameras, grid),
+    )  # fmt: skip
+
+
+def _read_streams(group: zarr.Group, path: str) -> dict[str, Stream]:
+    """Every stream of numbers: stamps int64 [n], strictly increasing, and values float64 [n, k]."""
+    streams = {}
+    for key in (*_STATES, *_COMMANDS):
+        if key not in group:
+            if key in _REQUIRED:
+                raise Rejected("missing_key", f"{path}: expected the array {key}, found {', '.join(sorted(group))}")
+            continue
+        values = np.asarray(group[key][:], np.float64)
+        times = _read_stamps(group, key.split("/")[0], path)
+        if values.ndim != 2 or len(values) != len(times):
+            raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
+        streams[key] = times, values
+    return streams
+
+
+def _read_stamps(group: zarr.Group, name: str, path: str) -> NDArray[np.int64]:
+    times = np.asarray(group[f"{name}/timestamp_ns"][:], np.int64)
+    if len(times) == 0 or not (np.diff(times) > 0).all():
+        raise Rejected("wrong_times", f"{path}: {name}/timestamp_ns: expected stamps that strictly increase")
+    return times
+
+
+def _open_cameras(
+    group: zarr.Group, attributes: Mapping[str, Any], path: str
+) -> tuple[dict[str, tuple[NDArray[np.int64], zarr.Array]], tuple[str, ...]]:
+    """Stamps and pictures by slot (`base_0_rgb`), and the slots that the attributes list but the log lacks."""
+    cameras, missing = {}, []
+    listed = dict.fromkeys([*attributes.get("cameras", {}), *(group["camera"] if "camera" in group else ())])
+    for name in listed:
+        slot = f"{name}_rgb"
+        if f"camera/{name}/rgb" not in group:
+            missing.append(slot)
+            continue
+        times, array = _read_stamps(group, f"camera/{name}", path), group[f"camera/{name}/rgb"]
+        if array.ndim != 4 or array.dtype != np.uint8 or array.shape[0] != len(times):
+            raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
+        cameras[slot] = times, array
+    return cameras, tuple(missing)
+
+
+def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
+    longest = float(np.diff(times).max(initial=0) / 1e9)
+    if longest > MAX_JOINT_GAP_S:
+        raise Rejected("joint_gap", f"{path}: expected joints every {MAX_JOINT_GAP_S} s at least, found {longest:.2f} s")
+
+
+def _make_notes(
+    streams: Mapping[str, Stream], cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]], grid: NDArray[np.int64]
+) -> dict[str, float]:
+    """Per stream its gaps, lost samples and longest pause; per camera the greatest age of an image; all in ms."""
+    stamps = {key.split("/")[0]: times for key, (times, _) in streams.items()}
+    stamps |= {slot: times for slot, (times, _) in cameras.items()}
+    notes: dict[str, float] = {}
+    for name, times in stamps.items():
+        report = report_stream(times)
+        notes[f"{name}/n_gaps"] = report.n_gaps
+        notes[f"{name}/n_lost"] = report.n_lost
+        notes[f"{name}/longest_pause_ms"] = round(report.longest_pause_ms, 3)
+    for name, times in stamps.items():
+        age = grid - times[np.maximum(latest_index(times, grid), 0)]
+        notes[f"{name}/skew_ms_max"] = round(float(age.max() / 1e6), 3)
+        notes[f"{name}/skew_ms_mean"] = round(float(age.mean() / 1e6), 3)
+    return notes
