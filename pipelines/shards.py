@@ -116,13 +116,10 @@ def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[s
         split=where.split, shard=where.file_name, record_index=index, record_offset=offset - HEADER_BYTES,
         record_length=encoded.n_bytes,
     )  # fmt: skip
-    pictures = {
-        camera: Pictures(
-            base=offset + encoded.body_offsets[IMAGE_KEY.format(camera=camera)] + 1 + len(varint(int(frames.lengths[0]))),
-            lengths=frames.lengths,
-        )
-        for camera, frames in record.frames.items()
-    }
+    pictures = {}
+    for camera, frames in record.frames.items():
+        body = offset + encoded.body_offsets[IMAGE_KEY.format(camera=camera)]
+        pictures[camera] = Pictures(base=body + 1 + len(varint(int(frames.lengths[0]))), lengths=frames.lengths)
     return index_row(record.features, pictures, location)
 
 

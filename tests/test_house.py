@@ -13,6 +13,7 @@ CONTRACT = {
     "pipelines.slots", "pipelines.embodiments", "pipelines.episode", "pipelines.errors", "pipelines.images",
     "pipelines.statistics", "pipelines.summaries", "pipelines.tfrecord", "pipelines.index", "pipelines.files",
     "pipelines.wire", "pipelines.schema", "pipelines.record", "pipelines.shards", "pipelines.dataset",
+    "pipelines.rebuild",
 }  # fmt: skip
 HEAVY = {"apache_beam", "tensorflow", "tensorflow_datasets", "jax", "flax", "optax", "orbax", "matplotlib"}
 MAY_IMPORT = {
