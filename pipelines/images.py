@@ -30,7 +30,8 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
     pixels = decode_image(image) if isinstance(image, bytes) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise CorruptImage(f"expected a frame uint8 [y, x, 3], found {pixels.dtype} {list(pixels.shape)}")
-    return simplejpeg.encode_jpeg(letterbox(pixels, size), quality=quality, colorspace="RGB", colorsubsampling="420")
+    boxed = np.ascontiguousarray(letterbox(pixels, size))
+    return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace="RGB", colorsubsampling="420")
 
 
 def decode_jpeg(data: bytes) -> NDArray[np.uint8]:

@@ -1,0 +1,72 @@
+"""Records: the exact bytes, and what a damaged file is told."""
+
+import io
+import struct
+from pathlib import Path
+
+import google_crc32c
+import pytest
+
+from pipelines.tfrecord import CorruptRecord, iter_records, write_record
+
+
+@pytest.fixture
+def two_records(tmp_path: Path) -> Path:
+    """A file with the payloads `hello` and `world!`, at bytes 0 and 21."""
+    path = tmp_path / "x.tfrecord"
+    with open(path, "wb") as file:
+        write_record(file, b"hello")
+        write_record(file, b"world!")
+    return path
+
+
+def test_a_record_has_the_bytes_of_the_format() -> None:
+    file = io.BytesIO()
+    assert write_record(file, b"hello") == 12
+    assert file.getvalue().hex() == "0500000000000000eab2043e68656c6c6fbb1f1c19"
+
+
+def test_records_come_back_with_the_offsets_of_their_payloads(two_records: Path) -> None:
+    assert list(iter_records(two_records)) == [(12, b"hello"), (33, b"world!")]
+
+
+def test_chunks_make_the_same_record_as_the_whole() -> None:
+    whole, chunked = io.BytesIO(), io.BytesIO()
+    write_record(whole, b"hello world")
+    write_record(chunked, iter([b"hello", b" ", b"", b"world"]), 11)
+    assert chunked.getvalue() == whole.getvalue()
+
+
+def test_chunks_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected 5 bytes of payload, found 4"):
+        write_record(io.BytesIO(), iter([b"hell"]), 5)
+
+
+@pytest.mark.parametrize(("kept", "message"), [(22, "record 1 at byte 21: .*truncated"), (40, "record 1 .*truncated")])
+def test_a_truncated_file_is_named_with_the_record_and_the_byte(two_records: Path, kept: int, message: str) -> None:
+    two_records.write_bytes(two_records.read_bytes()[:kept])
+    with pytest.raises(CorruptRecord, match=f"x.tfrecord: {message}"):
+        list(iter_records(two_records))
+
+
+@pytest.mark.parametrize(("byte", "what"), [(21, "length"), (29, "length"), (35, "payload"), (40, "payload")])
+def test_a_changed_byte_is_found(two_records: Path, byte: int, what: str) -> None:
+    data = bytearray(two_records.read_bytes())
+    data[byte] ^= 4
+    two_records.write_bytes(data)
+    with pytest.raises(CorruptRecord, match=f"record 1 at byte 21: expected a {what} that fits its checksum"):
+        list(iter_records(two_records))
+
+
+def test_an_absurd_length_is_not_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "x.tfrecord"
+    head = struct.pack("<Q", 1 << 60)
+    crc = google_crc32c.value(head)
+    path.write_bytes(head + struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF) + b"abc")
+    with pytest.raises(CorruptRecord, match="truncated"):
+        list(iter_records(path))
+
+
+def test_tensorflow_reads_the_file(two_records: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    assert [r.numpy() for r in tf.data.TFRecordDataset(str(two_records))] == [b"hello", b"world!"]
