@@ -1,12 +1,20 @@
 """Generated episodes with known boundaries, for the tests of `annotation_tools`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from annotation_tools.propose import propose_segments
 from pipelines.episode import Episode, Reference
+from pipelines.images import to_jpeg
+from pipelines.schema import write_metadata
+from pipelines.shards import write_shard
 from pipelines.slots import N_SLOTS
+from pipelines.statistics import merge_statistics, save_statistics, summarize_episode
 
 ONE_ARM = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
 TWO_ARMS = {**ONE_ARM, "arm1": (7, 8, 9, 10, 11, 12), "gripper1": (13,)}
@@ -81,3 +89,41 @@ def random_episode(seed: int, control_hz: float, *, two_arms: bool, control_mode
     noise = 0.0005 if control_mode.startswith("ee") else 0.002
     episode = episode_of(legs, control_hz=control_hz, control_mode=control_mode, parts=parts, noise=noise, seed=seed)
     return episode, ends[1:-1]
+
+
+def with_pictures(episode: Episode, seed: int, cameras: Sequence[str] = ("base_0_rgb", "left_wrist_0_rgb")) -> Episode:
+    """Adds small pictures whose colour tells camera, episode and step."""
+    images = {
+        camera: [to_jpeg(np.full((24, 32, 3), (60 * number, 40 * seed % 256, step % 256), np.uint8))
+                 for step in range(episode.n_steps)]
+        for number, camera in enumerate(cameras)
+    }  # fmt: skip
+    return dataclasses.replace(episode, images=images, dataset_cameras=tuple(cameras))
+
+
+def make_dataset(root: Path, n_episodes: int = 4, n_shards: int = 2) -> Path:
+    """Writes a dataset of short two-armed episodes with proposals and two cameras; returns its folder."""
+    directory = root / "toy" / "1.0.0"
+    episodes = []
+    for seed in range(n_episodes):
+        episode, _ = random_episode(seed, 10, two_arms=True, control_mode="ee_absolute")
+        episode = dataclasses.replace(with_pictures(episode, seed), task=f"task {seed % 2}")
+        episodes.append(dataclasses.replace(episode, segments=propose_segments(episode)))
+    statistics = merge_statistics(
+        {e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes
+    )
+    shards = [
+        write_shard(
+            directory, name="toy", split="train", shard=shard, n_shards=n_shards, episodes=episodes[shard::n_shards],
+            statistics=statistics, cameras=episodes[0].dataset_cameras, converter="embodimix 0.1.0",
+            options_hash="test", on_reject=lambda *reject: pytest.fail(str(reject)),
+        )
+        for shard in range(n_shards)
+    ]  # fmt: skip
+    save_statistics(directory / "statistics.json", statistics)
+    write_metadata(
+        directory, name="toy", version="1.0.0", cameras=episodes[0].dataset_cameras,
+        shard_lengths={"train": [shard.n_episodes for shard in shards]},
+        shard_bytes={"train": sum(shard.n_bytes for shard in shards)},
+    )  # fmt: skip
+    return directory

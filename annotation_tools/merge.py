@@ -1,0 +1,207 @@
+"""Merging: deciding between tables of segments, and baking the outcome into a new minor version of the dataset."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from annotation_tools.episodes import EpisodeStore
+from pipelines.dataset import Dataset, ShardFiles
+from pipelines.episode import Segment
+from pipelines.errors import FailedWork, UsageError
+from pipelines.files import atomic_file, sweep_leftovers, write_atomically
+from pipelines.index import Fingerprint, Location, Pictures, ShardName, index_row, parse_shard_name, read_fingerprint
+from pipelines.index import write_sidecar as write_index
+from pipelines.schema import IMAGE_KEY, write_metadata
+from pipelines.segment_tables import Annotation, check_segments, overlay, read_segments
+from pipelines.tfrecord import HEADER_BYTES, iter_records, write_record
+from pipelines.wire import ByteStrings, Parsed, Value, encode_example, parse_example
+
+ADJUDICATED = "adjudicated"
+_TRUST = ("proposal", "source", "model", "human")
+Conflicts = Literal["fail", "latest"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """People disagree on an episode and nobody has adjudicated."""
+
+    episode_id: str
+    annotators: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"episode {self.episode_id}: {' and '.join(self.annotators)} disagree"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """One layer per episode, and the conflicts that were left out of it."""
+
+    annotations: tuple[Annotation, ...]
+    conflicts: tuple[Conflict, ...]
+
+
+def merge_tables(
+    tables: Iterable[Sequence[Annotation]], prefer: Sequence[str] = (), conflicts: Conflicts = "fail"
+) -> Merged:
+    """Chooses for each episode one annotator's segments out of all tables.
+
+    A person goes before a model, a model before the source's own segments, those before a proposal; among equals an
+    annotator in `prefer` (the earlier the better), then the adjudicated one. People who say the same do not
+    disagree. Where people still differ it is a conflict, unless `conflicts` is "latest": then the newest counts,
+    as it does among machines.
+    """
+    layers: dict[str, list[list[Annotation]]] = {}
+    everything = sorted((a for table in tables for a in table), key=lambda a: (a.layer, a.segment.start))
+    for (episode_id, _, _), layer in groupby(everything, key=lambda a: a.layer):
+        layers.setdefault(episode_id, []).append(list(layer))
+    chosen: list[Annotation] = []
+    left: list[Conflict] = []
+    for episode_id, candidates in layers.items():
+        best = max(_trust(layer[0], prefer) for layer in candidates)
+        top = [layer for layer in candidates if _trust(layer[0], prefer) == best]
+        differ = len({tuple(a.segment for a in layer) for layer in top}) > 1
+        if differ and best[0] == _TRUST.index("human") and conflicts == "fail":
+            names = tuple(sorted(layer[0].annotator for layer in top))
+            left.append(Conflict(episode_id=episode_id, annotators=names))
+        else:
+            chosen += sorted(top, key=lambda layer: (max(a.created for a in layer), layer[0].annotator))[-1]
+    return Merged(annotations=tuple(chosen), conflicts=tuple(left))
+
+
+def read_tables(store: EpisodeStore, paths: Sequence[Path]) -> list[list[Annotation]]:
+    """Reads tables and checks them against the dataset. Raises FailedWork that names the file and its faults."""
+    tables = []
+    for path in paths:
+        table = read_segments(path)
+        check_segments(table, store.keys({a.episode_id for a in table}), str(path))
+        tables.append(table)
+    return tables
+
+
+def next_minor(version: str) -> str:
+    """The version after `version` for a change of annotations.
+
+    >>> next_minor("1.2.3")
+    '1.3.0'
+    """
+    major, minor, _ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Path, version: str) -> int:
+    """Writes the dataset anew with these segments; pictures and vectors go over byte for byte.
+
+    Shards that an earlier, interrupted run with the same segments finished are kept. Returns the number of episodes
+    whose segments changed. Raises UsageError where `out` already holds another dataset.
+    """
+    segments = overlay([annotations])
+    stamp = hashlib.sha256(json.dumps([asdict(a) for a in annotations]).encode()).hexdigest()[:16]
+    _check_target(dataset, out)
+    out.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(out)
+    lengths: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    changed = 0
+    for split, shards in dataset.splits.items():
+        for files in shards:
+            fingerprint, n_changed = _bake_shard(dataset, files, segments, out, stamp)
+            lengths.setdefault(split, []).append(fingerprint.n_episodes)
+            sizes[split] = sizes.get(split, 0) + fingerprint.size
+            changed += n_changed
+    for name in ("statistics.json", "rejects.parquet", "manifest.json"):
+        if (dataset.path / name).exists():
+            shutil.copyfile(dataset.path / name, out / name)
+    record = {"schema": "embodimix.merge/v1", "from_version": dataset.version, "segments": stamp, "episodes": changed}
+    write_atomically(out / "merge.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_metadata(
+        out, name=dataset.name, version=version, cameras=dataset.cameras, shard_lengths=lengths, shard_bytes=sizes,
+        description=f"Segments merged into version {dataset.version}.",
+    )  # fmt: skip
+    return changed
+
+
+def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]) -> dict[str, Value]:
+    """An episode's features with other segments: the list itself, every step's segment and sentence."""
+    task = bytes(features["episode_metadata/task"][0])
+    ids = np.full(len(features["steps/segment_id"]), -1, np.int64)
+    for number, segment in enumerate(segments):
+        ids[segment.start : segment.end] = number
+    texts = [segment.text.encode() or task for segment in segments] + [task]
+    listed = [{**asdict(s), "confidence": float(np.float32(s.confidence))} for s in segments]
+    return {
+        **features, "episode_metadata/segments": [json.dumps(listed).encode()], "steps/segment_id": ids,
+        "steps/language_instruction": [texts[number] for number in ids],
+    }  # fmt: skip
+
+
+def _trust(annotation: Annotation, prefer: Sequence[str]) -> tuple[int, int, bool]:
+    name = annotation.annotator
+    wanted = len(prefer) - prefer.index(name) if name in prefer else 0
+    return _TRUST.index(annotation.segment.source), wanted, name == ADJUDICATED
+
+
+def _check_target(dataset: Dataset, out: Path) -> None:
+    if out.resolve() == dataset.path.resolve():
+        raise UsageError(f"{out}: expected another folder than the dataset's own; a merge never writes in place")
+    if (out / "dataset_info.json").exists():
+        raise UsageError(f"{out}: expected a new folder, found a complete dataset. Give another --version or --out.")
+
+
+def _bake_shard(
+    dataset: Dataset, files: ShardFiles, segments: Mapping[str, Sequence[Segment]], out: Path, stamp: str
+) -> tuple[Fingerprint, int]:
+    source, where = read_fingerprint(files.sidecar), parse_shard_name(files.shard.name)
+    options_hash = hashlib.sha256(f"{source.options_hash} {source.sha256} {stamp}".encode()).hexdigest()[:16]
+    shard, sidecar = where.shard_path(out), where.sidecar_path(out)
+    if shard.exists() and sidecar.exists():
+        done = read_fingerprint(sidecar)
+        if done.options_hash == options_hash and done.size == shard.stat().st_size:
+            ids = (payload["episode_metadata/episode_id"][0].decode() for payload in _examples(shard))
+            return done, sum(episode_id in segments for episode_id in ids)
+    rows: list[dict[str, Any]] = []
+    changed = 0
+    with atomic_file(shard) as file:
+        for features in _examples(files.shard):
+            new = segments.get(bytes(features["episode_metadata/episode_id"][0]).decode())
+            changed += new is not None
+            written = features if new is None else rewrite_segments(features, new)
+            rows.append(_append(file, written, dataset.cameras, where, len(rows)))
+    with open(shard, "rb") as written_file:
+        digest = hashlib.file_digest(written_file, "sha256").hexdigest()
+    fingerprint = Fingerprint(
+        size=shard.stat().st_size, sha256=digest, options_hash=options_hash, n_episodes=len(rows),
+        n_steps=sum(row["n_steps"] for row in rows),
+    )  # fmt: skip
+    write_index(out, where, rows, dataset.cameras, fingerprint)
+    return fingerprint, changed
+
+
+def _examples(shard: Path) -> Iterator[dict[str, Any]]:
+    for _, payload in iter_records(shard):
+        yield parse_example(payload)
+
+
+def _append(
+    file: Any, features: Mapping[str, Any], cameras: Sequence[str], where: ShardName, number: int
+) -> dict[str, Any]:  # fmt: skip
+    payload = b"".join(encode_example(features).chunks)
+    offset = write_record(file, payload)
+    location = Location(
+        split=where.split, shard=where.file_name, record_index=number, record_offset=offset - HEADER_BYTES,
+        record_length=len(payload),
+    )  # fmt: skip
+    parsed = parse_example(payload)
+    pictures = {}
+    for camera in cameras:
+        frames = parsed[IMAGE_KEY.format(camera=camera)]
+        if not isinstance(frames, ByteStrings):
+            raise FailedWork(f"{where.file_name}: record {number}: expected pictures of {camera}, found none")
+        pictures[camera] = Pictures(base=offset + int(frames.offsets[0]), lengths=frames.lengths)
+    return index_row(parsed, pictures, location)
