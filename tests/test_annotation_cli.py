@@ -1,0 +1,98 @@
+"""Tests of `embodimix annotate`: what the commands write and say, and how they end."""
+
+import json
+from pathlib import Path
+
+import pytest
+from annotation_episodes import make_dataset
+
+from annotation_tools.episodes import EpisodeStore
+from annotation_tools.parameters import dump_parameters, load_parameters
+from annotation_tools.propose import ProposeParameters
+from pipelines.episode import Segment
+from pipelines.errors import UsageError
+from pipelines.segment_tables import Annotation, read_segments, write_segments
+from trainers.main import main
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return make_dataset(tmp_path, n_episodes=2)
+
+
+def test_propose_writes_a_table_of_the_segments_that_conversion_stored(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["annotate", "propose", str(dataset)]) == 0
+    assert capsys.readouterr().out.startswith("2 episodes, 13 segments: median 1.90 s, 1.50 to 2.60 s, 1 idle")
+    store = EpisodeStore(dataset)
+    table = read_segments(dataset / "segments" / "proposals.parquet")
+    for episode_id in store.briefs:
+        proposed = [(a.segment.start, a.segment.end, a.segment.text) for a in table if a.episode_id == episode_id]
+        assert proposed == [(s.start, s.end, s.text) for s in store.episode(episode_id).segments]
+
+
+def test_propose_takes_parameters_from_a_file(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (dataset / "p.yaml").write_text("schema: embodimix.propose/v1\ntarget_s: 1.0\n")
+    arguments = ["annotate", "propose", str(dataset), "--parameters", str(dataset / "p.yaml"), "--json"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["median_s"] < 1.6
+
+
+def test_merge_bakes_the_next_minor_version(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["annotate", "propose", str(dataset)])
+    assert main(["annotate", "merge", str(dataset), str(dataset / "segments" / "proposals.parquet")]) == 0
+    out = dataset.parent / "1.1.0"
+    assert capsys.readouterr().out.endswith(f"2 of 2 episodes have new segments\nwrote {out}\n")
+    assert EpisodeStore(out).dataset.version == "1.1.0"
+
+
+def test_merge_of_people_who_disagree_ends_with_1_and_writes_nothing(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = EpisodeStore(dataset)
+    episode_id = next(iter(store.briefs))
+    key = store.key(episode_id)
+    for name in ("ann", "bob"):
+        segment = Segment(start=0, end=key.n_steps, text=f"what {name} says", source="human")
+        row = Annotation(
+            episode_id=episode_id, episode_hash=key.episode_hash, segment=segment, annotator=name,
+            created="2024-05-01T10:00:00Z", tool_version="0.1.0",
+        )  # fmt: skip
+        write_segments(dataset / f"{name}.parquet", [row])
+    tables = [str(dataset / "ann.parquet"), str(dataset / "bob.parquet")]
+    assert main(["annotate", "merge", str(dataset), *tables]) == 1
+    assert f"episode {episode_id}: ann and bob disagree" in capsys.readouterr().out
+    assert not (dataset.parent / "1.1.0").exists()
+    merged = dataset / "merged.parquet"
+    assert main(["annotate", "merge", str(dataset), *tables, "--prefer", "bob", "--table", str(merged)]) == 0
+    assert [a.annotator for a in read_segments(merged)] == ["bob"]
+
+
+def test_a_folder_that_is_no_dataset_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "propose", str(tmp_path)]) == 1
+    assert "embodimix annotate: " in capsys.readouterr().err
+
+
+def test_parameters_survive_a_round_trip(tmp_path: Path) -> None:
+    parameters = ProposeParameters(target_s=1.5, glance_s=0.8)
+    (tmp_path / "p.yaml").write_text(dump_parameters(parameters))
+    assert load_parameters(tmp_path / "p.yaml") == parameters
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("target_s: 1", "expected schema: embodimix.propose/v1, found None"),
+        ("schema: embodimix.propose/v1\ntarget: 1", "unknown key target. Did you mean 'target_s'"),
+        ("schema: embodimix.propose/v1\nmotion: {idle: 1}", "unknown key motion.idle. Did you mean 'idle_s'"),
+        ("schema: embodimix.propose/v1\ntarget_s: fast", "target_s: expected a number of 0 or more, found 'fast'"),
+        ("schema: embodimix.propose/v1\ntarget_s: 9", "expected 0 < shortest_s < target_s < longest_s"),
+        ("a: [", "expected a YAML file of proposal parameters"),
+    ],
+)
+def test_bad_parameters_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_parameters(tmp_path / "p.yaml")
+    assert said in str(caught.value)
