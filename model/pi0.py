@@ -8,8 +8,6 @@ General Robot Control"; conventions as in openpi.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,6 +18,7 @@ from model.attention import attention_mask, token_positions
 from model.config import Pi0Config
 from model.gemma import Cache, embed_text, gemma_specs, run_expert, run_prefix_cache
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
+from model.layers import Scan
 from model.params import Params, Spec, draw, fan_in, normal, prefixed, zeros
 from model.siglip import dense, encode_images, siglip_specs
 
@@ -101,10 +100,18 @@ def sample_actions(
     observation: Observation,
     noise: Float[Array, "b h d"],
     num_steps: int = 10,
+    action_mask: Bool[Array, "b d"] | None = None,
 ) -> Float[Array, "b h d"]:
-    """Walks from noise to actions; the prefix is computed once."""
+    """Walks from noise to actions; the prefix is computed once.
+
+    With `action_mask`, slots that a robot lacks keep their noise: what was never trained there cannot move.
+    """
     prefix = encode_prefix(config, params, observation)
-    step = partial(suffix_velocity, config, params, prefix, observation.state)
+
+    def step(x: Array, time: Array) -> Array:
+        moved = suffix_velocity(config, params, prefix, observation.state, x, time)
+        return moved if action_mask is None else moved * action_mask[:, None, :]
+
     return flow.integrate(step, noise, num_steps)
 
 
@@ -114,12 +121,11 @@ def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -
     tokens, valid = embed_prefix(config, params, observation)
     mask = attention_mask(valid, prefix_blocks(valid.shape[1]))
     cache = run_prefix_cache(
-        config.prefix,
         params["PaliGemma"]["llm"],
         tokens.astype(config.dtype),
         mask,
         token_positions(valid),
-        remat=config.remat,
+        scan=layer_scan(config),
     )
     return Prefix(cache=cache, valid=valid)
 
@@ -152,7 +158,6 @@ def run_suffix(
     valid, starts_block = whole_sequence(prefix.valid, suffix.starts_block)
     rows = suffix.tokens.shape[1]
     return run_expert(
-        config.expert,
         params["PaliGemma"]["llm"],
         1,
         suffix.tokens.astype(config.dtype),
@@ -160,7 +165,7 @@ def run_suffix(
         token_positions(valid)[:, -rows:],
         past=prefix.cache,
         cond=suffix.cond,
-        remat=config.remat,
+        scan=layer_scan(config),
     )
 
 
@@ -171,7 +176,7 @@ def embed_prefix(
     names = [name for name in CAMERAS if name in observation.images]
     images = jnp.concatenate([to_unit_range(observation.images[name]) for name in names])
     encoded = encode_images(
-        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, remat=config.remat
+        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, scan=layer_scan(config)
     )
     table = params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
     text = embed_text(table, observation.tokenized_prompt)
@@ -201,6 +206,11 @@ def embed_suffix(
     state_token = dense(state, params["state_proj"])[:, None]
     tokens = jnp.concatenate([state_token, actions], axis=1)
     return Suffix(tokens=tokens, starts_block=jnp.arange(config.horizon + 1) < 2, cond=None)
+
+
+def layer_scan(config: Pi0Config) -> Scan:
+    """How this config runs its layers."""
+    return Scan(remat=config.remat, unroll=config.unroll)
 
 
 def prefix_blocks(length: int) -> Bool[Array, " s"]:
