@@ -87,6 +87,6 @@ def store_dataset(directory: Path, shards: Sequence[Sequence[Episode]]) -> list[
     return summaries
 
 
-def without_pictures(episode: Episode, frames: Sequence[bytes]) -> Episode:
+def with_base_frames(episode: Episode, frames: Sequence[bytes]) -> Episode:
     """The episode with other frames in its base camera."""
     return replace(episode, images={**episode.images, "base_0_rgb": frames})
