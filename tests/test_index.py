@@ -97,7 +97,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
     assert list(files_in(tmp_path / "a")) == [
         "dataset_info.json", "features.json", "index/train-00000-of-00002.parquet",
-        "index/train-00001-of-00002.parquet", "statistics.json", "toy-train.tfrecord-00000-of-00002", "toy-train.tfrecord-00001-of-00002",
+        "index/train-00001-of-00002.parquet", "statistics.json",
+        "toy-train.tfrecord-00000-of-00002", "toy-train.tfrecord-00001-of-00002",
     ]  # fmt: skip
 
 
