@@ -9,11 +9,17 @@ from typing import Any
 
 _EPILOG = """a tour:
   embodimix annotate propose data/in_house/1.0.0
+  embodimix annotate agree data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
   embodimix annotate merge data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
 """
 _PROPOSE = """example:
   embodimix annotate propose data/in_house/1.0.0 --parameters propose.yaml
   writes data/in_house/1.0.0/segments/proposals.parquet
+"""
+_AGREE = """example:
+  embodimix annotate agree data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --min-kappa 0.7
+  writes agreement.html and agreement.json beside the first table
+Exit code 1 where an agreement lies under its threshold.
 """
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
@@ -25,7 +31,7 @@ Exit code 1 where people disagree and nobody has adjudicated: see --prefer and -
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     annotate = commands.add_parser(
-        "annotate", help="segment annotations: propose, merge", epilog=_EPILOG, allow_abbrev=False,
+        "annotate", help="segment annotations: propose, agree, merge", epilog=_EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -33,6 +39,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     propose.add_argument("--parameters", type=Path, metavar="FILE", help="YAML of embodimix.propose/v1")
     propose.add_argument("--out", type=Path, metavar="FILE", help="the table; DATASET/segments/proposals.parquet")
     propose.set_defaults(run=_propose)
+    agree = _add(actions, "agree", "measure how far annotators agree on boundaries and labels", _AGREE)
+    agree.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="segment tables (Parquet)")
+    agree.add_argument("--labels", choices=("text", "kind"), default="text", help="what makes two labels the same")
+    agree.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; beside the first table")
+    for name, what in (("f1", "boundary F1 at 0.25 s"), ("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
+        agree.add_argument(f"--min-{name}", type=float, metavar="X", help=f"least {what}")
+    agree.set_defaults(run=_agree)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
     merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="segment tables (Parquet)")
     merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
@@ -78,6 +91,34 @@ def _propose(arguments: argparse.Namespace) -> int:
             f"{summary['recovery']} recoveries\nwrote {out}"
         )
     return 0
+
+
+def _agree(arguments: argparse.Namespace) -> int:
+    from annotation_tools.agree import markings_of, measure_agreement
+    from annotation_tools.agreement_report import Thresholds, find_shortfalls, to_html, to_json, to_lines
+    from annotation_tools.episodes import EpisodeStore
+    from annotation_tools.merge import read_tables
+    from pipelines.errors import UsageError
+    from pipelines.files import write_atomically
+
+    store = EpisodeStore(arguments.dataset)
+    annotations = [a for table in read_tables(store, arguments.tables) for a in table]
+    try:
+        agreement = measure_agreement(markings_of(store, annotations, arguments.labels))
+    except ValueError as error:
+        raise UsageError(f"{', '.join(map(str, arguments.tables))}: {error}") from error
+    thresholds = Thresholds(f1=arguments.min_f1, kappa=arguments.min_kappa, alpha=arguments.min_alpha)
+    shortfalls = find_shortfalls(agreement, thresholds)
+    out = arguments.out or arguments.tables[0].parent
+    title = f"Agreement on {store.dataset.name} {store.dataset.version}"
+    report = json.dumps(to_json(agreement, shortfalls), indent=2, allow_nan=False) + "\n"
+    write_atomically(out / "agreement.json", report.encode())
+    write_atomically(out / "agreement.html", to_html(agreement, shortfalls, title).encode())
+    if arguments.json:
+        print(report, end="")
+    else:
+        print("\n".join([*to_lines(agreement), *shortfalls, f"wrote {out / 'agreement.html'}"]))
+    return 1 if shortfalls else 0
 
 
 def _merge(arguments: argparse.Namespace) -> int:

@@ -96,3 +96,49 @@ def test_bad_parameters_are_refused(tmp_path: Path, text: str, said: str) -> Non
     with pytest.raises(UsageError) as caught:
         load_parameters(tmp_path / "p.yaml")
     assert said in str(caught.value)
+
+
+def table_of(store: EpisodeStore, annotator: str, shift: int, text: str) -> list[Annotation]:
+    """Every episode cut into thirds; the first cut comes `shift` steps late."""
+    rows = []
+    for episode_id in store.briefs:
+        key = store.key(episode_id)
+        third = key.n_steps // 3
+        edges = [0, third + shift, 2 * third, key.n_steps]
+        rows += [
+            Annotation(
+                episode_id=episode_id, episode_hash=key.episode_hash, annotator=annotator, tool_version="0.1.0",
+                created="2024-05-01T10:00:00Z",
+                segment=Segment(start=start, end=end, text=words, source="human"),
+            )
+            for start, end, words in zip(edges, edges[1:], ["reach", text, "go <b>home</b>"], strict=False)
+        ]  # fmt: skip
+    return rows
+
+
+def test_agree_writes_a_report_and_ends_with_1_under_a_threshold(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = EpisodeStore(dataset)
+    tables = [dataset / "ann.parquet", dataset / "bob.parquet"]
+    write_segments(tables[0], table_of(store, "ann", 0, "lift"))
+    write_segments(tables[1], table_of(store, "bob<i>", 5, "Lift."))
+    arguments = ["annotate", "agree", str(dataset), *map(str, tables)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "ann and bob<i>, 2 episodes" in told
+    assert "boundary F1, 0.25 s         0.500 [0.500, 0.500]" in told
+    assert "boundary F1, 0.5 s          1.000 [1.000, 1.000]" in told
+    assert "label agreement             1.000 [1.000, 1.000]" in told
+    assert main([*arguments, "--min-f1", "0.9", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["shortfalls"] == ["ann and bob<i>: boundary F1 0.500, expected 0.9 or more"]
+    assert found["pairs"][0]["segment_f1"]["0.5"]["value"] == 1.0
+    page = (dataset / "agreement.html").read_text()
+    assert "<svg" in page and "bob&lt;i&gt;" in page and "bob<i>" not in page
+
+
+def test_agree_of_one_annotator_is_wrong_use(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_segments(dataset / "ann.parquet", table_of(EpisodeStore(dataset), "ann", 0, "lift"))
+    assert main(["annotate", "agree", str(dataset), str(dataset / "ann.parquet")]) == 2
+    assert "expected two annotators or more with an episode in common" in capsys.readouterr().err
