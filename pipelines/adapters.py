@@ -15,6 +15,8 @@ from pipelines.slots import CAMERAS, CONTROL_MODES, PARTS
 
 SCHEMA = "embodimix.adapters/v1"
 FORMATS = ("rlds", "bridge", "droid", "zarr")
+# The entry of a format that has one usual entry; RLDS has one per dataset.
+DEFAULTS = {"bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log"}
 DropFirst = Literal["never", "zero_action", "always"]
 Form = Literal[
     "joints", "xyz", "xy", "xyz_rpy", "xyz_rotvec", "xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_euler_zyx", "value"

@@ -44,7 +44,7 @@ def to_episode(
         success=native.success, is_terminal=native.is_terminal,
         reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
         discount=np.ones(t, np.float32) if native.discount is None else native.discount,
-        is_idle=np.zeros(t, np.bool_) if native.is_idle is None else native.is_idle,
+        is_idle=mark_idle(native, adapter),
         dropped=native.dropped, notes=dict(native.notes),
     )  # fmt: skip
 
@@ -135,6 +135,15 @@ def to_rpy(rotation: Floats, form: str) -> Floats:
     if not (np.linalg.norm(quaternion, axis=1) > 1e-6).all():
         raise Rejected("bad_rotation", "a quaternion of length zero")
     return Rotation.from_quat(quaternion).as_euler("xyz")
+
+
+def mark_idle(native: NativeEpisode, adapter: Adapter) -> NDArray[np.bool_]:
+    """Returns bool [t]: the steps that the source itself marks as no motion."""
+    idle = np.zeros(native.n_steps, np.bool_) if native.is_idle is None else native.is_idle
+    for key, value in adapter.idle_when.items():
+        flags = select(native, [Selector(key=key)])
+        idle = idle | (flags[:, 0] == float(value))
+    return idle
 
 
 def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> None:

@@ -169,7 +169,7 @@ def _open_cameras(
 def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
     longest = float(np.diff(times).max(initial=0) / 1e9)
     if longest > MAX_JOINT_GAP_S:
-        raise Rejected("joint_gap", f"{path}: expected joints every {MAX_JOINT_GAP_S} s at least, found {longest:.2f} s")
+        raise Rejected("joint_gap", f"{path}: expected joints every {MAX_JOINT_GAP_S} s, a gap is {longest:.2f} s")
 
 
 def _make_notes(

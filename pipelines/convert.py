@@ -1,0 +1,344 @@
+"""The conversion job: what a worker does with one shard, and the Beam graph around it; no pixels in a shuffle."""
+
+import importlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsSingleton
+
+from annotation_tools.propose import idle_steps, propose_segments
+from pipelines.embodiments import Embodiment, get_embodiment
+from pipelines.episode import Episode, Reference
+from pipelines.errors import FailedWork, UsageError, nearest
+from pipelines.files import write_atomically
+from pipelines.mapping import to_episode
+from pipelines.native import Located, NativeEpisode, Reject, Rejected
+from pipelines.plan import Job, ShardId, load_references
+from pipelines.shards import finished_shard, write_shard
+from pipelines.slots import CAMERAS
+from pipelines.statistics import (
+    NormStatistics,
+    load_statistics,
+    merge_statistics,
+    save_statistics,
+    summarize_episode,
+)
+from pipelines.validate import find_fault
+
+# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
+UNREADABLE = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+_NAMESPACE = "embodimix"
+_BEAT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the first pass learns without looking at a pixel: statistics by norm key, and episodes per camera."""
+
+    statistics: Mapping[str, NormStatistics]
+    cameras: Mapping[str, int]
+    n_episodes: int = 0
+
+    @property
+    def dataset_cameras(self) -> tuple[str, ...]:
+        return tuple(camera for camera in CAMERAS if self.cameras.get(camera))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptEpisode:
+    """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality."""
+
+    source_uri: str
+    source_key: str
+    n_steps: int
+    missing_cameras: tuple[str, ...]
+    notes: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of every episode planned for one shard; kept beside the work until the dataset is whole."""
+
+    shard: ShardId
+    options_hash: str
+    n_episodes: int
+    n_steps: int
+    n_bytes: int
+    sha256: str
+    kept: tuple[KeptEpisode, ...]
+    rejects: tuple[Reject, ...]
+
+
+def measure_shard(job: Job, shard: ShardId) -> Measured:
+    """Reads the vectors of a shard's episodes and returns their statistics; rejects are counted by the second pass."""
+    parts: list[Mapping[str, NormStatistics]] = []
+    cameras: Counter[str] = Counter()
+    for located in load_references(job, shard):
+        try:
+            episode = read_episode(job, located, CAMERAS)
+        except Rejected:
+            continue
+        summary = summarize_episode(
+            episode.norm_key, episode.state, episode.action, episode.state_mask, episode.action_mask
+        )
+        parts.append({episode.norm_key: summary})
+        cameras.update(list(episode.images))
+        beat(job)
+    return Measured(statistics=merge_statistics(parts), cameras=dict(cameras), n_episodes=len(parts))
+
+
+def merge_measured(parts: Sequence[Measured]) -> Measured:
+    """Merges the measurements of several shards; the order does not matter."""
+    cameras: Counter[str] = Counter()
+    for part in parts:
+        cameras.update(part.cameras)
+    return Measured(
+        statistics=merge_statistics([part.statistics for part in parts]), cameras=dict(sorted(cameras.items())),
+        n_episodes=sum(part.n_episodes for part in parts),
+    )  # fmt: skip
+
+
+def check_cameras(measured: Measured, job: Job) -> Measured:
+    """Passes the measurements on. Raises FailedWork when no episode has a camera that the adapter demands."""
+    for slot, native in job.adapter.cameras.items():
+        if measured.n_episodes and not measured.cameras.get(slot):
+            raise FailedWork(
+                f"adapter {job.adapter.name} expects camera {native} for {slot}, but none of {measured.n_episodes} "
+                "episodes has it. Correct the adapter's cameras, or list it under optional_cameras"
+            )
+    return measured
+
+
+def settle_measured(measured: Measured, job: Job) -> Measured:
+    """Saves the measurements for a rerun, with the statistics that were given in place of measured ones, if any.
+
+    Raises FailedWork when the given statistics lack a norm key of the data.
+    """
+    if job.has_frozen_statistics:
+        frozen = load_statistics(job.frozen_path)
+        if lacking := sorted(set(measured.statistics) - set(frozen)):
+            raise FailedWork(f"--statistics: expected norm key {lacking[0]}. {nearest(lacking[0], frozen)}")
+        measured = replace(measured, statistics={key: frozen[key] for key in measured.statistics})
+    save_statistics(job.work / "statistics.json", measured.statistics)
+    numbers = {"cameras": dict(measured.cameras), "n_episodes": measured.n_episodes}
+    write_atomically(job.work / "measured.json", json.dumps(numbers).encode())
+    return measured
+
+
+def load_measured(job: Job) -> Measured | None:
+    """Returns the measurements that an earlier run of this job saved, if it came so far."""
+    path = job.work / "measured.json"
+    if not path.exists():
+        return None
+    return Measured(statistics=load_statistics(job.work / "statistics.json"), **json.loads(path.read_text()))
+
+
+def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
+    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each."""
+    rejects: list[Reject] = []
+    kept: dict[str, KeptEpisode] = {}
+
+    def on_reject(reference: Reference, reason: str, detail: str) -> None:
+        kept.pop(reference.key, None)
+        rejects.append(make_reject(reference, reason, detail))
+
+    def read_all() -> Iterator[Episode]:
+        for located in load_references(job, shard):
+            beat(job)
+            try:
+                episode = read_episode(job, located, measured.dataset_cameras)
+            except Rejected as error:
+                on_reject(located.reference, error.reason, error.detail)
+                continue
+            kept[episode.reference.key] = _describe(episode)
+            yield annotate(episode)
+            if episode.reference.key in kept:
+                rejects.extend(_dropped_steps(episode))
+
+    summary = write_shard(
+        Path(job.directory), name=job.name, split=shard.split, shard=shard.shard, n_shards=shard.n_shards,
+        episodes=read_all(), statistics=measured.statistics, cameras=measured.dataset_cameras,
+        converter=job.converter, options_hash=job.options_hash, on_reject=on_reject,
+    )  # fmt: skip
+    result = ShardResult(
+        shard=shard, options_hash=job.options_hash, n_episodes=summary.n_episodes, n_steps=summary.n_steps,
+        n_bytes=summary.n_bytes, sha256=summary.sha256, kept=tuple(kept.values()), rejects=tuple(rejects),
+    )  # fmt: skip
+    write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode())
+    return result
+
+
+def read_episode(job: Job, located: Located, cameras: Sequence[str]) -> Episode:
+    """Reads one episode into canonical slots and checks it. Raises Rejected for whatever is wrong with it."""
+    try:
+        native = _reader(job.adapter.format).read(located, job.adapter)
+        embodiment = _embodiment_of(job, native)
+        episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
+    except Rejected:
+        raise
+    except UNREADABLE as error:
+        raise Rejected("unreadable", f"{located.reference.uri}: {type(error).__name__}: {error}") from error
+    if fault := find_fault(episode):
+        raise Rejected(*fault)
+    return episode
+
+
+def annotate(episode: Episode) -> Episode:
+    """Adds idle flags and proposed segments of about 2 s where the source has none."""
+    idle = idle_steps(
+        episode.state, episode.action, (episode.state_mask, episode.action_mask), episode.parts,
+        episode.control_mode, episode.control_hz,
+    )  # fmt: skip
+    episode = replace(episode, is_idle=idle | episode.is_idle)
+    return episode if episode.segments else replace(episode, segments=propose_segments(episode))
+
+
+def result_path(job: Job, shard: ShardId) -> Path:
+    """Where a shard's result lies while the dataset is not whole."""
+    return job.work / "results" / f"{shard.file_stem}.json"
+
+
+def load_result(job: Job, shard: ShardId) -> ShardResult | None:
+    """Returns the result of a shard that is there, whole, and of this very job; None if it must be done (again)."""
+    path = result_path(job, shard)
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    where = {"name": job.name, "split": shard.split, "shard": shard.shard, "n_shards": shard.n_shards}
+    summary = finished_shard(Path(job.directory), **where, options_hash=job.options_hash)
+    if content["options_hash"] != job.options_hash or summary is None:
+        return None
+    kept = tuple(KeptEpisode(**item | {"missing_cameras": tuple(item["missing_cameras"])}) for item in content["kept"])
+    rejects = tuple(Reject(**item) for item in content["rejects"])
+    return ShardResult(**content | {"shard": ShardId(**content["shard"]), "kept": kept, "rejects": rejects})
+
+
+def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
+    """The reject row of a whole episode."""
+    return Reject(
+        source_uri=reference.uri, source_key=reference.key, split=reference.split, level="episode", start=0, end=0,
+        reason=reason, detail=detail,
+    )  # fmt: skip
+
+
+def beat(job: Job) -> None:
+    """Shows the supervisor of a local run that work goes on."""
+    path = job.work / "heartbeat"
+    if not path.exists() or time.time() - path.stat().st_mtime > _BEAT_S:
+        path.touch()
+
+
+class MergeMeasured(beam.CombineFn):
+    """Merges measurements in any order and grouping."""
+
+    def create_accumulator(self) -> Measured:
+        return merge_measured([])
+
+    def add_input(self, accumulator: Measured, measured: Measured) -> Measured:
+        return merge_measured([accumulator, measured])
+
+    def merge_accumulators(self, accumulators: Sequence[Measured]) -> Measured:
+        return merge_measured(list(accumulators))
+
+    def extract_output(self, accumulator: Measured) -> Measured:
+        return accumulator
+
+
+class ConvertShard(beam.DoFn):
+    """Converts a shard and counts what became of its episodes."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
+        started = time.monotonic()
+        result = convert_shard(self.job, shard, measured)
+        counts = {
+            "episodes_out": result.n_episodes, "steps_out": result.n_steps, "bytes_out": result.n_bytes,
+            "milliseconds": int(1000 * (time.monotonic() - started)),
+        }  # fmt: skip
+        counts |= {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in result.rejects).items()}
+        for name, value in counts.items():
+            Metrics.counter(_NAMESPACE, name).inc(value)
+        yield result.shard.file_stem, result.n_episodes
+
+
+class ConvertAll(beam.PTransform):
+    """Shard ids in, (shard, episodes written) out: measures all of `every`, then writes `todo`.
+
+    measured: the measurements of an earlier run of the same job, which then need not be taken again.
+    """
+
+    def __init__(
+        self, job: Job, every: Sequence[ShardId], todo: Sequence[ShardId], measured: Measured | None = None
+    ) -> None:
+        super().__init__()
+        self.job = job
+        self.every = tuple(every)
+        self.todo = tuple(todo)
+        self.measured = measured
+
+    def expand(self, pipeline: beam.Pipeline) -> Any:
+        if self.measured is None:
+            measured = (
+                pipeline
+                | "Shards to measure" >> beam.Create(self.every)
+                | "Spread measuring" >> beam.Reshuffle()
+                | "Measured shards" >> beam.Map(_measure, self.job)
+                | "Measured dataset" >> beam.CombineGlobally(MergeMeasured())
+                | "Cameras that exist" >> beam.Map(check_cameras, self.job)
+                | "Saved measurements" >> beam.Map(settle_measured, self.job)
+            )
+        else:
+            measured = pipeline | "Measured before" >> beam.Create([self.measured])
+        return (
+            pipeline
+            | "Shards to write" >> beam.Create(self.todo)
+            | "Spread writing" >> beam.Reshuffle()
+            | "Written shards" >> beam.ParDo(ConvertShard(self.job), AsSingleton(measured))
+        )
+
+
+def _measure(shard: ShardId, job: Job) -> Measured:
+    return measure_shard(job, shard)
+
+
+def _reader(format: str) -> ModuleType:
+    """The module that finds and reads a format; imported late, since each needs other libraries."""
+    return importlib.import_module(f"pipelines.sources.{format}")
+
+
+def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
+    try:
+        embodiment = get_embodiment(job.robot or native.robot or job.adapter.robot)
+        job.adapter.check_robot(embodiment)
+    except UsageError as error:
+        raise Rejected("unknown_robot", str(error)) from error
+    return embodiment
+
+
+def _describe(episode: Episode) -> KeptEpisode:
+    return KeptEpisode(
+        source_uri=episode.reference.uri, source_key=episode.reference.key, n_steps=episode.n_steps,
+        missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),
+        notes=episode.notes,
+    )  # fmt: skip
+
+
+def _dropped_steps(episode: Episode) -> list[Reject]:
+    reference = episode.reference
+    return [
+        Reject(
+            source_uri=reference.uri, source_key=reference.key, split=reference.split, level="steps",
+            start=dropped.start, end=dropped.end, reason=dropped.reason, detail="left out by the adapter",
+        )
+        for dropped in episode.dropped
+    ]  # fmt: skip

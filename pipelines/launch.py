@@ -1,0 +1,239 @@
+"""Launching a conversion: options, lock, plan, the Beam run under a supervisor, and the closing."""
+
+import fcntl
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from tqdm import tqdm
+
+from pipelines.adapters import FROM_LOG, Adapter
+from pipelines.beam_options import is_local, make_beam_options
+from pipelines.convert import ConvertAll, beat, load_measured, load_result
+from pipelines.dataset import INFO_FILE
+from pipelines.embodiments import get_embodiment
+from pipelines.errors import EmbodimixError, FailedWork, UsageError
+from pipelines.files import sweep_leftovers, write_atomically
+from pipelines.manifest import finish_dataset
+from pipelines.native import Found
+from pipelines.plan import Job, Plan, is_saved, make_plan, options_hash, save_plan
+from pipelines.statistics import load_statistics
+
+_NAME = re.compile(r"[a-zA-Z]\w*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What the user asked for. no_progress_s: a local run that shows no sign of work for so long is stopped."""
+
+    source: str
+    output_root: str
+    name: str
+    version: str
+    adapter: Adapter
+    robot: str = ""
+    task: str = ""
+    n_shards: int | None = None
+    splits: tuple[str, ...] = ()
+    val_fraction: float = 0.0
+    statistics: str = ""
+    n_workers: int | None = None
+    no_progress_s: float = 600.0
+    beam_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
+        if not _VERSION.fullmatch(self.version):
+            raise UsageError(f"--version: expected MAJOR.MINOR.PATCH such as 1.0.0, found {self.version!r}")
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
+        for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: expected 1 or more, found {value}")
+        if self.robot:
+            if self.adapter.robot != FROM_LOG:
+                self.adapter.check_robot(get_embodiment(self.robot))
+            get_embodiment(self.robot)
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.output_root) / self.name / self.version
+
+
+def convert(conversion: Conversion) -> dict[str, Any]:
+    """Converts a source into a dataset, or goes on where an earlier run ended; returns the counts of the manifest.
+
+    Raises UsageError when the output holds something else, FailedWork when work failed or nothing was kept.
+    """
+    beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
+    with locked(conversion.directory):
+        found = find_episodes(conversion)
+        plan = make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
+        job = make_job(conversion, plan)
+        if counts := read_finished(job):
+            return counts
+        prepare_output(job, plan, conversion.statistics)
+        every = tuple(sorted(plan.shards))
+        todo = tuple(shard for shard in every if load_result(job, shard) is None)
+        before = load_measured(job)
+        if todo or before is None:
+            with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
+                run_beam(ConvertAll(job, every, todo, before), beam_options)
+        results = [result for shard in every if (result := load_result(job, shard))]
+        measured = load_measured(job)
+        if len(results) < len(every) or measured is None:
+            raise FailedWork(f"{job.directory}: expected {len(every)} shards, found {len(results)}; run it again")
+        return finish_dataset(job, plan, measured, results)
+
+
+def find_episodes(conversion: Conversion) -> Found:
+    """Scans the input. Raises UsageError when it is not what the format's reader expects."""
+    reader = importlib.import_module(f"pipelines.sources.{conversion.adapter.format}")
+    return reader.find(conversion.source, conversion.adapter)
+
+
+def make_job(conversion: Conversion, plan: Plan) -> Job:
+    """Returns what workers need, with the hash of everything that decides the output's bytes."""
+    frozen = b""
+    if conversion.statistics:
+        load_statistics(Path(conversion.statistics))
+        frozen = Path(conversion.statistics).read_bytes()
+    job = Job(
+        directory=str(conversion.directory.absolute()), name=conversion.name, version=conversion.version,
+        adapter=conversion.adapter, robot=conversion.robot, task=conversion.task, has_frozen_statistics=bool(frozen),
+    )  # fmt: skip
+    return replace(job, options_hash=options_hash(job, plan, frozen))
+
+
+def read_finished(job: Job) -> dict[str, Any] | None:
+    """Returns the counts of a complete dataset that this very job made; None where there is none yet.
+
+    Raises UsageError when the version folder holds anything else.
+    """
+    directory = Path(job.directory)
+    if not directory.exists() or not any(directory.iterdir()):
+        return None
+    manifest_path = directory / "manifest.json"
+    if (directory / INFO_FILE).exists():
+        manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
+        if manifest.get("options_hash") == job.options_hash:
+            return manifest["counts"] | {"already_done": True}
+        raise UsageError(
+            f"{directory}: expected no dataset or this very one, found one made with other options, input or code "
+            f"(options {manifest.get('options_hash', 'unknown')}, now {job.options_hash}). "
+            "Choose another --version, or remove that folder"
+        )
+    if not job.work.exists() and not (directory / "rejects.parquet").exists():
+        names = ", ".join(sorted(path.name for path in directory.iterdir())[:3])
+        raise UsageError(f"{directory}: expected an empty folder or an unfinished conversion, found {names}")
+    return None
+
+
+def prepare_output(job: Job, plan: Plan, statistics: str) -> None:
+    """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
+    directory = Path(job.directory)
+    sweep_leftovers(directory)
+    if is_saved(job):
+        return
+    shutil.rmtree(job.work, ignore_errors=True)
+    for path in [*directory.glob(f"{job.name}-*.tfrecord-*"), *directory.glob("index/*.parquet")]:
+        path.unlink()
+    if statistics:
+        write_atomically(job.frozen_path, Path(statistics).read_bytes())
+    save_plan(job, plan)
+
+
+def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
+    """Runs the graph to its end. Raises FailedWork with the worker's own words when it fails."""
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = pipeline | "Convert" >> transform
+    except (RuntimeError, OSError, EmbodimixError) as error:
+        message = worker_message(str(error))
+        raise FailedWork(f"{message}. Finished shards are kept; run the same command again") from error
+
+
+def worker_message(text: str) -> str:
+    """Returns the last error that a worker reported, without Beam's traceback around it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Full|Work|Exception|Rejected)\b.*:", line)]
+    message = errors[-1] if errors else (lines[-1] if lines else "the job failed without a message")
+    message = re.sub(r"\s*\[while running .*", "", message)
+    return re.sub(r"^[\w.]+\.(FailedWork|DiskFull|UsageError): ", "", message).rstrip(".")
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the output for one launcher; the lock ends with the process, however it ends. Raises UsageError."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    path = directory.parent / f".{directory.name}.lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock file that another launcher removed when it ended locks nothing.
+            is_ours = path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino
+        except BlockingIOError:
+            is_ours = False
+        if not is_ours:
+            raise UsageError(f"{directory}: another embodimix convert is writing there; wait for it or stop it")
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
+    """Shows a progress bar over shards, and ends this process loudly when nothing was done for `no_progress_s`.
+
+    A dead worker makes Beam's local runner wait for ever; 0 waits as long as the runner does.
+    """
+    beat(job)
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, ended), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _watch(job: Job, n_shards: int, no_progress_s: float, ended: threading.Event) -> None:
+    results = job.work / "results"
+    with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
+        while not ended.wait(_POLL_S):
+            bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
+            silent_s = time.time() - (job.work / "heartbeat").stat().st_mtime
+            if no_progress_s and silent_s > no_progress_s:
+                _give_up(silent_s)
+        bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
+
+
+def _give_up(silent_s: float) -> None:
+    """Ends this process and the workers it started; a hung runner cannot be asked to."""
+    print(
+        f"embodimix convert: no worker has made progress for {silent_s:.0f} s; a worker may have been killed. Finished "
+        "shards are kept; run the same command again", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    os._exit(1)
