@@ -1,0 +1,113 @@
+"""tf.train.Example on the wire: the exact bytes, the protobuf library's view of them, and hostile input."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.wire import (
+    ByteStrings,
+    CorruptExample,
+    ListBody,
+    encode_example,
+    field,
+    parse_example,
+    varint,
+    varint_sizes,
+)
+
+FEATURES = {
+    "b": np.array([-1, 0, 300, 2**62], np.int64), "a": np.array([1.5, -2], np.float32), "c": [b"x", b"", b"y" * 300],
+    "none": [],
+}  # fmt: skip
+
+
+def encode(features: dict) -> bytes:
+    encoded = encode_example(features)
+    data = b"".join(encoded.chunks)
+    assert len(data) == encoded.n_bytes
+    return data
+
+
+def test_a_small_example_has_these_bytes() -> None:
+    assert encode({"k": [b"v"]}).hex() == "0a0c0a0a0a016b12050a030a0176"
+
+
+def test_keys_are_sorted_whatever_the_order_they_come_in() -> None:
+    assert encode(FEATURES) == encode(dict(reversed(FEATURES.items())))
+
+
+def test_tensorflow_reads_what_is_written() -> None:
+    tf = pytest.importorskip("tensorflow")
+    example = tf.train.Example.FromString(encode(FEATURES)).features.feature
+    assert sorted(example) == ["a", "b", "c", "none"]
+    assert list(example["b"].int64_list.value) == [-1, 0, 300, 2**62]
+    assert list(example["a"].float_list.value) == [1.5, -2.0]
+    assert list(example["c"].bytes_list.value) == [b"x", b"", b"y" * 300]
+
+
+def test_what_tensorflow_writes_is_read() -> None:
+    tf = pytest.importorskip("tensorflow")
+    example = tf.train.Example()
+    example.features.feature["i"].int64_list.value.extend([5, -7, 2**40])
+    example.features.feature["f"].float_list.value.extend([0.25])
+    example.features.feature["s"].bytes_list.value.extend([b"one", b"two"])
+    parsed = parse_example(example.SerializeToString())
+    assert {key: list(value) for key, value in parsed.items()} == {
+        "i": [5, -7, 2**40], "f": [0.25], "s": [b"one", b"two"]
+    }  # fmt: skip
+
+
+def test_the_values_of_a_bytes_list_are_sliced_out_of_the_payload() -> None:
+    payload = encode(FEATURES)
+    values = parse_example(payload)["c"]
+    assert isinstance(values, ByteStrings)
+    assert values.lengths.tolist() == [1, 0, 300]
+    assert list(values[1:]) == [b"", b"y" * 300]
+    assert payload[values.offsets[2] : values.offsets[2] + 300] == b"y" * 300
+
+
+def test_a_body_that_lies_elsewhere_begins_where_the_encoder_says() -> None:
+    body = field(b"first") + field(b"second")
+    encoded = encode_example({"a": [b"x"], "z": ListBody(len(body), iter([body[:3], body[3:]]))})
+    data = b"".join(encoded.chunks)
+    start = encoded.body_offsets["z"]
+    assert data[start : start + len(body)] == body
+    assert list(parse_example(data)["z"]) == [b"first", b"second"]
+
+
+@given(st.lists(st.integers(0, 2**62), min_size=1))
+def test_sizes_of_varints(values: list[int]) -> None:
+    assert varint_sizes(np.array(values)).tolist() == [len(varint(v)) for v in values]
+
+
+INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1))
+
+
+@given(INTEGERS, st.lists(st.floats(width=32, allow_nan=False)), st.lists(st.binary()))
+def test_everything_comes_back(integers: list[int], floats: list[float], texts: list[bytes]) -> None:
+    parsed = parse_example(encode({"i": np.array(integers, np.int64), "f": np.array(floats, np.float32), "t": texts}))
+    assert [list(parsed[key]) for key in "ift"] == [integers, floats, texts]
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        parse_example(data)
+    except CorruptExample:
+        pass
+
+
+@given(st.data())
+def test_a_changed_or_cut_example_is_read_or_refused(data: st.DataObject) -> None:
+    payload = bytearray(encode(FEATURES))
+    payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        parse_example(bytes(payload[: data.draw(st.integers(0, len(payload)))]))
+    except CorruptExample:
+        pass
+
+
+def test_a_length_beyond_the_end_is_refused() -> None:
+    with pytest.raises(CorruptExample, match="expected 127 bytes"):
+        parse_example(b"\x0a\x7f\x00")
