@@ -1,0 +1,58 @@
+"""Large arrays that are used again once nobody holds them, so that batches cost no fresh pages."""
+
+import mmap
+import threading
+from collections import deque
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class BufferPool:
+    """Lends arrays of one shape and type. An array goes back by itself when it and every view of it are gone.
+
+    >>> pool = BufferPool((2, 3), np.uint8)
+    >>> first = pool.take()
+    >>> address = first.ctypes.data
+    >>> del first
+    >>> pool.take().ctypes.data == address
+    True
+    """
+
+    def __init__(self, shape: tuple[int, ...], kind: Any) -> None:
+        self.shape = shape
+        self.kind = np.dtype(kind)
+        self._free: deque[mmap.mmap] = deque()
+        self._lock = threading.Lock()
+        self.n_made = 0
+
+    def take(self) -> NDArray[Any]:
+        """An array with arbitrary content that nobody else holds."""
+        with self._lock:
+            memory = self._free.pop() if self._free else None
+            self.n_made += memory is None
+        if memory is None:
+            memory = mmap.mmap(-1, max(prod(self.shape) * self.kind.itemsize, 1))
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.asarray(_Lease(self, memory))
+
+    def give_back(self, memory: mmap.mmap) -> None:
+        """Takes memory back; called when a lease ends."""
+        self._free.append(memory)
+
+
+class _Lease:
+    """The owner of one lent array: numpy keeps it alive while the array or a view of it lives."""
+
+    def __init__(self, pool: BufferPool, memory: mmap.mmap) -> None:
+        self._pool, self._memory = pool, memory
+        address = np.frombuffer(memory, np.uint8).ctypes.data
+        self.__array_interface__ = {
+            "shape": pool.shape, "typestr": pool.kind.str, "data": (address, False), "version": 3
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._memory)

@@ -1,0 +1,97 @@
+"""Locks: what was resolved from a spec, written down so that a run never goes on with a silently different mixture."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixtures.mixture import Mixture
+
+SCHEMA = "embodimix.lock/v1"
+SHARE_TOLERANCE = 1e-9
+_GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
+
+
+def make_lock(mixture: "Mixture") -> dict[str, Any]:
+    """Groups with their shares and sizes, fingerprints of the datasets, seed, and the rules that shape a sample."""
+    spec = mixture.spec
+    return {
+        "schema": SCHEMA,
+        "name": spec.name,
+        "seed": spec.seed,
+        "draws": mixture.draws,
+        "action": asdict(spec.action),
+        "language": asdict(spec.language),
+        "groups": [
+            {"name": group.name, "probability": group.probability}
+            | {number: getattr(group, number) for number in _GROUP_NUMBERS}
+            for group in mixture.groups
+        ],
+        "datasets": [
+            {"path": table.path, "name": table.name, "version": table.version, "split": table.split,
+             "fingerprint": table.fingerprint}
+            for table in mixture.tables
+        ],
+        "statistics": {key: _digest(asdict_statistics(value)) for key, value in mixture.statistics.items()},
+    }  # fmt: skip
+
+
+def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two locks, one sentence each; a dataset may lie at another path."""
+    differences = [
+        f"{key}: {old.get(key)!r} became {new.get(key)!r}"
+        for key in ("schema", "seed", "action", "language")
+        if old.get(key) != new.get(key)
+    ]
+    differences += _compare_groups(_by_name(old["groups"]), _by_name(new["groups"]))
+    before, after = ({_dataset(d): d["fingerprint"] for d in lock["datasets"]} for lock in (old, new))
+    differences += _compare_names("dataset", before, after)
+    differences += [
+        f"dataset {name}: its content changed" for name in before if after.get(name, before[name]) != before[name]
+    ]
+    before, after = old["statistics"], new["statistics"]
+    differences += _compare_names("statistics of", before, after)
+    return differences + [
+        f"statistics of {key} changed" for key in before if after.get(key, before[key]) != before[key]
+    ]
+
+
+def asdict_statistics(statistics: Any) -> dict[str, Any]:
+    """The numbers of a norm key's statistics that normalization uses."""
+    affines = {
+        f"{array}_{kind}": getattr(statistics, array).affine(kind)
+        for array in ("state", "action")
+        for kind in ("quantile", "zscore")
+    }
+    return {name: [affine.center.tolist(), affine.half_range.tolist()] for name, affine in affines.items()}
+
+
+def _compare_groups(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    differences = _compare_names("group", old, new)
+    for name in old.keys() & new.keys():
+        before, after = old[name]["probability"], new[name]["probability"]
+        if abs(before - after) > SHARE_TOLERANCE:
+            differences.append(f"group {name}: share {before:.6f} became {after:.6f}")
+        for number in _GROUP_NUMBERS:
+            if old[name][number] != new[name][number]:
+                differences.append(f"group {name}: {number} {old[name][number]} became {new[name][number]}")
+    return differences
+
+
+def _compare_names(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    gone = [f"{what} {name} is gone" for name in old if name not in new]
+    return gone + [f"{what} {name} is new" for name in new if name not in old]
+
+
+def _by_name(groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {group["name"]: group for group in groups}
+
+
+def _dataset(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']}/{entry['version']} {entry['split']}"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,312 @@
+"""The mixture spec `embodimix.mixture/v1` as data: a YAML file and all that it includes, checked and frozen.
+
+The outermost file's `seed`, `language`, `validation`, `action` and `draws` hold for the whole mixture. An included
+file brings its groups, its `weighting` and its `filters`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mixtures.document import Located, Mark, SpecError, read_document
+from mixtures.grammar import ABOUT_FILTER, GROUP_KEYS, MIXTURE, NAMED, STEP_PREDICATES, ActionMode, Normalization
+from mixtures.weights import alpha_from_temperature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """The power rule: a group of n counts weighs n ** alpha. Groups are the distinct values of `group_by`."""
+
+    alpha: float = 0.43
+    group_by: tuple[str, ...] = ("task", "robot")
+    count: str = "steps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Keeps or drops what a predicate says; `values` are the allowed values of one episode attribute each.
+
+    predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where `values`,
+    `min_steps` and `max_steps` decide, all of which must hold.
+    """
+
+    keep: bool
+    mark: Mark
+    predicate: str | None = None
+    values: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    min_steps: int = 0
+    max_steps: int | None = None
+
+    @property
+    def is_about_steps(self) -> bool:
+        return self.predicate in STEP_PREDICATES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not at hand."""
+
+    steps: int
+    episodes: int = 0
+    control_hz: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One split of one dataset in a mixture. `path` is absolute or a URI; `filters` run from the outer to the inner."""
+
+    path: str
+    mark: Mark
+    split: str = "train"
+    multiplier: float = 1.0
+    cap_steps: int | None = None
+    max_epochs: float | None = None
+    min_share: float = 0.0
+    task: str | None = None
+    robot: str | None = None
+    sizes: Sizes | None = None
+    filters: tuple[Filter, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A named part of a mixture: either `entries` or `nodes` below it; `share` is its fixed share of its parent."""
+
+    name: str
+    mark: Mark
+    weighting: Weighting
+    share: float | None = None
+    multiplier: float = 1.0
+    entries: tuple[Entry, ...] = ()
+    nodes: tuple["Node", ...] = ()
+
+    def all_entries(self) -> tuple[Entry, ...]:
+        """Every entry below this node, in the order of the file."""
+        return self.entries + tuple(entry for node in self.nodes for entry in node.all_entries())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRule:
+    """How often a sample's text is its segment's or its task's; a sample without a segment takes the task's."""
+
+    segment: float = 0.5
+    task: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRule:
+    """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it."""
+
+    fraction: float = 0.0
+    min_per_group: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionRule:
+    """The action chunk: steps, absolute or relative to its first state, and how it is normalized."""
+
+    horizon: int = 50
+    mode: ActionMode = "absolute"
+    normalization: Normalization = "quantile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A whole mixture spec, includes read in. `root` is the node that holds everything."""
+
+    name: str
+    path: Path
+    seed: int
+    root: Node
+    draws: int | None = None
+    language: LanguageRule = LanguageRule()
+    validation: ValidationRule = ValidationRule()
+    action: ActionRule = ActionRule()
+
+
+def load_spec(path: str | Path, root: str | None = None) -> Spec:
+    """Reads a spec and all it includes. `root` replaces the file's own `root`.
+
+    Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
+    values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
+    """
+    file = Path(path)
+    document = read_document(file, MIXTURE, NAMED)
+    node = _mixture_node(document, file, _Context(root=root, stack=(file.resolve(),)))
+    values = {
+        "language": LanguageRule(**_plain(document, "language")),
+        "validation": ValidationRule(**{k: v for k, v in _plain(document, "validation").items() if k != "by"}),
+        "action": ActionRule(**_plain(document, "action")),
+    }
+    if values["language"].segment + values["language"].task == 0:
+        raise SpecError(document["language"].mark, "expected a weight above 0 for segment or task, found both 0")
+    name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
+    return Spec(name=name, path=file, seed=seed, root=node, draws=draws, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    """What an outer part of a spec hands down to an inner one.
+
+    stack: the files being read, outermost first. root: where relative paths start, if an outer part says so; base:
+    where they start here.
+    """
+
+    stack: tuple[Path, ...]
+    root: str | None = None
+    base: str = "."
+    weighting: Weighting = Weighting()
+    filters: tuple[Filter, ...] = ()
+    max_epochs: float | None = None
+    min_share: float = 0.0
+
+
+def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
+    context = replace(
+        context,
+        base=context.root or _resolve(document.plain("root", "."), str(file.parent)),
+        weighting=_weighting(document, context.weighting),
+        filters=context.filters + _filters(document),
+    )
+    nodes = _nodes(document, file, context)
+    entries = _entries(document, context)
+    if not nodes and not entries:
+        raise SpecError(document.mark, "expected `groups` or `datasets`, found neither")
+    if nodes and entries:
+        message = "expected either `groups` or `datasets`, found both; put these datasets in a group with a name"
+        raise SpecError(document.key_marks["datasets"], message)
+    _check_shares(nodes, document.key_marks.get("groups", document.mark))
+    return Node(name="", mark=document.mark, weighting=context.weighting, nodes=nodes, entries=entries)
+
+
+def _nodes(document: Located, file: Path, context: _Context) -> tuple[Node, ...]:
+    nodes: list[Node] = []
+    for item in document.plain("groups", []):
+        node = _node(item, file, context)
+        twin = next((other for other in nodes if other.name == node.name), None)
+        if twin:
+            message = f"two groups are named {node.name!r}; the first is on line {twin.mark.line}"
+            raise SpecError(item["name"].mark, message)
+        nodes.append(node)
+    return tuple(nodes)
+
+
+def _node(item: Located, file: Path, context: _Context) -> Node:
+    name = item.plain("name")
+    holds = [key for key in ("include", "datasets", "groups") if key in item]
+    if len(holds) != 1:
+        found = " and ".join(holds) if holds else "none of them"
+        raise SpecError(item.mark, f"group {name!r}: expected one of include, datasets or groups, found {found}")
+    root = _resolve(item.plain("root"), str(file.parent)) if "root" in item else context.root
+    context = replace(
+        context,
+        root=root,
+        base=root or context.base,
+        weighting=_weighting(item, context.weighting),
+        filters=context.filters + _filters(item),
+        max_epochs=item.plain("max_epochs", context.max_epochs),
+        min_share=item.plain("min_share", context.min_share),
+    )
+    weighting = context.weighting
+    nodes, entries = _nodes(item, file, context), _entries(item, context)
+    if "include" in item:
+        included = _included(item["include"], file, context)
+        nodes, entries, weighting = included.nodes, included.entries, included.weighting
+    elif nodes:
+        _check_shares(nodes, item.key_marks["groups"])
+    return Node(
+        name=name, mark=item.mark, weighting=weighting, share=item.plain("share"),
+        multiplier=item.plain("multiplier", 1.0), nodes=nodes, entries=entries,
+    )  # fmt: skip
+
+
+def _included(include: Located, file: Path, context: _Context) -> Node:
+    path = Path(_resolve(include.value, str(file.parent)))
+    if path.resolve() in context.stack:
+        chain = " -> ".join(p.name for p in (*context.stack, path))
+        raise SpecError(include.mark, f"include goes in a circle: {chain}")
+    if not path.is_file():
+        raise SpecError(include.mark, f"expected a mixture spec to include, found no file {path}")
+    inner = replace(context, stack=(*context.stack, path.resolve()))
+    return _mixture_node(read_document(path, MIXTURE, NAMED), path, inner)
+
+
+def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
+    entries = [_entry(item, context) for item in document.plain("datasets", [])]
+    for i, entry in enumerate(entries):
+        for other in entries[:i]:
+            if replace(entry, mark=other.mark) == other:
+                raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
+    return tuple(entries)
+
+
+def _entry(item: Located, context: _Context) -> Entry:
+    plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes")}
+    limits = {"max_epochs": context.max_epochs, "min_share": context.min_share}
+    return Entry(
+        path=_resolve(item.plain("path"), context.base),
+        mark=item["path"].mark,
+        filters=context.filters + _filters(item),
+        sizes=Sizes(**_plain(item, "sizes")) if "sizes" in item else None,
+        **(limits | plain),
+    )
+
+
+def _filters(document: Located) -> tuple[Filter, ...]:
+    return tuple(_filter(item) for item in document.plain("filters", []))
+
+
+def _filter(item: Located) -> Filter:
+    if len(item.value) != 1:
+        raise SpecError(item.mark, f"expected one of drop or keep in a filter, found {len(item.value)} keys")
+    ((action, match),) = item.value.items()
+    if isinstance(match.value, str):
+        return Filter(keep=action == "keep", mark=match.mark, predicate=match.value)
+    if not match.value:
+        raise SpecError(match.mark, f"expected {ABOUT_FILTER}, found an empty mapping")
+    values = {key: tuple(v.value for v in match.plain(key)) for key in GROUP_KEYS if key in match}
+    return Filter(
+        keep=action == "keep", mark=match.mark, values=tuple(values.items()),
+        min_steps=match.plain("min_steps", 0), max_steps=match.plain("max_steps"),
+    )  # fmt: skip
+
+
+def _weighting(document: Located, inherited: Weighting) -> Weighting:
+    if "weighting" not in document:
+        return inherited
+    item = document["weighting"]
+    if "alpha" in item and "temperature" in item:
+        raise SpecError(item["temperature"].mark, "expected either alpha or temperature, found both")
+    alpha = item.plain("alpha", inherited.alpha)
+    if "temperature" in item:
+        alpha = alpha_from_temperature(item.plain("temperature"))
+    group_by = tuple(key.value for key in item.plain("group_by", [])) or inherited.group_by
+    if len(set(group_by)) < len(group_by):
+        raise SpecError(item["group_by"].mark, f"expected each key once in group_by, found {', '.join(group_by)}")
+    return Weighting(alpha=alpha, group_by=group_by, count=item.plain("count", inherited.count))
+
+
+def _check_shares(nodes: tuple[Node, ...], mark: Mark) -> None:
+    shares = [node.share for node in nodes if node.share is not None]
+    total = sum(shares)
+    listed = " + ".join(f"{share:g}" for share in shares)
+    if total > 1 + 1e-9:
+        raise SpecError(mark, f"expected fixed shares of at most 1 in all, found {listed} = {total:g}")
+    free = [node.name for node in nodes if node.share is None]
+    if nodes and not free and total < 1 - 1e-6:
+        raise SpecError(mark, f"every group has a fixed share, so they must add up to 1; found {listed} = {total:g}")
+    if free and total > 1 - 1e-9:
+        raise SpecError(mark, f"the fixed shares take all draws and leave nothing for {', '.join(map(repr, free))}")
+
+
+def _plain(document: Located, key: str) -> dict[str, Any]:
+    return {name: located.value for name, located in document.plain(key, {}).items()}
+
+
+def _resolve(path: str, folder: str) -> str:
+    """A path as written, seen from a folder or URI; absolute paths and URIs stay as they are."""
+    if "://" in path or Path(path).is_absolute():
+        return path
+    if "://" in folder:
+        return folder.rstrip("/") + "/" + path.removeprefix("./").rstrip("/")
+    return str(Path(folder) / path)
