@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import dataset_commands
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 f
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
+    dataset_commands.add_commands(commands)
     parser = commands.add_parser(
         "convert", help="native logs to normalized 18-dim RLDS shards", epilog=CONVERT_EPILOG, allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",

@@ -2,120 +2,46 @@
 
 import argparse
 import json
-import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import UsageError
+INDEX_EPILOG = """example:
+  embodimix index data/bridge/1.0.0
 
-if TYPE_CHECKING:
-    from pipelines.adapters import Adapter
-
-CONVERT_EPILOG = """examples:
-  embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
-  embodimix convert zarr logs/ data/ --name in_house --version 1.0.0 --workers 8
-  embodimix convert droid droid_raw/1.0.1 data/ --name droid --version 1.0.0 --runner=DataflowRunner \\
-      --project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp
-  embodimix convert --explain bridge_orig         how each native dim lands in which slot
-
-Options that are not listed here go to Beam. The command may be repeated: it goes on where it ended.
-Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 failed or nothing kept, 2 wrong use.
+The index lies in data/bridge/1.0.0/index, one Parquet file beside each shard: per episode its metadata, physical
+state and action, segments, and the byte range of every picture inside the shard. Rebuilding it gives the same bytes
+that the conversion wrote. RLDS shards of other writers get an index of their records, language and pictures.
 """
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands on stored datasets to the parser of `embodimix`."""
+    _add_index(commands)
+
+
+def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
-        "convert", help="native logs to normalized 18-dim RLDS shards", epilog=CONVERT_EPILOG, allow_abbrev=False,
-        description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
+        "index", help="rebuild a dataset's sidecar index from its shards", allow_abbrev=False,
+        description="Rebuilds the sidecar index of a dataset from its shards alone.", epilog=INDEX_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("format", nargs="?", metavar="FORMAT", help="rlds, bridge, droid or zarr")
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
-    parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="where datasets lie")
-    parser.add_argument("--name", help="the dataset's name: letters, digits, _")
-    parser.add_argument("--version", help="MAJOR.MINOR.PATCH")
-    parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; has a default where the format tells")
-    parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
-    parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
-    parser.add_argument("--shards", type=int, help="shards of the largest split (default: one per 64 episodes)")
-    parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
-    parser.add_argument(
-        "--val-fraction", type=float, default=0.0, metavar="F", help="move this share of train to val, by hash"
-    )
-    parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
-    parser.add_argument("--workers", type=int, help="threads of a local run (default: one per core)")
-    parser.add_argument(
-        "--no-progress-limit", type=float, default=600.0, metavar="S",
-        help="stop a local run that shows no progress for S seconds (default 600)",
-    )  # fmt: skip
-    parser.add_argument("--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
-    parser.set_defaults(run=run_convert, takes_beam_options=True)
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(run=run_index)
 
 
-def run_convert(arguments: argparse.Namespace) -> int:
-    """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.adapters import get_adapter
+def run_index(arguments: argparse.Namespace) -> int:
+    """Rebuilds every sidecar of a dataset and prints what it wrote."""
+    from tqdm import tqdm
 
-    if arguments.explain:
-        from pipelines.explain import explain_adapter
+    from pipelines.rebuild import count_shards, rebuild_index
 
-        print(explain_adapter(get_adapter(arguments.explain), arguments.robot))
-        return 0
-    for name in ("format", "input", "output_root", "name", "version"):
-        if getattr(arguments, name) is None:
-            shown = f"--{name}" if name in ("name", "version") else name.upper()
-            raise UsageError(f"expected {shown}; see embodimix convert --help")
-    adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
-    # Beam warns on the root logger about extras that it does not need here.
-    logging.getLogger().setLevel(logging.ERROR)
-    from pipelines.launch import Conversion, convert
-
-    conversion = Conversion(
-        source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
-        adapter=adapter, robot=arguments.robot, task=arguments.task, n_shards=arguments.shards,
-        splits=tuple(split for split in arguments.splits.split(",") if split), val_fraction=arguments.val_fraction,
-        statistics=arguments.statistics, n_workers=arguments.workers, no_progress_s=arguments.no_progress_limit,
-        beam_flags=tuple(arguments.beam_options),
-    )  # fmt: skip
-    counts = convert(conversion)
-    if arguments.json:
-        print(json.dumps(counts | {"path": str(conversion.directory)}))
-    else:
-        _print_counts(counts, conversion.directory)
+    path = Path(arguments.dataset)
+    shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
+    totals = {
+        "index": str(path / "index"), "shards": len(shards), "episodes": sum(s.n_episodes for s in shards),
+        "steps": sum(s.n_steps for s in shards), "bytes": sum(s.n_bytes for s in shards),
+    }  # fmt: skip
+    words = "{index}: {shards} sidecars of {episodes} episodes, {steps} steps, {bytes} bytes of shards"
+    print(json.dumps(totals) if arguments.json else words.format(**totals))
     return 0
-
-
-def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
-    """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
-    from pipelines.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
-    from pipelines.errors import nearest
-
-    if format not in FORMATS:
-        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, FORMATS)}")
-    if name is None and format in DEFAULTS:
-        name = DEFAULTS[format]
-    if name is None:
-        adapters = [adapter for adapter in load_adapters().values() if adapter.format == format]
-        known = {alias: adapter.name for adapter in adapters for alias in (*adapter.aliases, adapter.name)}
-        name = next((known[part] for part in reversed(Path(source).parts) if part in known), None)
-    if name is None:
-        raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
-    adapter = get_adapter(name)
-    if adapter.format != format:
-        raise UsageError(f"--adapter {name}: expected one of format {format}, found one of format {adapter.format}")
-    return adapter
-
-
-def _print_counts(counts: dict[str, Any], directory: Path) -> None:
-    done = " (already done)" if counts.get("already_done") else ""
-    size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
-    print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")
-    for camera, n in counts["cameras"].items():
-        if n["missing"]:
-            print(f"  {camera}: missing in {n['missing']} episodes (black and masked)")
-    if counts["rejects"]:
-        listed = ", ".join(f"{reason} {n}" for reason, n in counts["rejects"].items())
-        print(f"  left out: {counts['episodes_rejected']} episodes, {counts['steps_dropped']} single steps ({listed})")
-        print(f"  each is named in {directory / 'rejects.parquet'}")
