@@ -60,19 +60,24 @@ def parts_of(adapter: Adapter, embodiment: Embodiment) -> tuple[Parts, Parts]:
 
 
 def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str) -> Parts:
-    """Names the columns of `inhouse_log/v1` arrays: left arm first in joints and grippers, base and torso apart."""
+    """Names the columns of `inhouse_log/v1` arrays: left arm first in joints and grippers, base and torso apart.
+
+    The base is logged as vx, vy, wz; one that cannot go sideways takes vx and wz.
+    """
     n0, n1 = len(slots.get("arm0", ())), len(slots.get("arm1", ()))
-    selectors = {
-        "arm0": Selector(key=joints, start=0, stop=n0), "gripper0": Selector(key=gripper, start=0, stop=1),
-        "arm1": Selector(key=joints, start=n0, stop=n0 + n1), "gripper1": Selector(key=gripper, start=1, stop=2),
-        "base": Selector(key=base, start=0, stop=len(slots.get("base", ()))),
-        "torso": Selector(key=torso, start=0, stop=1),
+    base_dims = (0, 2) if len(slots.get("base", ())) == 2 else (0, 1, 2)
+    dims = {
+        "arm0": (joints, range(n0)), "gripper0": (gripper, (0,)), "arm1": (joints, range(n0, n0 + n1)),
+        "gripper1": (gripper, (1,)), "base": (base, base_dims), "torso": (torso, (0,)),
     }  # fmt: skip
     parts = {}
     for part in slots:
-        ends = {"open": 0.0, "closed": 1.0} if part.startswith("gripper") else {}
-        form = "joints" if part.startswith("arm") else "value"
-        parts[part] = PartSource(sources=(selectors[part],), form=form, **ends)  # type: ignore[arg-type]
+        key, numbers = dims[part]
+        selectors = tuple(Selector(key=key, start=i, stop=i + 1) for i in numbers)
+        if part.startswith("gripper"):
+            parts[part] = PartSource(sources=selectors, form="value", open=0.0, closed=1.0)
+        else:
+            parts[part] = PartSource(sources=selectors, form="joints" if part.startswith("arm") else "value")
     return parts
 
 
