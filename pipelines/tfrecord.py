@@ -44,25 +44,8 @@ def write_record(file: BinaryIO, payload: bytes | Iterable[bytes], length: int |
 def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields (offset of the payload, payload) of every record, checked. Raises CorruptRecord at the first bad one."""
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        number = 0
-        while (start := file.tell()) < size:
-            where = f"{path}: record {number} at byte {start}"
-            head = file.read(HEADER_BYTES)
-            if len(head) < HEADER_BYTES:
-                raise CorruptRecord(f"{where}: {_truncated(HEADER_BYTES, len(head))}")
-            length, crc = struct.unpack("<QI", head)
-            if _mask(google_crc32c.value(head[:8])) != crc:
-                raise CorruptRecord(f"{where}: {_crc_mismatch('length')}")
-            left = size - file.tell()
-            if length + FOOTER_BYTES > left:
-                raise CorruptRecord(f"{where}: {_truncated(length + FOOTER_BYTES, left)}")
-            payload = file.read(length)
-            (crc,) = struct.unpack("<I", file.read(FOOTER_BYTES))
-            if _mask(google_crc32c.value(payload)) != crc:
-                raise CorruptRecord(f"{where}: {_crc_mismatch('payload')}")
-            yield start + HEADER_BYTES, payload
-            number += 1
+        for number, (offset, length) in enumerate(scan_records(path)):
+            yield offset, _read_payload(file, f"{path}: record {number}", offset, length)
 
 
 def scan_records(path: Path) -> Iterator[tuple[int, int]]:
@@ -89,10 +72,14 @@ def scan_records(path: Path) -> Iterator[tuple[int, int]]:
 def read_record(path: Path, offset: int, length: int) -> bytes:
     """Reads the payload that `scan_records` found, and checks it. Raises CorruptRecord."""
     with open(path, "rb") as file:
-        file.seek(offset)
-        payload = file.read(length)
-        footer = file.read(FOOTER_BYTES)
-    where = f"{path}: record at byte {offset - HEADER_BYTES}"
+        return _read_payload(file, f"{path}: record", offset, length)
+
+
+def _read_payload(file: BinaryIO, record: str, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    payload = file.read(length)
+    footer = file.read(FOOTER_BYTES)
+    where = f"{record} at byte {offset - HEADER_BYTES}"
     if len(footer) < FOOTER_BYTES:
         raise CorruptRecord(f"{where}: {_truncated(length + FOOTER_BYTES, len(payload) + len(footer))}")
     if _mask(google_crc32c.value(payload)) != struct.unpack("<I", footer)[0]:

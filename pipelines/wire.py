@@ -155,8 +155,14 @@ def _list_content(value: Value) -> tuple[int, int, Iterator[bytes]]:
     if value.dtype.kind == "f":
         content = field(value.astype("<f4").tobytes()) if value.size else b""
         return _SECOND, len(content), iter([content])
-    content = field(b"".join(varint(int(number)) for number in value.ravel())) if value.size else b""
+    content = field(_varints(value.ravel().astype(np.int64))) if value.size else b""
     return _THIRD, len(content), iter([content])
+
+
+def _varints(values: NDArray[np.int64]) -> bytes:
+    if values.min() >= 0 and values.max() < 0x80:  # Flags, which are most of what is stored.
+        return values.astype(np.uint8).tobytes()
+    return b"".join(varint(int(value)) for value in values)
 
 
 def _parse_entry(payload: bytes, start: int, end: int) -> tuple[str, Parsed]:
