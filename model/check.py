@@ -133,7 +133,6 @@ def intermediates(
     prefix = pi0.encode_prefix(config, params, observation)
     suffix_out, suffix_cache = pi0.run_suffix(config, params, prefix, observation.state, noisy, time)
     prefix_out, prefix_cache = run_expert(
-        config.prefix,
         params["PaliGemma"]["llm"],
         0,
         prefix_tokens.astype(config.dtype),

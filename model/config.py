@@ -64,7 +64,8 @@ class Pi0Config:
     """A pi0 policy. `pi05` replaces the state token and the time MLP by adaptive norms in the action expert.
 
     `dtype` is that of the activations; parameters stay float32. `remat` says what the backward pass
-    recomputes: nothing, everything but matrix products ('dots'), or every layer ('full').
+    recomputes: nothing, everything but products with weights ('dots'), or every layer ('full'). `unroll`
+    layers run per step of the loop over layers.
     """
 
     siglip: SiglipConfig
@@ -77,6 +78,7 @@ class Pi0Config:
     pi05: bool = False
     dtype: DType = "float32"
     remat: Remat = "none"
+    unroll: int = 1
     attention: Attention = "auto"
 
     def __post_init__(self) -> None:
@@ -121,11 +123,12 @@ def pi0_lora() -> Pi0Config:
 def tiny() -> Pi0Config:
     """Small enough to learn from drawn pictures on two CPU cores in minutes."""
     return Pi0Config(
-        siglip=SiglipConfig(width=64, depth=2, mlp_dim=128, heads=4, patch_size=28),
-        prefix=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=4, kv_heads=1, head_dim=16),
-        expert=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=4, kv_heads=1, head_dim=16),
+        siglip=SiglipConfig(width=64, depth=1, mlp_dim=128, heads=2, patch_size=32),
+        prefix=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=2, kv_heads=1, head_dim=32),
+        expert=GemmaConfig(width=64, depth=3, mlp_dim=128, heads=2, kv_heads=1, head_dim=32),
         vocab_size=1024,
         max_tokens=32,
+        unroll=4,
     )
 
 

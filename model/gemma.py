@@ -9,9 +9,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from model.attention import apply_rope, attend
-from model.config import GemmaConfig, Remat
+from model.config import GemmaConfig
+from model.layers import PLAIN, Scan
 from model.params import Params, Spec, fan_in, normal, zeros
-from model.remat import rematerialised
 
 EPS = 1e-6
 
@@ -65,7 +65,6 @@ def embed_text(table: Float[Array, "v e"], tokens: Int[Array, "b s"]) -> Float[A
 
 
 def run_expert(
-    config: GemmaConfig,
     params: Params,
     index: int,
     tokens: Float[Array, "b s e"],
@@ -74,7 +73,7 @@ def run_expert(
     *,
     past: Cache | None = None,
     cond: Float[Array, "b e"] | None = None,
-    remat: Remat = "none",
+    scan: Scan = PLAIN,
 ) -> tuple[Float[Array, "b s e"], Cache]:
     """Runs all layers and the final norm; returns its output and its own keys and values.
 
@@ -90,19 +89,18 @@ def run_expert(
         normed, gate = rms_norm(x, layer["pre_ffw_norm"], cond)
         return residual(x, feed_forward(layer["mlp"], normed), gate), own
 
-    x, own = jax.lax.scan(rematerialised(body, remat), tokens, (layers, past))
+    x, own = scan(body, tokens, (layers, past))
     normed, _ = rms_norm(x, params[f"final_norm{_tail(index)}"], cond)
     return normed, own
 
 
 def run_prefix_cache(
-    config: GemmaConfig,
     params: Params,
     tokens: Float[Array, "b s e"],
     mask: Bool[Array, "b s s"],
     positions: Int[Array, "b s"],
     *,
-    remat: Remat = "none",
+    scan: Scan = PLAIN,
 ) -> Cache:
     """Keys and values of the first expert, without the work that nothing later reads.
 
@@ -118,7 +116,7 @@ def run_prefix_cache(
         normed, _ = rms_norm(x, layer["pre_ffw_norm"], None)
         return x + feed_forward(layer["mlp"], normed), own
 
-    x, own = jax.lax.scan(rematerialised(body, remat), tokens, jax.tree.map(lambda p: p[:-1], layers))
+    x, own = scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
     last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
     normed, _ = rms_norm(x, last["pre_attention_norm"], None)
     final = keys_values(last, normed, positions)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from model.attention import attend
-from model.config import DType, Remat, SiglipConfig
+from model.config import DType, SiglipConfig
+from model.layers import PLAIN, Scan
 from model.params import Params, Spec, fan_in, ones, zeros
-from model.remat import rematerialised
 
 EPS = 1e-6
 
@@ -64,7 +64,7 @@ def encode_images(
     images: Float[Array, "b y x c"],
     *,
     dtype: DType = "float32",
-    remat: Remat = "none",
+    scan: Scan = PLAIN,
 ) -> Float[Array, "b s e"]:
     """Turns images in [-1, 1] into tokens, row-major over patches. Patches and positions are float32."""
     x = patch_tokens(config.patch_size, params["embedding"], images) + params["pos_embedding"]
@@ -75,17 +75,17 @@ def encode_images(
         x = x + _mlp(layer["MlpBlock_0"], layer_norm(x, layer["LayerNorm_1"]))
         return x, None
 
-    x, _ = jax.lax.scan(rematerialised(block, remat), x, params["Transformer"]["encoderblock"])
+    x, _ = scan(block, x, params["Transformer"]["encoderblock"])
     return dense(layer_norm(x, params["Transformer"]["encoder_norm"]), params["head"])
 
 
 def patch_tokens(patch: int, embedding: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:
-    """A convolution with stride = kernel, written as one matrix product over cut-out patches."""
+    """A convolution with stride = kernel, as a product over each patch's rows and pixels."""
     batch, height, width, channels = images.shape
-    grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    pixels = grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
-    kernel = embedding["kernel"].reshape(-1, embedding["kernel"].shape[-1])
-    return pixels @ kernel + embedding["bias"]
+    rows = images.reshape(batch * height // patch, patch, width // patch, patch * channels)
+    kernel = embedding["kernel"].reshape(patch, patch * channels, -1)
+    tokens = jnp.einsum("brsk,rke->bse", rows, kernel)
+    return tokens.reshape(batch, -1, tokens.shape[-1]) + embedding["bias"]
 
 
 def layer_norm(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b e"]:
@@ -99,17 +99,22 @@ def layer_norm(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b e"]:
 
 def dense(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b f"]:
     """A linear layer in the dtype of `x`."""
-    return x @ params["kernel"].astype(x.dtype) + params["bias"].astype(x.dtype)
+    return add_bias(x @ params["kernel"].astype(x.dtype), params["bias"])
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """Adds in float32: the bias's gradient is a sum over all tokens, too long for bfloat16."""
+    return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 def _attention(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
     def heads(name: str) -> Array:
-        kernel, bias = params[name]["kernel"].astype(x.dtype), params[name]["bias"].astype(x.dtype)
-        return jnp.einsum("bse,enk->bsnk", x, kernel) + bias
+        kernel = params[name]["kernel"].astype(x.dtype)
+        return add_bias(jnp.einsum("bse,enk->bsnk", x, kernel), params[name]["bias"])
 
     mixed = attend(heads("query"), heads("key"), heads("value"))
     out = jnp.einsum("bsnk,nke->bse", mixed, params["out"]["kernel"].astype(x.dtype))
-    return out + params["out"]["bias"].astype(x.dtype)
+    return add_bias(out, params["out"]["bias"])
 
 
 def _mlp(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:

@@ -1,0 +1,157 @@
+"""Prompts as token ids: the prompt rules, a small built-in tokenizer, and PaliGemma's from a local file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from model.vocabulary import WORDS
+
+PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3
+FIRST_BYTE = 4
+FIRST_WORD = FIRST_BYTE + 256
+SMALL_VOCAB_SIZE = 1024
+STATE_BINS = 256
+
+
+class Tokenizer(Protocol):
+    """Turns a prompt into `max_tokens` ids and a mask that is False on padding."""
+
+    vocab_size: int
+    max_tokens: int
+
+    def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns int32 ids [s] and bool mask [s]. With `state` [d] in [-1, 1], the prompt holds the state
+        (pi05). Prompts longer than `max_tokens` lose their end."""
+        ...
+
+
+def tokenizer_for(config: Any, sentencepiece_path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer for a policy config: PaliGemma's with a path, the built-in one without.
+
+    Raises ValueError when the vocabulary does not fit the config's embedding table.
+    """
+    if sentencepiece_path is not None:
+        tokenizer: Tokenizer = PaligemmaTokenizer(path=Path(sentencepiece_path), max_tokens=config.max_tokens)
+    else:
+        tokenizer = SmallTokenizer(max_tokens=config.max_tokens)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected a vocabulary of at most {config.vocab_size} (the config's vocab_size); "
+            f"found {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def clean_prompt(text: str) -> str:
+    """Strips, and turns underscores and newlines into spaces."""
+    return text.strip().replace("_", " ").replace("\n", " ")
+
+
+def prompt_with_state(text: str, state: np.ndarray) -> str:
+    """pi05's prompt: the state, normalized to [-1, 1], as 256 bins. [-1, 0, 1] becomes '0 128 255'."""
+    bins = " ".join(str(value) for value in state_bins(state))
+    return f"Task: {clean_prompt(text)}, State: {bins};\nAction: "
+
+
+def state_bins(state: np.ndarray) -> np.ndarray:
+    """Bin of each value among 256 equal ones over [-1, 1]; -1 below that range, 255 above it."""
+    edges = np.linspace(-1.0, 1.0, STATE_BINS + 1)[:-1]
+    return np.digitize(state, edges) - 1
+
+
+def padded(ids: Sequence[int], max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts or fills with 0 to `max_tokens`: [2, 7] to 4 gives [2 7 0 0] and [1 1 0 0]."""
+    kept = list(ids[:max_tokens])
+    filled = np.array(kept + [PAD] * (max_tokens - len(kept)), np.int32)
+    return filled, np.arange(max_tokens) < len(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallTokenizer:
+    """Known words (with the space before them) as one token each, anything else byte by byte.
+
+    Ids: 0 padding, 1 end, 2 begin, 3 unused, 4-259 bytes, 260 and up `WORDS`. The longest known piece wins,
+    so ' blocks' is ' block' and 's'. Needs no file, never changes, and `decode` restores the text.
+    """
+
+    max_tokens: int
+    vocab_size: int = field(default=SMALL_VOCAB_SIZE, init=False)
+
+    def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer.encode`."""
+        if state is not None:
+            return padded([BOS, *self.pieces(prompt_with_state(text, state))], self.max_tokens)
+        return padded([BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]], self.max_tokens)
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of the text with a space put before it."""
+        data, ids, start = f" {text}".encode(), [], 0
+        while start < len(data):
+            end = next((e for e in self._ends(start, len(data)) if data[start:e] in self._ids), None)
+            ids.append(FIRST_BYTE + data[start] if end is None else self._ids[data[start:end]])
+            start = start + 1 if end is None else end
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special ones and the leading space."""
+        words = {number: piece for piece, number in self._ids.items()}
+        data = b"".join(
+            words[i] if i >= FIRST_WORD else bytes([i - FIRST_BYTE]) for i in map(int, ids) if i >= FIRST_BYTE
+        )
+        return data.decode(errors="replace").removeprefix(" ")
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        unique = dict.fromkeys(WORDS.split())
+        return {f" {word}".encode(): FIRST_WORD + number for number, word in enumerate(unique)}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._ids))
+
+    def _ends(self, start: int, length: int) -> range:
+        return range(min(start + self._longest, length), start, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaligemmaTokenizer:
+    """PaliGemma's SentencePiece model (`paligemma_tokenizer.model`), read from a local file.
+
+    Raises FileNotFoundError without the file and ImportError without the sentencepiece package.
+    """
+
+    path: Path
+    max_tokens: int
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size()
+
+    def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer.encode`."""
+        if state is not None:
+            return padded(self._model.encode(prompt_with_state(text, state), add_bos=True), self.max_tokens)
+        ids = self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")
+        return padded(ids, self.max_tokens)
+
+    @cached_property
+    def _model(self) -> Any:
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"tokenizer: expected PaliGemma's SentencePiece model at {self.path}; found no such file. "
+                "Download paligemma_tokenizer.model and pass its path"
+            )
+        try:
+            import sentencepiece
+        except ImportError as error:
+            raise ImportError(
+                "tokenizer: reading a SentencePiece model needs the sentencepiece package; "
+                "run: pip install sentencepiece"
+            ) from error
+        return sentencepiece.SentencePieceProcessor(model_file=str(self.path))
