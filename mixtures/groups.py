@@ -18,16 +18,13 @@ from pipelines.slots import CAMERAS
 class Group:
     """One task-robot group. n_episodes and n_steps are what training draws from, after filters, caps and holding out.
 
-    probability: share of all draws. raw_share: its part of all steps. hours: of recorded time. language: part of the
-    steps whose episode has an instruction or task name; segments: part of the steps with a segment. cameras: part of
-    the episodes that have each camera. slots: action slots that any episode uses.
+    share: its share of all draws and how it came about. raw_share: its part of all steps. hours: of recorded time.
+    language: part of the steps whose episode has an instruction or task name; segments: part of the steps with a
+    segment; None where unknown. cameras: part of the episodes that have each camera. slots: action slots in use.
     """
 
-    name: str
-    probability: float
-    unbounded_share: float
+    share: Share
     raw_share: float
-    multiplier: float
     n_episodes: int
     n_steps: int
     n_validation_episodes: int
@@ -37,10 +34,18 @@ class Group:
     control_hz: tuple[float, ...]
     norm_keys: tuple[str, ...]
     datasets: tuple[str, ...]
-    language: float
-    segments: float
+    language: float | None
+    segments: float | None
     cameras: Mapping[str, float]
     slots: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.share.name
+
+    @property
+    def probability(self) -> float:
+        return self.share.final
 
     def effective_epochs(self, draws: int) -> float:
         """How often each of its steps is drawn on average in so many draws of the mixture."""
@@ -99,7 +104,7 @@ def leaf_of(group: Grouped, draws: int | None) -> Leaf:
     )  # fmt: skip
 
 
-def summarize_group(group: Grouped, share: Share, multiplier: float, all_steps: int) -> Group:
+def summarize_group(group: Grouped, share: Share, all_steps: int) -> Group:
     """A group's numbers for people and for the stream. all_steps: training steps of the whole mixture."""
     train = group.train
     n_episodes = sum(len(part.rows) for part in train)
@@ -110,8 +115,7 @@ def summarize_group(group: Grouped, share: Share, multiplier: float, all_steps: 
     segmented = sum(int(part.table.n_segmented[part.rows].sum()) for part in train)
     recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in train)
     return Group(
-        name=group.name, probability=share.final, unbounded_share=share.unbounded, raw_share=n_steps / all_steps,
-        multiplier=multiplier, n_episodes=n_episodes, n_steps=n_steps,
+        share=share, raw_share=n_steps / all_steps, n_episodes=n_episodes, n_steps=n_steps,
         n_validation_episodes=sum(len(part.rows) for part in group.validation),
         n_validation_steps=_n_steps(group.validation), hours=_hours(train), robot=_values(train, "robot"),
         control_hz=tuple(sorted({float(hz) for part in train for hz in np.unique(part.table.control_hz[part.rows])})),

@@ -151,10 +151,7 @@ def _shared_out(spec: Spec, grouped: Sequence[Grouped], draws: int | None) -> tu
         by_node.setdefault(id(group.node), []).append(leaf)
     shares = {share.name: share for share in resolve_shares(share_tree(spec.root, by_node))}
     all_steps = sum(int(part.counts.sum()) for group in grouped for part in group.train)
-    return tuple(
-        summarize_group(group, shares[group.name], leaf.multiplier, all_steps)
-        for group, leaf in zip(grouped, leaves, strict=True)
-    )
+    return tuple(summarize_group(group, shares[group.name], all_steps) for group in grouped)
 
 
 def share_tree(node: Node, leaves: Mapping[int, Sequence[Leaf]]) -> Branch:

@@ -56,19 +56,34 @@ class Branch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level:
+    """One step down the tree: `part` of what the level above has goes to `name`, `fixed` in the spec or by the rule."""
+
+    name: str
+    part: float
+    fixed: bool
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """How a group came to its share of all draws.
 
-    weight: m * n ** alpha. pool: the path of the node whose fixed share (or the whole, "") it takes part in; bounds
-    move draws only inside a pool. unbounded: its share before bounds; final: after them.
+    weight: m * n ** alpha with the alpha of its own level. levels: the way down to it; their parts multiply to
+    `unbounded`, its share before bounds. pool: the path of the node whose fixed share (or the whole, "") it takes part
+    in; bounds move draws only inside a pool. final: its share after them.
     """
 
-    name: str
-    count: float
+    leaf: Leaf
     weight: float
     pool: str
+    levels: tuple[Level, ...]
     unbounded: float
     final: float
+
+    @property
+    def name(self) -> str:
+        return self.leaf.name
 
 
 def alpha_from_temperature(temperature: float) -> float:
@@ -112,13 +127,12 @@ def resolve_shares(root: Branch) -> tuple[Share, ...]:
 
     Raises UsageError where `min_share` and `max_epochs` cannot be met.
     """
-    shares = list(_unbounded(root, 1.0, "", root.name))
-    leaves = list(root.leaves())
+    shares = list(_unbounded(root, 1.0, "", ()))
     final = np.array([share.unbounded for share in shares])
     for pool in dict.fromkeys(share.pool for share in shares):
         rows = [i for i, share in enumerate(shares) if share.pool == pool]
-        lower = np.array([leaves[i].lower for i in rows])
-        upper = np.array([max(leaves[i].upper, leaves[i].lower) for i in rows])
+        lower = np.array([shares[i].leaf.lower for i in rows])
+        upper = np.array([max(shares[i].leaf.upper, shares[i].leaf.lower) for i in rows])
         if not lower.any() and (upper >= final[rows]).all():
             continue
         try:
@@ -128,19 +142,22 @@ def resolve_shares(root: Branch) -> tuple[Share, ...]:
     return tuple(replace(share, final=float(value)) for share, value in zip(shares, final, strict=True))
 
 
-def _unbounded(branch: Branch, mass: float, pool: str, path: str) -> Iterator[Share]:
+def _unbounded(branch: Branch, mass: float, pool: str, above: tuple[Level, ...]) -> Iterator[Share]:
     """Divides `mass` among the groups below a node by rules 1 to 3."""
     weights = [_weight(child, branch.alpha) for child in branch.children]
     fixed = [child.share if isinstance(child, Branch) else None for child in branch.children]
-    left = max(mass * (1.0 - math.fsum(share for share in fixed if share is not None)), 0.0)
+    left = max(1.0 - math.fsum(share for share in fixed if share is not None), 0.0)
     free_weight = math.fsum(weight for weight, share in zip(weights, fixed, strict=True) if share is None)
     for child, weight, share in zip(branch.children, weights, fixed, strict=True):
-        part = left * weight / free_weight if share is None else mass * share
+        part = left * weight / free_weight if share is None else share
+        level = Level(name=child.name, part=part, fixed=share is not None, alpha=branch.alpha)
+        levels = (*above, level)
         if isinstance(child, Leaf):
-            yield Share(name=child.name, count=child.count, weight=weight, pool=pool, unbounded=part, final=part)
+            value = mass * part
+            yield Share(leaf=child, weight=weight, pool=pool, levels=levels, unbounded=value, final=value)
         else:
-            inner = f"{path}/{child.name}" if path else child.name
-            yield from _unbounded(child, part, inner if share is not None else pool, inner)
+            inner = "/".join(level.name for level in levels) if share is not None else pool
+            yield from _unbounded(child, mass * part, inner, levels)
 
 
 def _weight(child: Branch | Leaf, alpha: float) -> float:
