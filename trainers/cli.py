@@ -1,7 +1,146 @@
-"""The commands of `trainers`; heavy modules are imported only when a command runs."""
+"""The commands `train` and `eval`; heavy modules are imported only when a command runs."""
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.errors import UsageError
+
+TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
+  embodimix mix plan mixture.yaml
+  embodimix train pretrain mixture.yaml --model tiny --steps 2000 --run runs/pretrain
+  embodimix train pretrain mixture.yaml --run runs/pretrain --resume             # after a crash: the same result
+  embodimix train posttrain laundry.yaml --init runs/pretrain --run runs/laundry --steps 500
+  embodimix eval runs/laundry
+
+Kill it at any moment: --resume continues from the newest checkpoint, on the same samples in the same order.
+"""
+EVAL_EPILOG = """a worked example:
+  embodimix eval runs/pretrain --samples 256
+  embodimix eval runs/laundry --spec other_task.yaml --json
+"""
+# Flag, setting, type, help. Every other setting: --set NAME=VALUE, or a YAML file with --config.
+FLAGS: tuple[tuple[str, str, type, str], ...] = (
+    ("--steps", "steps", int, "optimizer steps (1000)"),
+    ("--batch-size", "batch_size", int, "samples per step (32)"),
+    ("--accumulate", "accumulate", int, "parts that a batch is computed in, one after another, to save memory (1)"),
+    ("--seed", "seed", int, "of initial parameters, noise and flow time (0); the stream's is in the mixture"),
+    ("--learning-rate", "optimizer.learning_rate", float, "peak (tiny: 1e-3, posttrain 3e-4; pi0: 5e-5, 2.5e-5)"),
+    ("--warmup-steps", "optimizer.warmup_steps", int, "linear warm-up (a tenth of the steps, at most 1000)"),
+    ("--weight-decay", "optimizer.weight_decay", float, "of AdamW (1e-10)"),
+    ("--ema-decay", "optimizer.ema_decay", float, "moving average of the parameters; 0 for none (0.999; tiny 0.99)"),
+    ("--loss", "loss", str, "masked: only real slots and steps (default); openpi: all of them"),
+    ("--checkpoint-every", "checkpoints.every", int, "steps between checkpoints (1000)"),
+    ("--keep", "checkpoints.keep", int, "newest checkpoints to keep (2)"),
+    ("--keep-every", "checkpoints.keep_every", int, "also keep multiples of this step (0: none)"),
+    ("--log-every", "log_every", int, "steps between lines of metrics (1)"),
+    ("--dtype", "policy.dtype", str, "float32 or bfloat16 activations; parameters stay float32"),
+    ("--remat", "policy.remat", str, "what the backward pass recomputes: none, dots, full"),
+)
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds this part's commands to the parser of `embodimix`."""
+    """Adds `train pretrain`, `train posttrain` and `eval` to the parser of `embodimix`."""
+    train = _add(commands, "train", "pretrain on a mixture, or post-train from a run", TRAIN_EPILOG)
+    stages = train.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    pretrain = _add(stages, "pretrain", "train a policy from the start", TRAIN_EPILOG)
+    pretrain.add_argument("--model", help="tiny, pi0, ... (tiny)")
+    pretrain.set_defaults(init=None)
+    posttrain = _add(stages, "posttrain", "go on from another run's weights on a curated mixture", TRAIN_EPILOG)
+    posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
+    posttrain.set_defaults(model=None)
+    for stage in (pretrain, posttrain):
+        _add_train_arguments(stage)
+        stage.set_defaults(run=run_train)
+    _add_eval(commands)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Trains, prints where the run is, and returns 0, or 128 + the signal that stopped it."""
+    from trainers.setup import Request
+    from trainers.train import train
+
+    if arguments.stage == "posttrain" and arguments.init is None and not arguments.resume:
+        raise UsageError("train posttrain: expected --init RUN, the run to start from")
+    request = Request(
+        stage=arguments.stage, spec=arguments.spec, run=arguments.run_directory, init=arguments.init,
+        overrides=_overrides(arguments), resume=arguments.resume,
+        show_progress=not arguments.json and not arguments.quiet,
+    )  # fmt: skip
+    summary = train(request)
+    if arguments.json:
+        print(json.dumps(vars(summary), default=str))
+    elif summary.stopped_by:
+        print(f"stopped by signal {summary.stopped_by} after step {summary.step}, saved; go on with --resume")
+    else:
+        print(f"step {summary.step}, loss {summary.loss:.4f}: {summary.run}")
+    return 128 + summary.stopped_by if summary.stopped_by else 0
+
+
+def run_eval(arguments: argparse.Namespace) -> int:
+    """Evaluates one run and prints its table or JSON."""
+    from trainers.evaluate import Request, evaluate, render
+
+    report = evaluate(
+        Request(
+            run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,
+            batch_size=arguments.batch_size, flow_steps=arguments.flow_steps, plots=not arguments.no_plots,
+        )  # fmt: skip
+    )
+    print(json.dumps(report, indent=1) if arguments.json else render(report))
+    return 0
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="mixture YAML")
+    parser.add_argument("--run", dest="run_directory", type=Path, required=True, metavar="DIR", help="run directory")
+    parser.add_argument("--resume", action="store_true", help="go on with the run if it is there; else start it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags go before it")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of the run's config.yaml"
+    )
+    for flag, setting, kind, text in FLAGS:
+        parser.add_argument(flag, dest=setting, type=kind, metavar="X" if kind is float else "N", help=text)
+    parser.add_argument("--freeze", action="append", metavar="PATTERN", help="parameters that stay, such as */img/*")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "eval", "flow loss and action error on held-out episodes, beside baselines", EVAL_EPILOG)
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--spec", type=Path, help="another mixture whose validation episodes to use (the run's own)")
+    parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
+    parser.add_argument("--flow-steps", type=int, default=10, help="Euler steps from noise to action (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")
+    parser.add_argument("--no-plots", action="store_true", help="numbers only")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run_eval)
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings by dotted name: the YAML file, then --set, then the flags."""
+    from trainers.config import read_overrides
+
+    overrides = read_overrides(arguments.config) if arguments.config else {}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: expected NAME=VALUE, such as optimizer.b2=0.99")
+        overrides[name] = yaml.safe_load(value)
+    given = {setting: getattr(arguments, setting) for _, setting, _, _ in FLAGS}
+    given |= {"model": arguments.model, "freeze": arguments.freeze}
+    return overrides | {name: value for name, value in given.items() if value is not None}

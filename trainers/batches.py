@@ -1,0 +1,54 @@
+"""From the stream's batches to the model's inputs: prompts to tokens, only the cameras that the mixture has."""
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from mixtures.stream import Batch
+from model.inputs import Observation, observation_from_batch
+from model.tokenizer import Tokenizer, tokenizer_for
+from pipelines.slots import CAMERAS
+from trainers.config import RunConfig
+from trainers.step import TrainBatch
+
+
+def build_batcher(config: RunConfig) -> Callable[[Batch], TrainBatch]:
+    """Returns the function from a batch of the stream to host arrays for the step."""
+    observe = build_observer(config)
+
+    def to_train_batch(batch: Batch) -> TrainBatch:
+        return TrainBatch(
+            observation=observe(batch),
+            actions=batch.action,
+            action_mask=batch.action_mask,
+            chunk_mask=batch.chunk_mask,
+        )
+
+    return to_train_batch
+
+
+def build_observer(config: RunConfig) -> Callable[[Batch], Observation]:
+    """Returns the function from a batch of the stream to the policy's observation; images stay uint8."""
+    tokenizer: Tokenizer = tokenizer_for(config.policy)
+    encode = lru_cache(maxsize=65536)(tokenizer.encode)
+
+    def observe(batch: Batch) -> Observation:
+        encoded = [encode(text) for text in batch.language]
+        slots = {camera: CAMERAS.index(camera) for camera in config.cameras}
+        return observation_from_batch(
+            images={camera: batch.images[:, slot] for camera, slot in slots.items()},
+            image_masks={camera: batch.camera_mask[:, slot] for camera, slot in slots.items()},
+            tokenized_prompt=np.stack([ids for ids, _ in encoded]),
+            tokenized_prompt_mask=np.stack([mask for _, mask in encoded]),
+            state=batch.state,
+            drop_missing=False,  # one form of batch for the whole run: one compilation
+        )
+
+    return observe
+
+
+def chain_names(chain: str, names: list[str]) -> str:
+    """Extends a running hash by a batch's sample names: equal chains mean equal samples in equal order."""
+    return hashlib.sha256("\n".join([chain, *names]).encode()).hexdigest()[:16]

@@ -1,0 +1,305 @@
+"""What a run is: one frozen tree of settings, with defaults per stage and model, changed by dotted names."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from model.config import NAMED, Pi0Config, config_from_dict, named_config
+from pipelines.errors import UsageError, nearest
+
+SCHEMA = "embodimix.run/v1"
+Stage = Literal["pretrain", "posttrain"]
+Loss = Literal["masked", "openpi"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    learning_rate is the peak; it falls to final_learning_rate at decay_steps and stays there. ema_decay 0
+    keeps no moving average. clip_norm bounds the global norm of the gradient.
+    """
+
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    ema_decay: float
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 1e-10
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "clip_norm", "decay_steps"):
+            _require(getattr(self, name) > 0, f"optimizer.{name}", "a positive number", getattr(self, name))
+        for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name}", "zero or more", getattr(self, name))
+        _require(
+            self.warmup_steps < self.decay_steps,
+            "optimizer.warmup_steps", f"fewer than decay_steps ({self.decay_steps})", self.warmup_steps,
+        )  # fmt: skip
+        for name in ("b1", "b2", "ema_decay"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", "at least 0 and below 1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """A checkpoint every `every` steps and at the end; the newest `keep` stay, and all of multiples of keep_every."""
+
+    every: int = 1000
+    keep: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.every > 0, "checkpoints.every", "a positive number of steps", self.every)
+        _require(self.keep > 0, "checkpoints.keep", "at least 1", self.keep)
+        _require(self.keep_every >= 0, "checkpoints.keep_every", "zero or more", self.keep_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run's result depends on, beside the mixture's lock and the statistics.
+
+    stage, init: posttrain starts from the weights of the run directory `init`.
+    mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
+    model: the name given; policy: the sizes it stands for, with changes.
+    steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
+    loss: 'masked' counts only real slots and steps inside the episode; 'openpi' averages over all of them.
+    freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are.
+    log_every: steps between lines of metrics.
+    """
+
+    schema: str = SCHEMA
+    stage: Stage
+    mixture: str
+    init: str | None = None
+    model: str
+    policy: Pi0Config
+    cameras: tuple[str, ...]
+    steps: int
+    batch_size: int = 32
+    accumulate: int = 1
+    seed: int = 0
+    loss: Loss = "masked"
+    freeze: tuple[str, ...] = ()
+    log_every: int = 1
+    optimizer: OptimizerConfig
+    checkpoints: CheckpointConfig
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        divides = self.batch_size % self.accumulate == 0
+        _require(divides, "batch_size", f"a multiple of accumulate ({self.accumulate})", self.batch_size)
+
+
+SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
+# What a resumed run may change: it decides how far and how a run is watched, not what it computes.
+FREE_ON_RESUME = ("steps", "log_every", "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every")
+
+
+def resolve(
+    *, stage: Stage, mixture: Path, horizon: int, cameras: tuple[str, ...], overrides: Mapping[str, Any],
+    init: Path | None = None, init_config: RunConfig | None = None,
+) -> RunConfig:  # fmt: skip
+    """Returns the run's config: defaults of the stage and model, then `overrides` by dotted name.
+
+    Of an `init` run its model is taken over; another --model is refused. UsageError names a wrong setting.
+    """
+    given = dict(overrides)
+    for setting in SET_BY_COMMAND & given.keys():
+        raise UsageError(f"{setting} is set by the command and its arguments; remove it from the settings")
+    name = given.pop("model", None) or (init_config.model if init_config else "tiny")
+    if init_config is not None and name != init_config.model:
+        raise UsageError(
+            f"--model {name}: expected {init_config.model!r}, the model of {init}; "
+            "leave --model out, or start from a run of that model"
+        )
+    policy = init_config.policy if init_config is not None else _named_policy(name)
+    policy = _replaced_policy(policy, {"horizon": horizon} | _taken(given, "policy."))
+    if init_config is not None and policy.horizon != init_config.policy.horizon:
+        raise UsageError(
+            f"{mixture}: expected action.horizon {init_config.policy.horizon}, as in {init}; found {horizon}"
+        )
+    steps = checked("steps", given.pop("steps", 1000), int)
+    _require(steps > 0, "steps", "a positive number", steps)
+    optimizer = _optimizer_defaults(stage, name, steps) | _taken(given, "optimizer.")
+    if "optimizer.final_learning_rate" not in overrides:
+        optimizer["final_learning_rate"] = 0.1 * checked("learning_rate", optimizer["learning_rate"], float)
+    return RunConfig(
+        stage=stage, mixture=str(mixture.resolve()), init=None if init is None else str(init.resolve()),
+        model=name, policy=policy, cameras=cameras, steps=steps,
+        optimizer=_built(OptimizerConfig, optimizer, "optimizer."),
+        checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
+        **_checked_fields(RunConfig, given, ""),
+    )  # fmt: skip
+
+
+def resumed(saved: RunConfig, overrides: Mapping[str, Any], run: Path) -> RunConfig:
+    """Returns the saved config with the changes a resumed run may make; UsageError names any other change."""
+    config = saved
+    for name, value in overrides.items():
+        changed = replaced(config, {name: value})
+        if changed != config and name not in FREE_ON_RESUME:
+            raise UsageError(
+                f"--resume: {name} is {lookup(saved, name)!r} in {run}/config.yaml; found {value!r}. "
+                f"Leave it out to go on, or start another run directory (free to change: {', '.join(FREE_ON_RESUME)})"
+            )
+        config = changed
+    return config
+
+
+def replaced(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """Returns a frozen dataclass with the fields at dotted names replaced at once, checked against their types."""
+    hints = typing.get_type_hints(type(config))
+    fields: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        if head not in hints or (rest and not dataclasses.is_dataclass(hints[head])):
+            raise UsageError(f"unknown setting {prefix + name!r}. {nearest(head, hints)}")
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            fields[head] = checked(prefix + name, value, hints[head])
+    for head, nested in inner.items():
+        fields[head] = replaced(getattr(config, head), nested, f"{prefix}{head}.")
+    return dataclasses.replace(config, **fields)
+
+
+def lookup(config: Any, name: str) -> Any:
+    """Returns the value at a dotted name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested settings into dotted names.
+
+    >>> flattened({"steps": 5, "optimizer": {"b1": 0.9}})
+    {'steps': 5, 'optimizer.b1': 0.9}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def read_overrides(path: Path) -> dict[str, Any]:
+    """Reads settings from a YAML file, as dotted names. UsageError names the file and the line."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path}: not YAML: {error}") from error
+    if not isinstance(tree, Mapping):
+        raise UsageError(f"--config {path}: expected settings as 'name: value'; found {type(tree).__name__}")
+    return flattened(tree)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Writes the resolved config, readable by `from_yaml`."""
+    tree = dataclasses.asdict(config)
+    return yaml.safe_dump(_plain(tree), sort_keys=False)
+
+
+def from_yaml(text: str) -> RunConfig:
+    """Reads back `to_yaml`."""
+    tree = yaml.safe_load(text)
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
+        found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
+        raise UsageError(f"expected a run config with schema {SCHEMA!r}; found {found!r}")
+    tree["policy"] = config_from_dict(tree["policy"])
+    tree["optimizer"] = OptimizerConfig(**tree["optimizer"])
+    tree["checkpoints"] = CheckpointConfig(**tree["checkpoints"])
+    return RunConfig(**tree | {"cameras": tuple(tree["cameras"]), "freeze": tuple(tree["freeze"])})
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """Returns `value` as the annotated type, integers as floats where a float belongs; UsageError otherwise."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UsageError(f"{name}: unknown choice {value!r}. {nearest(str(value), map(str, choices))}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else checked(name, value, typing.get_args(hint)[0])
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise UsageError(f"{name}: expected a list of names; found {value!r}")
+        return tuple(items)
+    if hint is float and isinstance(value, str | int) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            raise UsageError(f"{name}: expected a number; found {value!r}") from None
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UsageError(f"{name}: expected {hint.__name__}; found {value!r}")
+    return value
+
+
+def _named_policy(name: str) -> Pi0Config:
+    if name not in NAMED:
+        raise UsageError(f"--model: unknown model {name!r}. {nearest(name, NAMED)}")
+    return named_config(name)
+
+
+def _replaced_policy(policy: Pi0Config, changes: Mapping[str, Any]) -> Pi0Config:
+    try:
+        return replaced(policy, changes, "policy.")
+    except ValueError as error:
+        raise UsageError(f"policy: {error}") from error
+
+
+def _optimizer_defaults(stage: Stage, model: str, steps: int) -> dict[str, Any]:
+    """Small models learn at 1e-3; the full size at openpi's 2.5e-5 in post-training and twice that before it."""
+    small = "tiny" in model
+    peaks = {"pretrain": 1e-3, "posttrain": 3e-4} if small else {"pretrain": 5e-5, "posttrain": 2.5e-5}
+    return {
+        "learning_rate": peaks[stage],
+        "warmup_steps": min(1000, steps // 10),
+        "decay_steps": steps,
+        "ema_decay": 0.99 if small else 0.999,
+    }
+
+
+def _taken(given: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Removes the settings below `prefix` from `given` and returns them by their short names."""
+    names = [name for name in given if name.startswith(prefix)]
+    return {name.removeprefix(prefix): given.pop(name) for name in names}
+
+
+def _built(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    return kind(**_checked_fields(kind, values, prefix))
+
+
+def _checked_fields(kind: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in hints:
+            known = [prefix + hint for hint in hints]
+            raise UsageError(f"unknown setting {prefix + name!r}. {nearest(prefix + name, known)}")
+    return {name: checked(prefix + name, value, hints[name]) for name, value in values.items()}
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _plain(value) for key, value in tree.items()}
+    return list(tree) if isinstance(tree, tuple) else tree
+
+
+def _require(holds: bool, name: str, expected: str, found: Any) -> None:
+    if not holds:
+        raise UsageError(f"{name}: expected {expected}; found {found}")

@@ -1,0 +1,243 @@
+"""Evaluation on held-out episodes: flow loss and open-loop action error per group, beside two baselines."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.mixture import Mixture, open_mixture
+from mixtures.stream import Batch, Stream
+from model import policy
+from pipelines.errors import UsageError
+from pipelines.files import write_atomically
+from trainers.baselines import UNITS, mean_action, repeat_state, slot_units
+from trainers.batches import build_batcher
+from trainers.config import RunConfig
+from trainers.run import RunDirectory
+from trainers.setup import read_best
+from trainers.step import TrainBatch, build_flow_loss
+
+SCHEMA = "embodimix.eval/v1"
+PLOTTED_SAMPLES = 3
+Tree = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command asks for. spec: another mixture than the run's; samples: at most that many per group."""
+
+    run: Path
+    spec: Path | None = None
+    samples: int = 128
+    batch_size: int = 32
+    flow_steps: int = 10
+    seed: int = 0
+    plots: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Held-out samples of one group with what was predicted for them; n samples, physical units.
+
+    true, policy, repeat_state, mean_action: [n, h, 18]. counts: bool [n, h, 18], where an error counts.
+    half_range: [n, 18], the normalization's unit. units: per sample the unit of each slot. flow_loss: [n].
+    """
+
+    names: list[str]
+    true: NDArray[np.float32]
+    policy: NDArray[np.float32]
+    repeat_state: NDArray[np.float32]
+    mean_action: NDArray[np.float32]
+    counts: NDArray[np.bool_]
+    half_range: NDArray[np.float64]
+    units: NDArray[np.str_]
+    flow_loss: NDArray[np.float32]
+
+
+PREDICTORS = ("policy", "repeat_state", "mean_action")
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json and its plots, and returns the report.
+
+    The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
+    """
+    for name in ("samples", "batch_size", "flow_steps"):
+        if getattr(request, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+    run = RunDirectory(request.run)
+    config, step, params = read_best(run)
+    own = request.spec is None or request.spec.resolve() == Path(config.mixture)
+    mixture = open_evaluation_mixture(run, config, None if own else request.spec)
+    name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
+    predict = build_predictor(config, mixture, params, request)
+    groups = []
+    for index, group in enumerate(mixture.groups):
+        if not group.n_validation_episodes:
+            groups.append({"name": group.name, "samples": 0})
+            continue
+        predictions = predict(group.name, index)
+        groups.append({"name": group.name, "share": group.probability} | measure(predictions))
+        if request.plots:
+            from trainers.plots import plot_chunks
+
+            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
+    report = {
+        "schema": SCHEMA, "run": str(request.run), "step": step, "mixture": mixture.spec.name,
+        "own_mixture": own, "samples": request.samples, "seed": request.seed,
+        "flow_steps": request.flow_steps,
+        "plots": str(run.path / "eval" / name) if request.plots else None, "groups": groups, "overall": overall(groups),
+    }  # fmt: skip
+    (run.path / "eval").mkdir(exist_ok=True)
+    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
+    return report
+
+
+def open_evaluation_mixture(run: RunDirectory, config: RunConfig, spec: Path | None) -> Mixture:
+    """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
+    mixture = open_mixture(spec or Path(config.mixture), statistics=run.statistics_path)
+    if spec is None:
+        mixture.check_lock(run.read_lock())
+    before, now = run.read_lock()["action"], mixture.lock()["action"]
+    if before != now:
+        raise UsageError(f"{mixture.spec.path}: expected the run's action settings {before}; found {now}")
+    return mixture
+
+
+def build_predictor(
+    config: RunConfig, mixture: Mixture, params: Tree, request: Request
+) -> Callable[[str, int], Predictions]:
+    """Returns the function (group name, number for its noise) -> predictions on its held-out samples."""
+    to_train_batch = build_batcher(config)
+    sample = jax.jit(partial(sample_masked, config, flow_steps=request.flow_steps))
+    flow_loss = jax.jit(build_flow_loss(config))
+
+    def predict(group: str, index: int) -> Predictions:
+        key = jax.random.fold_in(jax.random.key(request.seed), index)
+        count, batches = held_out(mixture, group, request)
+        parts = []
+        for number, batch in enumerate(batches):
+            noise_key, loss_key = jax.random.split(jax.random.fold_in(key, number))
+            inputs = to_train_batch(batch)
+            action = np.asarray(sample(params, inputs, noise_key))
+            parts.append(predictions_of(mixture, batch, action, np.asarray(flow_loss(params, inputs, loss_key))))
+        return _joined(parts, count)
+
+    return predict
+
+
+def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.Array, flow_steps: int) -> jax.Array:
+    """Normalized actions [b, h, d] from noise; slots that a robot lacks see what they saw in training."""
+    noise = jax.random.normal(key, batch.actions.shape, jnp.float32)
+    if config.loss == "openpi":
+        return policy.sample_actions(config.policy, params, batch.observation, noise, flow_steps)
+    noise = noise * batch.action_mask[:, None, :]
+    return policy.sample_actions(
+        config.policy, params, batch.observation, noise, flow_steps, action_mask=batch.action_mask
+    )
+
+
+def held_out(mixture: Mixture, group: str, request: Request) -> tuple[int, Iterator[Batch]]:
+    """Returns (count, whole batches), of whose samples the first `count` are distinct and wanted."""
+    stream = Stream(mixture, batch_size=request.batch_size, split="validation", groups=[group])
+    count = min(request.samples, stream.n_samples)
+
+    def batches() -> Iterator[Batch]:
+        with stream:
+            yield from stream.batches(start=0, stop=-(-count // request.batch_size) * request.batch_size)
+
+    return count, batches()
+
+
+def predictions_of(
+    mixture: Mixture, batch: Batch, action: NDArray[np.float32], flow_loss: NDArray[np.float32]
+) -> Predictions:
+    """Turns a batch and its normalized predicted actions into physical units."""
+    normalization = mixture.spec.action.normalization
+    affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]
+    return Predictions(
+        names=list(batch.names),
+        true=batch.action_physical,
+        policy=mixture.unnormalize_batch_action(batch, action),
+        repeat_state=repeat_state(mixture, batch),
+        mean_action=mean_action(mixture, batch),
+        counts=batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :],
+        half_range=np.stack([affine.half_range for affine in affines]),
+        units=np.array([slot_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
+        flow_loss=flow_loss,
+    )
+
+
+def measure(predictions: Predictions) -> dict[str, Any]:
+    """Mean flow loss, and mean absolute error per unit, in units of the normalization, and by step of the chunk."""
+    errors = {name: np.abs(getattr(predictions, name) - predictions.true) for name in PREDICTORS}
+    of_unit = {unit: predictions.counts & (predictions.units == unit)[:, None, :] for unit in UNITS}
+    scaled = {name: error / predictions.half_range[:, None, :] for name, error in errors.items()}
+    return {
+        "samples": len(predictions.names),
+        "flow_loss": float(predictions.flow_loss.mean()),
+        "error": {
+            unit: {name: _mean(error, counts) for name, error in errors.items()}
+            for unit, counts in of_unit.items()
+            if counts.any()
+        },
+        "normalized_error": {name: _mean(error, predictions.counts) for name, error in scaled.items()},
+        "normalized_error_by_step": {
+            name: [_mean(error[:, h], predictions.counts[:, h]) for h in range(error.shape[1])]
+            for name, error in scaled.items()
+        },
+    }
+
+
+def overall(groups: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the groups, each weighted by its share of the mixture."""
+    measured = [group for group in groups if group["samples"]]
+    if not measured:
+        raise UsageError("the mixture holds out no episodes; say `validation: {fraction: 0.1, min_per_group: 1}` in it")
+    weights = np.array([group["share"] for group in measured])
+    weights = weights / weights.sum()
+    means = {name: [group["normalized_error"][name] for group in measured] for name in PREDICTORS}
+    means["flow_loss"] = [group["flow_loss"] for group in measured]
+    return {name: float(weights @ np.array(values)) for name, values in means.items()}
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as a table: mean absolute errors of the policy and of the baselines."""
+    lines = [
+        f"{report['run']} at step {report['step']}, held-out episodes of {report['mixture']}, "
+        f"{report['flow_steps']} flow steps",
+        f"{'group':<40} {'samples':>7} {'flow loss':>9}  {'unit':<10} {'policy':>9} {'repeat':>9} {'mean':>9}",
+    ]
+    for group in report["groups"]:
+        if not group["samples"]:
+            lines.append(f"{group['name']:<40} {0:>7}  no held-out episodes")
+            continue
+        head = f"{group['name']:<40} {group['samples']:>7} {group['flow_loss']:>9.4f}"
+        for unit, error in {**group["error"], "normalized": group["normalized_error"]}.items():
+            lines.append(f"{head:<58}  {unit:<10} " + " ".join(f"{error[name]:>9.4f}" for name in PREDICTORS))
+            head = ""
+    total = report["overall"]
+    head = f"{'all groups, by share':<40} {'':>7} {total['flow_loss']:>9.4f}"
+    lines.append(f"{head:<58}  {'normalized':<10} " + " ".join(f"{total[name]:>9.4f}" for name in PREDICTORS))
+    return "\n".join(lines)
+
+
+def _joined(parts: list[Predictions], count: int) -> Predictions:
+    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    names = [name for part in fields.pop("names") for name in part]
+    return Predictions(names=names[:count], **{name: np.concatenate(values)[:count] for name, values in fields.items()})
+
+
+def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float | None:
+    return float(values[where].mean()) if where.any() else None
+
+
+def _file_name(group: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)

@@ -1,0 +1,98 @@
+"""Numbers of a run as it goes: JSON lines, TensorBoard curves, and the progress bar."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.files import write_atomically
+from trainers.run import RunDirectory
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl and tensorboard/; lines after `step`, of steps that a kill undid, are removed first."""
+
+    def __init__(self, run: RunDirectory, *, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        keep_until(run.metrics_path, step)
+        self._file = open(run.metrics_path, "a", buffering=1)
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Writes one step's numbers; `step` is one of them. Nested numbers become curves `outer/inner`."""
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in curves(line).items():
+            self._board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class ProgressBar:
+    """A bar with loss, samples/s and the share of time spent waiting for data; silent when `show` is False."""
+
+    def __init__(self, *, start: int, steps: int, batch_size: int, show: bool) -> None:
+        self._bar = tqdm(initial=start, total=steps, unit="step", disable=not show, dynamic_ncols=True)
+        self._batch_size = batch_size
+        self._since = time.monotonic()
+        self._wait_s = 0.0
+        self._steps = 0
+
+    def advance(self, *, loss: float, wait_s: float) -> None:
+        self._steps += 1
+        self._wait_s += wait_s
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        self._bar.set_postfix_str(
+            f"loss {loss:.4f}, {self._steps * self._batch_size / elapsed:.1f} samples/s, "
+            f"data wait {self._wait_s / elapsed:.1%}",
+            refresh=False,
+        )
+        self._bar.update(1)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def group_means(values: np.ndarray, group: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """The mean value per group present in the batch.
+
+    >>> group_means(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 2]), ("a", "b", "c"))
+    {'a': 2.0, 'c': 5.0}
+    """
+    return {names[index]: float(values[group == index].mean()) for index in np.unique(group)}
+
+
+def curves(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line as flat curve names."""
+    flat: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{inner}": number for inner, number in curves(value).items()}
+        elif isinstance(value, int | float) and name not in ("step", "position"):
+            flat[name] = float(value)
+    return flat
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads all whole lines; a line cut short by a kill is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Removes the lines of later steps, which a resumed run writes again."""
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

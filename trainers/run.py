@@ -1,0 +1,84 @@
+"""The run directory: everything a result depends on, in fixed places, claimed by one process at a time.
+
+    RUN/config.yaml            the resolved config (trainers.config)
+        mixture.lock.json      groups, probabilities and dataset fingerprints it trains on
+        statistics.json        what normalizes state and action, per norm key
+        checkpoints/<step>/    parameters, optimizer, moving average, and the position in the stream
+        metrics.jsonl          one line per logged step; tensorboard/ the same as curves
+        eval/                  reports of `embodimix eval`
+"""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import FailedWork, UsageError
+from pipelines.files import write_atomically
+from trainers.config import RunConfig, from_yaml, to_yaml
+
+CLAIM = ".claim"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places inside one run directory; nothing is read or written until a method says so."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "mixture.lock.json"
+
+    @property
+    def statistics_path(self) -> Path:
+        return self.path / "statistics.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def exists(self) -> bool:
+        """Says whether a run was set up here; its config is written last."""
+        return self.config_path.exists()
+
+    def read_config(self) -> RunConfig:
+        """Raises UsageError where no run was set up."""
+        if not self.exists():
+            raise UsageError(f"{self.path}: expected a run directory with config.yaml; found none")
+        return from_yaml(self.config_path.read_text())
+
+    def read_lock(self) -> dict[str, Any]:
+        return json.loads(self.lock_path.read_text())
+
+    def write_config(self, config: RunConfig) -> None:
+        write_atomically(self.config_path, to_yaml(config).encode())
+
+    def write_lock(self, lock: dict[str, Any]) -> None:
+        write_atomically(self.lock_path, json.dumps(lock, indent=1).encode())
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Holds the directory for this process; FailedWork if another one trains in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / CLAIM, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FailedWork(f"{self.path}: another process is training in this run directory") from None
+            yield

@@ -1,0 +1,139 @@
+"""How a run starts: set up or taken up, with its mixture, config, statistics and first state."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixtures.mixture import Mixture, open_mixture
+from model import policy
+from pipelines.errors import UsageError
+from trainers.checkpoint import Checkpoints, Progress
+from trainers.config import RunConfig, Stage, resolve, resumed
+from trainers.run import CLAIM, RunDirectory
+from trainers.step import TrainState, new_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command asks for. overrides: settings by dotted name; resume: take up the run if it exists."""
+
+    stage: Stage
+    spec: Path
+    run: Path
+    init: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    resume: bool = False
+    show_progress: bool = True
+
+
+def set_up(run: RunDirectory, request: Request) -> tuple[RunConfig, Mixture]:
+    """Takes up the run that exists, checking that nothing it depends on has changed, or sets up a new one."""
+    check_request(run, request)
+    mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init))
+    config = _taken_up(run, request, mixture) if run.exists() else _new_run(run, request, mixture)
+    run.write_config(config)
+    return config, mixture
+
+
+def check_request(run: RunDirectory, request: Request) -> None:
+    """UsageError if the run directory or the starting run are not what the command says."""
+    if run.exists() and not request.resume:
+        raise UsageError(
+            f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
+        )
+    if not run.exists() and not request.resume and run.path.is_dir() and any(
+        entry.name != CLAIM for entry in run.path.iterdir()
+    ):  # fmt: skip
+        raise UsageError(f"--run {run.path}: expected an empty or new directory; found files that are no run")
+    if request.init is not None and not RunDirectory(request.init).exists():
+        raise UsageError(f"--init {request.init}: expected a run directory with config.yaml; found none")
+
+
+def start_or_restore(config: RunConfig, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """Returns the newest whole checkpoint, or the state before the first step."""
+    restored = checkpoints.restore_newest(abstract_state(config))
+    if restored is not None:
+        return restored
+    if config.init is None:
+        params = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
+    else:
+        params = _init_params(config)
+    return new_state(config, params), Progress()
+
+
+def read_best(run: RunDirectory) -> tuple[RunConfig, int, Any]:
+    """Returns a run's config, its newest checkpoint's step, and the parameters to act with (the moving average)."""
+    config = run.read_config()
+    checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UsageError(f"{run.path}: expected a checkpoint; found none yet. Train it first")
+        state = checkpoints.restore_best(steps[-1], abstract_state(config))
+        return config, steps[-1], state.best_params
+    finally:
+        checkpoints.close()
+
+
+def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
+    """The statistics that go before the datasets' own: this run's, else those of the run it starts from.
+
+    What a policy learned means something only under the normalization it learned it with, so post-training keeps
+    pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.
+    """
+    if run.exists():
+        return run.statistics_path
+    return None if init is None else RunDirectory(init).statistics_path
+
+
+def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfig:
+    saved = run.read_config()
+    if saved.stage != request.stage:
+        raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
+    mixture.check_lock(run.read_lock())
+    return resumed(saved, request.overrides, run.path)
+
+
+def _new_run(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfig:
+    init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
+    config = resolve(
+        stage=request.stage, mixture=request.spec, horizon=mixture.horizon, cameras=mixture.cameras,
+        init=request.init, init_config=init_config, overrides=request.overrides,
+    )  # fmt: skip
+    run.write_lock(mixture.lock())
+    mixture.save_statistics(run.statistics_path)
+    return config
+
+
+def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
+    """The starting run's config; UsageError if this mixture states actions in another way."""
+    before, now = init.read_lock()["action"], mixture.lock()["action"]
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise UsageError(
+                f"{mixture.spec.path}: expected action.{name} {before.get(name)!r}, as in {init.path}; found {value!r}"
+            )
+    return init.read_config()
+
+
+def _init_params(config: RunConfig) -> Any:
+    assert config.init is not None
+    _, _, params = read_best(RunDirectory(Path(config.init)))
+    expected = jax.eval_shape(partial(policy.init_params, config.policy), jax.random.key(0))
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
+        raise UsageError(f"--init {config.init}: its parameters have other shapes than the model of this run")
+    return params
+
+
+def abstract_state(config: RunConfig) -> TrainState:
+    """Shapes, types and placement of the state, for reading a checkpoint without building one first."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(
+        lambda: new_state(config, policy.init_params(config.policy, jax.random.key(config.seed)))
+    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)

@@ -1,0 +1,227 @@
+"""The training loop: step through the stream, watch, save, and stop cleanly; never lose a step."""
+
+import json
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixtures.mixture import Mixture
+from mixtures.stream import Batch, Stream
+from pipelines.errors import FailedWork, UsageError
+from pipelines.files import write_atomically
+from trainers.batches import build_batcher, chain_names
+from trainers.checkpoint import Checkpoints, Progress
+from trainers.config import RunConfig
+from trainers.metrics import MetricsWriter, ProgressBar, group_means
+from trainers.optimizer import learning_rate
+from trainers.run import RunDirectory
+from trainers.setup import Request, set_up, start_or_restore
+from trainers.step import StepReport, TrainState, build_train_step
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How training ended. batches: running hash of all sample names. stopped_by: a signal's number, or 0."""
+
+    run: Path
+    step: int
+    loss: float
+    batches: str
+    stopped_by: int
+
+
+def train(request: Request) -> Summary:
+    """Trains until the steps are done or a signal asks to stop; in both cases the last step is in a checkpoint."""
+    run = RunDirectory(request.run)
+    with run.claimed():
+        config, mixture = set_up(run, request)
+        checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+        try:
+            state, progress = start_or_restore(config, checkpoints)
+            if progress.step > config.steps:
+                raise UsageError(f"--steps: expected at least {progress.step}, where the run is; found {config.steps}")
+            return Loop(run, config, mixture, checkpoints, request.show_progress).go(state, progress)
+        finally:
+            checkpoints.close()
+
+
+class Loop:
+    """Steps, metrics and checkpoints of one run.
+
+    The numbers of a step are read while the next one computes, so the device never waits for them; before a
+    checkpoint is saved they are read first, so that no checkpoint holds a state whose loss was not finite.
+    """
+
+    def __init__(
+        self, run: RunDirectory, config: RunConfig, mixture: Mixture, checkpoints: Checkpoints, show_progress: bool
+    ) -> None:
+        self._run, self._config, self._mixture, self._checkpoints = run, config, mixture, checkpoints
+        self._show_progress = show_progress
+        self._step = jax.jit(build_train_step(config), donate_argnums=0)
+        self._group_names = tuple(group.name for group in mixture.groups)
+
+    def go(self, state: TrainState, progress: Progress) -> Summary:
+        """Trains from `progress` to the last step; returns early, saved, after a signal."""
+        config = self._config
+        to_train_batch = build_batcher(config)
+        watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
+        seed = jax.random.key(config.seed)
+        end = progress.position + (config.steps - progress.step) * config.batch_size
+        with Stream(self._mixture, batch_size=config.batch_size) as stream, watch, stop_signals() as stopped_by:
+            for batch, wait_s in timed(stream.batches(start=progress.position, stop=end)):
+                rate = learning_rate(config.optimizer, progress.step)
+                state, report = self._step(state, to_train_batch(batch), seed, rate)
+                progress = self._after(progress, batch)
+                watch.note(Pending(progress=progress, batch=batch, report=report, wait_s=wait_s))
+                if progress.step % config.checkpoints.every == 0:
+                    watch.flush()
+                    self._checkpoints.save(state, progress)
+                if stopped_by():
+                    break
+            watch.flush()
+            if progress.step not in self._checkpoints.steps():
+                self._checkpoints.save(state, progress)
+        return Summary(
+            run=self._run.path, step=progress.step, loss=watch.loss, batches=progress.batches, stopped_by=stopped_by()
+        )
+
+    def _after(self, progress: Progress, batch: Batch) -> Progress:
+        draws = Counter(progress.draws)
+        draws.update(self._group_names[index] for index in batch.group)
+        return Progress(
+            step=progress.step + 1,
+            position=batch.next_position,
+            batches=chain_names(progress.batches, batch.names),
+            draws=dict(draws),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A step whose numbers may still be computing."""
+
+    progress: Progress
+    batch: Batch
+    report: StepReport
+    wait_s: float
+
+
+class Watch:
+    """Writes the numbers of each step one step late, and stops the run when a loss is not finite."""
+
+    def __init__(
+        self, run: RunDirectory, config: RunConfig, group_names: tuple[str, ...], progress: Progress, show: bool
+    ) -> None:
+        self._run, self._config, self._group_names = run, config, group_names
+        self._writer = MetricsWriter(run, step=progress.step)
+        self._bar = ProgressBar(start=progress.step, steps=config.steps, batch_size=config.batch_size, show=show)
+        self._pending: Pending | None = None
+        self._since = time.monotonic()
+        self.loss = float("nan")
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        self._writer.close()
+
+    def note(self, pending: Pending) -> None:
+        """Takes the newest step and writes the one before."""
+        self.flush()
+        self._pending = pending
+
+    def flush(self) -> None:
+        """Waits for the newest step's numbers and writes them. FailedWork if its loss is not finite."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        report = jax.device_get(pending.report)
+        now = time.monotonic()
+        step_s, self._since = now - self._since, now
+        self.loss = float(report.loss)
+        if not (np.isfinite(report.loss) and np.isfinite(report.grad_norm)):
+            self._stop_not_finite(pending, report)
+        self._bar.advance(loss=self.loss, wait_s=pending.wait_s)
+        if pending.progress.step % self._config.log_every == 0 or pending.progress.step == self._config.steps:
+            self._writer.write(self._line(pending, report, step_s))
+
+    def _line(self, pending: Pending, report: StepReport, step_s: float) -> dict[str, Any]:
+        scalars = {
+            name: float(getattr(report, name))
+            for name in ("loss", "grad_norm", "update_norm", "param_norm")
+        }
+        return {
+            "step": pending.progress.step,
+            "position": pending.progress.position,
+            **scalars,
+            "learning_rate": learning_rate(self._config.optimizer, pending.progress.step - 1),
+            "group_loss": group_means(report.sample_loss, pending.batch.group, self._group_names),
+            "samples_per_s": self._config.batch_size / max(step_s, 1e-9),
+            "step_s": step_s,
+            "data_wait_s": pending.wait_s,
+            "batch": chain_names("", pending.batch.names),
+            "batches": pending.progress.batches,
+        }
+
+    def _stop_not_finite(self, pending: Pending, report: StepReport) -> None:
+        step = pending.progress.step
+        samples = [
+            {"name": name, "group": self._group_names[group], "loss": float(loss)}
+            for name, group, loss in zip(pending.batch.names, pending.batch.group, report.sample_loss, strict=True)
+        ]
+        guilty = [sample["name"] for sample in samples if not np.isfinite(sample["loss"])]
+        path = self._run.path / f"not_finite_step_{step}.json"
+        numbers = {"step": step, "loss": float(report.loss), "grad_norm": float(report.grad_norm), "samples": samples}
+        write_atomically(path, json.dumps(numbers, indent=1).encode())
+        named = ", ".join(guilty[:8] or [sample["name"] for sample in samples[:8]])
+        raise FailedWork(
+            f"step {step}: expected a finite loss; found loss {float(report.loss)}, gradient norm "
+            f"{float(report.grad_norm)}, from samples {named} (all of the batch: {path}). No checkpoint holds it. "
+            f"See the pictures and numbers of a sample with `embodimix mix preview`; the same command with --resume "
+            f"reaches this batch again, with a lower --learning-rate in another run directory perhaps beyond it"
+        )
+
+
+def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Adds to each batch the seconds that were spent waiting for it."""
+    while True:
+        start = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.monotonic() - start
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Turns SIGTERM and the first Ctrl-C into a request to stop after the step; a second Ctrl-C interrupts at once.
+
+    Python delivers signals to the main thread only, so in another thread nothing changes.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
