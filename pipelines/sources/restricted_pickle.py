@@ -7,16 +7,33 @@ from typing import Any
 import numpy as np
 
 _MAX_BYTES = 1 << 30
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
+    """What numpy builds before it fills in the real shape; a hostile pickle would ask for terabytes here."""
+    if shape != (0,):
+        raise pickle.UnpicklingError(f"expected an array that starts empty, found shape {shape}")
+    return np._core.multiarray._reconstruct(np.ndarray, (0,), b"b")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Protocol 2 stores bytes as text in latin1."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"expected bytes as latin1 text, found {encoding}")
+    return text.encode("latin1")
+
+
 # What numpy 1 and numpy 2 write for arrays, scalars and dtypes, under both module spellings.
-_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): dict,
-    ("builtins", "complex"): complex,
-    ("builtins", "bytearray"): bytearray,
-    ("_codecs", "encode"): lambda text, encoding: _encode(text, encoding),
-} | {(core, name): getattr(np._core.multiarray, name) for core in _CORES for name in ("_reconstruct", "scalar")}
+    ("_codecs", "encode"): _encode,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _empty_array
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = np._core.multiarray.scalar
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = np._core.numeric._frombuffer
 
 
 class _Unpickler(pickle.Unpickler):
@@ -46,13 +63,6 @@ _READ_ERRORS = (
     AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError, OverflowError, TypeError,
     UnicodeDecodeError, ValueError,
 )  # fmt: skip
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Protocol 2 stores bytes as text in latin1."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"expected bytes as latin1 text, found {encoding}")
-    return text.encode("latin1")
 
 
 def _check_no_objects(value: Any, depth: int = 0) -> None:

@@ -107,7 +107,7 @@ def list_shards(folder: Path) -> list[ShardFile]:
         if missing or len({file.n_shards for file in files}) > 1:
             raise UsageError(
                 f"{folder}: split {split}: expected {files[0].n_shards} files, found {len(files)}; "
-                f"missing: {', '.join(map(str, missing))}. Fetch them, or choose other splits with --splits"
+                f"missing: {', '.join(map(str, missing))}. Fetch them"
             )
     return [file for split in sorted(by_split) for file in by_split[split]]
 
