@@ -156,13 +156,17 @@ class Table:
 
     def codes(self, attribute: str) -> NDArray[np.int32]:
         """The index of each episode's value in the attribute's vocabulary, int32 [e]."""
-        return self._array(f"{attribute}_code", np.int32)
+        return self._codes[attribute]
+
+    @cached_property
+    def _codes(self) -> dict[str, NDArray[np.int32]]:
+        return {attribute: self._array(f"{attribute}_code", np.int32) for attribute in CODED}
 
     def _array(self, name: str, kind: Any, width: int | None = None) -> NDArray[Any]:
         path = self.folder / f"{name}.bin"
         if path.stat().st_size == 0:
             return np.empty((0,) if width is None else (0, width), kind)
-        array = np.memmap(path, kind, mode="r")
+        array = np.memmap(path, kind, mode="r").view(np.ndarray)
         return array if width is None else array.reshape(-1, width)
 
 
