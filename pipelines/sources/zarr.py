@@ -106,8 +106,7 @@ def _align(
     control_hz = attributes.get("control_hz")
     if not isinstance(control_hz, (int, float)) or not control_hz > 0:
         raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, found {control_hz!r}")
-    stamps = [times for times, _ in streams.values()] + [times for times, _ in cameras.values()]
-    first, last = max(int(s[0]) for s in stamps), min(int(s[-1]) for s in stamps)
+    first, last = _span(streams, cameras)
     command, _ = streams["command/joint_position"]
     grid = make_grid(command, first, last, control_hz)
     if len(grid) == 0:
@@ -168,6 +167,18 @@ def _open_cameras(
             raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
         cameras[slot] = times, array
     return cameras, tuple(missing)
+
+
+def _span(
+    streams: Mapping[str, Stream], cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]]
+) -> tuple[int, int]:
+    """From when to when (ns) every stream has a value; one that is held has it for a period after its last sample."""
+    interpolated = [times for key, (times, _) in streams.items() if _STATES.get(key, False)]
+    held = [times for key, (times, _) in streams.items() if not _STATES.get(key, False)]
+    held += [times for times, _ in cameras.values()]
+    ends = [int(times[-1]) for times in interpolated]
+    ends += [int(times[-1] + np.median(np.diff(times))) for times in held if len(times) > 1]
+    return max(int(times[0]) for times in interpolated + held), min(ends)
 
 
 def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
