@@ -145,6 +145,8 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each."""
     rejects: list[Reject] = []
     kept: dict[str, KeptEpisode] = {}
+    # Where the first pass kept nothing, an episode is still to be told what is wrong with it, not with the cameras.
+    cameras = measured.dataset_cameras or CAMERAS
 
     def on_reject(reference: Reference, reason: str, detail: str) -> None:
         kept.pop(reference.key, None)
@@ -154,7 +156,7 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         for located in load_references(job, shard):
             beat(job)
             try:
-                episode = read_episode(job, located, measured.dataset_cameras)
+                episode = read_episode(job, located, cameras)
             except Rejected as error:
                 on_reject(located.reference, error.reason, error.detail)
                 continue
