@@ -9,6 +9,7 @@ from typing import Any
 
 _EPILOG = """a tour:
   embodimix annotate propose data/in_house/1.0.0
+  embodimix annotate review data/in_house/1.0.0
   embodimix annotate agree data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
   embodimix annotate merge data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
 """
@@ -21,6 +22,11 @@ _AGREE = """example:
   writes agreement.html and agreement.json beside the first table
 Exit code 1 where an agreement lies under its threshold.
 """
+_REVIEW = """example:
+  embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
+  opens http://127.0.0.1:8765/; every edit is saved in DATASET/segments/review.sqlite, and when the review ends
+  everyone's finished segments are written as DATASET/segments/NAME.parquet
+"""
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
   writes data/in_house/1.1.0, with every picture as it was
@@ -31,7 +37,7 @@ Exit code 1 where people disagree and nobody has adjudicated: see --prefer and -
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     annotate = commands.add_parser(
-        "annotate", help="segment annotations: propose, agree, merge", epilog=_EPILOG, allow_abbrev=False,
+        "annotate", help="segment annotations: propose, review, agree, merge", epilog=_EPILOG, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -46,6 +52,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for name, what in (("f1", "boundary F1 at 0.25 s"), ("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
         agree.add_argument(f"--min-{name}", type=float, metavar="X", help=f"least {what}")
     agree.set_defaults(run=_agree)
+    review = _add(actions, "review", "look at segments in the browser, correct them, finish episodes", _REVIEW)
+    review.add_argument("--table", nargs="+", default=[], type=Path, metavar="TABLE", help="show these as lanes too")
+    review.add_argument("--out", type=Path, metavar="DIR", help="where the work is kept; DATASET/segments")
+    review.add_argument("--double", type=float, default=0.0, metavar="F", help="share that two people mark blind")
+    review.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --token")
+    review.add_argument("--port", type=int, default=8765, help="8765 unless said; 0 takes a free one")
+    review.add_argument("--token", default="", help="ask for this in the URL")
+    review.set_defaults(run=_review)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
     merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="segment tables (Parquet)")
     merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
@@ -119,6 +133,18 @@ def _agree(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([*to_lines(agreement), *shortfalls, f"wrote {out / 'agreement.html'}"]))
     return 1 if shortfalls else 0
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from annotation_tools.review import ReviewOptions, serve
+
+    options = ReviewOptions(
+        dataset=arguments.dataset, tables=tuple(arguments.table), directory=arguments.out, double=arguments.double,
+        host=arguments.host, port=arguments.port, token=arguments.token,
+    )  # fmt: skip
+    paths = serve(options)
+    print(json.dumps([str(path) for path in paths]) if arguments.json else "\n".join(f"wrote {path}" for path in paths))
+    return 0
 
 
 def _merge(arguments: argparse.Namespace) -> int:
