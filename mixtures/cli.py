@@ -2,12 +2,34 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000
   embodimix mix plan mixture.yaml --explain 'in_house/fold shirt@arx'
+  embodimix mix plan mixture.yaml --html plan.html
   embodimix mix plan mixtures/specs/oxe_magic_soup.yaml --published
+"""
+LOCK_EXAMPLE = """example:
+  embodimix mix lock mixture.yaml                       writes mixture.lock.json
+  embodimix mix lock mixture.yaml --check mixture.lock.json
+"""
+DIFF_EXAMPLE = """example:
+  embodimix mix diff mixture.lock.json mixture.yaml --draws 22400000
+"""
+PREVIEW_EXAMPLE = """example:
+  embodimix mix preview mixture.yaml --out preview.html --samples 3
+"""
+SIMULATE_EXAMPLE = """example:
+  embodimix mix simulate mixture.yaml --draws 1000000
+"""
+SCHEMA_EXAMPLE = """example:
+  embodimix mix schema > embodimix.mixture.schema.json
+  # and as the first line of a spec:
+  # yaml-language-server: $schema=embodimix.mixture.schema.json
 """
 
 
@@ -15,49 +37,147 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds this part's commands to the parser of `embodimix`."""
     mix = commands.add_parser("mix", help="plan, lock, compare and look at mixtures", allow_abbrev=False)
     actions = mix.add_subparsers(dest="action", metavar="ACTION", required=True)
-    plan = _action(actions, "plan", "show what a mixture will draw, and what looks wrong", PLAN_EXAMPLE)
+    plan = _action(actions, "plan", "show what a mixture will draw, and what looks wrong", PLAN_EXAMPLE, run_plan)
     _add_spec(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.add_argument("--html", metavar="FILE", help="write the plan as a page with plots")
     plan.add_argument("--explain", metavar="GROUP", help="say how one group came to its share")
     about = "plan from the sizes in the spec or the datasets' statistics, without their index"
     plan.add_argument("--published", action="store_true", help=about)
-    plan.set_defaults(run=run_plan)
+
+    lock = _action(actions, "lock", "write down what a spec resolves to, or check it", LOCK_EXAMPLE, run_lock)
+    _add_spec(lock)
+    lock.add_argument("--out", metavar="FILE", help="the lock file; SPEC with the ending .lock.json unless given")
+    lock.add_argument("--check", metavar="LOCK", help="compare with this lock and write nothing")
+
+    diff = _action(actions, "diff", "say what changed between two mixtures", DIFF_EXAMPLE, run_diff)
+    diff.add_argument("old", metavar="A", help="a mixture spec (YAML) or a lock file (JSON)")
+    diff.add_argument("new", metavar="B", help="a mixture spec (YAML) or a lock file (JSON)")
+    _add_options(diff)
+    diff.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    diff.add_argument("--html", metavar="FILE", help="write the comparison as a page with plots")
+
+    preview = _action(actions, "preview", "make a page of decoded samples of every group", PREVIEW_EXAMPLE, run_preview)
+    _add_spec(preview)
+    preview.add_argument("--out", metavar="FILE", default="preview.html", help="the page; preview.html unless given")
+    preview.add_argument("--samples", type=int, default=3, metavar="N", help="samples of each group; 3 unless given")
+    preview.add_argument("--split", default="train", choices=("train", "validation"), help="train unless given")
+
+    simulate = _action(actions, "simulate", "draw positions and count what comes", SIMULATE_EXAMPLE, run_simulate)
+    _add_spec(simulate)
+    simulate.add_argument("--start", type=int, default=0, metavar="P", help="the first position; 0 unless given")
+    simulate.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+    _action(actions, "schema", "print the JSON Schema of mixture specs", SCHEMA_EXAMPLE, run_schema)
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Prints the plan of a mixture."""
-    from mixtures.plan import explain, render
+    from mixtures.mixture import open_mixture
+    from mixtures.plan import explain, plan_of, render
+    from mixtures.plan_page import plan_page
+    from mixtures.published import plan_published
+    from mixtures.spec import load_spec
 
-    plan = make_plan(arguments)
+    mixture = None
+    if arguments.published:
+        plan = plan_published(load_spec(arguments.spec, arguments.root), arguments.draws)
+    else:
+        mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+        plan = plan_of(mixture)
     if arguments.explain:
         print(explain(plan, arguments.explain))
     else:
         print(json.dumps(plan.to_json(), indent=1) if arguments.json else render(plan))
+    if arguments.html:
+        _write(arguments.html, plan_page(plan, mixture))
     return 0
 
 
-def make_plan(arguments: argparse.Namespace) -> Any:
-    """The plan that the arguments of a command ask for."""
+def run_lock(arguments: argparse.Namespace) -> int:
+    """Writes the lock of a mixture beside its spec, or compares it with one."""
+    from mixtures.compare import load_lock
     from mixtures.mixture import open_mixture
-    from mixtures.plan import Plan
-    from mixtures.published import plan_published
-    from mixtures.spec import load_spec
 
-    if arguments.published:
-        return plan_published(load_spec(arguments.spec, arguments.root), arguments.draws)
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
-    spec = mixture.spec
-    return Plan(name=spec.name, path=str(spec.path), seed=spec.seed, draws=mixture.draws, groups=mixture.groups)
+    if arguments.check:
+        mixture.check_lock(load_lock(arguments.check))
+        print(f"{arguments.spec} is the mixture that {arguments.check} locks.")
+        return 0
+    _write(arguments.out or str(Path(arguments.spec).with_suffix(".lock.json")), json.dumps(mixture.lock(), indent=1))
+    return 0
 
 
-def _action(actions: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
-    return actions.add_parser(
+def run_diff(arguments: argparse.Namespace) -> int:
+    """Prints what changed from A to B; exits with 1 where they draw different samples."""
+    from dataclasses import asdict
+
+    from mixtures.compare import compare, load_lock, render
+    from mixtures.compare_page import compare_page
+
+    old, new = (load_lock(path, arguments.root, arguments.draws) for path in (arguments.old, arguments.new))
+    comparison = compare(old, new, arguments.old, arguments.new)
+    print(json.dumps(asdict(comparison), indent=1) if arguments.json else render(comparison, arguments.draws))
+    if arguments.html:
+        _write(arguments.html, compare_page(comparison, arguments.draws))
+    return 1 if comparison.differences else 0
+
+
+def run_preview(arguments: argparse.Namespace) -> int:
+    """Writes a page of samples."""
+    from mixtures.mixture import open_mixture
+    from mixtures.preview import preview_page
+
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    _write(arguments.out, preview_page(mixture, arguments.samples, arguments.split))
+    return 0
+
+
+def run_simulate(arguments: argparse.Namespace) -> int:
+    """Prints what positions draw: shares, repeats, epochs, bytes."""
+    from dataclasses import asdict
+
+    from mixtures.mixture import open_mixture
+    from mixtures.simulate import render, simulate
+
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    draws = mixture.draws or sum(group.n_steps for group in mixture.groups)
+    groups = simulate(mixture, draws, arguments.start)
+    print(json.dumps([asdict(group) for group in groups], indent=1) if arguments.json else render(groups))
+    return 0
+
+
+def run_schema(arguments: argparse.Namespace) -> int:
+    """Prints the JSON Schema."""
+    from mixtures.grammar import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+    return 0
+
+
+def _write(path: str, text: str) -> None:
+    from pipelines.files import write_atomically
+
+    write_atomically(Path(path), text.encode())
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _action(
+    actions: Any, name: str, about: str, example: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(
         name, help=about, description=about[0].upper() + about[1:] + ".", epilog=example, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help="a mixture spec (YAML)")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="where relative dataset paths start, in place of the spec's root")

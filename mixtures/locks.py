@@ -70,7 +70,7 @@ def asdict_statistics(statistics: Any) -> dict[str, Any]:
 
 def _compare_groups(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     differences = _compare_names("group", old, new)
-    for name in old.keys() & new.keys():
+    for name in (name for name in old if name in new):
         before, after = old[name]["probability"], new[name]["probability"]
         if abs(before - after) > SHARE_TOLERANCE:
             differences.append(f"group {name}: share {before:.6f} became {after:.6f}")

@@ -26,11 +26,15 @@ from pipelines.statistics import NormStatistics, load_statistics, merge_statisti
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A spec with its datasets open. statistics: by norm key, merged over the datasets; see `open_mixture`."""
+    """A spec with its datasets open; see `open_mixture`. tree: what the groups' shares follow from.
+
+    statistics: by norm key, merged over the datasets; absolute_statistics: the same where actions are relative.
+    """
 
     spec: Spec
     draws: int | None
     tables: tuple[Table, ...]
+    tree: Branch
     groups: tuple[Group, ...]
     splits: Mapping[str, SplitIndex]
     statistics: Mapping[str, NormStatistics]
@@ -121,7 +125,8 @@ def open_mixture(
     tables = _open_tables(spec, cache)
     grouped = select_groups(spec, tables)
     draws = draws or spec.draws
-    groups = _shared_out(spec, grouped, draws)
+    tree = _tree_of(spec, grouped, draws)
+    groups = _shared_out(tree, grouped)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
     keys = sorted({key for group in groups for key in group.norm_keys})
     absolute = _merged_statistics(spec, tables, keys)
@@ -133,7 +138,7 @@ def open_mixture(
         used |= {key: value for key, value in load_statistics(statistics).items() if key in used}
     action = spec.action
     return Mixture(
-        spec=spec, draws=draws, tables=tuple(tables.values()), groups=groups,
+        spec=spec, draws=draws, tables=tuple(tables.values()), tree=tree, groups=groups,
         splits={
             "train": split_index([group.train for group in grouped], numbers),
             "validation": split_index([group.validation for group in grouped], numbers),
@@ -143,13 +148,16 @@ def open_mixture(
     )  # fmt: skip
 
 
-def _shared_out(spec: Spec, grouped: Sequence[Grouped], draws: int | None) -> tuple[Group, ...]:
-    """Gives every group its share."""
-    leaves = [leaf_of(group, draws) for group in grouped]
+def _tree_of(spec: Spec, grouped: Sequence[Grouped], draws: int | None) -> Branch:
     by_node: dict[int, list[Leaf]] = {}
-    for group, leaf in zip(grouped, leaves, strict=True):
-        by_node.setdefault(id(group.node), []).append(leaf)
-    shares = {share.name: share for share in resolve_shares(share_tree(spec.root, by_node))}
+    for group in grouped:
+        by_node.setdefault(id(group.node), []).append(leaf_of(group, draws))
+    return share_tree(spec.root, by_node)
+
+
+def _shared_out(tree: Branch, grouped: Sequence[Grouped]) -> tuple[Group, ...]:
+    """Gives every group its share."""
+    shares = {share.name: share for share in resolve_shares(tree)}
     all_steps = sum(int(part.counts.sum()) for group in grouped for part in group.train)
     return tuple(summarize_group(group, shares[group.name], all_steps) for group in grouped)
 

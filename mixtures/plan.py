@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixtures.groups import Group
+from mixtures.mixture import Mixture
+from mixtures.terminal import align
+from mixtures.weights import Branch
 from pipelines.errors import UsageError, nearest
 from pipelines.slots import CAMERAS
 
@@ -13,6 +16,11 @@ MANY_EPOCHS = 4.0
 FEW_EPOCHS = 0.05
 LARGE_SHARE = 0.4
 LITTLE_LANGUAGE = 0.5
+MOST_FLAGS = 40
+HEADER = (
+    "group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %", "cameras",
+    "slots", "Hz", "held out",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,7 @@ class Plan:
     path: str
     seed: int
     draws: int | None
+    tree: Branch
     groups: tuple[Group, ...]
     is_published: bool = False
 
@@ -75,6 +84,15 @@ class Plan:
         }
 
 
+def plan_of(mixture: Mixture) -> Plan:
+    """The plan of an opened mixture."""
+    spec = mixture.spec
+    return Plan(
+        name=spec.name, path=str(spec.path), seed=spec.seed, draws=mixture.draws, tree=mixture.tree,
+        groups=mixture.groups,
+    )  # fmt: skip
+
+
 def explain(plan: Plan, name: str) -> str:
     """How one group came to its share, step by step. Raises UsageError with the nearest names."""
     by_name = {group.name: group for group in plan.groups}
@@ -108,26 +126,31 @@ def explain(plan: Plan, name: str) -> str:
 
 def render(plan: Plan) -> str:
     """The plan as a table for a terminal, with its flags below."""
-    header = ("group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %",
-              "cameras", "slots", "Hz", "held out")  # fmt: skip
-    rows = [_row(plan, group) for group in plan.groups]
+    rows = [row(plan, group) for group in plan.groups]
     total = plan.to_json()
     draws = "-" if plan.draws is None else f"{plan.draws:,}"
     rows.append(
         ("all", f"{total['n_episodes']:,}", f"{total['n_steps']:,}", f"{total['hours']:.1f}", "100.00", "100.00", draws,
          "", "", "", "", "", "", "")
     )  # fmt: skip
-    lines = [f"{plan.name}: {len(plan.groups)} groups, seed {plan.seed}", *_align(header, rows)]
+    lines = [f"{plan.name}: {len(plan.groups)} groups, seed {plan.seed}", *align(HEADER, rows)]
     if plan.is_published:
         lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
-    flagged = [(group.name, flag) for group in plan.groups for flag in plan.flags(group)]
-    lines += [f"! {name}: {flag}" for name, flag in flagged]
+    lines += [f"! {sentence}" for sentence in flag_sentences(plan)]
     if plan.draws is None:
         lines.append("Give --draws N (or `draws:` in the spec) to see expected draws and effective epochs.")
     return "\n".join(lines)
 
 
-def _row(plan: Plan, group: Group) -> tuple[str, ...]:
+def flag_sentences(plan: Plan) -> list[str]:
+    """Every flag with its group; behind the first 40 only how many there are more."""
+    found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
+    more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
+    return found[:MOST_FLAGS] + more
+
+
+def row(plan: Plan, group: Group) -> tuple[str, ...]:
+    """A group's cells under `HEADER`."""
     return (
         group.name, f"{group.n_episodes:,}", f"{group.n_steps:,}", f"{group.hours:.1f}", f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
@@ -160,9 +183,3 @@ def _ranges(slots: Sequence[int]) -> str:
         else:
             runs.append([slot, slot])
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in (header, *rows)]
-    return ["  ".join(line).rstrip() for line in lines]

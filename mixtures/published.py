@@ -34,10 +34,12 @@ def plan_published(spec: Spec, draws: int | None) -> Plan:
             name = f"{path}/{label}" if path else label
             leaves.setdefault(id(node), []).append(_published_leaf(name, parts, node, draws))
             sources[name] = parts
-    shares = resolve_shares(share_tree(spec.root, leaves))
+    tree = share_tree(spec.root, leaves)
     all_steps = sum(part.steps for parts in sources.values() for part in parts)
-    groups = tuple(_published_group(share, sources[share.name], all_steps) for share in shares)
-    return Plan(name=spec.name, path=str(spec.path), seed=spec.seed, draws=draws, groups=groups, is_published=True)
+    groups = tuple(_published_group(share, sources[share.name], all_steps) for share in resolve_shares(tree))
+    return Plan(
+        name=spec.name, path=str(spec.path), seed=spec.seed, draws=draws, tree=tree, groups=groups, is_published=True
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

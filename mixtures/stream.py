@@ -66,11 +66,15 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What positions draw, without reading it: int64 arrays [b]. episode is a row of `Stream.episodes`."""
+    """What positions draw, without reading it: int64 arrays [b].
+
+    index: which usable step of its group it is, in epoch `epoch` of the group. episode: a row of `Stream.episodes`.
+    """
 
     position: NDArray[np.int64]
     group: NDArray[np.int64]
     epoch: NDArray[np.int64]
+    index: NDArray[np.int64]
     episode: NDArray[np.int64]
     step: NDArray[np.int64]
 
@@ -149,8 +153,8 @@ class Stream:
         windows = range(position // WINDOW, -(-(position + count) // WINDOW))
         drawn = [self._window(window) for window in windows]
         cut = slice(position - windows.start * WINDOW, position - windows.start * WINDOW + count)
-        group, epoch, episode, step = (np.concatenate([part[i] for part in drawn])[cut] for i in range(4))
-        return Samples(position=positions, group=group, epoch=epoch, episode=episode, step=step)
+        group, epoch, index, episode, step = (np.concatenate([part[i] for part in drawn])[cut] for i in range(5))
+        return Samples(position=positions, group=group, epoch=epoch, index=index, episode=episode, step=step)
 
     def gather(self, episodes: Sequence[int], steps: Sequence[int]) -> Batch:
         """The samples at the given steps of rows of `episodes()`; their texts are those of the position 0."""
@@ -158,7 +162,8 @@ class Stream:
         group = np.searchsorted(self.index.group_edges, episode, side="right") - 1
         position = np.full(len(episode), -1, np.int64)
         images = np.empty((len(episode), len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        samples = Samples(position=position, group=group, epoch=position + 1, episode=episode, step=step)
+        none = np.zeros(len(episode), np.int64)
+        samples = Samples(position=position, group=group, epoch=none, index=none, episode=episode, step=step)
         return self._finish(self._read(samples, -1, images))
 
     def episodes(self, group: str | None = None) -> list[EpisodeRow]:
@@ -206,10 +211,10 @@ class Stream:
         )  # fmt: skip
 
     def _draw_window(self, window: int) -> tuple[NDArray[np.int64], ...]:
-        """Group, epoch, episode and step of the positions of one window; windows make single draws cheap."""
+        """Group, epoch, index, episode, step of the positions of one window; windows make single draws cheap."""
         drawn = self._sampler.draw(window * WINDOW, WINDOW)
         group = np.array(self._group_numbers, np.int64)[drawn.group]
-        return group, drawn.epoch, *self.index.locate(group, drawn.index)
+        return group, drawn.epoch, drawn.index, *self.index.locate(group, drawn.index)
 
     def _start(self, position: int) -> "_Pending":
         """Draws this host's samples and hands their pictures to the threads."""

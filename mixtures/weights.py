@@ -142,6 +142,12 @@ def resolve_shares(root: Branch) -> tuple[Share, ...]:
     return tuple(replace(share, final=float(value)) for share, value in zip(shares, final, strict=True))
 
 
+def with_alpha(root: Branch, alpha: float) -> Branch:
+    """The same tree with one alpha throughout; fixed shares, multipliers and bounds stay."""
+    children = tuple(c if isinstance(c, Leaf) else with_alpha(c, alpha) for c in root.children)
+    return replace(root, alpha=alpha, children=children)
+
+
 def _unbounded(branch: Branch, mass: float, pool: str, above: tuple[Level, ...]) -> Iterator[Share]:
     """Divides `mass` among the groups below a node by rules 1 to 3."""
     weights = [_weight(child, branch.alpha) for child in branch.children]
