@@ -4,18 +4,16 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from annotation_episodes import make_dataset
+from annotation_server import LocalServer
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -24,8 +22,6 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 
 from annotation_tools.episodes import EpisodeStore
-from annotation_tools.review import ReviewOptions, open_review
-from annotation_tools.review_server import make_app
 from annotation_tools.review_store import ReviewStore
 from pipelines.segment_tables import read_segments
 
@@ -68,24 +64,6 @@ class Server:
     def end(self, how: signal.Signals = signal.SIGINT) -> str:
         self.process.send_signal(how)
         return self.process.communicate(timeout=20)[0]
-
-
-class LocalServer:
-    """The same application in a thread of the test: starts at once, cannot be killed."""
-
-    def __init__(self, dataset: Path) -> None:
-        self.dataset = dataset
-        self.review = open_review(ReviewOptions(dataset=dataset))
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        self.server = uvicorn.Server(uvicorn.Config(make_app(self.review), log_level="error"))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
-        self.thread.start()
-
-    def end(self) -> None:
-        self.server.force_exit = self.server.should_exit = True
-        self.thread.join(timeout=20)
-        self.review.store.close()
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     cache = tmp_path_factory.getbasetemp() / "xla"
     names = {
         "jax_disable_most_optimizations": True, "jax_compilation_cache_dir": str(cache),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
     }  # fmt: skip
     before = {name: jax.config.values[name] for name in names}
     for name, value in names.items():

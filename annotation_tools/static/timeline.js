@@ -58,7 +58,7 @@ export class Timeline {
   }
 
   seek(step) {
-    this.playhead.style.left = `calc(var(--label) + (100% - var(--label)) * ${(step + 0.5) / this.episode.n_steps})`;
+    this.playhead.style.left = `calc(var(--label) + (100% - var(--label) - 6px) * ${(step + 0.5) / this.episode.n_steps})`;
   }
 
   move(event, isLast) {
