@@ -58,6 +58,7 @@ class KeptEpisode:
 
     source_uri: str
     source_key: str
+    place: tuple[int, ...]
     n_steps: int
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
@@ -160,7 +161,7 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
             except Rejected as error:
                 on_reject(located.reference, error.reason, error.detail)
                 continue
-            kept[episode.reference.key] = _describe(episode)
+            kept[episode.reference.key] = _describe(episode, located)
             yield annotate(episode)
             if episode.reference.key in kept:
                 rejects.extend(_dropped_steps(episode))
@@ -218,7 +219,10 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
     summary = finished_shard(Path(job.directory), **where, options_hash=job.options_hash)
     if content["options_hash"] != job.options_hash or summary is None:
         return None
-    kept = tuple(KeptEpisode(**item | {"missing_cameras": tuple(item["missing_cameras"])}) for item in content["kept"])
+    kept = tuple(
+        KeptEpisode(**item | {"place": tuple(item["place"]), "missing_cameras": tuple(item["missing_cameras"])})
+        for item in content["kept"]
+    )
     rejects = tuple(Reject(**item) for item in content["rejects"])
     return ShardResult(**content | {"shard": ShardId(**content["shard"]), "kept": kept, "rejects": rejects})
 
@@ -327,9 +331,10 @@ def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     return embodiment
 
 
-def _describe(episode: Episode) -> KeptEpisode:
+def _describe(episode: Episode, located: Located) -> KeptEpisode:
     return KeptEpisode(
-        source_uri=episode.reference.uri, source_key=episode.reference.key, n_steps=episode.n_steps,
+        source_uri=episode.reference.uri, source_key=episode.reference.key, place=located.place,
+        n_steps=episode.n_steps,
         missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),
         notes=episode.notes,
     )  # fmt: skip

@@ -97,7 +97,7 @@ def make_manifest(
         "episodes": [
             {
                 "source_uri": kept.source_uri, "source_key": kept.source_key, "split": result.shard.split,
-                "shard": result.shard.shard, "record": record, "n_steps": kept.n_steps,
+                "place": list(kept.place), "shard": result.shard.shard, "record": record, "n_steps": kept.n_steps,
                 "missing_cameras": list(kept.missing_cameras), "notes": dict(kept.notes),
             }
             for result in ordered
