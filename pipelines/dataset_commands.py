@@ -1,4 +1,4 @@
-"""The commands on stored datasets: index. Heavy modules are imported only when a command runs."""
+"""The commands on stored datasets: index, check. Heavy modules are imported only when a command runs."""
 
 import argparse
 import json
@@ -14,9 +14,19 @@ that the conversion wrote. RLDS shards of other writers get an index of their re
 """
 
 
+CHECK_EPILOG = """example:
+  embodimix check data/bridge/1.0.0
+  embodimix check data/bridge/1.0.0 --json > findings.json
+
+Each finding says what is wrong, where (norm key, camera or split, and episodes), the numbers that show it, and what to
+do. An error teaches a policy something false, a warning wastes data or may be meant so. Exit code 1 if there are any.
+"""
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands on stored datasets to the parser of `embodimix`."""
     _add_index(commands)
+    _add_check(commands)
 
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,3 +55,33 @@ def run_index(arguments: argparse.Namespace) -> int:
     words = "{index}: {shards} sidecars of {episodes} episodes, {steps} steps, {bytes} bytes of shards"
     print(json.dumps(totals) if arguments.json else words.format(**totals))
     return 0
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "check", help="look for faults in a dataset", allow_abbrev=False, epilog=CHECK_EPILOG,
+        description="Looks for what conversions get wrong: grippers, degrees, lag, rates, deltas, cameras, copies.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Prints the findings of every check; 1 when there are any."""
+    from tqdm import tqdm
+
+    from pipelines.check import check_dataset
+    from pipelines.dataset import Dataset
+
+    dataset = Dataset.open(arguments.dataset)
+    n_episodes = sum(files.n_episodes for shards in dataset.splits.values() for files in shards)
+    with tqdm(total=n_episodes, unit="episode", desc="check", file=sys.stderr) as bar:
+        findings = check_dataset(dataset, on_episode=bar.update)
+    if arguments.json:
+        report = {"dataset": str(dataset.path), "episodes": n_episodes, "findings": [f.to_json() for f in findings]}
+        print(json.dumps(report, indent=1))
+    else:
+        print("\n".join(map(str, findings)) or f"{dataset.path}: {n_episodes} episodes, no findings")
+    return 1 if findings else 0

@@ -1,6 +1,6 @@
 """Small canonical episodes, and small datasets made of them, for the tests of storage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def statistics_of(episodes: Sequence[Episode]) -> dict[str, NormStatistics]:
 
 def store_shard(
     directory: Path, episodes: Sequence[Episode], statistics: dict[str, NormStatistics],
-    shard: int = 0, n_shards: int = 1,
+    shard: int = 0, n_shards: int = 1, split: str = "train",
 ) -> ShardSummary:  # fmt: skip
     """Writes one shard of the dataset `toy` with no rejects allowed."""
 
@@ -68,23 +68,25 @@ def store_shard(
         raise AssertionError(f"{reference.key}: {reason}: {detail}")
 
     return write_shard(
-        directory, name="toy", split="train", shard=shard, n_shards=n_shards, episodes=episodes,
+        directory, name="toy", split=split, shard=shard, n_shards=n_shards, episodes=episodes,
         statistics=statistics, cameras=CAMERAS, converter="embodimix 0.1.0", options_hash=OPTIONS_HASH,
         on_reject=fail,
     )  # fmt: skip
 
 
-def store_dataset(directory: Path, shards: Sequence[Sequence[Episode]]) -> list[ShardSummary]:
-    """Writes the complete dataset `toy` 1.0.0 with one split `train`."""
-    statistics = statistics_of([episode for episodes in shards for episode in episodes])
+def store_dataset(directory: Path, splits: Mapping[str, Sequence[Sequence[Episode]]]) -> None:
+    """Writes the complete dataset `toy` 1.0.0: per split the episodes of every shard."""
+    statistics = statistics_of([episode for shards in splits.values() for shard in shards for episode in shard])
     save_statistics(directory / "statistics.json", statistics)
-    summaries = [store_shard(directory, episodes, statistics, i, len(shards)) for i, episodes in enumerate(shards)]
+    summaries = {
+        split: [store_shard(directory, shard, statistics, i, len(shards), split) for i, shard in enumerate(shards)]
+        for split, shards in splits.items()
+    }
     write_metadata(
         directory, name="toy", version="1.0.0", cameras=CAMERAS,
-        shard_lengths={"train": [s.n_episodes for s in summaries]},
-        shard_bytes={"train": sum(s.n_bytes for s in summaries)},
+        shard_lengths={split: [s.n_episodes for s in shards] for split, shards in summaries.items()},
+        shard_bytes={split: sum(s.n_bytes for s in shards) for split, shards in summaries.items()},
     )  # fmt: skip
-    return summaries
 
 
 def with_base_frames(episode: Episode, frames: Sequence[bytes]) -> Episode:

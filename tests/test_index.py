@@ -41,7 +41,8 @@ WHERE: dict[str, Any] = {"name": "toy", "split": "train", "shard": 0, "n_shards"
 def stored(tmp_path: Path) -> Path:
     """Four episodes in three shards, the second one empty; the last episode lacks the wrist camera."""
     directory = tmp_path / "toy" / "1.0.0"
-    store_dataset(directory, [[make_episode(0), make_episode(1)], [], [make_episode(2), make_episode(3, wrist=False)]])
+    last = [make_episode(2), make_episode(3, wrist=False)]
+    store_dataset(directory, {"train": [[make_episode(0), make_episode(1)], [], last]})
     return directory
 
 
@@ -93,7 +94,7 @@ def test_records_begin_where_the_sidecar_says(stored: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        store_dataset(tmp_path / name, [[make_episode(0)], [make_episode(1)]])
+        store_dataset(tmp_path / name, {"train": [[make_episode(0)], [make_episode(1)]]})
     assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
     assert list(files_in(tmp_path / "a")) == [
         "dataset_info.json", "features.json", "index/train-00000-of-00002.parquet",

@@ -35,7 +35,8 @@ def identity(episode: Any) -> str:
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four episodes in three shards, the second one empty; the last episode lacks the wrist camera."""
     directory = tmp_path_factory.mktemp("data") / "toy" / "1.0.0"
-    store_dataset(directory, [[make_episode(0), make_episode(1)], [], [make_episode(2), make_episode(3, wrist=False)]])
+    last = [make_episode(2), make_episode(3, wrist=False)]
+    store_dataset(directory, {"train": [[make_episode(0), make_episode(1)], [], last]})
     return directory
 
 
