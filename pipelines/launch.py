@@ -61,6 +61,9 @@ class Conversion:
             raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
         if not _VERSION.fullmatch(self.version):
             raise UsageError(f"--version: expected MAJOR.MINOR.PATCH such as 1.0.0, found {self.version!r}")
+        for name, path in (("INPUT", self.source), ("OUTPUT_ROOT", self.output_root)):
+            if "://" in path:
+                raise UsageError(f"{name} {path}: expected a folder that every worker has mounted, found an address")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
         for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
