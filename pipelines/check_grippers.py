@@ -48,13 +48,11 @@ def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> l
         return []
     closed_start = float(np.mean([m.starts_closed for m in motions]))
     starts = f"{closed_start:.0%} of the episodes start closed"
-    if agree + against >= 3 and against > 0.7 * (agree + against):
+    if agree + against >= 2 and against > 0.7 * (agree + against):
         where = [m.where for m in motions if m.against > m.agree]
         evidence = f"fingers moved against {against} of {agree + against} commands, and by the state {starts}"
         side = "state" if closed_start > 0.5 else "action"
         return [finding("gripper_polarity", "error", scope, evidence, _advice(f"the {side}'s"), where)]
-    if not any(m.is_measured for m in motions):
-        return _unmeasured(scope, motions, closed_start, starts)
     open_rest, closed_rest = (_mean([getattr(m, side) for m in motions]) for side in ("open_rest", "closed_rest"))
     if open_rest > 0.15 and open_rest > closed_rest + 0.1 and closed_start > 0.6:
         evidence = (
@@ -63,15 +61,12 @@ def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> l
         )
         where = [m.where for m in motions]
         return [finding("gripper_polarity", "error", scope, evidence, _advice("the state's and the action's"), where)]
+    if len(motions) >= 10 and closed_start > 0.9:
+        measured = "measured" if all(m.is_measured for m in motions) else "not measured"
+        evidence = f"{starts}; the fingers are {measured}, and nothing else speaks for or against it"
+        where = [m.where for m in motions if m.starts_closed]
+        return [finding("gripper_polarity", "warning", scope, evidence, _advice("the"), where)]
     return []
-
-
-def _unmeasured(scope: str, motions: Sequence[GripperMotion], closed_start: float, starts: str) -> list[Finding]:
-    if len(motions) < 10 or closed_start < 0.9:
-        return []
-    evidence = f"by the command {starts}; the fingers are not measured"
-    where = [m.where for m in motions if m.starts_closed]
-    return [finding("gripper_polarity", "warning", scope, evidence, _advice("the action's"), where)]
 
 
 def _advice(whose: str) -> str:
