@@ -152,7 +152,8 @@ def flag_sentences(plan: Plan) -> list[str]:
 def row(plan: Plan, group: Group) -> tuple[str, ...]:
     """A group's cells under `HEADER`."""
     return (
-        group.name, _known(f"{group.n_episodes:,}"), f"{group.n_steps:,}", _known(f"{group.hours:.1f}"), f"{100 * group.raw_share:.2f}",
+        group.name, _known(group.n_episodes, ",d"), f"{group.n_steps:,}", _known(group.hours, ",.1f"),
+        f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
         "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}", _epochs(plan, group),
         _percent(group.language), _percent(group.segments), _cameras(group), _ranges(group.slots),
@@ -164,9 +165,9 @@ def _epochs(plan: Plan, group: Group) -> str:
     return "-" if plan.draws is None else f"{group.effective_epochs(plan.draws):.3g}"
 
 
-def _known(number: str) -> str:
+def _known(value: float, form: str) -> str:
     """A number that published sizes may lack: 0 is unknown."""
-    return "-" if number in ("0", "0.0") else number
+    return format(value, form) if value else "-"
 
 
 def _percent(part: float | None) -> str:
