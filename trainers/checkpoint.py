@@ -119,7 +119,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
         except Exception as error:  # orbax and TensorStore raise bare Exception on unreadable arrays
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: {reason[0][:300]}") from error
+            raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: {reason[0][:120]}") from error
 
     def _set_aside(self, step: int) -> None:
         aside = self.directory.with_name("checkpoints-damaged")
