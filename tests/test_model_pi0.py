@@ -30,7 +30,7 @@ CONFIG = Pi0Config(
     horizon=5,
     max_tokens=6,
 )
-PARAMS = policy.init_params(CONFIG, jax.random.key(0))
+PARAMS = jax.jit(policy.init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 def observation(batch: int = 2, cameras: tuple[str, ...] = CAMERAS) -> Observation:
