@@ -33,7 +33,7 @@ action: {horizon: 10, mode: relative_to_first_state, normalization: quantile}
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
     (tmp_path / "toy" / "1.0.0").mkdir(parents=True)
-    store_dataset(tmp_path / "toy" / "1.0.0", [[make_episode(number, t=8) for number in range(8)]])
+    store_dataset(tmp_path / "toy" / "1.0.0", {"train": [[make_episode(number, t=8) for number in range(8)]]})
     (tmp_path / "mixture.yaml").write_text(SPEC)
     return tmp_path / "mixture.yaml"
 
