@@ -9,7 +9,8 @@ from typing import Any
 
 _EPILOG = """a tour:
   embodimix annotate propose data/in_house/1.0.0
-  embodimix annotate review data/in_house/1.0.0
+  embodimix annotate label data/in_house/1.0.0 --url http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
+  embodimix annotate review data/in_house/1.0.0 --table data/in_house/1.0.0/segments/Qwen2.5-VL-7B-Instruct.parquet
   embodimix annotate agree data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
   embodimix annotate merge data/in_house/1.0.0 data/in_house/1.0.0/segments/*.parquet
 """
@@ -21,6 +22,18 @@ _AGREE = """example:
   embodimix annotate agree data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --min-kappa 0.7
   writes agreement.html and agreement.json beside the first table
 Exit code 1 where an agreement lies under its threshold.
+"""
+_LABEL = """examples:
+  embodimix annotate label data/in_house/1.0.0 --backend rules
+  embodimix annotate label data/in_house/1.0.0 --url http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct \\
+      --estimate
+  embodimix annotate label data/in_house/1.0.0 --url https://api.example.com/v1 --model vlm --key-variable API_KEY \\
+      --usd-in 2.5 --usd-out 10 --max-usd 40
+  embodimix annotate label data/in_house/1.0.0 --command python my_labeler.py
+writes DATASET/segments/NAME.parquet. Answers are kept in DATASET/segments/answers, so that the command may be repeated:
+it asks only what has no usable answer yet. With --beam the questions are asked by a Beam job, and options that are not
+listed here go to Beam.
+Exit code 1 where questions had no usable answer (NAME.dead_letters.jsonl) or the budget ended.
 """
 _REVIEW = """example:
   embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
@@ -37,8 +50,8 @@ Exit code 1 where people disagree and nobody has adjudicated: see --prefer and -
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     annotate = commands.add_parser(
-        "annotate", help="segment annotations: propose, review, agree, merge", epilog=_EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "annotate", help="segment annotations: propose, label, review, agree, merge", epilog=_EPILOG,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
     propose = _add(actions, "propose", "cut every episode into segments of about 2 s by its movement", _PROPOSE)
@@ -52,6 +65,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for name, what in (("f1", "boundary F1 at 0.25 s"), ("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
         agree.add_argument(f"--min-{name}", type=float, metavar="X", help=f"least {what}")
     agree.set_defaults(run=_agree)
+    label = _add(actions, "label", "say in words what happens in each segment", _LABEL)
+    _add_label_options(label)
     review = _add(actions, "review", "look at segments in the browser, correct them, finish episodes", _REVIEW)
     review.add_argument("--table", nargs="+", default=[], type=Path, metavar="TABLE", help="show these as lanes too")
     review.add_argument("--out", type=Path, metavar="DIR", help="where the work is kept; DATASET/segments")
@@ -70,6 +85,25 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--conflicts", choices=("fail", "latest"), default="fail", help="where people disagree: fail, or the newest"
     )
     merge.set_defaults(run=_merge)
+
+
+def _add_label_options(label: argparse.ArgumentParser) -> None:
+    label.add_argument("--backend", choices=("rules", "http", "command"), help="told by --url or --command unless said")
+    label.add_argument("--table", type=Path, metavar="TABLE", help="label these segments, not those in the shards")
+    label.add_argument("--url", default="", help="an endpoint with the chat-completions protocol")
+    label.add_argument("--model", default="", help="the model's name at that endpoint")
+    label.add_argument("--key-variable", default="", metavar="NAME", help="environment variable that holds the key")
+    label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program, JSON both ways")
+    label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
+    label.add_argument("--out", type=Path, metavar="DIR", help="where table and answers go; DATASET/segments")
+    label.add_argument("--workers", type=int, default=4, help="questions under way at once (4)")
+    label.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="questions a minute (no limit)")
+    label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
+    label.add_argument("--usd-out", type=float, default=0.0, metavar="X", help="price of a million tokens received")
+    label.add_argument("--max-usd", type=float, metavar="X", help="stop before more than this is spent")
+    label.add_argument("--estimate", action="store_true", help="say what it would take, and ask nothing")
+    label.add_argument("--beam", action="store_true", help="ask by a Beam job")
+    label.set_defaults(run=_label, takes_beam_options=True)
 
 
 def _add(actions: Any, name: str, about: str, epilog: str) -> argparse.ArgumentParser:
@@ -133,6 +167,12 @@ def _agree(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([*to_lines(agreement), *shortfalls, f"wrote {out / 'agreement.html'}"]))
     return 1 if shortfalls else 0
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from annotation_tools.label_command import run_label
+
+    return run_label(arguments)
 
 
 def _review(arguments: argparse.Namespace) -> int:

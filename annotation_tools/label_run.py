@@ -146,7 +146,7 @@ def estimate_run(
 def label_run(
     store: EpisodeStore, labeler: Labeler, proposals: Sequence[tuple[str, Sequence[Segment]]], cache: AnswerCache,
     limits: Limits, created: str, tool_version: str, *, clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep, on_done: Callable[[str], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep, on_done: Callable[[str], object] = lambda _: None,
 ) -> Outcome:  # fmt: skip
     """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
 

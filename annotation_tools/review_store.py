@@ -65,8 +65,8 @@ class Work:
 
 def check_annotator(name: str) -> str:
     """Returns the name if it can be an annotator's and a file's. Raises UsageError otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", name):
-        raise UsageError(f"annotator: expected 1 to 40 of A-Z a-z 0-9 _ -, found {name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
+        raise UsageError(f"annotator: expected 1 to 40 of A-Z a-z 0-9 . _ -, found {name!r}")
     return name
 
 

@@ -142,3 +142,38 @@ def test_agree_of_one_annotator_is_wrong_use(dataset: Path, capsys: pytest.Captu
     write_segments(dataset / "ann.parquet", table_of(EpisodeStore(dataset), "ann", 0, "lift"))
     assert main(["annotate", "agree", str(dataset), str(dataset / "ann.parquet")]) == 2
     assert "expected two annotators or more with an episode in common" in capsys.readouterr().err
+
+
+def test_label_by_rules_writes_a_table_and_keeps_answers(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["annotate", "label", str(dataset), "--backend", "rules"]
+    assert main(arguments) == 0
+    assert "2 of 2 episodes labelled, 2 questions asked" in capsys.readouterr().out
+    table = read_segments(dataset / "segments" / "rules.parquet")
+    assert {(a.segment.source, a.annotator) for a in table} == {("model", "rules")}
+    assert main(arguments) == 0
+    assert "2 known already" in capsys.readouterr().out
+
+
+def test_label_estimate_asks_nothing(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = ["--url", "http://127.0.0.1:9/v1", "--model", "m", "--usd-in", "1", "--estimate"]
+    assert main(["annotate", "label", str(dataset), *url]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("2 episodes, 2 questions, 0 known already; about ") and "USD" in told
+    assert not (dataset / "segments").exists()
+
+
+def test_label_with_failures_ends_with_1_and_names_them(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "label", str(dataset), "--command", "echo", "{}"]) == 1
+    assert "2 questions without a usable answer" in capsys.readouterr().out
+    letters = (dataset / "segments" / "command.dead_letters.jsonl").read_text().splitlines()
+    assert [json.loads(letter)["reason"] for letter in letters] == ["bad answer", "bad answer"]
+
+
+@pytest.mark.parametrize("options", [[], ["--backend", "http"], ["--backend", "rules", "--runner=FnApiRunner"]])
+def test_label_without_a_labeler_or_with_stray_options_is_wrong_use(dataset: Path, options: list[str]) -> None:
+    assert main(["annotate", "label", str(dataset), *options]) == 2
+
+
+def test_a_review_for_other_machines_needs_a_token(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "review", str(dataset), "--host", "0.0.0.0"]) == 2
+    assert "a token of 16 letters or more is needed" in capsys.readouterr().err
