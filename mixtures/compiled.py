@@ -5,6 +5,7 @@ Reading one sample touches a few pages of them; nothing is parsed and memory doe
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import uuid
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.dataset import Dataset, read_info
+from pipelines.dataset import INFO_FILE, Dataset, read_info
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.index import read_fingerprint, read_sidecar
 from pipelines.slots import CAMERAS, N_SLOTS
@@ -163,10 +164,10 @@ class Table:
         return {attribute: self._array(f"{attribute}_code", np.int32) for attribute in CODED}
 
     def _array(self, name: str, kind: Any, width: int | None = None) -> NDArray[Any]:
-        path = self.folder / f"{name}.bin"
-        if path.stat().st_size == 0:
-            return np.empty((0,) if width is None else (0, width), kind)
-        array = np.memmap(path, kind, mode="r").view(np.ndarray)
+        with open(self.folder / f"{name}.bin", "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return np.empty((0,) if width is None else (0, width), kind)
+            array = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
         return array if width is None else array.reshape(-1, width)
 
 
@@ -181,33 +182,36 @@ def open_table(path: str, split: str, cache: Path) -> Table:
     Raises FailedWork for a dataset, shard or sidecar that is missing, incomplete or changed, UsageError for a split
     that the dataset lacks.
     """
-    info, _ = read_info(Path(path))
-    splits = [entry["name"] for entry in info["splits"]]
-    if split not in splits:
-        raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
-    folder = cache / "tables" / _state_of_files(Path(path), split)
-    if not (folder / "table.json").exists():
+    folder = cache / "tables" / _state_of_files(path, split)
+    if not (folder / "table.json").exists() or not os.path.exists(os.path.join(path, INFO_FILE)):
+        info, _ = read_info(Path(path))
+        splits = [entry["name"] for entry in info["splits"]]
+        if split not in splits:
+            raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
         _compile(Dataset.open(path), split, folder)
     table = _load(folder, path)
     for shard, size in zip(table.shards, table.shard_sizes, strict=True):
-        _check_size(Path(shard), size)
+        _check_size(shard, size)
     return table
 
 
-def _state_of_files(path: Path, split: str) -> str:
+def _state_of_files(path: str, split: str) -> str:
     """Names a split by what the file system says of its sidecars, without opening any."""
+    index = os.path.join(path, "index")
     entries = sorted(
         (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-        for entry in os.scandir(path / "index")
+        for entry in (os.scandir(index) if os.path.isdir(index) else ())
         if entry.name.startswith(f"{split}-")
-    ) if (path / "index").is_dir() else []  # fmt: skip
-    return hashlib.sha256(json.dumps([FORMAT, str(path.resolve()), split, entries]).encode()).hexdigest()[:32]
+    )
+    return hashlib.sha256(json.dumps([FORMAT, os.path.realpath(path), split, entries]).encode()).hexdigest()[:32]
 
 
-def _check_size(shard: Path, size: int) -> None:
-    if not shard.exists():
-        raise FailedWork(f"{shard}: expected the shard, found no such file. Copy it again from where it was whole.")
-    found = shard.stat().st_size
+def _check_size(shard: str, size: int) -> None:
+    try:
+        found = os.stat(shard).st_size
+    except FileNotFoundError as error:
+        missing = f"{shard}: expected the shard, found no such file. Copy it again from where it was whole."
+        raise FailedWork(missing) from error
     if found != size:
         raise FailedWork(f"{shard}: expected {size} bytes, found {found}. It changed under its index; copy it again.")
 
@@ -217,7 +221,7 @@ def _load(folder: Path, path: str) -> Table:
     return Table(
         folder=folder, path=path, name=content["name"], version=content["version"], split=content["split"],
         fingerprint=content["fingerprint"], cameras=tuple(content["cameras"]),
-        shards=tuple(str(Path(path) / name) for name in content["shards"]),
+        shards=tuple(os.path.join(path, name) for name in content["shards"]),
         shard_sizes=tuple(content["shard_sizes"]), n_episodes=content["n_episodes"], n_steps=content["n_steps"],
         vocabularies={name: tuple(values) for name, values in content["vocabularies"].items()},
     )  # fmt: skip

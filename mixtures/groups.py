@@ -8,28 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixtures.document import SpecError
 from mixtures.selection import Grouped, Selected, has_language
-from mixtures.weights import Leaf, Share
+from mixtures.spec import Entry, Node, Spec
+from mixtures.weights import Branch, Leaf, Share, resolve_shares
 from pipelines.errors import UsageError
 from pipelines.slots import CAMERAS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class GroupFacts:
     """One task-robot group. n_episodes and n_steps are what training draws from, after filters, caps and holding out.
 
-    share: its share of all draws and how it came about. raw_share: its part of all steps. hours: of recorded time.
-    language: part of the steps whose episode has an instruction or task name; segments: part of the steps with a
-    segment; None where unknown. cameras: part of the episodes that have each camera. slots: action slots in use.
+    place: the path of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
+    ones; min_share, max_epochs: the tightest of theirs. language: part of the steps whose episode has an instruction
+    or task name; segments: part of the steps with a segment; None where unknown. cameras: part of the episodes that
+    have each camera. slots: action slots in use.
     """
 
-    share: Share
-    raw_share: float
+    name: str
+    place: str
     n_episodes: int
     n_steps: int
     n_validation_episodes: int
     n_validation_steps: int
     hours: float
+    multiplier: float
+    min_share: float
+    max_epochs: float | None
     robot: tuple[str, ...]
     control_hz: tuple[float, ...]
     norm_keys: tuple[str, ...]
@@ -39,9 +45,13 @@ class Group:
     cameras: Mapping[str, float]
     slots: tuple[int, ...]
 
-    @property
-    def name(self) -> str:
-        return self.share.name
+
+@dataclass(frozen=True, kw_only=True)
+class Group(GroupFacts):
+    """A group with its share of all draws and how it came about; raw_share is its part of all steps."""
+
+    share: Share
+    raw_share: float
 
     @property
     def probability(self) -> float:
@@ -80,51 +90,83 @@ class SplitIndex:
         return episode, step
 
 
-def leaf_of(group: Grouped, draws: int | None) -> Leaf:
-    """The numbers of a group that decide its share.
+def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tuple[Branch, tuple[Group, ...]]:
+    """Gives every group its share; returns the tree that the shares follow from, too.
 
-    The multiplier of a group that several datasets make up is their mean by steps; of their bounds the tightest hold.
-    Raises UsageError for max_epochs where the number of draws is not known.
+    draws: samples that training will draw. Raises UsageError where max_epochs is used and draws is None, where bounds
+    cannot be met, or where two groups have one name.
     """
-    steps = np.array([part.counts.sum() for part in group.train], np.float64)
-    entries = [part.entry for part in group.train]
-    multiplier = float(steps @ [entry.multiplier for entry in entries] / steps.sum())
-    limits = [entry.max_epochs for entry in entries if entry.max_epochs is not None]
-    if limits and draws is None:
-        limited = next(entry for entry in entries if entry.max_epochs is not None)
-        raise UsageError(f"{limited.mark}: max_epochs needs the number of draws; give `draws:` in the spec or --draws")
-    upper = min(min(limits) * steps.sum() / draws, 1.0) if limits and draws else 1.0
-    counts = {
-        "steps": steps.sum(), "hours": _hours(group.train), "episodes": sum(len(part.rows) for part in group.train)
-    }  # fmt: skip
-    lower = max(entry.min_share for entry in entries)
-    return Leaf(
-        name=group.name, count=float(counts[group.node.weighting.count]), multiplier=multiplier, lower=lower,
-        upper=float(upper),
+    if draws is None:
+        limited = next((entry for entry in spec.root.all_entries() if entry.max_epochs is not None), None)
+        if limited:
+            message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
+            raise SpecError(limited.mark, message)
+    places: dict[str, list[GroupFacts]] = {}
+    for group in facts:
+        places.setdefault(group.place, []).append(group)
+    tree = _branch(spec.root, "", places, draws)
+    shares = {share.name: share for share in resolve_shares(tree)}
+    if len(shares) < len(facts):
+        raise UsageError(f"{spec.path}: two groups have one name; give their parts other names than {list(shares)}")
+    all_steps = sum(group.n_steps for group in facts)
+    groups = (Group(**vars(group), share=shares[group.name], raw_share=group.n_steps / all_steps) for group in facts)
+    return tree, tuple(groups)
+
+
+def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], draws: int | None) -> Branch:
+    own = [_leaf(group, node.weighting.count, draws) for group in places.get(path, ())] if node.entries else []
+    inner = [_branch(child, f"{path}/{child.name}" if path else child.name, places, draws) for child in node.nodes]
+    return Branch(
+        name=node.name, alpha=node.weighting.alpha, share=node.share, multiplier=node.multiplier,
+        children=(*own, *inner),
     )  # fmt: skip
 
 
-def summarize_group(group: Grouped, share: Share, all_steps: int) -> Group:
-    """A group's numbers for people and for the stream. all_steps: training steps of the whole mixture."""
+def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
+    """The numbers of a group that decide its share."""
+    upper = 1.0
+    if group.max_epochs is not None and draws is not None:
+        upper = min(group.max_epochs * group.n_steps / draws, 1.0)
+    counts = {"steps": group.n_steps, "hours": group.hours, "episodes": group.n_episodes}
+    if counts[count] <= 0:
+        raise UsageError(f"group {group.name!r}: expected its {count}, by which the spec counts, found none")
+    return Leaf(
+        name=group.name, count=float(counts[count]), multiplier=group.multiplier, lower=group.min_share, upper=upper
+    )
+
+
+def facts_of(group: Grouped) -> GroupFacts:
+    """A group's numbers."""
     train = group.train
-    n_episodes = sum(len(part.rows) for part in train)
-    n_steps = _n_steps(train)
+    n_episodes, n_steps = sum(len(part.rows) for part in train), _n_steps(train)
     cameras = np.sum([part.table.camera_mask[part.rows].sum(axis=0) for part in train], axis=0)
     slots = np.any([part.table.action_mask[part.rows].any(axis=0) for part in train], axis=0)
     spoken = sum(int(part.counts[has_language(part.table)[part.rows]].sum()) for part in train)
     segmented = sum(int(part.table.n_segmented[part.rows].sum()) for part in train)
     recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in train)
-    return Group(
-        share=share, raw_share=n_steps / all_steps, n_episodes=n_episodes, n_steps=n_steps,
+    return GroupFacts(
+        name=group.name, place=group.place, n_episodes=n_episodes, n_steps=n_steps,
         n_validation_episodes=sum(len(part.rows) for part in group.validation),
-        n_validation_steps=_n_steps(group.validation), hours=_hours(train), robot=_values(train, "robot"),
+        n_validation_steps=_n_steps(group.validation), hours=_hours(train),
+        **limits_of([part.entry for part in train], [int(part.counts.sum()) for part in train]),
+        robot=_values(train, "robot"), norm_keys=_values(train, "norm_key"),
         control_hz=tuple(sorted({float(hz) for part in train for hz in np.unique(part.table.control_hz[part.rows])})),
-        norm_keys=_values(train, "norm_key"),
         datasets=tuple(dict.fromkeys(f"{part.table.name}/{part.table.version}" for part in train)),
         language=spoken / n_steps, segments=segmented / recorded,
         cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
         slots=tuple(np.flatnonzero(slots).tolist()),
     )  # fmt: skip
+
+
+def limits_of(entries: Sequence[Entry], steps: Sequence[int]) -> dict[str, Any]:
+    """The multiplier and bounds of a group that several entries make up, with so many steps of each."""
+    epochs = [entry.max_epochs for entry in entries if entry.max_epochs is not None]
+    weighted = sum(entry.multiplier * n for entry, n in zip(entries, steps, strict=True))
+    return {
+        "multiplier": weighted / sum(steps),
+        "min_share": max(entry.min_share for entry in entries),
+        "max_epochs": min(epochs) if epochs else None,
+    }
 
 
 def split_index(groups: Sequence[Sequence[Selected]], numbers: Mapping[int, int]) -> SplitIndex:

@@ -1,7 +1,7 @@
 """An opened mixture: its groups and shares, what each split holds, merged statistics, and its lock."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from mixtures.actions import Normalizer
 from mixtures.compiled import Table, cache_folder, open_table
 from mixtures.document import SpecError
-from mixtures.groups import Group, SplitIndex, leaf_of, split_index, summarize_group
+from mixtures.groups import Group, SplitIndex, share_out
 from mixtures.locks import compare_locks, make_lock
 from mixtures.relative import relative_statistics
-from mixtures.selection import Grouped, select_groups
-from mixtures.spec import Entry, Node, Spec, load_spec
-from mixtures.weights import Branch, Leaf, resolve_shares
+from mixtures.resolved import resolve
+from mixtures.spec import Entry, Spec, load_spec
+from mixtures.weights import Branch
 from pipelines.errors import EmbodimixError, FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS
-from pipelines.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
+from pipelines.statistics import NormStatistics, load_statistics, save_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,51 +123,21 @@ def open_mixture(
     spec = load_spec(path, root)
     cache = cache_folder(cache)
     tables = _open_tables(spec, cache)
-    grouped = select_groups(spec, tables)
+    resolved = resolve(spec, tables, cache)
     draws = draws or spec.draws
-    tree = _tree_of(spec, grouped, draws)
-    groups = _shared_out(tree, grouped)
-    numbers = {id(table): i for i, table in enumerate(tables.values())}
-    keys = sorted({key for group in groups for key in group.norm_keys})
-    absolute = _merged_statistics(spec, tables, keys)
-    parts = {key: _parts(key, tables.values()) for key in keys}
-    used = dict(absolute)
-    if spec.action.mode == "relative_to_first_state":
-        used = relative_statistics(absolute, tuple(tables.values()), parts, spec.action.horizon, cache)
+    tree, groups = share_out(spec, resolved.facts, draws)
+    used = dict(resolved.statistics)
+    action = spec.action
+    if action.mode == "relative_to_first_state":
+        used = relative_statistics(used, tuple(tables.values()), resolved.parts, action.horizon, cache)
     if statistics is not None:
         used |= {key: value for key, value in load_statistics(statistics).items() if key in used}
-    action = spec.action
     return Mixture(
-        spec=spec, draws=draws, tables=tuple(tables.values()), tree=tree, groups=groups,
-        splits={
-            "train": split_index([group.train for group in grouped], numbers),
-            "validation": split_index([group.validation for group in grouped], numbers),
-        },
-        statistics=used, absolute_statistics=absolute, parts=parts,
-        normalizer=Normalizer(statistics=used, parts=parts, mode=action.mode, normalization=action.normalization),
-    )  # fmt: skip
-
-
-def _tree_of(spec: Spec, grouped: Sequence[Grouped], draws: int | None) -> Branch:
-    by_node: dict[int, list[Leaf]] = {}
-    for group in grouped:
-        by_node.setdefault(id(group.node), []).append(leaf_of(group, draws))
-    return share_tree(spec.root, by_node)
-
-
-def _shared_out(tree: Branch, grouped: Sequence[Grouped]) -> tuple[Group, ...]:
-    """Gives every group its share."""
-    shares = {share.name: share for share in resolve_shares(tree)}
-    all_steps = sum(int(part.counts.sum()) for group in grouped for part in group.train)
-    return tuple(summarize_group(group, shares[group.name], all_steps) for group in grouped)
-
-
-def share_tree(node: Node, leaves: Mapping[int, Sequence[Leaf]]) -> Branch:
-    """The tree of shares of a spec; leaves: the numbers of the groups of each node, by the node's `id`."""
-    inner = tuple(share_tree(child, leaves) for child in node.nodes)
-    return Branch(
-        name=node.name, alpha=node.weighting.alpha, share=node.share, multiplier=node.multiplier,
-        children=(*leaves.get(id(node), ()), *inner),
+        spec=spec, draws=draws, tables=tuple(tables.values()), tree=tree, groups=groups, splits=resolved.splits,
+        statistics=used, absolute_statistics=resolved.statistics, parts=resolved.parts,
+        normalizer=Normalizer(
+            statistics=used, parts=resolved.parts, mode=action.mode, normalization=action.normalization
+        ),
     )  # fmt: skip
 
 
@@ -197,32 +167,3 @@ def _near_folders(path: Path) -> str:
         return ""
     folders = [p.name for p in missing.parent.iterdir() if p.is_dir()]
     return f". In {missing.parent}: {nearest(missing.name, folders)}" if folders else f". {missing.parent} is empty"
-
-
-def _merged_statistics(
-    spec: Spec, tables: Mapping[tuple[str, str], Table], keys: Sequence[str]
-) -> dict[str, NormStatistics]:
-    """The statistics of all datasets of a mixture, merged by norm key. Raises FailedWork where some are missing."""
-    loaded: dict[str, dict[str, NormStatistics]] = {}
-    for entry in spec.root.all_entries():
-        file = Path(entry.path) / "statistics.json"
-        if entry.path not in loaded:
-            loaded[entry.path] = load_statistics(file)
-        missing = set(tables[entry.path, entry.split].vocabularies["norm_key"]) - set(loaded[entry.path])
-        if missing:
-            raise FailedWork(f"{entry.mark}: {file}: expected statistics of {', '.join(sorted(missing))}, found none")
-    merged = merge_statistics(list(loaded.values()))
-    return {key: merged[key] for key in keys}
-
-
-def _parts(norm_key: str, tables: Iterable[Table]) -> dict[str, tuple[int, ...]]:
-    """The action slots of each part of the robots of a norm key: all that any episode names."""
-    parts: dict[str, set[int]] = {}
-    for table in tables:
-        if norm_key not in table.vocabularies["norm_key"]:
-            continue
-        mine = table.codes("norm_key") == table.vocabularies["norm_key"].index(norm_key)
-        for code in np.unique(table.codes("parts")[mine]):
-            for part, slots in json.loads(table.vocabularies["parts"][code]).items():
-                parts.setdefault(part, set()).update(slots)
-    return {part: tuple(sorted(slots)) for part, slots in parts.items()}

@@ -45,11 +45,10 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped:
-    """One group: its name, the node that holds it, and its train and validation episodes by entry."""
+    """One group: its name, the path of the node that holds it, and its train and validation episodes by entry."""
 
     name: str
-    node: Node
-    key: tuple[tuple[str, str], ...]
+    place: str
     train: tuple[Selected, ...]
     validation: tuple[Selected, ...]
 
@@ -197,10 +196,7 @@ def _group(path: str, node: Node, selected: Sequence[Selected]) -> Iterator[Grou
             members.setdefault(name, []).append(part.take(order[edges[i] : edges[i + 1]]))
     for name, parts in sorted(members.items()):
         label = "@".join(value or "untitled" for value in name)
-        yield Grouped(
-            name=f"{path}/{label}" if path else label, node=node, key=tuple(zip(keys, name, strict=True)),
-            train=tuple(parts), validation=(),
-        )  # fmt: skip
+        yield Grouped(name=f"{path}/{label}" if path else label, place=path, train=tuple(parts), validation=())
 
 
 def _split(group: Grouped, rule: ValidationRule) -> Grouped:
@@ -220,7 +216,7 @@ def _split(group: Grouped, rule: ValidationRule) -> Grouped:
         for parts, chosen in ((train, ~mine), (validation, mine)):
             if chosen.any():
                 parts.append(part.take(np.flatnonzero(chosen)))
-    return Grouped(name=group.name, node=group.node, key=group.key, train=tuple(train), validation=tuple(validation))
+    return Grouped(name=group.name, place=group.place, train=tuple(train), validation=tuple(validation))
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

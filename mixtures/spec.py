@@ -233,10 +233,14 @@ def _included(include: Located, file: Path, context: _Context) -> Node:
 
 def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
     entries = [_entry(item, context) for item in document.plain("datasets", [])]
-    for i, entry in enumerate(entries):
-        for other in entries[:i]:
-            if replace(entry, mark=other.mark) == other:
-                raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
+    seen: dict[tuple[object, ...], Entry] = {}
+    for entry in entries:
+        rules = tuple(
+            (rule.keep, rule.predicate, rule.values, rule.min_steps, rule.max_steps) for rule in entry.filters
+        )
+        other = seen.setdefault((entry.path, entry.split, rules), entry)
+        if other is not entry:
+            raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
     return tuple(entries)
 
 

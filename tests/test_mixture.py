@@ -10,7 +10,7 @@ import pytest
 from mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.selection import episode_words
+from mixtures.selection import episode_words, select_groups
 from pipelines.errors import FailedWork, UsageError
 from pipelines.statistics import load_statistics
 
@@ -229,3 +229,27 @@ def test_statistics_of_another_version_are_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("embodimix.statistics/v1", "embodimix.statistics/v9"))
     with pytest.raises(FailedWork, match="expected schema 'embodimix.statistics/v1', found 'embodimix.statistics/v9'"):
         opened(tmp_path, "datasets: [{path: a/1.0.0}]\n")
+
+
+def test_opening_again_resolves_nothing_until_the_data_or_the_spec_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_dataset(tmp_path, "a", [make_episode(i) for i in range(4)], n_shards=1)
+    first = opened(tmp_path, "datasets: [{path: a/1.0.0}]\nfilters: [{drop: idle}]\n")
+    calls = []
+    monkeypatch.setattr("mixtures.resolved.select_groups", lambda *args: calls.append(1) or select_groups(*args))
+    again = opened(tmp_path, "# moved down a line\ndatasets: [{path: a/1.0.0}]\nfilters: [{drop: idle}]\n")
+    assert again.groups == first.groups and not calls
+    assert np.array_equal(again.splits["train"].steps, first.splits["train"].steps)
+    opened(tmp_path, "datasets: [{path: a/1.0.0}]\n")
+    shutil.rmtree(folder.parent)
+    write_dataset(tmp_path, "a", [make_episode(i) for i in range(5)], n_shards=1)
+    changed = opened(tmp_path, "datasets: [{path: a/1.0.0}]\nfilters: [{drop: idle}]\n")
+    assert changed.groups[0].n_episodes == 5 and len(calls) == 2
+
+
+def test_two_groups_with_one_name_are_refused(folder: Path) -> None:
+    data = "weighting: {group_by: [dataset]}, datasets: [{path: a/1.0.0}]"
+    body = f"groups:\n  - {{name: x, groups: [{{name: y, {data}}}]}}\n  - {{name: x/y, {data}}}\n"
+    with pytest.raises(UsageError, match="two groups have one name"):
+        opened(folder, body)
