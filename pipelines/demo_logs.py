@@ -1,10 +1,12 @@
 """The demo's native logs: which demonstrations are made, and their `inhouse_log/v1` and RLDS forms."""
 
-from collections.abc import Iterable, Iterator
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -60,6 +62,7 @@ FULL = (
 QUICK = tuple(
     replace(series, episodes=max(8, series.episodes // 4), failures=min(1, series.failures)) for series in FULL
 )
+PLANS = {"full": FULL, "quick": QUICK}
 
 
 def recordings(series: Series, seed: int, number: int) -> Iterator[tuple[Recording, Flaw]]:
@@ -143,6 +146,18 @@ def write_rlds(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
     info.set_splits(tfds.core.splits.SplitDict([split]))
     info.write_to_directory(folder)
     return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes the logs of one format: `python -m pipelines.demo_logs ROOT FORMAT PLAN SEED`."""
+    parser = argparse.ArgumentParser(description="Write demonstrations of the demo's world as native logs.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("format", choices=get_args(Format))
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("seed", type=int)
+    parsed = parser.parse_args(arguments)
+    for line in write_logs(parsed.root, PLANS[parsed.plan], parsed.seed, parsed.format):
+        print(json.dumps(line))
 
 
 def _inhouse_attributes(recording: Recording, start: datetime) -> dict[str, Any]:
@@ -247,3 +262,7 @@ def _bridge_example(recording: Recording, number: int) -> dict[str, Any]:
         for k, world in enumerate(recording.at_control_steps())
     ]  # fmt: skip
     return {"steps": steps, "episode_metadata": {"file_path": f"drawn/{number:04d}", "episode_id": number}}
+
+
+if __name__ == "__main__":
+    main()

@@ -22,11 +22,11 @@ from pipelines.demo_world import (
 
 Task = Literal["lift_one", "lift_one_of_two", "lift_box", "drive_and_lift_box"]
 
-CUBE_M = 0.10
+CUBE_M = 0.12
 BOX = Item(colour="orange", size=(0.12, 0.34, 0.10), handles=((0.0, 0.15, 0.0), (0.0, -0.15, 0.0)))
 HOME = (0.28, 0.0, 0.24)
 HOVER_M = 0.12
-LIFT_M = 0.20
+LIFT_M = 0.18
 NEAR_M, FAR_M, SIDE_M = 0.30, 0.50, 0.22
 
 
@@ -67,7 +67,7 @@ def draw_scene(task: Task, colours: Sequence[str], random: np.random.Generator) 
     places = [_place(random)]
     while len(places) < len(colours):
         place = _place(random)
-        if min(np.linalg.norm(place - other) for other in places) > 1.8 * CUBE_M:
+        if min(np.linalg.norm(place - other) for other in places) > 1.6 * CUBE_M:
             places.append(place)
     items = tuple(Item(colour=colour, size=(CUBE_M, CUBE_M, CUBE_M)) for colour in colours)
     return Scene(items=items, target=0, task=f"lift the {colours[0]} cube"), np.stack(places)
@@ -99,8 +99,8 @@ def scripted_commands(
     item = scene.items[scene.target]
     handles = world_to_base(base, state.items[scene.target] + np.array(item.handles)) + np.array([0.0, miss_m, 0.0])
     up, over = np.array([0.0, 0.0, LIFT_M]), np.array([0.0, 0.0, HOVER_M])
-    phases = ((1.1, handles + over, 0.0), (0.5, handles, 0.0), (0.4, handles, 1.0), (0.7, handles + up, 1.0),
-              (0.25, handles + up, 1.0))  # fmt: skip
+    phases = ((1.5, handles + over, 0.0), (0.5, handles, 0.0), (0.35, handles, 1.0), (0.55, handles + up, 1.0),
+              (0.2, handles + up, 1.0))  # fmt: skip
     start = hand_positions(body, state.joints)
     for duration_s, goal, gripper in phases:
         n = max(1, round(duration_s * tempo * body.control_hz))

@@ -53,3 +53,9 @@ def test_time_quantiles_equal_the_recorded_ones(shared: Path) -> None:
     np.testing.assert_allclose(
         np.quantile(time, case["beta_q"][inner]), case["beta_quantiles_analytic"][inner], atol=4e-3
     )
+
+
+def test_shifted_times_lie_nearer_to_noise_and_keep_their_ends() -> None:
+    plain, shifted = (np.asarray(flow.sample_time(jax.random.key(0), 1000, shift)) for shift in (1.0, 9.0))
+    np.testing.assert_allclose(shifted, 9 * plain / (1 + 8 * plain), rtol=1e-6)
+    assert shifted.max() <= 1.0 and shifted.min() > plain.min()

@@ -73,6 +73,7 @@ class RunConfig:
     model: the name given; policy: the sizes it stands for, with changes.
     steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
     loss: 'masked' counts only real slots and steps inside the episode; 'openpi' averages over all of them.
+    flow_time_shift: moves flow times toward noise (`model.flow.sample_time`); 1 as published.
     freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are.
     log_every: steps between lines of metrics.
     """
@@ -89,6 +90,7 @@ class RunConfig:
     accumulate: int = 1
     seed: int = 0
     loss: Loss = "masked"
+    flow_time_shift: float = 1.0
     freeze: tuple[str, ...] = ()
     log_every: int = 1
     optimizer: OptimizerConfig
@@ -97,6 +99,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        _require(self.flow_time_shift > 0, "flow_time_shift", "a positive number", self.flow_time_shift)
         divides = self.batch_size % self.accumulate == 0
         _require(divides, "batch_size", f"a multiple of accumulate ({self.accumulate})", self.batch_size)
 

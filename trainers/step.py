@@ -95,13 +95,13 @@ def element_weights(loss: Loss, action_mask: jax.Array, chunk_mask: jax.Array) -
     return chunk_mask.astype(jnp.float32)[:, :, None] * slots[:, None, :]
 
 
-def draw_noise(key: jax.Array, batch: TrainBatch, loss: Loss) -> tuple[jax.Array, jax.Array]:
+def draw_noise(key: jax.Array, batch: TrainBatch, loss: Loss, time_shift: float = 1.0) -> tuple[jax.Array, jax.Array]:
     """Returns noise [b, h, d] and flow time [b]; with the masked loss, slots that a robot lacks get no noise."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, batch.actions.shape, jnp.float32)
     if loss == "masked":
         noise = noise * batch.action_mask[:, None, :]
-    return noise, flow.sample_time(time_key, batch.actions.shape[0])
+    return noise, flow.sample_time(time_key, batch.actions.shape[0], time_shift)
 
 
 def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepReport]]:
@@ -136,7 +136,7 @@ def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, jax.Array]
     """Returns the function (params, batch, key) -> loss of each sample [b], without a gradient."""
 
     def flow_loss(params: Tree, batch: TrainBatch, key: jax.Array) -> jax.Array:
-        noise, time = draw_noise(key, batch, config.loss)
+        noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
         weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
         squared = policy.loss_elements(config.policy, params, batch.observation, batch.actions, noise, time)
         return _sample_mean(squared, weights)
@@ -148,7 +148,7 @@ def _gradients(
     config: RunConfig, state: TrainState, batch: TrainBatch, key: jax.Array
 ) -> tuple[Tree, jax.Array, jax.Array]:
     """Gradients of the weighted mean over the whole batch, its loss, and each sample's, part by part."""
-    noise, time = draw_noise(key, batch, config.loss)
+    noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
     weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
     total = jnp.maximum(weights.sum(), 1e-6)
 

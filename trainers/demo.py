@@ -1,0 +1,215 @@
+"""The demo: native logs of five robots to a post-trained policy by the commands themselves, and its own checks."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import UsageError
+from pipelines.files import write_atomically
+from trainers.demo_stages import Runner, Stage
+
+SCHEMA = "embodimix.demo/v1"
+PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
+MADE = ("logs", "data", "runs", "stages", "pretrain.yaml", "posttrain.yaml", "plan.json", "results.json", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """One native log and the dataset it becomes."""
+
+    format: str
+    logs: str
+    name: str
+    adapter: str | None = None
+
+
+CONVERSIONS = (
+    Conversion(format="zarr", logs="in_house", name="in_house"),
+    Conversion(format="rlds", logs="rlds/bridge_orig/1.0.0", name="widowx_rlds", adapter="bridge_orig"),
+    Conversion(format="droid", logs="droid", name="franka_droid"),
+    Conversion(format="bridge", logs="bridge", name="widowx_raw"),
+)
+VERSION = "1.0.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much the demo does. plan: the demonstrations, in `pipelines.demo_logs`."""
+
+    plan: str
+    pretrain_steps: int
+    posttrain_steps: int
+    batch_size: int
+    eval_samples: int
+
+
+FULL = Scale(plan="full", pretrain_steps=900, posttrain_steps=500, batch_size=32, eval_samples=128)
+QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32)
+
+# Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
+FLOW_TIME_SHIFT = 10.0
+
+PRETRAIN = """\
+# Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.
+schema: embodimix.mixture/v1
+name: demo_pretrain
+seed: {seed}
+weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
+groups:
+  - name: open_data
+    datasets:
+      - {{path: data/widowx_rlds/1.0.0}}
+      - {{path: data/widowx_raw/1.0.0}}
+      - {{path: data/franka_droid/1.0.0}}
+  - name: in_house
+    datasets:
+      - {{path: data/in_house/1.0.0}}
+filters: [{{drop: idle}}, {{drop: failure}}]
+language: {{segment: 0.2, task: 0.8}}
+validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
+action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
+"""
+POSTTRAIN = """\
+# One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift.
+schema: embodimix.mixture/v1
+name: demo_posttrain
+seed: {seed}
+weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
+datasets:
+  - {{path: data/in_house/1.0.0}}
+filters: [{{keep: {{robot: [ur5e]}}}}, {{drop: idle}}, {{drop: failure}}]
+language: {{segment: 0, task: 1}}
+validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
+action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """One demo in one folder; `run` goes on where an interrupted one stopped."""
+
+    out: Path
+    quick: bool = False
+    seed: int = 0
+
+    @property
+    def scale(self) -> Scale:
+        return QUICK if self.quick else FULL
+
+    def run(self) -> int:
+        """Runs every stage that is not done, writes the page, and returns 1 if one of its own checks fails."""
+        from trainers.demo_report import write_report
+        from trainers.demo_results import findings, read_results
+
+        self._begin()
+        steps = (self._log_stages(), self._convert_stages(), self._plan_stages(), *self._train_stages(),
+                 self._eval_stages())  # fmt: skip
+        runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
+        for stages in steps:
+            runner.run(stages, width=2)
+        results = read_results(self.out, quick=self.quick, seconds=runner.seconds)
+        faults = findings(results)
+        page = write_report(self.out / "report.html", results, faults)
+        print(f"\n{results.summary()}\nresults: {page}", flush=True)
+        for fault in faults:
+            print(f"embodimix demo: not as it should be: {fault}", flush=True)
+        return 1 if faults else 0
+
+    def _begin(self) -> None:
+        """Claims the folder: goes on with the same demo, starts afresh over another one, refuses a stranger's."""
+        marker = self.out / "demo.json"
+        mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": code_hash()}
+        if marker.exists():
+            if json.loads(marker.read_text()) == mine:
+                return
+            print(f"{self.out} holds a demo with other options or other code; starting afresh", flush=True)
+            for name in MADE:
+                path = self.out / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise UsageError(f"--out {self.out}: expected an empty folder or an earlier demo; found other files")
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.out / "pretrain.yaml", PRETRAIN.format(seed=self.seed).encode())
+        write_atomically(self.out / "posttrain.yaml", POSTTRAIN.format(seed=self.seed).encode())
+        write_atomically(marker, json.dumps(mine, indent=1).encode())
+
+    def _log_stages(self) -> list[Stage]:
+        return [
+            Stage(
+                name=f"logs_{conversion.format}", title=f"write {conversion.format} logs",
+                arguments=("pipelines.demo_logs", str(self.out / "logs"), conversion.format, self.scale.plan,
+                           str(self.seed)),
+            )
+            for conversion in CONVERSIONS
+        ]  # fmt: skip
+
+    def _convert_stages(self) -> list[Stage]:
+        return [
+            Stage(
+                name=f"convert_{conversion.format}", title=f"convert {conversion.format} logs",
+                arguments=("trainers.main", "convert", conversion.format, str(self.out / "logs" / conversion.logs),
+                           str(self.out / "data"), "--name", conversion.name, "--version", VERSION,
+                           *(("--adapter", conversion.adapter) if conversion.adapter else ())),
+            )
+            for conversion in CONVERSIONS
+        ]  # fmt: skip
+
+    def _plan_stages(self) -> list[Stage]:
+        draws = self.scale.pretrain_steps * self.scale.batch_size
+        plan = ("trainers.main", "mix", "plan", str(self.out / "pretrain.yaml"), "--draws", str(draws), "--json")
+        return [Stage(name="plan", title="plan the mixture", arguments=plan, output=self.out / "plan.json")]
+
+    def _train_stages(self) -> list[list[Stage]]:
+        common = ("--batch-size", str(self.scale.batch_size), "--seed", str(self.seed), "--set",
+                  f"flow_time_shift={FLOW_TIME_SHIFT}", "--resume")  # fmt: skip
+        pretrain = (
+            "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), "--model", "tiny",
+            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), "--learning-rate", "3e-3", *common,
+        )  # fmt: skip
+        posttrain = (
+            "trainers.main", "train", "posttrain", str(self.out / "posttrain.yaml"), "--init", str(self.pretrained),
+            "--run", str(self.posttrained), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "1e-3",
+            *common,
+        )  # fmt: skip
+        return [
+            [Stage(name="pretrain", title="pretrain on every robot", arguments=pretrain)],
+            [Stage(name="posttrain", title="post-train on one task", arguments=posttrain)],
+        ]
+
+    def _eval_stages(self) -> list[Stage]:
+        """Both policies on the held-out episodes of the post-training mixture; the pretrained one on all robots too."""
+        cases = (
+            ("pretrained_on_all", self.pretrained, "pretrain.yaml"),
+            ("pretrained_on_task", self.pretrained, "posttrain.yaml"),
+            ("posttrained_on_task", self.posttrained, "posttrain.yaml"),
+        )
+        return [
+            Stage(
+                name=f"eval_{name}", title=f"evaluate {name.replace('_', ' ')}",
+                arguments=("trainers.main", "eval", str(run), "--spec", str(self.out / spec), "--samples",
+                           str(self.scale.eval_samples), "--json"),
+                output=self.out / "stages" / f"eval_{name}.json",
+            )
+            for name, run, spec in cases
+        ]  # fmt: skip
+
+    @property
+    def pretrained(self) -> Path:
+        return self.out / "runs" / "pretrained"
+
+    @property
+    def posttrained(self) -> Path:
+        return self.out / "runs" / "posttrained"
+
+
+def code_hash() -> str:
+    """Hash of the code and registries that decide the demo's results."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in (".py", ".yaml"):
+                digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

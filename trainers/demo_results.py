@@ -1,0 +1,227 @@
+"""What a finished demo shows, read from the files that its stages left."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipelines.dataset import Dataset
+from pipelines.demo_logs import PLANS
+from pipelines.index import jpeg_offsets, read_sidecar
+from pipelines.slots import CAMERAS
+
+FRAMES_SHOWN = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One episode as the page shows it: JPEGs per camera over its length, and its segments in seconds."""
+
+    dataset: str
+    robot: str
+    control_mode: str
+    control_hz: float
+    task: str
+    n_steps: int
+    frames: dict[str, tuple[bytes, ...]]
+    segments: tuple[tuple[float, float, str, str], ...]
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_steps / self.control_hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What one dataset kept and what it turned away. rejects: (source key, reason, detail) of whole episodes."""
+
+    name: str
+    episodes: int
+    steps: int
+    robots: tuple[str, ...]
+    rejects: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything on the page. seconds: per stage. drawn: each group's part of what pretraining drew.
+    losses: per run, (step, loss) rows. evals: reports by case."""
+
+    quick: bool
+    seconds: Mapping[str, float]
+    kept: tuple[Kept, ...]
+    shown: tuple[Shown, ...]
+    plan: dict[str, Any]
+    drawn: Mapping[str, float]
+    losses: Mapping[str, np.ndarray]
+    evals: Mapping[str, dict[str, Any]]
+
+    def summary(self) -> str:
+        """The numbers that matter, as a few lines."""
+        head = " ".join(f"{name:>7}" for name in ("hold", "mean", "pre", "post"))
+        lines = [f"{'held-out error, in units of the normalization':<46} {head}"]
+        for row in self.errors:
+            cells = [row.repeat_state, row.mean_action, row.pretrained, row.posttrained]
+            shown = " ".join(f"{'-' if cell is None else format(cell, '.3f'):>7}" for cell in cells)
+            lines.append(f"{row.group:<46} {shown}")
+        kept, lost = sum(k.episodes for k in self.kept), sum(len(k.rejects) for k in self.kept)
+        lines.append(f"{kept} episodes kept, {lost} rejected by name; {sum(self.seconds.values()):.0f} s of stages")
+        return "\n".join(lines)
+
+    @property
+    def errors(self) -> list["GroupError"]:
+        """Per group, the post-trained task first; a group that was not post-trained on has no `posttrained`."""
+        after = {group["name"]: group for group in self.evals["posttrained_on_task"]["groups"]}
+        on_task = {group["name"]: group for group in self.evals["pretrained_on_task"]["groups"]}
+        rest = [g for g in self.evals["pretrained_on_all"]["groups"] if g["name"] not in after and g["samples"]]
+        rows = [_group_error(on_task[name], after[name]) for name in after if after[name]["samples"]]
+        return rows + [_group_error(group, None) for group in rest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupError:
+    """Mean absolute error on held-out episodes of one group, in units of the normalization and, by unit, physical."""
+
+    group: str
+    samples: int
+    repeat_state: float
+    mean_action: float
+    pretrained: float
+    posttrained: float | None
+    physical: tuple[tuple[str, float, float, float, float | None], ...]
+
+
+def read_results(out: Path, *, quick: bool, seconds: Mapping[str, float]) -> Results:
+    """Reads what the stages left under `out`."""
+    datasets = [Dataset.open(path) for path in sorted((out / "data").glob("*/*/"))]
+    evals = {path.stem.removeprefix("eval_"): path for path in (out / "stages").glob("eval_*.json")}
+    return Results(
+        quick=quick,
+        seconds=seconds,
+        kept=tuple(_kept(dataset) for dataset in datasets),
+        shown=tuple(_shown(datasets)),
+        plan=json.loads((out / "plan.json").read_text()),
+        drawn=_drawn(out / "runs" / "pretrained" / "checkpoints"),
+        losses={run.name: _losses(run / "metrics.jsonl") for run in sorted((out / "runs").iterdir())},
+        evals={name: json.loads(path.read_text()) for name, path in evals.items()},
+    )
+
+
+def findings(results: Results) -> list[str]:
+    """What is not as it should be, in sentences. A quick demo trains too shortly to be asked for skill."""
+    faults = [f"{run}: the loss did not fall" for run, rows in results.losses.items() if not _falls(rows)]
+    faults += _miscounted(results)
+    if results.quick:
+        return faults
+    for row in results.errors:
+        best = min(row.repeat_state, row.mean_action)
+        for name, error in (("pretrained", row.pretrained), ("post-trained", row.posttrained)):
+            if error is not None and error >= best:
+                faults.append(
+                    f"{row.group}: expected the {name} policy below {best:.3f}, the better baseline; found {error:.3f}"
+                )
+        if row.posttrained is not None and row.posttrained >= row.pretrained:
+            faults.append(
+                f"{row.group}: expected the post-trained policy below {row.pretrained:.3f}, the pretrained one; "
+                f"found {row.posttrained:.3f}"
+            )
+    return faults
+
+
+def _miscounted(results: Results) -> list[str]:
+    """Every demonstration must be kept or rejected, and only the flawed ones rejected."""
+    plan = PLANS["quick" if results.quick else "full"]
+    written = sum(series.episodes + len(series.flaws) for series in plan)
+    flawed = sum(len(series.flaws) for series in plan)
+    kept, rejected = sum(k.episodes for k in results.kept), sum(len(k.rejects) for k in results.kept)
+    faults = []
+    if kept + rejected != written:
+        found = f"{kept} kept and {rejected} rejected"
+        faults.append(f"episodes: expected {written}, as many as were written; found {found}")
+    if rejected != flawed:
+        faults.append(f"rejects: expected the {flawed} episodes that were broken on purpose; found {rejected}")
+    return faults
+
+
+def _group_error(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> GroupError:
+    scaled = before["normalized_error"]
+    return GroupError(
+        group=before["name"],
+        samples=before["samples"],
+        repeat_state=scaled["repeat_state"],
+        mean_action=scaled["mean_action"],
+        pretrained=scaled["policy"],
+        posttrained=None if after is None else after["normalized_error"]["policy"],
+        physical=tuple(
+            (unit, error["repeat_state"], error["mean_action"], error["policy"],
+             None if after is None else after["error"][unit]["policy"])
+            for unit, error in before["error"].items()
+        ),
+    )  # fmt: skip
+
+
+def _kept(dataset: Dataset) -> Kept:
+    tables = [read_sidecar(path) for split in dataset.splits for path in dataset.sidecars(split)]
+    rows = pq.read_table(dataset.path / "rejects.parquet").to_pylist()
+    whole = [row for row in rows if row["level"] == "episode"]
+    return Kept(
+        name=dataset.name,
+        episodes=sum(table.num_rows for table in tables),
+        steps=sum(sum(table["n_steps"].to_pylist()) for table in tables),
+        robots=tuple(sorted({robot for table in tables for robot in table["robot"].to_pylist()})),
+        rejects=tuple((row["source_key"], row["reason"], row["detail"]) for row in whole),
+    )
+
+
+def _shown(datasets: list[Dataset]) -> list[Shown]:
+    """The first successful episode of each task of each robot, in each dataset."""
+    shown: dict[tuple[str, str, str], Shown] = {}
+    for dataset in datasets:
+        for files in dataset.splits["train"]:
+            for row in read_sidecar(files.sidecar).to_pylist():
+                key = (dataset.name, row["robot"], row["task"])
+                if key not in shown and row["success"] != 0:
+                    shown[key] = _episode(dataset, files.shard, row)
+    return [shown[key] for key in sorted(shown)]
+
+
+def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
+    content, stamps = shard.read_bytes(), row["timestamp_s"]
+    picked = np.linspace(0, row["n_steps"] - 1, FRAMES_SHOWN).round().astype(int)
+    frames = {}
+    for camera, there in zip(CAMERAS, row["camera_mask"], strict=True):
+        if there and camera in dataset.cameras:
+            lengths = np.array(row[f"{camera}_lengths"], np.int64)
+            offsets = jpeg_offsets(row[f"{camera}_base"], lengths)
+            frames[camera] = tuple(content[offsets[k] : offsets[k] + lengths[k]] for k in picked)
+    end_s = stamps[-1] + 1.0 / row["control_hz"]
+    return Shown(
+        dataset=dataset.name, robot=row["robot"], control_mode=row["control_mode"], control_hz=row["control_hz"],
+        task=row["task"], n_steps=row["n_steps"], frames=frames,
+        segments=tuple(
+            (stamps[s["start"]], stamps[s["end"]] if s["end"] < len(stamps) else end_s, s["text"], s["kind"])
+            for s in row["segments"]
+        ),
+    )  # fmt: skip
+
+
+def _drawn(checkpoints: Path) -> dict[str, float]:
+    """Each group's part of the samples that a run counted, from its newest checkpoint."""
+    newest = max((path for path in checkpoints.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    draws = json.loads((newest / "progress" / "metadata").read_text())["draws"]
+    return {group: count / sum(draws.values()) for group, count in draws.items()}
+
+
+def _losses(path: Path) -> np.ndarray:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return np.array([(line["step"], line["loss"]) for line in lines])
+
+
+def _falls(rows: np.ndarray) -> bool:
+    """Whether the last fifth of the losses lies below the first."""
+    fifth = max(1, len(rows) // 5)
+    return bool(rows[-fifth:, 1].mean() < rows[:fifth, 1].mean())
