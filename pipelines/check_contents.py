@@ -64,10 +64,12 @@ def conclude_duplicates(scope: str, found: Sequence[Identity]) -> list[Finding]:
 
 def measure_language(episode: StoredEpisode) -> Language:
     """Returns whether an episode says what is done in it."""
-    texts = (episode.task, *episode.language)
-    return Language(
-        where=episode.where, task=episode.task, says_something=any(_plain(text) not in _PLACEHOLDERS for text in texts)
-    )
+    return Language(where=episode.where, task=episode.task, says_something=says_something(episode))
+
+
+def says_something(episode: StoredEpisode) -> bool:
+    """Whether any text of the episode is more than a placeholder."""
+    return any(_plain(text) not in _PLACEHOLDERS for text in (episode.task, *episode.language))
 
 
 def conclude_language(scope: str, found: Sequence[Language]) -> list[Finding]:

@@ -52,6 +52,10 @@ class Dataset:
             statistics=load_statistics(statistics) if statistics.exists() else {},
         )  # fmt: skip
 
+    @property
+    def n_episodes(self) -> int:
+        return sum(files.n_episodes for shards in self.splits.values() for files in shards)
+
     def sidecars(self, split: str) -> tuple[Path, ...]:
         """The sidecars of a split, in the order of its shards."""
         return tuple(files.sidecar for files in self.splits[split])

@@ -1,4 +1,4 @@
-"""The commands on stored datasets: index, check. Heavy modules are imported only when a command runs."""
+"""The commands on stored datasets: index, check, card. Heavy modules are imported only when a command runs."""
 
 import argparse
 import json
@@ -23,10 +23,19 @@ do. An error teaches a policy something false, a warning wastes data or may be m
 """
 
 
+CARD_EPILOG = """example:
+  embodimix card data/bridge/1.0.0
+
+Writes data/bridge/1.0.0/card.md and card.html: episodes and hours, every slot with its plot, sample frames, languages,
+the findings of `embodimix check`, what was left out, and where everything came from.
+"""
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands on stored datasets to the parser of `embodimix`."""
     _add_index(commands)
     _add_check(commands)
+    _add_card(commands)
 
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,7 +85,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     from pipelines.dataset import Dataset
 
     dataset = Dataset.open(arguments.dataset)
-    n_episodes = sum(files.n_episodes for shards in dataset.splits.values() for files in shards)
+    n_episodes = dataset.n_episodes
     with tqdm(total=n_episodes, unit="episode", desc="check", file=sys.stderr) as bar:
         findings = check_dataset(dataset, on_episode=bar.update)
     if arguments.json:
@@ -85,3 +94,31 @@ def run_check(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(map(str, findings)) or f"{dataset.path}: {n_episodes} episodes, no findings")
     return 1 if findings else 0
+
+
+def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "card", help="write a dataset's data card", allow_abbrev=False, epilog=CARD_EPILOG,
+        description="Writes the data card of a dataset as Markdown and as an HTML page with plots and sample frames.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(run=run_card)
+
+
+def run_card(arguments: argparse.Namespace) -> int:
+    """Checks a dataset, writes its card, and prints the paths."""
+    from tqdm import tqdm
+
+    from pipelines.card import write_card
+    from pipelines.card_facts import gather_facts
+    from pipelines.check import check_dataset
+    from pipelines.dataset import Dataset
+
+    dataset = Dataset.open(arguments.dataset)
+    with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:
+        findings = check_dataset(dataset, on_episode=bar.update)
+    paths = [str(path) for path in write_card(dataset.path, gather_facts(dataset), findings)]
+    print(json.dumps({"written": paths, "findings": len(findings)}) if arguments.json else "\n".join(paths))
+    return 0

@@ -65,6 +65,11 @@ class SlotSummary:
         key = int(self.keys[np.searchsorted(np.cumsum(self.counts), rank, side="right")])
         return float(np.clip(_bucket_value(key), self.low, self.high))
 
+    def histogram(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How many values fall between every two edges, each taken at its bucket's place."""
+        values = np.clip([_bucket_value(int(key)) for key in self.keys], self.low, self.high)
+        return np.histogram(values, edges, weights=self.counts)[0].astype(np.int64)
+
 
 def summarize_slot(values: NDArray[np.float32]) -> SlotSummary:
     """Returns the summary of finite float32 [t] values."""
