@@ -49,6 +49,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_spec(lock)
     lock.add_argument("--out", metavar="FILE", help="the lock file; SPEC with the ending .lock.json unless given")
     lock.add_argument("--check", metavar="LOCK", help="compare with this lock and write nothing")
+    lock.add_argument("--verify", action="store_true", help="read every shard, too, and check its sha256")
 
     diff = _action(actions, "diff", "say what changed between two mixtures", DIFF_EXAMPLE, run_diff)
     diff.add_argument("old", metavar="A", help="a mixture spec (YAML) or a lock file (JSON)")
@@ -96,10 +97,16 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_lock(arguments: argparse.Namespace) -> int:
     """Writes the lock of a mixture beside its spec, or compares it with one."""
+    from tqdm import tqdm
+
     from mixtures.compare import load_lock
     from mixtures.mixture import open_mixture
+    from pipelines.dataset import Dataset
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    if arguments.verify:
+        for path in tqdm(sorted({table.path for table in mixture.tables}), desc="verifying", unit="dataset"):
+            Dataset.open(path).verify_hashes()
     if arguments.check:
         mixture.check_lock(load_lock(arguments.check))
         print(f"{arguments.spec} is the mixture that {arguments.check} locks.")

@@ -43,6 +43,19 @@ def test_a_lock_is_written_beside_the_spec_and_checked(folder: Path, capsys: pyt
     assert "group fold@ur5e: share 0.351962 became" in capsys.readouterr().err
 
 
+def test_verifying_reads_every_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
+    spec = write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\n")
+    run("lock", spec, "--verify")
+    shard = folder / "a-train.tfrecord-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    run("lock", spec)
+    run("lock", spec, "--verify", expect=1)
+    assert "expected sha256" in capsys.readouterr().err
+
+
 def test_diff_says_what_changes_in_shares_and_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = write_spec(folder, BODY, "old.yaml")
     new = write_spec(folder, BODY.replace("[{drop: idle}]", "[{drop: idle}, {keep: {robot: [arx]}}]").replace(
