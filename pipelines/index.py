@@ -167,36 +167,42 @@ def write_sidecar(
     }  # fmt: skip
     table = pa.table(columns, schema=schema).replace_schema_metadata(metadata)
     with atomic_file(shard.sidecar_path(directory)) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def read_fingerprint(path: Path) -> Fingerprint:
     """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of this schema."""
-    return _fingerprint(path, _open(path).schema_arrow)
+    return _open(path)[1]
 
 
 def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a sidecar, or some of its columns. Raises FailedWork when it is none or of another schema."""
-    file = _open(path)
-    _fingerprint(path, file.schema_arrow)
-    return file.read(columns=None if columns is None else list(columns))
-
-
-def _open(path: Path) -> pq.ParquetFile:
+    """Reads a sidecar, or some of its columns. Raises FailedWork when it is none, of another schema, or damaged."""
+    file, _ = _open(path)
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        return file.read(columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise FailedWork(f"{path}: expected a whole sidecar index, found {error}. {_REBUILD}") from error
+
+
+def _open(path: Path) -> tuple[pq.ParquetFile, Fingerprint]:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        schema = file.schema_arrow
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise FailedWork(f"{path}: expected a sidecar index that can be read, found {error}. {_REBUILD}") from error
-
-
-def _fingerprint(path: Path, schema: pa.Schema) -> Fingerprint:
-    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     if metadata.get("schema") != SCHEMA:
         raise FailedWork(f"{path}: expected schema {SCHEMA!r}, found {metadata.get('schema')!r}. {_REBUILD}")
-    return Fingerprint(
-        size=int(metadata["size"]), sha256=metadata["sha256"], options_hash=metadata["options_hash"],
-        n_episodes=int(metadata["n_episodes"]), n_steps=int(metadata["n_steps"]),
-    )  # fmt: skip
+    cameras = [name.removesuffix("_base") for name in schema.names if name.endswith("_base")]
+    if not schema.equals(sidecar_schema(cameras)):
+        raise FailedWork(f"{path}: expected the columns of {SCHEMA}, found {', '.join(schema.names)}. {_REBUILD}")
+    try:
+        return file, Fingerprint(
+            size=int(metadata["size"]), sha256=metadata["sha256"], options_hash=metadata["options_hash"],
+            n_episodes=int(metadata["n_episodes"]), n_steps=int(metadata["n_steps"]),
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise FailedWork(f"{path}: expected the fingerprint of a shard, found {error!r}. {_REBUILD}") from error
 
 
 def _column(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:

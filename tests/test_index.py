@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from stored_episodes import (
     CAMERAS,
     OPTIONS_HASH,
@@ -314,3 +316,41 @@ def test_a_sidecar_of_another_schema_is_refused(stored: Path) -> None:
 def test_the_opened_dataset_holds_its_statistics(stored: Path) -> None:
     statistics = Dataset.open(stored).statistics["ur5e/joint_position/pi18/v1"]
     assert (statistics.n_episodes, statistics.n_steps) == (4, 20)
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("fuzzed")
+    store_shard(directory, [make_episode(0), make_episode(1)], statistics_of([make_episode(0)]))
+    return directory / "index/train-00000-of-00001.parquet"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_sidecar_is_refused_or_the_same(sidecar: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(sidecar.read_bytes())
+    whole = read_sidecar(sidecar)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / "damaged.parquet"
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    try:
+        table = read_sidecar(path)
+    except FailedWork:
+        return
+    assert table.num_rows == whole.num_rows
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_shard_is_refused_by_the_rebuilding(sidecar: Path, tmp_path: Path, data: st.DataObject) -> None:
+    shard = sidecar.parents[1] / "toy-train.tfrecord-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    (tmp_path / shard.name).write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    records: list[bytes] = []
+    try:
+        records += [payload for _, payload in iter_records(tmp_path / shard.name)]
+    except CorruptRecord:
+        pass
+    assert len(records) < 2
