@@ -77,8 +77,10 @@ schema: embodimix.mixture/v1
 name: demo_posttrain
 seed: {seed}
 weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
-datasets:
-  - {{path: data/in_house/1.0.0}}
+groups:
+  - name: in_house
+    datasets:
+      - {{path: data/in_house/1.0.0}}
 filters: [{{keep: {{robot: [ur5e]}}}}, {{drop: idle}}, {{drop: failure}}]
 language: {{segment: 0, task: 1}}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
@@ -166,7 +168,8 @@ class Demo:
                   f"flow_time_shift={FLOW_TIME_SHIFT}", "--resume")  # fmt: skip
         pretrain = (
             "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), "--model", "tiny",
-            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), "--learning-rate", "3e-3", *common,
+            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), "--learning-rate", "3e-3",
+            *common,
         )  # fmt: skip
         posttrain = (
             "trainers.main", "train", "posttrain", str(self.out / "posttrain.yaml"), "--init", str(self.pretrained),

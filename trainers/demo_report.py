@@ -20,7 +20,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 36px 28px 80px; }
 h1 { font-size: 30px; margin: 0 0 6px; } h2 { font-size: 20px; margin: 44px 0 6px; } h3 { font-size: 15px; margin: 0; }
 p { margin: 6px 0 12px; max-width: 80ch; } .soft { color: var(--soft); } code { font-size: 13px; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; margin: 12px 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 18px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 12px; margin: 18px 0; }
 .number { font-size: 26px; font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } th { text-align: left; color: var(--soft); }
 th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -57,7 +57,7 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
     numbers = (
         (len(results.kept), "native formats"), (len({s.robot for s in results.shown}), "robots"),
         (episodes, "episodes kept"), (rejects, "rejected, by name"),
-        (f"{before:.2f} → {after:.2f}", "error on the task, before → after post-training"),
+        (f"{before:.2f} → {after:.2f}", "error on the task: pretrained → post-trained"),
         (f"{sum(results.seconds.values()):.0f} s", "of stages"),
     )  # fmt: skip
     cards = "".join(
@@ -105,6 +105,7 @@ def _errors(results: Results) -> str:
             + (f" → <b class='good'>{_fixed(after)}</b>" if after is not None else "")
             + "</div>"
             for unit, hold, mean, before, after in row.physical
+            if max(hold, mean) > 0.0005
         )
         rows.append(f"<tr><td>{html.escape(row.group)}<div class='soft'>{row.samples} samples</div></td>"
                     f"<td>{''.join(bars)}</td><td class='n'>{physical}</td></tr>")  # fmt: skip

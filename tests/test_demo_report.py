@@ -1,0 +1,92 @@
+"""The demo's own checks and its page, on results made up here."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.demo_logs import PLANS
+from pipelines.images import to_jpeg
+from trainers.demo_report import write_report
+from trainers.demo_results import Kept, Results, Shown, findings
+
+WRITTEN = sum(series.episodes + len(series.flaws) for series in PLANS["full"])
+FLAWED = sum(len(series.flaws) for series in PLANS["full"])
+
+
+def evaluation(policy: float, *names: str) -> dict[str, Any]:
+    error = {"policy": policy, "repeat_state": 0.4, "mean_action": 0.5}
+    groups = [{"name": n, "samples": 8, "error": {"rad": error}, "normalized_error": error} for n in names]
+    return {"groups": groups}
+
+
+@pytest.fixture
+def good() -> Results:
+    falling = np.column_stack([np.arange(20), np.linspace(1.0, 0.1, 20)])
+    jpeg = to_jpeg(np.full((224, 224, 3), 128, np.uint8))
+    shown = Shown(
+        dataset="in_house", robot="ur5e", control_mode="joint_position", control_hz=20.0, task="lift the <red> cube",
+        n_steps=40, frames={"base_0_rgb": (jpeg,) * 6},
+        segments=((0.0, 1.2, "reach", "subtask"), (1.2, 2.0, "hold still", "idle")),
+    )  # fmt: skip
+    group = {"name": "a@x", "n_episodes": 3, "n_steps": 90, "raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
+    rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
+    return Results(
+        quick=False,
+        seconds={"pretrain": 12.5},
+        kept=(Kept(name="in_house", episodes=WRITTEN - FLAWED, steps=900, robots=("ur5e",), rejects=rejects),),
+        shown=(shown,),
+        plan={"groups": [group]},
+        drawn={"a@x": 0.41},
+        losses={"pretrained": falling, "posttrained": falling},
+        evals={
+            "pretrained_on_all": evaluation(0.3, "a@x", "b@y"),
+            "pretrained_on_task": evaluation(0.3, "a@x"),
+            "posttrained_on_task": evaluation(0.1, "a@x"),
+        },
+    )
+
+
+def test_good_results_have_no_findings(good: Results) -> None:
+    assert findings(good) == []
+    rows = [(row.group, row.pretrained, row.posttrained) for row in good.errors]
+    assert rows == [("a@x", 0.3, 0.1), ("b@y", 0.3, None)]
+
+
+def test_a_policy_that_loses_to_a_baseline_is_a_finding(good: Results) -> None:
+    evals = dict(good.evals) | {"pretrained_on_all": evaluation(0.45, "a@x", "b@y")}
+    assert findings(replace(good, evals=evals)) == [
+        "b@y: expected the pretrained policy below 0.400, the better baseline; found 0.450"
+    ]
+
+
+def test_post_training_that_does_not_help_is_a_finding(good: Results) -> None:
+    evals = dict(good.evals) | {"posttrained_on_task": evaluation(0.35, "a@x")}
+    assert findings(replace(good, evals=evals)) == [
+        "a@x: expected the post-trained policy below 0.300, the pretrained one; found 0.350"
+    ]
+
+
+def test_a_lost_episode_is_a_finding(good: Results) -> None:
+    kept = (replace(good.kept[0], episodes=good.kept[0].episodes - 1),)
+    found = f"{WRITTEN - FLAWED - 1} kept and {FLAWED} rejected"
+    assert findings(replace(good, kept=kept)) == [
+        f"episodes: expected {WRITTEN}, as many as were written; found {found}"
+    ]
+
+
+def test_a_loss_that_rises_is_a_finding_also_in_a_quick_demo(good: Results) -> None:
+    rising = good.losses["pretrained"][::-1]
+    quick = replace(good, quick=True, losses=dict(good.losses) | {"posttrained": rising})
+    assert "posttrained: the loss did not fall" in findings(quick)
+    assert not any("baseline" in fault for fault in findings(quick))
+
+
+def test_the_page_is_one_file_and_escapes_what_it_shows(good: Results, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", good, ["a fault"]).read_text()
+    assert "lift the &lt;red&gt; cube" in page and "<red>" not in page
+    assert "a fault" in page and "41.0 %" in page and "data:image/jpeg;base64," in page
+    assert "<svg" in page and 'src="http' not in page and "<link" not in page
+    assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
