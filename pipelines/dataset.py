@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,22 +84,46 @@ def read_info(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     info, features = _read_json(path / INFO_FILE), _read_json(path / "features.json")
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise FailedWork(f"{path}: expected TFRecord shards, found {info['fileFormat']!r}")
+    if fault := _find_info_fault(info):
+        raise FailedWork(f"{path / INFO_FILE}: expected {fault}. {_COPY_AGAIN}")
     return info, features
+
+
+def _find_info_fault(info: dict[str, Any]) -> str | None:
+    """What a dataset_info.json lacks that readers need."""
+    for name in ("name", "version"):
+        if not re.fullmatch(r"[\w.]+", str(info.get(name, ""))):
+            return f"a {name}, found {info.get(name)!r}"
+    splits = info.get("splits")
+    if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+        return f"a list of splits, found {splits!r}"
+    for split in splits:
+        lengths = split.get("shardLengths", [])
+        is_sound = isinstance(lengths, list) and all(str(length).isdecimal() for length in lengths)
+        if not re.fullmatch(r"\w+", str(split.get("name", ""))) or not is_sound:
+            return f"a split with a name and shardLengths, found {split!r}"
+    return None
 
 
 def picture_features(features: dict[str, Any]) -> tuple[str, ...]:
     """The names of the JPEG or PNG features under `steps/observation`, sorted, from a features.json."""
-    observation = step_features(features).get("observation", {}).get("featuresDict", {}).get("features", {})
+    observation = _down(step_features(features), "observation", "featuresDict", "features")
     return tuple(sorted(name for name, feature in observation.items() if "image" in feature))
 
 
 def step_features(features: dict[str, Any]) -> dict[str, Any]:
     """The features of a step from a features.json. Raises FailedWork when the dataset is not in RLDS form."""
-    steps = features.get("featuresDict", {}).get("features", {}).get("steps", {})
-    try:
-        return steps["sequence"]["feature"]["featuresDict"]["features"]
-    except KeyError as error:
-        raise FailedWork("features.json: expected RLDS episodes with a feature 'steps', found none") from error
+    steps = _down(features, "featuresDict", "features", "steps", "sequence", "feature", "featuresDict", "features")
+    if not steps:
+        raise FailedWork("features.json: expected RLDS episodes with a feature 'steps', found none")
+    return steps
+
+
+def _down(content: Any, *keys: str) -> dict[str, Any]:
+    """What lies at nested keys; {} where there is nothing of the kind."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
 
 
 def split_shards(info: dict[str, Any], split: dict[str, Any]) -> list[tuple[ShardName, int]]:

@@ -196,7 +196,7 @@ def load_statistics(path: Path) -> dict[str, NormStatistics]:
         raise FailedWork(f"{path}: expected schema {SCHEMA!r}, found {found!r}. Give a statistics.json of a dataset.")
     try:
         return {key: _norm_from_json(key, value) for key, value in content["norm_keys"].items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FailedWork(f"{path}: expected the fields of {SCHEMA!r}, found {error!r}") from error
 
 
@@ -231,19 +231,26 @@ def _slot_to_json(slot: SlotSummary) -> dict[str, Any]:
 
 
 def _norm_from_json(key: str, content: Mapping[str, Any]) -> NormStatistics:
-    state, action = (
-        ArrayStatistics(slots=tuple(_slot_from_json(slot) for slot in content[name]["slots"]))
-        for name in ("state", "action")
-    )
     return NormStatistics(
-        norm_key=key, n_episodes=content["n_episodes"], n_steps=content["n_steps"], state=state, action=action
-    )
+        norm_key=key, n_episodes=int(content["n_episodes"]), n_steps=int(content["n_steps"]),
+        state=_array_from_json(content["state"]), action=_array_from_json(content["action"]),
+    )  # fmt: skip
+
+
+def _array_from_json(content: Mapping[str, Any]) -> ArrayStatistics:
+    slots = tuple(_slot_from_json(slot) for slot in content["slots"])
+    if len(slots) != N_SLOTS:
+        raise ValueError(f"slots: expected {N_SLOTS}, found {len(slots)}")
+    return ArrayStatistics(slots=slots)
 
 
 def _slot_from_json(content: Mapping[str, Any]) -> SlotSummary:
     pairs = [pair.split(":") for pair in content["buckets"].split()]
-    return SlotSummary(
-        count=content["count"], total=int(content["total"], 16), total_squares=int(content["total_squares"], 16),
-        low=content["low"], high=content["high"],
+    slot = SlotSummary(
+        count=int(content["count"]), total=int(content["total"], 16), total_squares=int(content["total_squares"], 16),
+        low=float(content["low"]), high=float(content["high"]),
         keys=np.array([int(k) for k, _ in pairs], np.int32), counts=np.array([int(c) for _, c in pairs], np.int64),
     )  # fmt: skip
+    if slot.count != slot.counts.sum() or (np.diff(slot.keys) <= 0).any() or (slot.counts <= 0).any():
+        raise ValueError(f"buckets: expected rising keys and counts of {slot.count} in all")
+    return slot

@@ -313,6 +313,24 @@ def test_a_sidecar_of_another_schema_is_refused(stored: Path) -> None:
         read_fingerprint(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("dataset_info.json", "{", "expected a JSON file"), ("dataset_info.json", "[]", "expected a JSON object"),
+     ("dataset_info.json", "{}", "expected a name, found None"),
+     ("dataset_info.json", '{"name": "../x", "version": "1"}', "expected a name, found '../x'"),
+     ("dataset_info.json", '{"name": "toy", "version": "1.0.0"}', "expected a list of splits"),
+     ("dataset_info.json", '{"name": "toy", "version": "1.0.0", "splits": [{"name": "a", "shardLengths": [-1]}]}',
+      "expected a split with a name and shardLengths"),
+     ("dataset_info.json", '{"fileFormat": "riegeli"}', "expected TFRecord shards, found 'riegeli'"),
+     ("features.json", "[1]", "expected a JSON object"),
+     ("features.json", '{"featuresDict": []}', "a feature 'steps'")],
+)  # fmt: skip
+def test_damaged_metadata_is_refused(stored: Path, name: str, content: str, message: str) -> None:
+    (stored / name).write_text(content)
+    with pytest.raises(FailedWork, match=message):
+        Dataset.open(stored)
+
+
 def test_the_opened_dataset_holds_its_statistics(stored: Path) -> None:
     statistics = Dataset.open(stored).statistics["ur5e/joint_position/pi18/v1"]
     assert (statistics.n_episodes, statistics.n_steps) == (4, 20)

@@ -1,6 +1,7 @@
 """Statistics: literal values, quantiles against numpy, merging in any order, and the affine maps."""
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,10 +131,25 @@ def test_a_file_comes_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "can be read"), ("[]", "expected schema"), ('{"schema": "x/v9"}', "found 'x/v9'"),
-     ('{"schema": "embodimix.statistics/v1", "norm_keys": {"a": {}}}', "expected the fields")],
+     ('{"schema": "embodimix.statistics/v1", "norm_keys": {"a": {}}}', "expected the fields"),
+     ('{"schema": "embodimix.statistics/v1", "norm_keys": []}', "expected the fields")],
 )  # fmt: skip
 def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "s.json").write_text(content)
+    with pytest.raises(FailedWork, match=message):
+        load_statistics(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("count", 41, "expected rising keys and counts of 41 in all"), ("buckets", "5:1 4:39", "rising keys"),
+     ("buckets", "1:x", "invalid literal"), ("total", 3, "expected the fields"), ("low", None, "expected the fields")],
+)  # fmt: skip
+def test_a_damaged_slot_is_refused(tmp_path: Path, field: str, value: object, message: str) -> None:
+    save_statistics(tmp_path / "s.json", {KEY: norm(0)})
+    content = json.loads((tmp_path / "s.json").read_text())
+    content["norm_keys"][KEY]["action"]["slots"][0][field] = value
+    (tmp_path / "s.json").write_text(json.dumps(content))
     with pytest.raises(FailedWork, match=message):
         load_statistics(tmp_path / "s.json")
 
