@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+FORMATS = ("agibot", "calvin", "elan", "groot", "label_studio", "lerobot")
 _EPILOG = """a tour:
   embodimix annotate propose data/in_house/1.0.0
   embodimix annotate label data/in_house/1.0.0 --url http://localhost:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct
@@ -35,6 +36,17 @@ it asks only what has no usable answer yet. With --beam the questions are asked 
 listed here go to Beam.
 Exit code 1 where questions had no usable answer (NAME.dead_letters.jsonl) or the budget ended.
 """
+_EXPORT = """example:
+  embodimix annotate export data/in_house/1.0.0 segments/ann.parquet --format elan --out eaf/
+Formats: lerobot, groot (columns are added to a dataset that lies in --out), agibot, calvin, elan, label_studio. What a
+format has no place for is told in docs/annotate.md.
+"""
+_IMPORT = """example:
+  embodimix annotate import data/in_house/1.0.0 eaf/ --format elan --annotator ann
+  writes data/in_house/1.0.0/segments/ann.parquet
+Episodes are told by their id, the source's key or their place in the dataset; --names FILE gives other names as a CSV
+of two columns, name and episode id. Segments that overlap become layers ann, ann-2, ...
+"""
 _REVIEW = """example:
   embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
   opens http://127.0.0.1:8765/; every edit is saved in DATASET/segments/review.sqlite, and when the review ends
@@ -50,7 +62,7 @@ Exit code 1 where people disagree and nobody has adjudicated: see --prefer and -
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     annotate = commands.add_parser(
-        "annotate", help="segment annotations: propose, label, review, agree, merge", epilog=_EPILOG,
+        "annotate", help="segment annotations: propose, label, review, agree, merge, exchange", epilog=_EPILOG,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -75,6 +87,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     review.add_argument("--port", type=int, default=8765, help="8765 unless said; 0 takes a free one")
     review.add_argument("--token", default="", help="ask for this in the URL")
     review.set_defaults(run=_review)
+    export = _add(actions, "export", "write segments in the format of another tool", _EXPORT)
+    export.add_argument("table", nargs="?", type=Path, metavar="TABLE", help="the segments (those in the shards)")
+    export.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
+    export.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    export.set_defaults(run=_export)
+    imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)
+    imported.add_argument("source", type=Path, metavar="SOURCE", help="the other tool's file or folder")
+    imported.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
+    imported.add_argument("--annotator", required=True, metavar="NAME", help="who said it; names the table too")
+    imported.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, episode id")
+    imported.add_argument("--out", type=Path, metavar="FILE", help="the table; DATASET/segments/NAME.parquet")
+    imported.set_defaults(run=_import)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
     merge.add_argument("tables", nargs="+", type=Path, metavar="TABLE", help="segment tables (Parquet)")
     merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
@@ -93,7 +117,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument("--url", default="", help="an endpoint with the chat-completions protocol")
     label.add_argument("--model", default="", help="the model's name at that endpoint")
     label.add_argument("--key-variable", default="", metavar="NAME", help="environment variable that holds the key")
-    label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program, JSON both ways")
+    label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program to ask")
     label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
     label.add_argument("--out", type=Path, metavar="DIR", help="where table and answers go; DATASET/segments")
     label.add_argument("--workers", type=int, default=4, help="questions under way at once (4)")
@@ -173,6 +197,18 @@ def _label(arguments: argparse.Namespace) -> int:
     from annotation_tools.label_command import run_label
 
     return run_label(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from annotation_tools.exchange_command import run_export
+
+    return run_export(arguments)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from annotation_tools.exchange_command import run_import
+
+    return run_import(arguments)
 
 
 def _review(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,9 @@ from pipelines.index import jpeg_offsets, read_sidecar
 from pipelines.segment_tables import EpisodeKey, episode_hash
 from pipelines.slots import CAMERAS, N_SLOTS
 
-_BRIEF = ("episode_id", "task", "robot", "control_mode", "control_hz", "n_steps", "success", "language")
+_BRIEF = (
+    "episode_id", "source_key", "task", "robot", "control_mode", "control_hz", "n_steps", "success", "language",
+)  # fmt: skip
 _HELD_SHARDS = 4
 
 
@@ -31,6 +33,7 @@ class Brief:
     """
 
     episode_id: str
+    source_key: str
     split: str
     shard: int
     row: int

@@ -1,0 +1,75 @@
+"""AgiBot World: `task_info/task_<n>.json`, whose episodes hold `label_info.action_config` and `key_frame`.
+
+A recovery is also a key frame "Failure recovery"; an idle segment has the skill "Idle". Arms, success and confidence
+have no place there. Frames are half open.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from annotation_tools.exchange.clips import Clip, Names
+from pipelines.episode import Segment, SegmentKind
+from pipelines.errors import FailedWork
+from pipelines.files import write_atomically
+
+_RECOVERY, _IDLE, _ID = "Failure recovery", "Idle", "embodimix_episode_id"
+
+
+def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
+    """Writes one file per task, numbered from 1 in the order of the tasks' names."""
+    paths = []
+    for number, task in enumerate(sorted({clip.task for clip in clips}), start=1):
+        episodes = [_episode(clip, number) for clip in clips if clip.task == task]
+        paths.append(directory / "task_info" / f"task_{number}.json")
+        write_atomically(paths[-1], (json.dumps(episodes, indent=2, ensure_ascii=False) + "\n").encode())
+    return paths
+
+
+def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+    """Reads all task files. Raises FailedWork for files of another form and episodes that the dataset lacks."""
+    files = sorted(path.glob("task_info/task_*.json")) or sorted(path.glob("task_*.json"))
+    if not files:
+        raise FailedWork(f"{path}: expected task_info/task_*.json, found none")
+    found = {}
+    for file in files:
+        try:
+            for episode in json.loads(file.read_text()):
+                # Some releases misspell the key.
+                info = episode.get("label_info") or episode["lable_info"]
+                brief = names.find(str(episode.get(_ID, episode["episode_id"])))
+                found[brief.episode_id] = _segments(info)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FailedWork(f"{file}: expected episodes with label_info.action_config, found {error!r}") from error
+    return found
+
+
+def _episode(clip: Clip, number: int) -> dict[str, Any]:
+    actions = [
+        {"start_frame": s.start, "end_frame": s.end, "action_text": s.text, "skill": _IDLE if s.kind == "idle" else ""}
+        for s in clip.segments
+    ]
+    recoveries = [
+        {"start": s.start, "end": s.end, "comment": _RECOVERY} for s in clip.segments if s.kind == "recovery"
+    ]
+    return {
+        "episode_id": clip.index, _ID: clip.episode_id, "task_id": number, "task_name": clip.task,
+        "init_scene_text": "", "label_info": {"action_config": actions, "key_frame": recoveries},
+    }  # fmt: skip
+
+
+def _segments(info: dict[str, Any]) -> list[Segment]:
+    recoveries = {
+        (frame["start"], frame["end"]) for frame in info.get("key_frame", []) if frame.get("comment") == _RECOVERY
+    }
+    segments = []
+    for action in info["action_config"]:
+        start, end = action["start_frame"], action["end_frame"]
+        kind: SegmentKind = "subtask"
+        if action.get("skill") == _IDLE:
+            kind = "idle"
+        elif any(low < end and start < high for low, high in recoveries):
+            kind = "recovery"
+        segments.append(Segment(start=start, end=end, text=action["action_text"], kind=kind, source="source"))
+    return segments

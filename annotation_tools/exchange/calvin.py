@@ -1,0 +1,105 @@
+"""CALVIN: `lang_annotations/auto_lang_ann.npy` and `ep_start_end_ids.npy`, in frames counted through all episodes.
+
+Both ends of a range count. Sentences are stored, embeddings are not: `emb` has width 0. Kind goes into `task`; arms,
+success and confidence have no place.
+"""
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from annotation_tools.exchange.clips import Clip, Names
+from pipelines.episode import Segment, SegmentKind
+from pipelines.errors import FailedWork
+from pipelines.files import write_atomically
+from pipelines.segment_tables import KINDS
+
+_HARMLESS = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"), ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+}  # fmt: skip
+
+
+def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
+    """Writes the sentences and the ranges of the episodes, which must be all of the dataset's.
+
+    Raises FailedWork where an episode of the dataset is missing, since frames are counted through all of them.
+    """
+    if [clip.index for clip in clips] != list(range(len(clips))):
+        raise FailedWork("calvin: expected segments for every episode of the dataset, found some without")
+    ends = np.cumsum([clip.n_steps for clip in clips])
+    starts = ends - [clip.n_steps for clip in clips]
+    spoken = [(segment, int(start)) for clip, start in zip(clips, starts, strict=True) for segment in clip.segments]
+    content = {
+        "language": {
+            "ann": [segment.text for segment, _ in spoken], "task": [segment.kind for segment, _ in spoken],
+            "emb": np.zeros((len(spoken), 1, 0), np.float32),
+        },
+        "info": {"episodes": [], "indx": [(start + s.start, start + s.end - 1) for s, start in spoken]},
+    }  # fmt: skip
+    sentences, ranges = directory / "lang_annotations" / "auto_lang_ann.npy", directory / "ep_start_end_ids.npy"
+    write_atomically(sentences, _npy(np.array(content, dtype=object)))
+    write_atomically(ranges, _npy(np.stack([starts, ends - 1], axis=1)))
+    return [sentences, ranges]
+
+
+def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+    """Reads sentences by the ranges of the episodes, which are the dataset's in its order.
+
+    Raises FailedWork where a sentence lies in no episode, or a file would run code when it is read.
+    """
+    file = path / "lang_annotations" / "auto_lang_ann.npy"
+    content = _load(file)
+    ranges = np.load(path / "ep_start_end_ids.npy")
+    found: dict[str, list[Segment]] = {}
+    try:
+        language, spans = content["language"], content["info"]["indx"]
+        rows = list(zip(language["ann"], language["task"], spans, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FailedWork(f"{file}: expected language.ann, language.task and info.indx, found {error!r}") from error
+    briefs = [names.find(names.at(index).episode_id, int(b - a) + 1) for index, (a, b) in enumerate(ranges)]
+    for text, task, (first, last) in rows:
+        inside = np.flatnonzero((ranges[:, 0] <= first) & (last <= ranges[:, 1]))
+        if not len(inside):
+            raise FailedWork(f"{file}: frames {first}-{last}: expected a range inside one episode, found none")
+        begin = int(ranges[inside[0], 0])
+        kind: SegmentKind = str(task) if str(task) in KINDS else "subtask"  # type: ignore[assignment]
+        found.setdefault(briefs[inside[0]].episode_id, []).append(
+            Segment(start=int(first) - begin, end=int(last) - begin + 1, text=str(text), kind=kind, source="source")
+        )
+    return found
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=array.dtype == object)
+    return buffer.getvalue()
+
+
+class _CarefulUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain values; anything else in the file could run code and is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _HARMLESS:
+            return super().find_class(module, name)
+        raise FailedWork(f"expected plain values and arrays, found {module}.{name}, which could run code")
+
+
+def _load(file: Path) -> Any:
+    try:
+        with open(file, "rb") as stream:
+            if np.lib.format.read_magic(stream) == (1, 0):
+                np.lib.format.read_array_header_1_0(stream)
+            else:
+                np.lib.format.read_array_header_2_0(stream)
+            return _CarefulUnpickler(stream).load().item()
+    except FailedWork as error:
+        raise FailedWork(f"{file}: {error}") from error
+    except (OSError, ValueError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+        raise FailedWork(f"{file}: expected a CALVIN annotation file, found {error!r}") from error
