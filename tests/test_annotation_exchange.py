@@ -77,7 +77,7 @@ def test_what_is_read_fits_the_dataset(
     assert {row.annotator for row in rows} == {"ann"}
 
 
-@pytest.mark.parametrize("form", [elan, agibot, label_studio, groot, lerobot], ids=lambda form: form.__name__[26:])
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__.rsplit(".", 1)[1])
 def test_an_empty_folder_is_refused(store: EpisodeStore, form: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(FailedWork, match="expected"):
         form.read(tmp_path, Names.of(store))

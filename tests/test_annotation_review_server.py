@@ -162,8 +162,8 @@ def test_other_machines_are_let_in_only_with_a_token(tmp_path: Path) -> None:
 def test_a_page_of_a_hundred_thousand_episodes_comes_at_once() -> None:
     briefs = {
         f"{number:032x}": Brief(
-            episode_id=f"{number:032x}", source_key="", split="train", shard=0, row=number, n_steps=200, control_hz=10.0,
-            task="fold", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=9,
+            episode_id=f"{number:032x}", source_key="", split="train", shard=0, row=number, n_steps=200,
+            control_hz=10.0, task="fold", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=9,
             confidence=number * 7919 % 1000 / 1000,
         )
         for number in range(100_000)

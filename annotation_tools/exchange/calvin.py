@@ -56,7 +56,10 @@ def read(path: Path, names: Names) -> dict[str, list[Segment]]:
     """
     file = path / "lang_annotations" / "auto_lang_ann.npy"
     content = _load(file)
-    ranges = np.load(path / "ep_start_end_ids.npy")
+    try:
+        ranges = np.load(path / "ep_start_end_ids.npy")
+    except (OSError, ValueError) as error:
+        raise FailedWork(f"{path}: expected ep_start_end_ids.npy, found {error}") from error
     found: dict[str, list[Segment]] = {}
     try:
         language, spans = content["language"], content["info"]["indx"]
