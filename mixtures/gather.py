@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mixtures.chunks import read_chunks
 from mixtures.compiled import Table
 from mixtures.sampler import position_hash
-from mixtures.spec import LanguageRule
+from mixtures.spec import ActionRule, LanguageRule
 from pipelines.slots import CAMERAS, N_SLOTS
 
 
@@ -17,14 +18,14 @@ class Rows:
     """What the index says of b samples: physical vectors, masks, names, and where each picture lies.
 
     image_offset: int64 [b, 3] in the shard `table.shards[shard]`; image_length: int64 [b, 3], 0 for no picture.
-    is_end: bool [b, h], whether a step of the chunk lies behind the episode's end.
+    is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps.
     """
 
     tables: list[Table]
     row: NDArray[np.int64]
     state: NDArray[np.float32]
     action: NDArray[np.float32]
-    is_end: NDArray[np.bool_]
+    is_inside: NDArray[np.bool_]
     state_mask: NDArray[np.bool_]
     action_mask: NDArray[np.bool_]
     camera_mask: NDArray[np.bool_]
@@ -38,13 +39,13 @@ class Rows:
 
 
 def gather_rows(
-    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], horizon: int
+    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
 ) -> Rows:
     """Reads the index at `step` of episode `row` of `tables[table]`, for b samples."""
     b = len(row)
     state = np.empty((b, N_SLOTS), np.float32)
-    action = np.empty((b, horizon, N_SLOTS), np.float32)
-    is_end = np.empty((b, horizon), np.bool_)
+    action = np.empty((b, rule.horizon, N_SLOTS), np.float32)
+    is_inside = np.empty((b, rule.horizon), np.bool_)
     masks = np.empty((3, b, N_SLOTS), np.bool_)
     control_hz = np.empty(b, np.float32)
     shard, segment = np.empty(b, np.int32), np.empty(b, np.int32)
@@ -52,23 +53,20 @@ def gather_rows(
     for number in np.unique(table):
         source, mine = tables[number], np.flatnonzero(table == number)
         rows = row[mine]
-        first, end = source.first_step[rows], source.first_step[rows + 1]
-        here = first + step[mine]
-        ahead = here[:, None] + np.arange(horizon)
-        is_end[mine] = ahead >= end[:, None]
-        action[mine] = source.action[np.minimum(ahead, end[:, None] - 1)]
+        here = source.first_step[rows] + step[mine]
+        action[mine], is_inside[mine] = read_chunks(source, rows, step[mine], rule)
         state[mine] = source.state[here]
         masks[0, mine], masks[1, mine] = source.state_mask[rows], source.action_mask[rows]
         masks[2, mine, : len(CAMERAS)] = source.camera_mask[rows]
-        control_hz[mine] = source.control_hz[rows]
+        control_hz[mine] = source.control_hz[rows] if rule.rate_hz is None else rule.rate_hz
         shard[mine], segment[mine] = source.shard[rows], source.segment[here]
         offset[mine] = source.image_base[rows] + source.image_start[here]
         length[mine] = source.image_length[here]
     camera_mask = masks[2, :, : len(CAMERAS)]
     owners = [tables[number] for number in table]
     return Rows(
-        tables=owners, row=row, state=state, action=action, is_end=is_end, state_mask=masks[0], action_mask=masks[1],
-        camera_mask=camera_mask, control_hz=control_hz, shard=shard, image_offset=offset,
+        tables=owners, row=row, state=state, action=action, is_inside=is_inside, state_mask=masks[0],
+        action_mask=masks[1], camera_mask=camera_mask, control_hz=control_hz, shard=shard, image_offset=offset,
         image_length=np.where(camera_mask, length, 0), segment=segment,
         norm_key=[t.vocabularies["norm_key"][t.codes("norm_key")[r]] for t, r in zip(owners, row, strict=True)],
         episode_id=[t.episode_ids[int(r)].as_py() for t, r in zip(owners, row, strict=True)],

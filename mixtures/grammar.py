@@ -133,6 +133,7 @@ MIXTURE = Fields(
             about="the action chunk",
             fields={
                 "horizon": Number(about="steps of a chunk", integer=True, at_least=1, at_most=1000),
+                "rate_hz": Number(about="rate to resample every source to; its own unless said", above=0, at_most=1000),
                 "mode": Text(about="absolute or relative_to_first_state", choices=ACTION_MODES),
                 "normalization": Text(about="quantile or zscore", choices=NORMALIZATIONS),
             },

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions import Normalizer
+from mixtures.actions import Normalizer, relative_slots
+from mixtures.chunk_statistics import chunk_statistics
 from mixtures.compiled import Table, cache_folder, open_table
 from mixtures.document import SpecError
 from mixtures.groups import Group, SplitIndex, share_out
 from mixtures.locks import compare_locks, make_lock
-from mixtures.relative import relative_statistics
 from mixtures.resolved import resolve
 from mixtures.spec import Entry, Spec, load_spec
 from mixtures.weights import Branch
 from pipelines.errors import EmbodimixError, FailedWork, UsageError, nearest
-from pipelines.slots import CAMERAS
+from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.statistics import NormStatistics, load_statistics, save_statistics
 
 
@@ -64,8 +64,12 @@ class Mixture:
         return names.index(name)
 
     def action_mean(self, norm_key: str) -> NDArray[np.float64]:
-        """The mean physical action of a norm key, float64 [18]."""
-        return self.absolute_statistics[norm_key].action.mean
+        """The mean physical action of a norm key, absolute, float64 [18]."""
+        is_relative = np.zeros(N_SLOTS, np.bool_)
+        if self.spec.action.mode == "relative_to_first_state":
+            is_relative, _ = relative_slots(norm_key, self.parts[norm_key])
+        stored, used = (s[norm_key].action.mean for s in (self.absolute_statistics, self.statistics))
+        return np.where(is_relative, stored, used)
 
     def normalize_state(self, norm_keys: Sequence[str], state: Any, state_mask: Any) -> NDArray[np.float32]:
         """See `Normalizer.normalize_state`."""
@@ -128,8 +132,8 @@ def open_mixture(
     tree, groups = share_out(spec, resolved.facts, draws)
     used = dict(resolved.statistics)
     action = spec.action
-    if action.mode == "relative_to_first_state":
-        used = relative_statistics(used, tuple(tables.values()), resolved.parts, action.horizon, cache)
+    if action.mode == "relative_to_first_state" or action.rate_hz is not None:
+        used = chunk_statistics(used, tuple(tables.values()), resolved.parts, action, cache)
     if statistics is not None:
         used |= {key: value for key, value in load_statistics(statistics).items() if key in used}
     return Mixture(

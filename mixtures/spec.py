@@ -103,9 +103,13 @@ class ValidationRule:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionRule:
-    """The action chunk: steps, absolute or relative to its first state, and how it is normalized."""
+    """The action chunk: its steps, absolute or relative to its first state, and how it is normalized.
+
+    rate_hz: the rate that sources are resampled to, None for each source's own.
+    """
 
     horizon: int = 50
+    rate_hz: float | None = None
     mode: ActionMode = "absolute"
     normalization: Normalization = "quantile"
 

@@ -39,7 +39,7 @@ class Batch:
     where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
     language: the text drawn for each sample; is_segment_text: bool [b], whether it is its segment's.
-    control_hz: float32 [b].
+    control_hz: rate of the chunk's steps, float32 [b].
     """
 
     position: NDArray[np.int64]
@@ -223,7 +223,7 @@ class Stream:
 
     def _read(self, samples: Samples, next_position: int, images: NDArray[np.uint8]) -> "_Pending":
         table, row = self.index.table[samples.episode], self.index.row[samples.episode]
-        rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.horizon)
+        rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.spec.action)
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="embodimix-decode")
         tasks = [
@@ -250,7 +250,7 @@ class Stream:
             dataset=dataset, episode_id=rows.episode_id, step=samples.step.astype(np.int32),
             names=[f"{d}/{e}/{s}" for d, e, s in zip(dataset, rows.episode_id, samples.step, strict=True)],
             images=pending.images, camera_mask=rows.camera_mask, state=state, state_mask=rows.state_mask, action=action,
-            action_mask=rows.action_mask, chunk_mask=~rows.is_end, state_physical=rows.state,
+            action_mask=rows.action_mask, chunk_mask=rows.is_inside, state_physical=rows.state,
             action_physical=rows.action, language=language, is_segment_text=is_segment, norm_key=rows.norm_key,
             control_hz=rows.control_hz,
         )  # fmt: skip
