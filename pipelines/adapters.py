@@ -14,18 +14,20 @@ from pipelines.errors import UsageError, nearest
 from pipelines.slots import CAMERAS, CONTROL_MODES, PARTS
 
 SCHEMA = "embodimix.adapters/v1"
+_FILES = ("adapters.yaml", "adapters_oxe.yaml")
 FORMATS = ("rlds", "bridge", "droid", "zarr")
 # The entry of a format that has one usual entry; RLDS has one per dataset.
 DEFAULTS = {"bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log"}
 DropFirst = Literal["never", "zero_action", "always"]
-Form = Literal[
-    "joints", "xyz", "xy", "xyz_rpy", "xyz_rotvec", "xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_euler_zyx", "value"
-]
-# Native dims that a form takes and the slots of its part that it fills; joints take as many as the part has.
-FORM_WIDTHS: dict[str, tuple[int, int]] = {
-    "xyz": (3, 3), "xy": (2, 2), "xyz_rpy": (6, 6), "xyz_rotvec": (6, 6), "xyz_quat_xyzw": (7, 6),
-    "xyz_quat_wxyz": (7, 6), "xyz_euler_zyx": (6, 6),
+# How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
+FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "xyz": (3, (0, 1, 2)), "xy": (2, (0, 1)), "xyz_yaw": (4, (0, 1, 2, 5)), "xyz_rpy": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_rotvec": (6, (0, 1, 2, 3, 4, 5)), "xyz_quat_xyzw": (7, (0, 1, 2, 3, 4, 5)),
+    "xyz_quat_wxyz": (7, (0, 1, 2, 3, 4, 5)), "xyz_euler_zyx": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)), "matrix": (16, (0, 1, 2, 3, 4, 5)),
 }  # fmt: skip
+# Forms without a fixed number: as many as the part has slots.
+_FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
 
@@ -50,18 +52,20 @@ class PartSource:
     """The native dims of one part and what they mean.
 
     sources: joined in order. form: how the numbers are to be read. degrees: angles are in degrees in the source.
-    scale: what native numbers are multiplied by to be in the slots' units, for example normalised velocities.
+    scale: what native numbers (each, if several) are multiplied by, for example normalised velocities.
     open, closed: a gripper's native values when open and when closed; the canonical value is
-    (x - open) / (closed - open), clipped to 0..1 if `clip`.
+    (x - open) / (closed - open), clipped to 0..1 if `clip`. relative: these values say open and close, and anything
+    near the middle leaves the gripper as it is.
     """
 
     sources: tuple[Selector, ...]
-    form: Form = "joints"
+    form: str = "joints"
     degrees: bool = False
-    scale: float = 1.0
+    scale: float | tuple[float, ...] = 1.0
     open: float | None = None
     closed: float | None = None
     clip: bool = False
+    relative: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,9 @@ class Adapter:
     must have; optional_cameras: the same, but may be absent everywhere. state, action: per part its native dims;
     empty where the robot comes from the log. widths: the exact native width of keys of which some dims stay unused.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
+    keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
+    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
     """
@@ -92,6 +99,10 @@ class Adapter:
     task: str = ""
     drop_first: DropFirst = "never"
     idle_when: Mapping[str, Any] = field(default_factory=dict)
+    keep_when: Mapping[str, Any] = field(default_factory=dict)
+    compressed: tuple[str, ...] = ()
+    swapped_channels: tuple[str, ...] = ()
+    note: str = ""
     shift_before: str = ""
 
     def __post_init__(self) -> None:
@@ -150,7 +161,7 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
     for side in ("state", "action"):
         where, parts = f"adapter {name}: {side}", entry.get(side) or {}
         values[side] = {part: _parse_part(f"{where}: {part}", part, spec) for part, spec in parts.items()}
-    for key in ("aliases", "language"):
+    for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
     if "control_hz" in entry:
         values["control_hz"] = float(entry["control_hz"])
@@ -174,15 +185,24 @@ def parse_selector(text: str) -> Selector:
 
 @functools.cache
 def _load() -> Mapping[str, Adapter]:
-    text = resources.files("pipelines").joinpath("adapters.yaml").read_text(encoding="utf-8")
-    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    if content.get("schema") != SCHEMA:
-        raise UsageError(f"adapters.yaml: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
-    return {name: parse_adapter(name, entry) for name, entry in content["adapters"].items()}
+    adapters: dict[str, Adapter] = {}
+    names: dict[str, str] = {}
+    for file in _FILES:
+        text = resources.files("pipelines").joinpath(file).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if content.get("schema") != SCHEMA:
+            raise UsageError(f"{file}: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
+        for name, entry in content["adapters"].items():
+            adapters[name] = parse_adapter(name, entry)
+            for alias in (name, *adapters[name].aliases):
+                if alias in names:
+                    raise UsageError(f"{file}: {alias!r} names both {names[alias]} and {name}; names must differ")
+                names[alias] = name
+    return adapters
 
 
 def _parse_part(where: str, part: str, spec: Any) -> PartSource:
-    known = {"from", "form", "degrees", "scale", "open", "closed", "clip"}
+    known = {"from", "form", "degrees", "scale", "open", "closed", "clip", "relative"}
     if not isinstance(spec, Mapping) or "from" not in spec:
         raise UsageError(f"{where}: expected a mapping with `from`, found {spec!r}")
     for key in spec:
@@ -193,11 +213,12 @@ def _parse_part(where: str, part: str, spec: Any) -> PartSource:
     if is_gripper != ("open" in spec and "closed" in spec):
         raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
     form = spec.get("form", "joints" if part.startswith("arm") else "value")
-    _check_choice(where, "form", form, get_args(Form))
+    _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
+    scale = spec.get("scale", 1.0)
     return PartSource(
         sources=tuple(parse_selector(text) for text in texts), form=form, degrees=spec.get("degrees", False),
-        scale=float(spec.get("scale", 1.0)), open=spec.get("open"), closed=spec.get("closed"),
-        clip=spec.get("clip", False),
+        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale), open=spec.get("open"),
+        closed=spec.get("closed"), clip=spec.get("clip", False), relative=spec.get("relative", False),
     )  # fmt: skip
 
 
@@ -206,7 +227,7 @@ def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> No
     if any(selector.start is None for selector in source.sources):
         return
     found = sum(selector.stop - selector.start for selector in source.sources)  # type: ignore[operator]
-    expected = FORM_WIDTHS[source.form][0] if source.form in FORM_WIDTHS else n_slots
+    expected = FORMS[source.form][0] if source.form in FORMS else n_slots
     if found != expected:
         raise UsageError(f"{where}: robot {robot} expects {expected} dims as {source.form}, found {found}")
 

@@ -51,7 +51,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--no-progress-limit", type=float, default=600.0, metavar="S",
         help="stop a local run that shows no progress for S seconds (default 600)",
     )  # fmt: skip
-    parser.add_argument("--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop")
+    parser.add_argument(
+        "--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop; all: a table"
+    )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.set_defaults(run=run_convert, takes_beam_options=True)
 
@@ -61,8 +63,11 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from pipelines.adapters import get_adapter
 
     if arguments.explain:
-        from pipelines.explain import explain_adapter
+        from pipelines.explain import explain_adapter, registry_table
 
+        if arguments.explain == "all":
+            print(registry_table(), end="")
+            return 0
         print(explain_adapter(get_adapter(arguments.explain), arguments.robot))
         return 0
     for name in ("format", "input", "output_root", "name", "version"):

@@ -1,4 +1,4 @@
-"""The conversion job: what a worker does with one shard, and the Beam graph around it; no pixels in a shuffle."""
+"""What a worker does with one shard: measure its vectors, read, check, annotate and write its episodes."""
 
 import importlib
 import json
@@ -8,11 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import apache_beam as beam
-from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsSingleton
 
 from annotation_tools.propose import idle_steps, propose_segments
 from pipelines.embodiments import Embodiment, get_embodiment
@@ -35,7 +30,6 @@ from pipelines.validate import find_fault
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
 UNREADABLE = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-_NAMESPACE = "embodimix"
 _BEAT_S = 1.0
 
 
@@ -240,81 +234,6 @@ def beat(job: Job) -> None:
     path = job.work / "heartbeat"
     if not path.exists() or time.time() - path.stat().st_mtime > _BEAT_S:
         path.touch()
-
-
-class MergeMeasured(beam.CombineFn):
-    """Merges measurements in any order and grouping."""
-
-    def create_accumulator(self) -> Measured:
-        return merge_measured([])
-
-    def add_input(self, accumulator: Measured, measured: Measured) -> Measured:
-        return merge_measured([accumulator, measured])
-
-    def merge_accumulators(self, accumulators: Sequence[Measured]) -> Measured:
-        return merge_measured(list(accumulators))
-
-    def extract_output(self, accumulator: Measured) -> Measured:
-        return accumulator
-
-
-class ConvertShard(beam.DoFn):
-    """Converts a shard and counts what became of its episodes."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-
-    def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
-        started = time.monotonic()
-        result = convert_shard(self.job, shard, measured)
-        counts = {
-            "episodes_out": result.n_episodes, "steps_out": result.n_steps, "bytes_out": result.n_bytes,
-            "milliseconds": int(1000 * (time.monotonic() - started)),
-        }  # fmt: skip
-        counts |= {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in result.rejects).items()}
-        for name, value in counts.items():
-            Metrics.counter(_NAMESPACE, name).inc(value)
-        yield result.shard.file_stem, result.n_episodes
-
-
-class ConvertAll(beam.PTransform):
-    """Shard ids in, (shard, episodes written) out: measures all of `every`, then writes `todo`.
-
-    measured: the measurements of an earlier run of the same job, which then need not be taken again.
-    """
-
-    def __init__(
-        self, job: Job, every: Sequence[ShardId], todo: Sequence[ShardId], measured: Measured | None = None
-    ) -> None:
-        super().__init__()
-        self.job = job
-        self.every = tuple(every)
-        self.todo = tuple(todo)
-        self.measured = measured
-
-    def expand(self, pipeline: beam.Pipeline) -> Any:
-        if self.measured is None:
-            measured = (
-                pipeline
-                | "Shards to measure" >> beam.Create(self.every)
-                | "Spread measuring" >> beam.Reshuffle()
-                | "Measured shards" >> beam.Map(_measure, self.job)
-                | "Measured dataset" >> beam.CombineGlobally(MergeMeasured())
-                | "Cameras that exist" >> beam.Map(check_cameras, self.job)
-                | "Saved measurements" >> beam.Map(settle_measured, self.job)
-            )
-        else:
-            measured = pipeline | "Measured before" >> beam.Create([self.measured])
-        return (
-            pipeline
-            | "Shards to write" >> beam.Create(self.todo)
-            | "Spread writing" >> beam.Reshuffle()
-            | "Written shards" >> beam.ParDo(ConvertShard(self.job), AsSingleton(measured))
-        )
-
-
-def _measure(shard: ShardId, job: Job) -> Measured:
-    return measure_shard(job, shard)
 
 
 def _reader(format: str) -> ModuleType:

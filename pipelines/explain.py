@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipelines.adapters import FORM_WIDTHS, FROM_LOG, Adapter, PartSource
+from pipelines.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
 from pipelines.embodiments import Slots, get_embodiment
 from pipelines.errors import UsageError
 from pipelines.mapping import Parts, parts_of
@@ -40,36 +40,56 @@ def explain_adapter(adapter: Adapter, robot: str = "") -> str:
             lines.append(f"    masked off, since the source has no such dim: {', '.join(map(str, masked))}")
     lines.append(f"  language  {', '.join(adapter.language) or adapter.task or 'as the format stores it'}")
     lines += [f"  {line}" for line in _filters(adapter)]
+    if adapter.note:
+        lines.append(f"  note      {adapter.note}")
     return "\n".join(lines)
+
+
+def registry_table() -> str:
+    """Returns every entry as a row of a Markdown table."""
+    lines = ["| entry | format | robot | mode | Hz | cameras | state | action | note |", "|---" * 9 + "|"]
+    for name, adapter in sorted(load_adapters().items()):
+        cameras = ", ".join(native.removeprefix("observation/") for native in adapter.all_cameras.values())
+        cells = [
+            f"`{name}`", adapter.format, adapter.robot, adapter.control_mode, f"{adapter.control_hz or 0:g}", cameras,
+            _parts(adapter.state), _parts(adapter.action), adapter.note,
+        ]  # fmt: skip
+        shown = [cell if cell not in ("", "0") else "-" for cell in cells]
+        lines.append(f"| {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
 
 
 def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Iterator[Row]:
     """Yields (slot, name, unit, native dims) for every slot that a native dim lands in."""
     for part, source in parts.items():
         numbers = slots[part]
-        n = FORM_WIDTHS[source.form][1] if source.form in FORM_WIDTHS else len(numbers)
-        natives = _native_dims(source, n)
-        for i, slot in enumerate(numbers[:n]):
+        filled = FORMS[source.form][1] if source.form in FORMS else tuple(range(len(numbers)))
+        natives = _native_dims(source, FORMS[source.form][0] if source.form in FORMS else len(numbers))
+        for i, native in zip(filled, natives, strict=True):
             name = part if len(numbers) == 1 else f"{part} {_dim_name(part, control_mode, i)}"
-            yield slot, name, _unit(part, control_mode, side, i, len(numbers)), natives[i]
+            yield numbers[i], name, _unit(part, control_mode, side, i, len(numbers)), native
 
 
 def _native_dims(source: PartSource, n: int) -> list[str]:
-    """What each of `n` slots is made of."""
+    """What each filled slot is made of; `n` native dims in all."""
     dims = []
     for selector in source.sources:
         if selector.start is None or selector.stop is None:
-            dims += [f"{selector.key}[{i}]" for i in range(n if len(source.sources) == 1 else 3)]
+            rest = n - len(dims)
+            width = rest if selector is source.sources[-1] else 3
+            dims += [selector.key if width == 1 else f"{selector.key}[{i}]" for i in range(width)]
         else:
             dims += [f"{selector.key}[{i}]" for i in range(selector.start, selector.stop)]
     if source.open is not None:
-        clip = ", clipped to 0..1" if source.clip else ""
-        return [f"{dim} (open {source.open:g}, closed {source.closed:g}{clip})" for dim in dims]
-    if source.form in ("xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_rotvec", "xyz_euler_zyx"):
+        how = ", clipped to 0..1" if source.clip else ", else as before" if source.relative else ""
+        return [f"{dim} (open {source.open:g}, closed {source.closed:g}{how})" for dim in dims]
+    scales = source.scale if isinstance(source.scale, tuple) else (source.scale,) * len(dims)
+    dims = [dim if scale == 1.0 else f"{scale:g} * {dim}" for scale, dim in zip(scales, dims, strict=True)]
+    if source.form == "matrix":
+        return [f"{source.sources[0]} (4x4 matrix)"] * 6
+    if source.form.startswith(("xyz_quat", "xyz_rotvec", "xyz_euler")):
         rotation = f"{' '.join(dims[3:])} ({source.form.removeprefix('xyz_')} to roll, pitch, yaw)"
-        dims = dims[:3] + [rotation] * 3
-    if source.scale != 1.0:
-        dims = [f"{source.scale:g} * {dim}" for dim in dims]
+        return dims[:3] + [rotation] * 3
     return [f"{dim} (degrees)" for dim in dims] if source.degrees else dims
 
 
@@ -92,6 +112,15 @@ def _unit(part: str, control_mode: str, side: str, i: int, n: int) -> str:
     return ("m" if i < 3 else "rad") + delta
 
 
+def _parts(parts: Parts) -> str:
+    """The native dims of each part in short."""
+    return "; ".join(
+        f"{part} {' + '.join(map(str, source.sources))}".replace("observation/", "")
+        + (f" ({source.form})" if source.form not in ("joints", "value", "xyz_rpy") else "")
+        for part, source in parts.items()
+    )
+
+
 def _camera(adapter: Adapter, usual: tuple[str, ...], camera: str) -> str:
     if adapter.robot == FROM_LOG:
         return f"camera/{camera.removesuffix('_rgb')} where the log has it" if camera in usual else "none (masked)"
@@ -108,5 +137,11 @@ def _filters(adapter: Adapter) -> Iterator[str]:
         yield "drops     the first step of every episode; counted in rejects.parquet"
     for key, value in adapter.idle_when.items():
         yield f"idle      steps with {key} = {value}"
+    for key, value in adapter.keep_when.items():
+        yield f"keeps     only episodes with {key} = {value}; the others are counted as filtered"
+    for camera in adapter.swapped_channels:
+        yield f"swaps     red and blue of {camera}"
+    for key in adapter.compressed:
+        yield f"unpacks   {key} (zlib)"
     if adapter.shift_before:
         yield f"shifts    actions to the next observation in sessions before {adapter.shift_before}"

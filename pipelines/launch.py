@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from pipelines.adapters import FROM_LOG, Adapter
 from pipelines.beam_options import is_local, make_beam_options
-from pipelines.convert import ConvertAll, beat, load_measured, load_result
+from pipelines.convert import beat, load_measured, load_result
 from pipelines.dataset import INFO_FILE
 from pipelines.embodiments import get_embodiment
 from pipelines.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.files import sweep_leftovers, write_atomically
+from pipelines.graph import ConvertAll
 from pipelines.manifest import finish_dataset
 from pipelines.native import Found
 from pipelines.plan import Job, Plan, is_saved, make_plan, options_hash, save_plan

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.adapters import FORM_WIDTHS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.embodiments import Embodiment, Slots
 from pipelines.episode import DroppedSteps, Episode, Image
+from pipelines.forms import convert_part
+from pipelines.frames import SwappedChannels, Tail
 from pipelines.native import NativeEpisode, Rejected
 from pipelines.slots import N_SLOTS
 
@@ -26,6 +28,7 @@ def to_episode(
     cameras: the slots that are features of the dataset. task: an instruction that replaces the source's.
     Raises Rejected when the native dims do not fit the adapter and the robot.
     """
+    check_kept(native, adapter)
     native = filter_steps(native, adapter)
     state_parts, action_parts = parts_of(adapter, embodiment)
     vectors = embodiment.vectors(adapter.control_mode)
@@ -86,10 +89,15 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArr
     values = np.zeros((native.n_steps, N_SLOTS), np.float32)
     mask = np.zeros(N_SLOTS, np.bool_)
     for part, source in parts.items():
-        columns = convert_part(select(native, source.sources), source)
+        columns = select(native, source.sources)
+        if source.form in FORMS and columns.shape[1] != FORMS[source.form][0]:
+            keys, found = " + ".join(map(str, source.sources)), columns.shape[1]
+            n = FORMS[source.form][0]
+            raise Rejected("wrong_dims", f"{part}: {keys}: expected {n} dims as {source.form}, found {found}")
+        columns = convert_part(columns, source)
         numbers = list(slots[part])
-        if source.form in FORM_WIDTHS:
-            numbers = numbers[: FORM_WIDTHS[source.form][1]]
+        if source.form in FORMS:
+            numbers = [numbers[i] for i in FORMS[source.form][1]]
         if columns.shape[1] != len(numbers):
             keys = " + ".join(map(str, source.sources))
             raise Rejected("wrong_dims", f"{part}: {keys}: expected {len(numbers)} dims, found {columns.shape[1]}")
@@ -108,38 +116,6 @@ def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
         array = array.reshape(len(array), -1)
         columns.append(array if selector.start is None else array[:, selector.start : selector.stop])
     return np.concatenate(columns, axis=1)
-
-
-def convert_part(x: Floats, source: PartSource) -> Floats:
-    """Returns [t, k] in the slots' units: rotations as roll, pitch, yaw in rad; grippers 0 open, 1 closed."""
-    if source.open is not None and source.closed is not None:
-        closedness = (x - source.open) / (source.closed - source.open) + 0.0  # No negative zero.
-        return np.clip(closedness, 0.0, 1.0) if source.clip else closedness
-    x = x * source.scale
-    if source.degrees:
-        first_angle = 0 if source.form == "joints" else 3
-        x = np.concatenate([x[:, :first_angle], np.deg2rad(x[:, first_angle:])], axis=1)
-    if source.form in ("xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_rotvec", "xyz_euler_zyx"):
-        return np.concatenate([x[:, :3], to_rpy(x[:, 3:], source.form)], axis=1)
-    return x
-
-
-def to_rpy(rotation: Floats, form: str) -> Floats:
-    """Returns roll, pitch, yaw (extrinsic xyz, rad) [t, 3] of quaternions, rotation vectors or zyx angles.
-
-    Raises Rejected where a quaternion has no length.
-    """
-    # scipy takes 0.4 s to import; most adapters need none of it.
-    from scipy.spatial.transform import Rotation
-
-    if form == "xyz_rotvec":
-        return Rotation.from_rotvec(rotation).as_euler("xyz")
-    if form == "xyz_euler_zyx":
-        return rotation[:, ::-1]
-    quaternion = rotation if form == "xyz_quat_xyzw" else np.roll(rotation, -1, axis=1)
-    if not (np.linalg.norm(quaternion, axis=1) > 1e-6).all():
-        raise Rejected("bad_rotation", "a quaternion of length zero")
-    return Rotation.from_quat(quaternion).as_euler("xyz")
 
 
 def mark_idle(native: NativeEpisode, adapter: Adapter) -> NDArray[np.bool_]:
@@ -175,6 +151,15 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             )
 
 
+def check_kept(native: NativeEpisode, adapter: Adapter) -> None:
+    """Raises Rejected when the adapter keeps only episodes with another value of a flag."""
+    for key, value in adapter.keep_when.items():
+        if key not in native.flags:
+            raise Rejected("missing_key", f"expected the episode's {key}; found {', '.join(sorted(native.flags))}")
+        if native.flags[key] != float(value):
+            raise Rejected("filtered", f"{key} is {native.flags[key]:g}; the adapter keeps {value}")
+
+
 def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     """Leaves out the first step where the adapter says so; the step is recorded in `dropped`."""
     if adapter.drop_first == "never" or native.n_steps < 2:
@@ -197,22 +182,6 @@ def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
     )  # fmt: skip
 
 
-class Tail(Sequence[Image]):
-    """The frames of `frames` from number `first` on, still read only when asked for."""
-
-    def __init__(self, frames: Sequence[Image], first: int) -> None:
-        self._frames = frames
-        self._first = first
-
-    def __len__(self) -> int:
-        return len(self._frames) - self._first
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._frames[range(self._first, len(self._frames))[index]]
-
-
 _PER_STEP = ("timestamp_s", "reward", "discount", "is_idle")
 
 
@@ -221,5 +190,7 @@ def _choose_frames(
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
     names = adapter.all_cameras or {camera: camera for camera in embodiment.cameras}
-    chosen = {slot: native.frames[name] for slot, name in names.items() if name in native.frames and slot in cameras}
-    return {slot: chosen[slot] for slot in cameras if slot in chosen}
+    chosen = {slot: name for slot, name in names.items() if name in native.frames}
+    frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
+    swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
+    return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}

@@ -61,6 +61,7 @@ class NativeEpisode:
     frames: per native camera name, one frame per step, read when asked for. robot, control_hz: where the log says.
     timestamp_s: float64 [t] from the first step, or None for even spacing at the control rate.
     is_idle: bool [t] where the source marks steps that are no motion. success: 1, 0, or -1 unknown.
+    flags: episode-level numbers, for adapters that keep some episodes only.
     missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
     """
 
@@ -79,6 +80,7 @@ class NativeEpisode:
     reward: NDArray[np.float32] | None = None
     discount: NDArray[np.float32] | None = None
     is_idle: NDArray[np.bool_] | None = None
+    flags: Mapping[str, float] = field(default_factory=dict)
     missing_cameras: tuple[str, ...] = ()
     dropped: tuple[DroppedSteps, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)

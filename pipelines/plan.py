@@ -22,9 +22,9 @@ FEWEST_SHARDS = 4
 # The files whose content decides what a shard holds.
 _CODE = {
     "pipelines": (
-        "alignment.py", "convert.py", "embodiments.py", "embodiments.yaml", "episode.py", "images.py", "index.py",
-        "mapping.py", "plan.py", "record.py", "schema.py", "shards.py", "slots.py", "statistics.py", "summaries.py",
-        "tfrecord.py", "validate.py", "wire.py",
+        "adapters.py", "alignment.py", "convert.py", "embodiments.py", "embodiments.yaml", "episode.py", "forms.py",
+        "frames.py", "images.py", "index.py", "mapping.py", "plan.py", "record.py", "schema.py", "shards.py",
+        "slots.py", "statistics.py", "summaries.py", "tfrecord.py", "validate.py", "wire.py",
     ),
     "pipelines.sources": ("bridge.py", "droid.py", "restricted_pickle.py", "rlds.py", "video.py", "zarr.py"),
     "annotation_tools": ("motion.py", "phrases.py", "propose.py"),

@@ -1,11 +1,13 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines.adapters import get_adapter, load_adapters, parse_adapter, parse_selector
 from pipelines.embodiments import get_embodiment
 from pipelines.errors import UsageError
-from pipelines.explain import explain_adapter
+from pipelines.explain import explain_adapter, registry_table
 
 ARM = {"from": "state[0:6]", "form": "xyz_rpy"}
 GRIPPER = {"from": "state[6]", "open": 1, "closed": 0}
@@ -81,3 +83,8 @@ def test_explain_needs_a_robot_where_logs_tell_it() -> None:
         explain_adapter(get_adapter("inhouse_log"))
     shown = explain_adapter(get_adapter("inhouse_log"), "mobile_arx")
     assert "    15  base 1          rad/s             <- command/base[2]" in shown.splitlines()
+
+
+def test_the_registry_page_is_the_registry() -> None:
+    page = Path(__file__).parents[1] / "docs/registry.md"
+    assert page.read_text().endswith(registry_table()), "make it again: embodimix convert --explain all"

@@ -9,7 +9,8 @@ import pytest
 from pipelines.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.embodiments import get_embodiment
 from pipelines.episode import Reference
-from pipelines.mapping import convert_part, mark_idle, to_episode
+from pipelines.forms import convert_part
+from pipelines.mapping import mark_idle, to_episode
 from pipelines.native import NativeEpisode, Rejected
 
 BRIDGE = get_adapter("bridge_orig")

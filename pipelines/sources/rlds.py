@@ -2,8 +2,9 @@
 
 import json
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from pipelines.wire import ByteStrings, CorruptExample, Parsed, parse_example
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
 _STEPS = "steps/"
+# No vector of one step is larger; a stream that unpacks to more is hostile.
+_MAX_UNPACKED = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +66,18 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         raise Rejected("corrupt_example", str(error)) from error
     steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
     t = count_steps(steps)
+    steps |= {key: _unpack(key, steps[key]) for key in adapter.compressed if key in steps}
     numbers = {key: value for key, value in steps.items() if isinstance(value, np.ndarray) and value.size}
     arrays = {key: _per_step(key, value, t) for key, value in numbers.items()}
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings)}
     frames = {key: value for key, value in texts.items() if len(value) == t and _is_picture(value)}
-    language = read_language(texts, adapter.language)
+    language = read_language(texts, arrays, adapter.language)
     is_terminal = bool(arrays["is_terminal"][-1, 0]) if "is_terminal" in arrays else True
+    flags = read_flags(features)
     return NativeEpisode(
         reference=located.reference, n_steps=t, arrays=arrays, frames=frames, language=language,
-        task=language[0] if language else "", is_terminal=is_terminal,
-        reward=_scalars(arrays, "reward"), discount=_scalars(arrays, "discount"),
+        task=language[0] if language else "", is_terminal=is_terminal, flags=flags,
+        reward=_scalars(arrays, "reward"), discount=_scalars(arrays, "discount"), success=read_success(features, flags),
     )  # fmt: skip
 
 
@@ -121,14 +126,38 @@ def count_steps(steps: dict[str, Parsed]) -> int:
     raise Rejected("no_steps", f"expected RLDS steps with is_first or is_last, found {listed}")
 
 
-def read_language(texts: dict[str, ByteStrings], keys: Sequence[str]) -> tuple[str, ...]:
-    """Returns every distinct instruction under `keys`, in order; empty ones are left out."""
+def read_language(
+    texts: Mapping[str, ByteStrings], arrays: Mapping[str, NDArray], keys: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns every distinct instruction under `keys`, in order; empty ones are left out.
+
+    An instruction stored as numbers is a row of code points, padded with zeros.
+    """
     found: dict[str, None] = {}
     for key in keys:
-        for value in dict.fromkeys(texts.get(key, ())):
-            if text := value.decode("utf-8", errors="replace").strip():
-                found[text] = None
+        values = [value.decode("utf-8", errors="replace") for value in dict.fromkeys(texts.get(key, ()))]
+        if key in arrays:
+            values += ["".join(map(chr, row[row > 0].astype(int))) for row in np.unique(arrays[key], axis=0)]
+        found |= dict.fromkeys(text for value in values if (text := value.strip()))
     return tuple(found)
+
+
+def read_flags(features: Mapping[str, Parsed]) -> dict[str, float]:
+    """Returns the single numbers that are told of a whole episode, `episode_metadata/` left off their names."""
+    return {
+        key.removeprefix("episode_metadata/"): float(value[0])
+        for key, value in features.items()
+        if not key.startswith(_STEPS) and isinstance(value, np.ndarray) and value.size == 1
+    }
+
+
+def read_success(features: Mapping[str, Parsed], flags: Mapping[str, float]) -> int:
+    """1 or 0 from a `success` flag, or from a path through a folder success/ or failure/, as DROID's; else -1."""
+    if "success" in flags:
+        return int(flags["success"] > 0)
+    paths = features.get("episode_metadata/file_path", ())
+    parts = paths[0].decode("utf-8", errors="replace").split("/") if isinstance(paths, ByteStrings) and paths else []
+    return 1 if "success" in parts else 0 if "failure" in parts else -1
 
 
 def _scan(file: ShardFile) -> tuple[list[Located], str]:
@@ -168,6 +197,17 @@ def _read_shard_lengths(path: Path) -> dict[str, list[int]]:
         return {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in splits}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}: expected the metadata that TFDS writes, found {error}") from error
+
+
+def _unpack(key: str, value: Parsed) -> Parsed:
+    """One zlib stream of float32 a step, as TFDS stores tensors with that encoding; numbers are left as they are."""
+    if not isinstance(value, ByteStrings):
+        return value
+    try:
+        rows = [zlib.decompressobj().decompress(item, _MAX_UNPACKED) for item in value]
+        return np.concatenate([np.frombuffer(row, "<f4") for row in rows])
+    except (zlib.error, ValueError) as error:
+        raise Rejected("corrupt_example", f"{key}: expected zlib streams of float32, found {error}") from error
 
 
 def _per_step(key: str, values: NDArray, t: int) -> NDArray:
