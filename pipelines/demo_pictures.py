@@ -12,18 +12,22 @@ COLOURS = {
     "red": (214, 38, 38), "green": (34, 158, 60), "blue": (36, 78, 214), "yellow": (238, 190, 20),
     "orange": (232, 120, 20), "purple": (140, 50, 170),
 }  # fmt: skip
-VIEW_M = 0.84
+# The picture is this wide on the table, and its middle looks at this height above the lower edge of the scene.
+VIEW_M, MIDDLE_M = 0.84, 0.41
 WRIST_VIEW_M = 0.42
 TILT_X, TILT_Z = 0.92, 0.40
 
 
 def draw_base(body: Body, scene: Scene, state: State, width: int, height: int) -> NDArray[np.uint8]:
-    """The exterior camera, fixed to the robot's base: uint8 [height, width, 3], forward is up, left is left."""
-    scale = height / VIEW_M
+    """The exterior camera, fixed to the robot's base: uint8 [height, width, 3], forward is up, left is left.
+
+    Whatever the format, a metre is as many parts of the picture's width.
+    """
+    scale = width / VIEW_M
 
     def project(points: Array) -> list[tuple[float, float]]:
         u = width / 2 - scale * points[..., 1]
-        v = height - scale * (0.06 + TILT_X * points[..., 0] + TILT_Z * points[..., 2])
+        v = height / 2 + scale * (MIDDLE_M - 0.06 - TILT_X * points[..., 0] - TILT_Z * points[..., 2])
         return [(float(a), float(b)) for a, b in zip(np.atleast_1d(u), np.atleast_1d(v), strict=True)]
 
     picture = Image.new("RGB", (width, height), FLOOR)

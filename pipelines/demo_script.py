@@ -76,8 +76,8 @@ def draw_scene(task: Task, colours: Sequence[str], random: np.random.Generator) 
 def first_state(body: Body, places: Array, random: np.random.Generator) -> State:
     """The robot near its home pose, a mobile one some way back from the table."""
     hands = _home(body) + random.uniform(-0.04, 0.04, (body.n_arms, 3))
-    back_m = random.uniform(0.08, 0.24) if body.is_mobile else 0.0
-    side_m = random.uniform(-0.08, 0.08) if body.is_mobile else 0.0
+    back_m = random.uniform(0.05, 0.18) if body.is_mobile else 0.0
+    side_m = random.uniform(-0.06, 0.06) if body.is_mobile else 0.0
     return State(
         joints=joints_for(body, hands), gripper=np.zeros(body.n_arms), base=np.array([-back_m, side_m, 0.0]),
         items=places, held=(None,) * body.n_arms,

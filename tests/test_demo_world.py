@@ -120,8 +120,8 @@ def test_the_picture_shows_where_the_thing_lies_and_the_state_does_not() -> None
     def centre(picture: np.ndarray) -> np.ndarray:
         return np.argwhere((picture[..., 0] > 180) & (picture[..., 1] < 60)).mean(axis=0)
 
-    # 0.1 m to the left and 0.1 m ahead: 200 px per m, further up and further left in the picture.
-    np.testing.assert_allclose(centre(right) - centre(left), [-18.4, -20.0], atol=1.5)
+    # 0.1 m to the left and 0.1 m ahead: 267 px per m, further up and further left in the picture.
+    np.testing.assert_allclose(centre(right) - centre(left), [-24.5, -26.7], atol=1.5)
 
 
 def test_the_hand_camera_follows_the_hand() -> None:

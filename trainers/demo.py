@@ -45,11 +45,11 @@ class Scale:
     eval_samples: int
 
 
-FULL = Scale(plan="full", pretrain_steps=900, posttrain_steps=500, batch_size=32, eval_samples=128)
+FULL = Scale(plan="full", pretrain_steps=1100, posttrain_steps=600, batch_size=32, eval_samples=128)
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32)
 
 # Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
-FLOW_TIME_SHIFT = 10.0
+FLOW_TIME_SHIFT = 20.0
 
 PRETRAIN = """\
 # Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.
