@@ -154,6 +154,13 @@ def test_a_run_that_exists_is_not_overwritten(tmp_path: Path, run_training: Trai
         run_training(tmp_path / "run", steps=1)
 
 
+def test_a_setting_that_fails_leaves_no_run_behind(tmp_path: Path, run_training: Train) -> None:
+    with pytest.raises(UsageError, match="fsdp: expected a divisor of the 1 devices"):
+        run_training(tmp_path / "run", steps=1, fsdp=2)
+    assert not RunDirectory(tmp_path / "run").exists()
+    run_training(tmp_path / "run", steps=1)
+
+
 def test_other_files_are_not_taken_for_a_run(tmp_path: Path, run_training: Train) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
@@ -171,6 +178,7 @@ def test_a_resume_to_fewer_steps_is_refused(tmp_path: Path, run_training: Train)
     run_training(tmp_path / "run", steps=2)
     with pytest.raises(UsageError, match="--steps: expected at least 2, where the run is; found 1"):
         run_training(tmp_path / "run", resume=True, steps=1)
+    assert RunDirectory(tmp_path / "run").read_config().steps == 2
 
 
 def test_a_changed_mixture_is_refused(tmp_path: Path, spec: Path, run_training: Train) -> None:

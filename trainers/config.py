@@ -75,6 +75,7 @@ class RunConfig:
     loss: 'masked' counts only real slots and steps inside the episode; 'openpi' averages over all of them.
     flow_time_shift: moves flow times toward noise (`model.flow.sample_time`); 1 as published.
     freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are.
+    fsdp: devices that the parameters are split over; samples are split over all devices.
     log_every: steps between lines of metrics.
     """
 
@@ -92,12 +93,13 @@ class RunConfig:
     loss: Loss = "masked"
     flow_time_shift: float = 1.0
     freeze: tuple[str, ...] = ()
+    fsdp: int = 1
     log_every: int = 1
     optimizer: OptimizerConfig
     checkpoints: CheckpointConfig
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every"):
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
         _require(self.flow_time_shift > 0, "flow_time_shift", "a positive number", self.flow_time_shift)
         divides = self.batch_size % self.accumulate == 0
@@ -106,7 +108,7 @@ class RunConfig:
 
 SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
 # What a resumed run may change: it decides how far and how a run is watched, not what it computes.
-FREE_ON_RESUME = ("steps", "log_every", "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every")
+FREE_ON_RESUME = ("steps", "fsdp", "log_every", "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every")
 
 
 def resolve(

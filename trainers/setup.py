@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
 from pipelines.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig, Stage, resolve, resumed
+from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.run import CLAIM, RunDirectory
 from trainers.step import TrainState, new_state
 
@@ -32,12 +34,22 @@ class Request:
 
 
 def set_up(run: RunDirectory, request: Request) -> tuple[RunConfig, Mixture]:
-    """Takes up the run that exists, checking that nothing it depends on has changed, or sets up a new one."""
+    """Resolves a new run, or takes up the one that exists and checks that nothing it depends on has changed.
+
+    Nothing is written yet: see `record`.
+    """
     check_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init))
-    config = _taken_up(run, request, mixture) if run.exists() else _new_run(run, request, mixture)
-    run.write_config(config)
+    config = _taken_up(run, request, mixture) if run.exists() else _new_run(request, mixture)
     return config, mixture
+
+
+def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
+    """Writes what the run depends on, the config last, once every check has passed."""
+    if not run.exists():
+        run.write_lock(mixture.lock())
+        mixture.save_statistics(run.statistics_path)
+    run.write_config(config)
 
 
 def check_request(run: RunDirectory, request: Request) -> None:
@@ -54,27 +66,34 @@ def check_request(run: RunDirectory, request: Request) -> None:
         raise UsageError(f"--init {request.init}: expected a run directory with config.yaml; found none")
 
 
-def start_or_restore(config: RunConfig, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """Returns the newest whole checkpoint, or the state before the first step."""
-    restored = checkpoints.restore_newest(abstract_state(config))
+def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """Returns the newest whole checkpoint, or the state before the first step, placed on the mesh."""
+    like = with_placement(mesh, abstract_state(config))
+    restored = checkpoints.restore_newest(like)
     if restored is not None:
         return restored
-    if config.init is None:
-        params = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
-    else:
-        params = _init_params(config)
-    return new_state(config, params), Progress()
+    if config.init is not None:
+        return jax.device_put(new_state(config, _init_params(config, mesh)), split_state(mesh, like)), Progress()
+    start = jax.jit(
+        lambda key: new_state(config, policy.init_params(config.policy, key)),
+        out_shardings=split_state(mesh, like), compiler_options=_draw_options(),
+    )  # fmt: skip
+    return start(jax.random.key(config.seed)), Progress()
 
 
-def read_best(run: RunDirectory) -> tuple[RunConfig, int, Any]:
-    """Returns a run's config, its newest checkpoint's step, and the parameters to act with (the moving average)."""
+def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, int, Any]:
+    """Returns a run's config, its newest checkpoint's step, and the parameters to act with (the moving average).
+
+    They are placed on the mesh, or on this process's first device. UsageError where there is no checkpoint yet.
+    """
     config = run.read_config()
     checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
     try:
         steps = checkpoints.steps()
         if not steps:
             raise UsageError(f"{run.path}: expected a checkpoint; found none yet. Train it first")
-        state = checkpoints.restore_best(steps[-1], abstract_state(config))
+        like = with_placement(mesh or single_device_mesh(), abstract_state(config))
+        state = checkpoints.restore_best(steps[-1], like)
         return config, steps[-1], state.best_params
     finally:
         checkpoints.close()
@@ -99,15 +118,12 @@ def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfi
     return resumed(saved, request.overrides, run.path)
 
 
-def _new_run(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfig:
+def _new_run(request: Request, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
-    config = resolve(
+    return resolve(
         stage=request.stage, mixture=request.spec, horizon=mixture.horizon, cameras=mixture.cameras,
         init=request.init, init_config=init_config, overrides=request.overrides,
     )  # fmt: skip
-    run.write_lock(mixture.lock())
-    mixture.save_statistics(run.statistics_path)
-    return config
 
 
 def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
@@ -121,9 +137,9 @@ def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
     return init.read_config()
 
 
-def _init_params(config: RunConfig) -> Any:
+def _init_params(config: RunConfig, mesh: Mesh) -> Any:
     assert config.init is not None
-    _, _, params = read_best(RunDirectory(Path(config.init)))
+    _, _, params = read_best(RunDirectory(Path(config.init)), mesh)
     expected = jax.eval_shape(partial(policy.init_params, config.policy), jax.random.key(0))
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
         raise UsageError(f"--init {config.init}: its parameters have other shapes than the model of this run")
@@ -131,9 +147,12 @@ def _init_params(config: RunConfig) -> Any:
 
 
 def abstract_state(config: RunConfig) -> TrainState:
-    """Shapes, types and placement of the state, for reading a checkpoint without building one first."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.eval_shape(
-        lambda: new_state(config, policy.init_params(config.policy, jax.random.key(config.seed)))
-    )
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    """Shapes and types of the state, for reading a checkpoint without building one first."""
+    return jax.eval_shape(lambda: new_state(config, policy.init_params(config.policy, jax.random.key(config.seed))))
+
+
+def _draw_options() -> dict[str, Any] | None:
+    """Drawing parameters runs once, so on a CPU optimizing it costs far more than it saves."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -169,7 +169,8 @@ def _gradients(
 def _accumulated(
     gradient: Callable[[Any], Any], whole: tuple[Any, ...], trained: Tree, parts: int
 ) -> tuple[Tree, jax.Array, jax.Array]:
-    split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), whole)
+    """Adds up over `parts` parts, each taking every parts-th sample, so that all devices work on every part."""
+    split = jax.tree.map(lambda array: array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), whole)
 
     def add(carry: tuple[Tree, jax.Array], part: tuple[Any, ...]) -> tuple[tuple[Tree, jax.Array], jax.Array]:
         (loss, sample_loss), grads = gradient(part)
@@ -177,7 +178,7 @@ def _accumulated(
 
     start = (jax.tree.map(jnp.zeros_like, trained), jnp.zeros((), jnp.float32))
     (grads, loss), sample_loss = jax.lax.scan(add, start, split)
-    return grads, loss, sample_loss.reshape(-1)
+    return grads, loss, sample_loss.swapaxes(0, 1).reshape(-1)
 
 
 def _sample_mean(squared: jax.Array, weights: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture
 from mixtures.stream import Batch, Stream
@@ -21,10 +22,11 @@ from pipelines.files import write_atomically
 from trainers.batches import build_batcher, chain_names
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
+from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.metrics import MetricsWriter, ProgressBar, group_means
 from trainers.optimizer import learning_rate
 from trainers.run import RunDirectory
-from trainers.setup import Request, set_up, start_or_restore
+from trainers.setup import Request, record, set_up, start_or_restore
 from trainers.step import StepReport, TrainState, build_train_step
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,12 +48,14 @@ def train(request: Request) -> Summary:
     run = RunDirectory(request.run)
     with run.claimed():
         config, mixture = set_up(run, request)
+        mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
         try:
-            state, progress = start_or_restore(config, checkpoints)
+            state, progress = start_or_restore(config, mesh, checkpoints)
             if progress.step > config.steps:
                 raise UsageError(f"--steps: expected at least {progress.step}, where the run is; found {config.steps}")
-            return Loop(run, config, mixture, checkpoints, request.show_progress).go(state, progress)
+            record(run, config, mixture)
+            return Loop(run, config, mesh, mixture, checkpoints, request.show_progress).go(state, progress)
         finally:
             checkpoints.close()
 
@@ -64,11 +68,12 @@ class Loop:
     """
 
     def __init__(
-        self, run: RunDirectory, config: RunConfig, mixture: Mixture, checkpoints: Checkpoints, show_progress: bool
-    ) -> None:
-        self._run, self._config, self._mixture, self._checkpoints = run, config, mixture, checkpoints
+        self, run: RunDirectory, config: RunConfig, mesh: Mesh, mixture: Mixture, checkpoints: Checkpoints,
+        show_progress: bool,
+    ) -> None:  # fmt: skip
+        self._run, self._config, self._mesh = run, config, mesh
+        self._mixture, self._checkpoints = mixture, checkpoints
         self._show_progress = show_progress
-        self._step = jax.jit(build_train_step(config), donate_argnums=0)
         self._group_names = tuple(group.name for group in mixture.groups)
 
     def go(self, state: TrainState, progress: Progress) -> Summary:
@@ -76,12 +81,16 @@ class Loop:
         config = self._config
         to_train_batch = build_batcher(config)
         watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
+        step = jax.jit(
+            build_train_step(config), donate_argnums=0,
+            out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
+        )  # fmt: skip
         seed = jax.random.key(config.seed)
         end = progress.position + (config.steps - progress.step) * config.batch_size
         with Stream(self._mixture, batch_size=config.batch_size) as stream, watch, stop_signals() as stopped_by:
             for batch, wait_s in timed(stream.batches(start=progress.position, stop=end)):
                 rate = learning_rate(config.optimizer, progress.step)
-                state, report = self._step(state, to_train_batch(batch), seed, rate)
+                state, report = step(state, place_batch(self._mesh, to_train_batch(batch)), seed, rate)
                 progress = self._after(progress, batch)
                 watch.note(Pending(progress=progress, batch=batch, report=report, wait_s=wait_s))
                 if progress.step % config.checkpoints.every == 0:
