@@ -70,6 +70,10 @@ _ENTRY = Fields(
         "task": Text(about="one task name for every episode of this dataset, in place of its own"),
         "robot": Text(about="the robot, for a plan from published sizes"),
         "filters": _FILTERS,
+        "segments": ListOf(
+            about="segment tables that overlay the dataset's own segments, relative to this file",
+            item=Text(about="a segment table (Parquet)"),
+        ),
         "sizes": Fields(
             about="published sizes, for a plan without the dataset",
             required=("steps",),
@@ -118,6 +122,14 @@ MIXTURE = Fields(
             fields={
                 "segment": Number(about="weight of segment texts", at_least=0),
                 "task": Number(about="weight of task texts", at_least=0),
+            },
+        ),
+        "kinds": Fields(
+            about="how often steps of each kind are drawn; 1 unless said",
+            fields={
+                "subtask": Number(about="weight of subtask segments", at_least=0, at_most=100),
+                "recovery": Number(about="weight of recovery segments", at_least=0, at_most=100),
+                "idle": Number(about="weight of idle segments and idle steps", at_least=0, at_most=100),
             },
         ),
         "validation": Fields(

@@ -16,8 +16,9 @@ from mixtures.compiled import Table, cache_folder, open_table
 from mixtures.document import SpecError
 from mixtures.groups import Group, SplitIndex, share_out
 from mixtures.locks import compare_locks, make_lock
+from mixtures.overlays import overlay_segments
 from mixtures.resolved import resolve
-from mixtures.spec import Entry, Spec, load_spec
+from mixtures.spec import Entry, Source, Spec, load_spec
 from mixtures.weights import Branch
 from pipelines.errors import EmbodimixError, FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS, N_SLOTS
@@ -145,17 +146,18 @@ def open_mixture(
     )  # fmt: skip
 
 
-def _open_tables(spec: Spec, cache: Path) -> dict[tuple[str, str], Table]:
-    tables: dict[tuple[str, str], Table] = {}
+def _open_tables(spec: Spec, cache: Path) -> dict[Source, Table]:
+    tables: dict[Source, Table] = {}
     for entry in spec.root.all_entries():
-        if (entry.path, entry.split) not in tables:
-            tables[entry.path, entry.split] = _open_table(entry, cache)
+        if entry.source not in tables:
+            tables[entry.source] = _open_table(entry, cache)
     return tables
 
 
 def _open_table(entry: Entry, cache: Path) -> Table:
     try:
-        return open_table(entry.path, entry.split, cache)
+        table = open_table(entry.path, entry.split, cache)
+        return overlay_segments(table, entry.segments, cache) if entry.segments else table
     except UsageError as error:
         raise SpecError(entry.mark, str(error)) from error
     except EmbodimixError as error:

@@ -15,11 +15,11 @@ import numpy as np
 from mixtures.compiled import Table
 from mixtures.groups import GroupFacts, SplitIndex, facts_of, split_index
 from mixtures.selection import select_groups, walk
-from mixtures.spec import Spec
+from mixtures.spec import Source, Spec
 from pipelines.errors import FailedWork
 from pipelines.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
 
-FORMAT = "embodimix.resolved/v1"
+FORMAT = "embodimix.resolved/v2"
 SPLITS = ("train", "validation")
 _ARRAYS = ("group_edges", "table", "row", "edges", "steps")
 _TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "slots")
@@ -35,8 +35,8 @@ class Resolved:
     parts: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
-def resolve(spec: Spec, tables: Mapping[tuple[str, str], Table], cache: Path) -> Resolved:
-    """Resolves a spec over its opened tables (by path and split), or loads what was resolved before.
+def resolve(spec: Spec, tables: Mapping[Source, Table], cache: Path) -> Resolved:
+    """Resolves a spec over its opened tables (by source), or loads what was resolved before.
 
     Raises SpecError for filters that match nothing, FailedWork for statistics that are missing or unreadable.
     """
@@ -46,7 +46,7 @@ def resolve(spec: Spec, tables: Mapping[tuple[str, str], Table], cache: Path) ->
     return _load(folder)
 
 
-def _resolve(spec: Spec, tables: Mapping[tuple[str, str], Table]) -> Resolved:
+def _resolve(spec: Spec, tables: Mapping[Source, Table]) -> Resolved:
     grouped = select_groups(spec, tables)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
     facts = tuple(facts_of(group) for group in grouped)
@@ -56,7 +56,7 @@ def _resolve(spec: Spec, tables: Mapping[tuple[str, str], Table]) -> Resolved:
     return Resolved(facts=facts, splits=splits, statistics=_merged_statistics(spec, tables, keys), parts=parts)
 
 
-def _identity(spec: Spec, tables: Mapping[tuple[str, str], Table]) -> str:
+def _identity(spec: Spec, tables: Mapping[Source, Table]) -> str:
     """Names what a spec resolves to: its entries, filters, grouping and validation, and the data they stand on."""
     entries = [
         (path, node.weighting.group_by, [_unmarked(asdict(e)) for e in node.entries]) for path, node in walk(spec.root)
@@ -64,7 +64,7 @@ def _identity(spec: Spec, tables: Mapping[tuple[str, str], Table]) -> str:
     content = [
         (key, table.fingerprint, _file_state(Path(table.path) / "statistics.json")) for key, table in tables.items()
     ]
-    identity = json.dumps([FORMAT, entries, asdict(spec.validation), content])
+    identity = json.dumps([FORMAT, entries, asdict(spec.validation), asdict(spec.kinds), content])
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
@@ -125,16 +125,14 @@ def _array(path: Path) -> Any:
     return array.view(np.ndarray)
 
 
-def _merged_statistics(
-    spec: Spec, tables: Mapping[tuple[str, str], Table], keys: Sequence[str]
-) -> dict[str, NormStatistics]:
+def _merged_statistics(spec: Spec, tables: Mapping[Source, Table], keys: Sequence[str]) -> dict[str, NormStatistics]:
     """The statistics of all datasets of a mixture, merged by norm key. Raises FailedWork where some are missing."""
     loaded: dict[str, dict[str, NormStatistics]] = {}
     for entry in spec.root.all_entries():
         file = Path(entry.path) / "statistics.json"
         if entry.path not in loaded:
             loaded[entry.path] = load_statistics(file)
-        missing = set(tables[entry.path, entry.split].vocabularies["norm_key"]) - set(loaded[entry.path])
+        missing = set(tables[entry.source].vocabularies["norm_key"]) - set(loaded[entry.path])
         if missing:
             raise FailedWork(f"{entry.mark}: {file}: expected statistics of {', '.join(sorted(missing))}, found none")
     merged = merge_statistics(list(loaded.values()))

@@ -1,6 +1,6 @@
 """What a mixture draws from: filters, caps and the validation split turned into lists of episodes and steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mixtures.compiled import KINDS, Table
+from mixtures.compiled import Table
+from mixtures.compiling import KINDS
 from mixtures.document import SpecError
 from mixtures.sampler import mix64
-from mixtures.spec import Entry, Filter, Node, Spec, ValidationRule
+from mixtures.spec import Entry, Filter, KindRule, Node, Source, Spec, ValidationRule
 from pipelines.errors import nearest
 
 EPISODE_ID_DIGITS = 32
+_VALIDATION_KEY = 0x76616C69646174
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +55,15 @@ class Grouped:
     validation: tuple[Selected, ...]
 
 
-def select_groups(spec: Spec, tables: dict[tuple[str, str], Table]) -> list[Grouped]:
-    """Every group of a mixture, in the order of the spec. tables: by (path, split).
+def select_groups(spec: Spec, tables: Mapping[Source, Table]) -> list[Grouped]:
+    """Every group of a mixture, in the order of the spec. tables: by source.
 
     Raises SpecError for a filter that names what no dataset has, and for a dataset of which nothing is left.
     """
     check_filter_values(spec, tables)
     groups: list[Grouped] = []
     for path, node in walk(spec.root):
-        selected = [select(entry, tables[entry.path, entry.split]) for entry in node.entries]
+        selected = [select(entry, tables[entry.source], spec.kinds) for entry in node.entries]
         groups += [_split(group, spec.validation) for group in _group(path, node, selected)]
     return groups
 
@@ -74,10 +76,11 @@ def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
         yield from walk(child, f"{path}/{child.name}" if path else child.name)
 
 
-def select(entry: Entry, table: Table) -> Selected:
-    """Applies an entry's filters, then its cap. Raises SpecError where nothing is left."""
+def select(entry: Entry, table: Table, kinds: KindRule) -> Selected:
+    """Applies the weights of kinds, an entry's filters, then its cap. Raises SpecError where nothing is left."""
     keep = np.ones(table.n_episodes, np.bool_)
-    usable: NDArray[np.bool_] | None = None
+    copies = kind_copies(kinds, table)
+    usable: NDArray[np.bool_] | None = None if copies is None else copies > 0
     for rule in entry.filters:
         if rule.is_about_steps:
             chosen = matching_steps(rule, table)
@@ -87,18 +90,34 @@ def select(entry: Entry, table: Table) -> Selected:
             keep &= chosen if rule.keep else ~chosen
     counts = table.n_steps_of.copy()
     if usable is not None:
-        counts = np.diff(np.concatenate([[0], np.cumsum(usable)])[table.first_step])
+        copies = usable.astype(np.uint8) if copies is None else np.where(usable, copies, 0)
+        counts = np.diff(np.concatenate([[0], np.cumsum(copies, dtype=np.int64)])[table.first_step])
     rows = np.flatnonzero(keep & (counts > 0))
     if not len(rows):
         raise SpecError(entry.mark, _nothing_left(entry, table))
     if entry.cap_steps is not None:
         rows = _capped(rows, counts, entry.cap_steps, table)
     steps = None
-    if usable is not None:
+    if copies is not None:
         places = _ranges(table.first_step[rows], table.n_steps_of[rows])
-        places = places[usable[places]]
+        places = np.repeat(places, copies[places])
         steps = (places - np.repeat(table.first_step[rows], counts[rows])).astype(np.int32)
     return Selected(entry=entry, table=table, rows=rows, counts=counts[rows], steps=steps)
+
+
+def kind_copies(kinds: KindRule, table: Table) -> NDArray[np.uint8] | None:
+    """How often each step stands among the usable ones by the weight of its kind, uint8 [t]; None for once each.
+
+    A weight of 2.3 gives two copies, and a third to three tenths of the steps, always the same ones.
+    """
+    weights = np.array([kinds.subtask, kinds.recovery, kinds.idle, 1.0])
+    if (weights == 1).all():
+        return None
+    kind = np.append(table.segment_kind, len(KINDS))[np.asarray(table.segment)]
+    kind = np.where(table.is_idle, KINDS.index("idle"), kind)
+    whole, part = np.floor(weights).astype(np.uint8)[kind], (weights % 1)[kind]
+    words = mix64(np.arange(table.n_steps, dtype=np.uint64)) >> np.uint64(11)
+    return whole + (words.astype(np.float64) / 2**53 < part)
 
 
 def matching_steps(rule: Filter, table: Table) -> NDArray[np.bool_]:
@@ -144,11 +163,11 @@ def has_language(table: Table) -> NDArray[np.bool_]:
     return instructions | named[table.codes("task")]
 
 
-def check_filter_values(spec: Spec, tables: dict[tuple[str, str], Table]) -> None:
+def check_filter_values(spec: Spec, tables: Mapping[Source, Table]) -> None:
     """Refuses a filter that names a robot, task, dataset or control mode that none of its datasets has."""
     known: dict[tuple[Filter, str], set[str]] = {}
     for entry in spec.root.all_entries():
-        table = tables[entry.path, entry.split]
+        table = tables[entry.source]
         for rule in entry.filters:
             for attribute, _ in rule.values:
                 _, vocabulary = attribute_codes(attribute, entry, table)
@@ -171,6 +190,11 @@ def episode_words(table: Table, purpose: str) -> NDArray[np.uint64]:
         raw = b"".join(sha256(text.encode()).digest()[:8] for text in ids.to_pylist())
     key = int.from_bytes(sha256(purpose.encode()).digest()[:8], "little")
     return mix64(np.frombuffer(raw, "<u8").astype(np.uint64) ^ np.uint64(key))
+
+
+def validation_words(table: Table) -> NDArray[np.uint64]:
+    """A random word per episode that depends on its motion alone, uint64 [e]."""
+    return mix64(table.motion ^ np.uint64(_VALIDATION_KEY))
 
 
 def _capped(rows: NDArray[np.int64], counts: NDArray[np.int64], cap: int, table: Table) -> NDArray[np.int64]:
@@ -200,15 +224,17 @@ def _group(path: str, node: Node, selected: Sequence[Selected]) -> Iterator[Grou
 
 
 def _split(group: Grouped, rule: ValidationRule) -> Grouped:
-    """Holds out episodes by their ids: those below the fraction, and the lowest up to the minimum; never all."""
+    """Holds out episodes by their motion: words below the fraction, and the lowest up to the minimum; never all.
+
+    Copies of one episode have one word, so they stay on one side.
+    """
     if rule.fraction == 0 and rule.min_per_group == 0:
         return group
-    words = [episode_words(part.table, "validation")[part.rows] for part in group.train]
-    joined = np.concatenate(words)
-    n_held = int((joined < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())
-    n_held = min(max(n_held, rule.min_per_group), len(joined) - 1)
-    held = np.zeros(len(joined), np.bool_)
-    held[np.argsort(joined, kind="stable")[:n_held]] = True
+    joined = np.concatenate([validation_words(part.table)[part.rows] for part in group.train])
+    ordered = np.unique(joined)
+    n_held = int((ordered < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())
+    n_held = min(max(n_held, rule.min_per_group), len(ordered) - 1)
+    held = np.isin(joined, ordered[:n_held])
     train, validation, start = [], [], 0
     for part in group.train:
         mine = held[start : start + len(part.rows)]

@@ -12,6 +12,8 @@ from mixtures.document import Located, Mark, SpecError, read_document
 from mixtures.grammar import ABOUT_FILTER, GROUP_KEYS, MIXTURE, NAMED, STEP_PREDICATES, ActionMode, Normalization
 from mixtures.weights import alpha_from_temperature
 
+Source = tuple[str, str, tuple[str, ...]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
@@ -53,7 +55,10 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One split of one dataset in a mixture. `path` is absolute or a URI; `filters` run from the outer to the inner."""
+    """One split of one dataset in a mixture. `path` is absolute or a URI; `filters` run from the outer to the inner.
+
+    segments: segment tables that overlay the dataset's own, later ones over earlier ones.
+    """
 
     path: str
     mark: Mark
@@ -66,6 +71,12 @@ class Entry:
     robot: str | None = None
     sizes: Sizes | None = None
     filters: tuple[Filter, ...] = ()
+    segments: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """What is opened for this entry; entries with one source share it."""
+        return self.path, self.split, self.segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,15 @@ class Node:
     def all_entries(self) -> tuple[Entry, ...]:
         """Every entry below this node, in the order of the file."""
         return self.entries + tuple(entry for node in self.nodes for entry in node.all_entries())
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRule:
+    """How often steps of each kind are drawn beside steps outside all segments; idle steps count as idle everywhere."""
+
+    subtask: float = 1.0
+    recovery: float = 1.0
+    idle: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +144,7 @@ class Spec:
     root: Node
     draws: int | None = None
     language: LanguageRule = LanguageRule()
+    kinds: KindRule = KindRule()
     validation: ValidationRule = ValidationRule()
     action: ActionRule = ActionRule()
 
@@ -139,6 +160,7 @@ def load_spec(path: str | Path, root: str | None = None) -> Spec:
     node = _mixture_node(document, file, _Context(root=root, stack=(file.resolve(),)))
     values = {
         "language": LanguageRule(**_plain(document, "language")),
+        "kinds": KindRule(**_plain(document, "kinds")),
         "validation": ValidationRule(**{k: v for k, v in _plain(document, "validation").items() if k != "by"}),
         "action": ActionRule(**_plain(document, "action")),
     }
@@ -153,12 +175,13 @@ class _Context:
     """What an outer part of a spec hands down to an inner one.
 
     stack: the files being read, outermost first. root: where relative paths start, if an outer part says so; base:
-    where they start here.
+    where they start here. folder: that of the file being read.
     """
 
     stack: tuple[Path, ...]
     root: str | None = None
     base: str = "."
+    folder: str = "."
     weighting: Weighting = Weighting()
     filters: tuple[Filter, ...] = ()
     max_epochs: float | None = None
@@ -168,6 +191,7 @@ class _Context:
 def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
     context = replace(
         context,
+        folder=str(file.parent),
         base=context.root or _resolve(document.plain("root", "."), str(file.parent)),
         weighting=_weighting(document, context.weighting),
         filters=context.filters + _filters(document),
@@ -242,19 +266,20 @@ def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
         rules = tuple(
             (rule.keep, rule.predicate, rule.values, rule.min_steps, rule.max_steps) for rule in entry.filters
         )
-        other = seen.setdefault((entry.path, entry.split, rules), entry)
+        other = seen.setdefault((*entry.source, rules), entry)
         if other is not entry:
             raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
     return tuple(entries)
 
 
 def _entry(item: Located, context: _Context) -> Entry:
-    plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes")}
+    plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes", "segments")}
     limits = {"max_epochs": context.max_epochs, "min_share": context.min_share}
     return Entry(
         path=_resolve(item.plain("path"), context.base),
         mark=item["path"].mark,
         filters=context.filters + _filters(item),
+        segments=tuple(_resolve(table.value, context.folder) for table in item.plain("segments", [])),
         sizes=Sizes(**_plain(item, "sizes")) if "sizes" in item else None,
         **(limits | plain),
     )

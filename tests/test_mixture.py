@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 from mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.selection import episode_words, select_groups
+from mixtures.selection import select_groups, validation_words
+from pipelines.episode import Episode
 from pipelines.errors import FailedWork, UsageError
 from pipelines.statistics import load_statistics
 
@@ -120,9 +121,33 @@ def test_validation_depends_on_the_episode_alone(folder: Path) -> None:
     assert set(held.row[held.table == 1]) == set(alone.splits["validation"].row)
     for group in mixture.groups:
         assert group.n_episodes >= 1 and group.n_validation_episodes >= 1
-    words = episode_words(mixture.tables[0], "validation") / 2.0**64
+    words = validation_words(mixture.tables[0]) / 2.0**64
     train = mixture.splits["train"]
     assert (words[train.row[train.table == 0]] >= 0.25).all()
+
+
+def test_copies_of_an_episode_stay_on_one_side(tmp_path: Path) -> None:
+    originals = [make_episode(i, n_steps=40, cameras=("base_0_rgb",)) for i in range(12)]
+    write_dataset(tmp_path, "a", originals, n_shards=1)
+    write_dataset(tmp_path, "b", [trimmed(episode) for episode in originals], n_shards=1)
+    rule = "validation: {fraction: 0.4, min_per_group: 3}\n"
+    mixture = opened(tmp_path, "datasets: [{path: a/1.0.0}, {path: b/1.0.0}]\n" + rule)
+    first, second = mixture.tables
+    assert first.episode_ids.to_pylist() != second.episode_ids.to_pylist()
+    assert len(set(first.motion.tolist())) == 12
+    assert (first.motion == second.motion).sum() >= 11
+    held = mixture.splits["validation"]
+    same = first.motion == second.motion
+    sides = [set(held.row[held.table == number]) & set(np.flatnonzero(same)) for number in (0, 1)]
+    assert sides[0] == sides[1] and len(sides[0]) >= 3
+
+
+def trimmed(episode: Episode) -> Episode:
+    """The episode with other texts and without its last step."""
+    arrays = ("state", "action", "timestamp_s", "reward", "discount", "is_idle")
+    shorter = {name: getattr(episode, name)[:-1] for name in arrays}
+    images = {camera: frames[:-1] for camera, frames in episode.images.items()}
+    return replace(episode, language=("again",), segments=(), images=images, **shorter)
 
 
 def test_a_group_of_one_episode_keeps_it_for_training(tmp_path: Path) -> None:
