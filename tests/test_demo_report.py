@@ -40,11 +40,15 @@ def good() -> Results:
         shown=(shown,),
         plan={"groups": [group]},
         drawn={"a@x": 0.41},
+        task_groups=("a@x",),
         losses={"pretrained": falling, "posttrained": falling},
         evals={
-            "pretrained_on_all": evaluation(0.3, "a@x", "b@y"),
-            "pretrained_on_task": evaluation(0.3, "a@x"),
-            "posttrained_on_task": evaluation(0.1, "a@x"),
+            "pretrained": evaluation(0.3, "b@y", "a@x"),
+            "posttrained": evaluation(0.1, "b@y", "a@x"),
+        },
+        rollouts={
+            "pretrained": [{"task": "a", "robot": "x", "episodes": 8, "successes": 2, "lifted_other": 1}],
+            "posttrained": [{"task": "a", "robot": "x", "episodes": 8, "successes": 6, "lifted_other": 0}],
         },
     )
 
@@ -52,18 +56,18 @@ def good() -> Results:
 def test_good_results_have_no_findings(good: Results) -> None:
     assert findings(good) == []
     rows = [(row.group, row.pretrained, row.posttrained) for row in good.errors]
-    assert rows == [("a@x", 0.3, 0.1), ("b@y", 0.3, None)]
+    assert rows == [("a@x", 0.3, 0.1), ("b@y", 0.3, 0.1)]
 
 
 def test_a_policy_that_loses_to_a_baseline_is_a_finding(good: Results) -> None:
-    evals = dict(good.evals) | {"pretrained_on_all": evaluation(0.45, "a@x", "b@y")}
+    evals = dict(good.evals) | {"pretrained": evaluation(0.45, "b@y")}
     assert findings(replace(good, evals=evals)) == [
         "b@y: expected the pretrained policy below 0.400, the better baseline; found 0.450"
     ]
 
 
 def test_post_training_that_does_not_help_is_a_finding(good: Results) -> None:
-    evals = dict(good.evals) | {"posttrained_on_task": evaluation(0.35, "a@x")}
+    evals = dict(good.evals) | {"posttrained": evaluation(0.35, "b@y", "a@x")}
     assert findings(replace(good, evals=evals)) == [
         "a@x: expected the post-trained policy below 0.300, the pretrained one; found 0.350"
     ]
@@ -87,6 +91,6 @@ def test_a_loss_that_rises_is_a_finding_also_in_a_quick_demo(good: Results) -> N
 def test_the_page_is_one_file_and_escapes_what_it_shows(good: Results, tmp_path: Path) -> None:
     page = write_report(tmp_path / "report.html", good, ["a fault"]).read_text()
     assert "lift the &lt;red&gt; cube" in page and "<red>" not in page
-    assert "a fault" in page and "41.0 %" in page and "data:image/jpeg;base64," in page
+    assert "a fault" in page and "41.0 %" in page and "75 %" in page and "data:image/jpeg;base64," in page
     assert "<svg" in page and 'src="http' not in page and "<link" not in page
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]

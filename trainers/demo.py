@@ -12,7 +12,8 @@ from trainers.demo_stages import Runner, Stage
 
 SCHEMA = "embodimix.demo/v1"
 PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
-MADE = ("logs", "data", "runs", "stages", "pretrain.yaml", "posttrain.yaml", "plan.json", "results.json", "report.html")
+MIXTURES = ("pretrain", "posttrain", "evaluate")
+MADE = ("logs", "data", "runs", "stages", *(f"{name}.yaml" for name in MIXTURES), "plan.json", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +44,21 @@ class Scale:
     posttrain_steps: int
     batch_size: int
     eval_samples: int
+    rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=1100, posttrain_steps=600, batch_size=32, eval_samples=128)
-QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32)
+FULL = Scale(plan="full", pretrain_steps=1100, posttrain_steps=600, batch_size=32, eval_samples=128,
+             rollouts=32)  # fmt: skip
+QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
 # Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
 FLOW_TIME_SHIFT = 20.0
+ROLLOUT_ROBOTS = ("ur5e", "ur5e_dual")
 
-PRETRAIN = """\
-# Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.
+ALL_ROBOTS = """\
+# {comment}
 schema: embodimix.mixture/v1
-name: demo_pretrain
+name: demo_{name}
 seed: {seed}
 weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
 groups:
@@ -67,11 +71,11 @@ groups:
     datasets:
       - {{path: data/in_house/1.0.0}}
 filters: [{{drop: idle}}, {{drop: failure}}]
-language: {{segment: 0.2, task: 0.8}}
+language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
 action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
 """
-POSTTRAIN = """\
+ONE_ROBOT = """\
 # One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift.
 schema: embodimix.mixture/v1
 name: demo_posttrain
@@ -86,6 +90,21 @@ language: {{segment: 0, task: 1}}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
 action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
 """
+
+
+def mixtures(seed: int) -> dict[str, str]:
+    """The three mixture specs, by name; the last one serves evaluation, with the task's sentence alone."""
+    return {
+        "pretrain": ALL_ROBOTS.format(
+            comment="Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.",
+            name="pretrain", seed=seed, language="{segment: 0.2, task: 0.8}",
+        ),
+        "posttrain": ONE_ROBOT.format(seed=seed),
+        "evaluate": ALL_ROBOTS.format(
+            comment="The held-out episodes of every group, asked for by the task's sentence.",
+            name="evaluate", seed=seed, language="{segment: 0, task: 1}",
+        ),
+    }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +126,7 @@ class Demo:
 
         self._begin()
         steps = (self._log_stages(), self._convert_stages(), self._plan_stages(), *self._train_stages(),
-                 self._eval_stages())  # fmt: skip
+                 self._eval_stages(), self._rollout_stages())  # fmt: skip
         runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
         for stages in steps:
             runner.run(stages, width=2)
@@ -133,8 +152,8 @@ class Demo:
         elif self.out.exists() and any(self.out.iterdir()):
             raise UsageError(f"--out {self.out}: expected an empty folder or an earlier demo; found other files")
         self.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.out / "pretrain.yaml", PRETRAIN.format(seed=self.seed).encode())
-        write_atomically(self.out / "posttrain.yaml", POSTTRAIN.format(seed=self.seed).encode())
+        for name, text in mixtures(self.seed).items():
+            write_atomically(self.out / f"{name}.yaml", text.encode())
         write_atomically(marker, json.dumps(mine, indent=1).encode())
 
     def _log_stages(self) -> list[Stage]:
@@ -182,20 +201,27 @@ class Demo:
         ]
 
     def _eval_stages(self) -> list[Stage]:
-        """Both policies on the held-out episodes of the post-training mixture; the pretrained one on all robots too."""
-        cases = (
-            ("pretrained_on_all", self.pretrained, "pretrain.yaml"),
-            ("pretrained_on_task", self.pretrained, "posttrain.yaml"),
-            ("posttrained_on_task", self.posttrained, "posttrain.yaml"),
-        )
+        """Both policies on the same held-out episodes of every group."""
         return [
             Stage(
-                name=f"eval_{name}", title=f"evaluate {name.replace('_', ' ')}",
-                arguments=("trainers.main", "eval", str(run), "--spec", str(self.out / spec), "--samples",
+                name=f"eval_{run.name}", title=f"evaluate the {run.name} policy",
+                arguments=("trainers.main", "eval", str(run), "--spec", str(self.out / "evaluate.yaml"), "--samples",
                            str(self.scale.eval_samples), "--json"),
-                output=self.out / "stages" / f"eval_{name}.json",
+                output=self.out / "stages" / f"eval_{run.name}.json",
             )
-            for name, run, spec in cases
+            for run in (self.pretrained, self.posttrained)
+        ]  # fmt: skip
+
+    def _rollout_stages(self) -> list[Stage]:
+        """Both policies at the controls, in the same new scenes."""
+        return [
+            Stage(
+                name=f"rollout_{run.name}", title=f"let the {run.name} policy act",
+                arguments=("trainers.demo_rollout", str(run), str(self.out / "evaluate.yaml"),
+                           str(self.scale.rollouts), str(self.seed), *ROLLOUT_ROBOTS),
+                output=self.out / "stages" / f"rollout_{run.name}.json",
+            )
+            for run in (self.pretrained, self.posttrained)
         ]  # fmt: skip
 
     @property

@@ -38,8 +38,8 @@ CASES = (("repeat_state", "repeat the state", "#c9ccd3"), ("mean_action", "train
 def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
     """Writes the page and returns its path."""
     sections = (
-        _verdict(results, faults), _errors(results), _logged(results), _rejects(results), _segments(results),
-        _shares(results), _curves(results), _times(results),
+        _verdict(results, faults), _errors(results), _rollouts(results), _logged(results), _rejects(results),
+        _segments(results), _shares(results), _curves(results), _times(results),
     )  # fmt: skip
     kind = "quick demo" if results.quick else "demo"
     page = (
@@ -52,7 +52,7 @@ def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
 
 def _verdict(results: Results, faults: Sequence[str]) -> str:
     episodes, rejects = sum(k.episodes for k in results.kept), sum(len(k.rejects) for k in results.kept)
-    tasks = [row for row in results.errors if row.posttrained is not None]
+    tasks = [row for row in results.errors if row.is_task]
     before, after = (float(np.mean([getattr(row, name) for row in tasks])) for name in ("pretrained", "posttrained"))
     numbers = (
         (len(results.kept), "native formats"), (len({s.robot for s in results.shown}), "robots"),
@@ -88,26 +88,23 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
 
 def _errors(results: Results) -> str:
     """Open-loop error per group beside the baselines, as bars and in physical units."""
-    top = max(max(row.repeat_state, row.mean_action, row.pretrained, row.posttrained or 0) for row in results.errors)
+    top = max(max(row.repeat_state, row.mean_action, row.pretrained, row.posttrained) for row in results.errors)
     rows = []
     for row in results.errors:
         bars = []
         for name, label, colour in CASES:
             value = getattr(row, name)
-            if value is not None:
-                width = 320 * value / top
-                bars.append(
-                    f'<div title="{label}"><span class="bar" style="width:{width:.0f}px;background:{colour}"></span> '
-                    f"{value:.3f}</div>"
-                )
+            bars.append(
+                f'<div title="{label}"><span class="bar" style="width:{320 * value / top:.0f}px;background:{colour}">'
+                f"</span> {value:.3f}</div>"
+            )
         physical = "".join(
-            f"<div>{unit}: {_fixed(hold)} / {_fixed(mean)} → <b>{_fixed(before)}</b>"
-            + (f" → <b class='good'>{_fixed(after)}</b>" if after is not None else "")
-            + "</div>"
+            f"<div>{unit}: {hold:.3f} / {mean:.3f} → <b>{before:.3f}</b> → <b class='good'>{after:.3f}</b></div>"
             for unit, hold, mean, before, after in row.physical
             if max(hold, mean) > 0.0005
         )
-        rows.append(f"<tr><td>{html.escape(row.group)}<div class='soft'>{row.samples} samples</div></td>"
+        note = "post-trained on; " if row.is_task else ""
+        rows.append(f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
                     f"<td>{''.join(bars)}</td><td class='n'>{physical}</td></tr>")  # fmt: skip
     legend = " &nbsp; ".join(
         f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for _, label, colour in CASES
@@ -117,6 +114,27 @@ def _errors(results: Results) -> str:
         "chunk of 50 actions, open loop. Left: in units of the normalization. Right: in physical units, "
         "<i>repeat the state / training mean → pretrained → post-trained</i>; grippers are a fraction from open to "
         f"closed.</p><div class='card'><p>{legend}</p><table>{''.join(rows)}</table></div>"
+    )
+
+
+def _rollouts(results: Results) -> str:
+    """Success in closed loop: how often each policy lifted what the sentence meant."""
+    runs = list(results.rollouts)
+    rows = []
+    for outcomes in zip(*results.rollouts.values(), strict=True):
+        cells = "".join(
+            f"<td class='n'><b>{100 * o['successes'] / o['episodes']:.0f} %</b> <span class='soft'>"
+            f"{o['successes']}/{o['episodes']}"
+            + (f", {o['lifted_other']} the other one" if o["lifted_other"] else "")
+            + "</span></td>"
+            for o in outcomes
+        )
+        rows.append(f"<tr><td>{html.escape(outcomes[0]['task'])}@{outcomes[0]['robot']}</td>{cells}</tr>")
+    return (
+        "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
+        "policy, the policy looks, carries out the first part of its chunk, and looks again. With two cubes on the "
+        "table, the sentence decides which one counts.</p>"
+        f"<div class='card'>{_table(('task', *(f'#{run}' for run in runs)), rows)}</div>"
     )
 
 
@@ -251,7 +269,3 @@ def _svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg")
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _fixed(value: float) -> str:
-    return f"{value:.3f}"

@@ -14,6 +14,7 @@ from pipelines.demo_logs import PLANS
 from pipelines.index import jpeg_offsets, read_sidecar
 from pipelines.slots import CAMERAS
 
+RUNS = ("pretrained", "posttrained")
 FRAMES_SHOWN = 6
 
 
@@ -49,7 +50,8 @@ class Kept:
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything on the page. seconds: per stage. drawn: each group's part of what pretraining drew.
-    losses: per run, (step, loss) rows. evals: reports by case."""
+    task_groups: those that post-training trained on. losses: per run, (step, loss) rows. evals: reports by run.
+    rollouts: per run, the outcomes of `trainers.demo_rollout`."""
 
     quick: bool
     seconds: Mapping[str, float]
@@ -57,48 +59,58 @@ class Results:
     shown: tuple[Shown, ...]
     plan: dict[str, Any]
     drawn: Mapping[str, float]
+    task_groups: tuple[str, ...]
     losses: Mapping[str, np.ndarray]
     evals: Mapping[str, dict[str, Any]]
+    rollouts: Mapping[str, list[dict[str, Any]]]
 
     def summary(self) -> str:
         """The numbers that matter, as a few lines."""
         head = " ".join(f"{name:>7}" for name in ("hold", "mean", "pre", "post"))
-        lines = [f"{'held-out error, in units of the normalization':<46} {head}"]
+        lines = [f"{'held-out error, in units of the normalization (* post-trained on)':<78} {head}"]
         for row in self.errors:
-            cells = [row.repeat_state, row.mean_action, row.pretrained, row.posttrained]
-            shown = " ".join(f"{'-' if cell is None else format(cell, '.3f'):>7}" for cell in cells)
-            lines.append(f"{row.group:<46} {shown}")
+            cells = (row.repeat_state, row.mean_action, row.pretrained, row.posttrained)
+            name = f"{'* ' if row.is_task else '  '}{row.group}"
+            lines.append(f"{name:<78} " + " ".join(f"{cell:>7.3f}" for cell in cells))
+        for run, outcomes in self.rollouts.items():
+            counts = ", ".join(f"{o['task']} {o['successes']}/{o['episodes']}" for o in outcomes)
+            lines.append(f"closed loop, {run}: {counts}")
         kept, lost = sum(k.episodes for k in self.kept), sum(len(k.rejects) for k in self.kept)
         lines.append(f"{kept} episodes kept, {lost} rejected by name; {sum(self.seconds.values()):.0f} s of stages")
         return "\n".join(lines)
 
     @property
     def errors(self) -> list["GroupError"]:
-        """Per group, the post-trained task first; a group that was not post-trained on has no `posttrained`."""
-        after = {group["name"]: group for group in self.evals["posttrained_on_task"]["groups"]}
-        on_task = {group["name"]: group for group in self.evals["pretrained_on_task"]["groups"]}
-        rest = [g for g in self.evals["pretrained_on_all"]["groups"] if g["name"] not in after and g["samples"]]
-        rows = [_group_error(on_task[name], after[name]) for name in after if after[name]["samples"]]
-        return rows + [_group_error(group, None) for group in rest]
+        """Per group of the evaluation, those of the post-trained task first."""
+        after = {group["name"]: group for group in self.evals["posttrained"]["groups"]}
+        rows = [
+            _group_error(before, after[before["name"]], before["name"] in self.task_groups)
+            for before in self.evals["pretrained"]["groups"]
+            if before["samples"]
+        ]
+        return sorted(rows, key=lambda row: not row.is_task)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupError:
-    """Mean absolute error on held-out episodes of one group, in units of the normalization and, by unit, physical."""
+    """Mean absolute error on held-out episodes of one group, in units of the normalization and, by unit, physical.
+
+    is_task: whether post-training trained on it. physical: unit, then the four errors in the order of the fields.
+    """
 
     group: str
+    is_task: bool
     samples: int
     repeat_state: float
     mean_action: float
     pretrained: float
-    posttrained: float | None
-    physical: tuple[tuple[str, float, float, float, float | None], ...]
+    posttrained: float
+    physical: tuple[tuple[str, float, float, float, float], ...]
 
 
 def read_results(out: Path, *, quick: bool, seconds: Mapping[str, float]) -> Results:
     """Reads what the stages left under `out`."""
     datasets = [Dataset.open(path) for path in sorted((out / "data").glob("*/*/"))]
-    evals = {path.stem.removeprefix("eval_"): path for path in (out / "stages").glob("eval_*.json")}
     return Results(
         quick=quick,
         seconds=seconds,
@@ -106,8 +118,10 @@ def read_results(out: Path, *, quick: bool, seconds: Mapping[str, float]) -> Res
         shown=tuple(_shown(datasets)),
         plan=json.loads((out / "plan.json").read_text()),
         drawn=_drawn(out / "runs" / "pretrained" / "checkpoints"),
-        losses={run.name: _losses(run / "metrics.jsonl") for run in sorted((out / "runs").iterdir())},
-        evals={name: json.loads(path.read_text()) for name, path in evals.items()},
+        task_groups=_trained_groups(out / "runs" / "posttrained"),
+        losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in RUNS},
+        evals=_by_run(out, "eval"),
+        rollouts=_by_run(out, "rollout"),
     )
 
 
@@ -119,12 +133,13 @@ def findings(results: Results) -> list[str]:
         return faults
     for row in results.errors:
         best = min(row.repeat_state, row.mean_action)
-        for name, error in (("pretrained", row.pretrained), ("post-trained", row.posttrained)):
-            if error is not None and error >= best:
+        policies = [("pretrained", row.pretrained)] + [("post-trained", row.posttrained)] * row.is_task
+        for name, error in policies:
+            if error >= best:
                 faults.append(
                     f"{row.group}: expected the {name} policy below {best:.3f}, the better baseline; found {error:.3f}"
                 )
-        if row.posttrained is not None and row.posttrained >= row.pretrained:
+        if row.is_task and row.posttrained >= row.pretrained:
             faults.append(
                 f"{row.group}: expected the post-trained policy below {row.pretrained:.3f}, the pretrained one; "
                 f"found {row.posttrained:.3f}"
@@ -147,21 +162,21 @@ def _miscounted(results: Results) -> list[str]:
     return faults
 
 
-def _group_error(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> GroupError:
+def _group_error(before: Mapping[str, Any], after: Mapping[str, Any], is_task: bool) -> GroupError:
     scaled = before["normalized_error"]
     return GroupError(
         group=before["name"],
+        is_task=is_task,
         samples=before["samples"],
         repeat_state=scaled["repeat_state"],
         mean_action=scaled["mean_action"],
         pretrained=scaled["policy"],
-        posttrained=None if after is None else after["normalized_error"]["policy"],
+        posttrained=after["normalized_error"]["policy"],
         physical=tuple(
-            (unit, error["repeat_state"], error["mean_action"], error["policy"],
-             None if after is None else after["error"][unit]["policy"])
+            (unit, error["repeat_state"], error["mean_action"], error["policy"], after["error"][unit]["policy"])
             for unit, error in before["error"].items()
         ),
-    )  # fmt: skip
+    )
 
 
 def _kept(dataset: Dataset) -> Kept:
@@ -207,6 +222,15 @@ def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
             for s in row["segments"]
         ),
     )  # fmt: skip
+
+
+def _by_run(out: Path, stage: str) -> dict[str, Any]:
+    """The JSON that a stage printed for each run."""
+    return {run: json.loads((out / "stages" / f"{stage}_{run}.json").read_text()) for run in RUNS}
+
+
+def _trained_groups(run: Path) -> tuple[str, ...]:
+    return tuple(group["name"] for group in json.loads((run / "mixture.lock.json").read_text())["groups"])
 
 
 def _drawn(checkpoints: Path) -> dict[str, float]:

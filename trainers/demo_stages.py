@@ -17,6 +17,8 @@ from pipelines.files import write_atomically
 POLL_S = 0.2
 LINE_EVERY_S = 15.0
 TAIL_LINES = 25
+# Quiet TensorFlow, prompt logs; stages that compile the same step share the result.
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +100,10 @@ class _Running:
         self._files: list[IO[bytes]] = [open(log, "wb")]
         if stage.output is not None:
             self._files.append(open(stage.output, "wb"))
+        environment = os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(log.parent / "xla")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *stage.arguments], stdin=subprocess.DEVNULL, stdout=self._files[-1],
-            stderr=self._files[0], env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"},
+            stderr=self._files[0], env=environment,
         )  # fmt: skip
 
     def show_progress(self) -> None:
