@@ -211,6 +211,19 @@ def test_a_shard_is_finished_only_with_its_sidecar_its_size_and_its_options(tmp_
     assert finished_shard(tmp_path, **WHERE, options_hash=OPTIONS_HASH) is None
 
 
+def test_a_shard_written_again_is_not_paired_with_its_old_sidecar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise FailedWork("killed before the sidecar")
+
+    store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
+    monkeypatch.setattr("pipelines.shards.write_sidecar", fail)
+    with pytest.raises(FailedWork, match="killed before the sidecar"):
+        store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
+    assert list(files_in(tmp_path)) == ["toy-train.tfrecord-00000-of-00001"]
+
+
 def test_a_full_disk_is_named_with_its_free_space_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,12 @@ def test_the_identity_is_the_content_and_nothing_else() -> None:
     assert len(identity(episode)) == 32
 
 
+def test_an_episode_that_was_cut_off_does_not_end_in_a_terminal_step() -> None:
+    features = parse_example(record_bytes(replace(make_episode(0), is_terminal=False)))
+    assert list(features["steps/is_last"]) == [0, 0, 0, 0, 1]
+    assert list(features["steps/is_terminal"]) == [0, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("name", ["state", "action", "timestamp_s", "state_mask", "action_mask", "language", "images"])
 def test_the_identity_changes_with_every_part_of_the_content(name: str) -> None:
     episode, other = make_episode(0), make_episode(1)

@@ -1,0 +1,179 @@
+"""What conversion costs: against the codecs alone, against TFDS's own builders on the same work, and in memory.
+
+    python -m benchmarks.conversion [--episodes 40] [--json FILE]
+
+Every table states ratios of numbers measured in this one run. Source: generated RLDS episodes of 50 steps with one
+JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some four minutes on two cores.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from benchmarks.rlds_source import LONG_CAMERAS, LONG_STEPS, STEPS, make_jpegs, make_source
+from pipelines.images import to_jpeg
+
+SIZES = ((180, 320), (256, 256), (480, 640))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """wall_s; cpu_s of the process and its children; peak_mb: proportional set size of the process tree."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def main() -> int:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--json", metavar="FILE")
+    arguments = parser.parse_args()
+    results = {"codec": codec_table(), "memory": memory_of_a_long_episode()}
+    with tempfile.TemporaryDirectory() as folder:
+        results |= {"builders": builder_table(Path(folder), arguments.episodes)}
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+def codec_table() -> dict[str, dict[str, float]]:
+    """CPU seconds per picture of `to_jpeg` against decode + resize + encode with the same libraries, and of a copy."""
+    print("picture      codecs ms   to_jpeg ms   ratio   copy ms   times faster")
+    table = {}
+    copies = make_jpegs(20, 224, 224)
+    for height, width in SIZES:
+        jpegs = make_jpegs(20, height, width)
+        limit, ours, copy = interleaved([lambda j=jpegs: _codecs(j), lambda j=jpegs: _ours(j), lambda: _ours(copies)])
+        row = {"codecs_ms": limit, "to_jpeg_ms": ours, "ratio": ours / limit, "copy_ms": copy, "faster": ours / copy}
+        print(f"{height}x{width:<8} {limit:9.3f} {ours:12.3f} {row['ratio']:7.2f} {copy:9.4f} {row['faster']:10.0f}")
+        table[f"{height}x{width}"] = row
+    return table
+
+
+def interleaved(works: Sequence[Callable[[], int]], rounds: int = 7) -> list[float]:
+    """Median CPU milliseconds per picture of each work, the works taken in turn."""
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(rounds):
+        for work, taken in zip(works, times, strict=True):
+            start = time.process_time()
+            n = work()
+            taken.append((time.process_time() - start) * 1000 / n)
+    return [float(np.median(taken)) for taken in times]
+
+
+def memory_of_a_long_episode() -> dict[str, float]:
+    """Peak memory of writing one episode of 20,000 steps with three cameras."""
+    with tempfile.TemporaryDirectory() as folder:
+        cost = measured([sys.executable, "-m", "benchmarks.rlds_source", "long", folder])
+    what = f"{LONG_STEPS} steps, {len(LONG_CAMERAS)} cameras in one episode"
+    print(f"\n{what}: {cost.wall_s:.1f} s, {cost.peak_mb:.0f} MB")
+    return asdict(cost)
+
+
+def builder_table(folder: Path, n_episodes: int) -> dict[str, dict[str, float]]:
+    """Our conversion and TFDS's builders over the same source."""
+    source = make_source(folder / "source", n_episodes)
+    python = [sys.executable, "-m"]
+    convert = [*python, "trainers.main", "convert", "rlds", str(source), str(folder / "ours")]
+    convert += ["--name", "toy", "--version", "1.0.0", "--adapter", "bridge_orig"]
+    ways = {
+        "embodimix, 1 worker": [*convert, "--workers", "1"],
+        "embodimix, 2 workers": [*convert[:-4], "--version", "1.0.1", *convert[-2:], "--workers", "2"],
+        "TFDS, sequential": [*python, "benchmarks.tfds_builders", "sequential", str(source), str(folder / "tfds")],
+        "TFDS, Beam": [*python, "benchmarks.tfds_builders", "beam", str(source), str(folder / "tfds_beam")],
+    }
+    print(f"\n{n_episodes * STEPS} pictures 256x256     wall s   CPU s   peak MB   pictures/s")
+    table = {}
+    for name, command in ways.items():
+        cost = measured(command)
+        rate = n_episodes * STEPS / cost.wall_s
+        print(f"{name:24} {cost.wall_s:10.1f} {cost.cpu_s:7.1f} {cost.peak_mb:9.0f} {rate:12.0f}")
+        table[name] = asdict(cost) | {"pictures_per_s": rate}
+    return table
+
+
+def measured(command: Sequence[str]) -> Cost:
+    """Runs a command and returns what it cost. Raises CalledProcessError when it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    peak = _Peak(process.pid)
+    output, _ = process.communicate()
+    wall = time.monotonic() - start
+    peak.stop()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, output)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall_s=wall, cpu_s=cpu, peak_mb=peak.value / 1e6)
+
+
+class _Peak:
+    """Watches the proportional set size of a process and its descendants."""
+
+    def __init__(self, pid: int) -> None:
+        self.value, self._pid, self._stopped = 0, pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.05):
+            self.value = max(self.value, sum(map(_proportional_bytes, _tree(self._pid))))
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:
+            continue
+        found += [p for child in children for p in _tree(int(child))]
+    return found
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+
+
+def _codecs(jpegs: Sequence[bytes]) -> int:
+    for jpeg in jpegs:
+        pixels = simplejpeg.decode_jpeg(jpeg, "RGB")
+        height, width = (round(n * 224 / max(pixels.shape)) for n in pixels.shape[:2])
+        resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        simplejpeg.encode_jpeg(resized, quality=95, colorspace="RGB", colorsubsampling="420")
+    return len(jpegs)
+
+
+def _ours(jpegs: Sequence[bytes]) -> int:
+    for jpeg in jpegs:
+        to_jpeg(jpeg)
+    return len(jpegs)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.exit(main())

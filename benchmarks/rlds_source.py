@@ -1,0 +1,117 @@
+"""Generated RLDS episodes to convert in benchmarks, and one episode as long as they come."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from pipelines.episode import Episode, Reference
+from pipelines.shards import write_shard
+from pipelines.statistics import summarize_episode
+from pipelines.tfrecord import write_record
+from pipelines.wire import encode_example
+
+STEPS = 50
+LONG_STEPS = 20_000
+LONG_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+
+
+def make_jpegs(n: int, height: int, width: int) -> list[bytes]:
+    """JPEGs of smooth random pictures, about as large as real ones at quality 95."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (n, height // 8, width // 8, 3), np.uint8)
+    pictures = [np.asarray(Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC)) for c in coarse]
+    return [simplejpeg.encode_jpeg(p, quality=95, colorspace="RGB", colorsubsampling="420") for p in pictures]
+
+
+def make_source(directory: Path, n_episodes: int) -> Path:
+    """Writes an RLDS dataset in the form of Bridge v2 with 256x256 pictures; returns its version folder."""
+    import tensorflow_datasets as tfds
+
+    scalar, text = tfds.features.Scalar, tfds.features.Text()
+    image = tfds.features.Image(shape=(256, 256, 3), dtype=np.uint8, encoding_format="jpeg")
+    floats = tfds.features.Tensor(shape=(7,), dtype=np.float32)
+    flags = {name: scalar(dtype=np.bool_) for name in ("is_first", "is_last", "is_terminal")}
+    numbers = {name: scalar(dtype=np.float32) for name in ("reward", "discount")}
+    steps = {"observation": {"image_0": image, "state": floats}, "action": floats, "language_instruction": text}
+    features = tfds.features.FeaturesDict(
+        {"steps": tfds.features.Dataset({**steps, **flags, **numbers}), "episode_metadata": {"file_path": text}}
+    )
+    folder = directory / "toy_bridge" / "1.0.0"
+    folder.mkdir(parents=True)
+    shard = folder / "toy_bridge-train.tfrecord-00000-of-00001"
+    with open(shard, "wb") as file:
+        for number in range(n_episodes):
+            encoded = encode_example(_bridge_episode(number))
+            write_record(file, encoded.chunks, encoded.n_bytes)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name="toy_bridge", version=tfds.core.Version("1.0.0"), data_dir=str(folder), module_name="benchmarks"
+    )
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name="toy_bridge", filetype_suffix="tfrecord")
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    info.set_file_format(tfds.core.FileFormat.TFRECORD)
+    split = tfds.core.SplitInfo(
+        name="train", shard_lengths=[n_episodes], num_bytes=shard.stat().st_size, filename_template=template
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.write_to_directory(folder)
+    return folder
+
+
+def write_long_episode(directory: Path) -> None:
+    """Writes a shard with one episode of 20,000 steps and three cameras, about 1.4 GB."""
+    jpegs = make_jpegs(8, 224, 224)
+    still = np.zeros((LONG_STEPS, 18), np.float32)
+    mask = np.arange(18) < 7
+    episode = Episode(
+        reference=Reference(uri="long", key="long"), robot="ur5e", control_mode="joint_position", control_hz=50.0,
+        state=still, action=still, timestamp_s=np.arange(LONG_STEPS) / 50, state_mask=mask, action_mask=mask,
+        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
+        images={camera: _Repeated(jpegs) for camera in LONG_CAMERAS}, dataset_cameras=LONG_CAMERAS, task="stand",
+        language=("stand",), success=1, is_terminal=True, reward=np.zeros(LONG_STEPS, np.float32),
+        discount=np.ones(LONG_STEPS, np.float32), is_idle=np.ones(LONG_STEPS, bool),
+    )  # fmt: skip
+    statistics = {episode.norm_key: summarize_episode(episode.norm_key, still, still, mask, mask)}
+    summary = write_shard(
+        directory, name="toy", split="train", shard=0, n_shards=1, episodes=[episode], statistics=statistics,
+        cameras=LONG_CAMERAS, converter="benchmark", options_hash="", on_reject=print,
+    )  # fmt: skip
+    assert summary.n_episodes == 1, summary
+
+
+class _Repeated(Sequence[bytes]):
+    """LONG_STEPS frames that are a few over and over, so that the episode itself needs no memory."""
+
+    def __init__(self, frames: Sequence[bytes]) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return LONG_STEPS
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        if index >= LONG_STEPS:
+            raise IndexError(index)
+        return self._frames[index % len(self._frames)]
+
+
+def _bridge_episode(number: int) -> dict:
+    rng = np.random.default_rng(number)
+    state = np.cumsum(rng.normal(0, 0.005, (STEPS, 7)), axis=0) + [0.3, 0, 0.1, 0, 0, 0, 0.5]
+    action = np.diff(state, axis=0, append=state[-1:])
+    action[:, 6] = 1.0
+    flags = np.arange(STEPS)
+    return {
+        "steps/observation/image_0": make_jpegs(STEPS, 256, 256),
+        "steps/language_instruction": [b"put it away"] * STEPS,
+        "steps/observation/state": state.astype(np.float32).ravel(), "steps/action": action.astype(np.float32).ravel(),
+        "steps/is_first": (flags == 0).astype(np.int64), "steps/is_last": (flags == STEPS - 1).astype(np.int64),
+        "steps/is_terminal": (flags == STEPS - 1).astype(np.int64), "steps/reward": np.zeros(STEPS, np.float32),
+        "steps/discount": np.ones(STEPS, np.float32), "episode_metadata/file_path": [b"generated/%d" % number],
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    write_long_episode(Path(sys.argv[2]))
