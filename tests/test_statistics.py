@@ -60,6 +60,13 @@ def test_moments_are_exact_where_adding_floats_would_cancel() -> None:
     assert found.mean[0] == (1 + float(np.float32(1e-8))) / 4
 
 
+def test_moments_of_many_values_are_those_of_numpy() -> None:
+    values = np.random.default_rng(3).normal(0.3, 2.0, (500, 18)).astype(np.float32)
+    found = summarize(values, ALL_SLOTS)
+    np.testing.assert_allclose(found.mean, values.astype(np.float64).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, values.astype(np.float64).std(0), rtol=1e-12)
+
+
 def test_the_smallest_and_the_largest_float32_are_summed_exactly() -> None:
     tiny, huge = np.float32(1e-45), np.finfo(np.float32).max
     found = summarize(column(tiny, huge, -huge), FIRST_SLOT)
