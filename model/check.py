@@ -104,19 +104,54 @@ def load_case(stem: Path) -> Case:
 
 def check_case(case: Case) -> list[Row]:
     """Compares everything that the case recorded."""
+    return forward_rows(case) + gradient_rows(case)
+
+
+def forward_rows(case: Case) -> list[Row]:
+    """Compares masks, tokens, caches, velocity, loss and samples."""
     with jax.default_matmul_precision("highest"):
         found = jax.tree.map(
             np.asarray, jax.jit(intermediates, static_argnums=0)(case.config, *_traced(case))
         )
         found |= {"mean_loss": found["loss_elem"].mean(), "loss_per_step": found["loss_elem"].mean(-1)}
         found |= samples(case)
-        rows = [
-            _compare(name, found[name], expected, case)
-            for name, expected in sorted(case.outputs.items())
-            if name in found
-        ]
-        if case.grads is not None:
-            rows += _gradient_rows(case)
+    return [
+        _compare(name, found[name], expected, case)
+        for name, expected in sorted(case.outputs.items())
+        if name in found
+    ]
+
+
+def gradient_rows(case: Case) -> list[Row]:
+    """Compares gradients; a leaf also passes when its error is negligible beside the global norm, and a
+    gradient that must be zero has to be so to 1e-6 of that norm. Nothing for a case without gradients."""
+    if case.grads is None:
+        return []
+    limits = GRADIENT_TOLERANCES[case.config.dtype]
+    with jax.default_matmul_precision("highest"):
+        found = gradients(case)
+    norm = global_norm(case.grads)
+    rows = [
+        _closeness(
+            "grad_global_norm", np.asarray(global_norm(found)), case.outputs["grad_global_norm"], limits
+        )
+    ]
+    for name, expected in case.grads.items():
+        row = _closeness(f"grad {name}", found[name], expected, limits)
+        error = float(np.sqrt(np.square(found[name] - expected, dtype=np.float64).sum()) / norm)
+        if not expected.any():
+            row = Row(
+                name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6
+            )
+        elif not row.ok and error < 0.1 * limits[0]:
+            row = Row(
+                name=f"{row.name} (small)",
+                rel_rms=error,
+                max_abs=error,
+                limits=(0.1 * limits[0],) * 2,
+                ok=True,
+            )
+        rows.append(row)
     return rows
 
 
@@ -249,36 +284,6 @@ def _closeness(name: str, found: np.ndarray, expected: np.ndarray, limits: tuple
         limits=limits,
         ok=bool(rel_rms <= limits[0] and max_abs <= limits[1]),
     )
-
-
-def _gradient_rows(case: Case) -> list[Row]:
-    """Compares gradients; a leaf also passes when its error is negligible beside the global norm, and a
-    gradient that must be zero has to be so to 1e-6 of that norm."""
-    limits = GRADIENT_TOLERANCES[case.config.dtype]
-    found = gradients(case)
-    norm = global_norm(case.grads)
-    rows = [
-        _closeness(
-            "grad_global_norm", np.asarray(global_norm(found)), case.outputs["grad_global_norm"], limits
-        )
-    ]
-    for name, expected in case.grads.items():
-        row = _closeness(f"grad {name}", found[name], expected, limits)
-        error = float(np.sqrt(np.square(found[name] - expected, dtype=np.float64).sum()) / norm)
-        if not expected.any():
-            row = Row(
-                name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6
-            )
-        elif not row.ok and error < 0.1 * limits[0]:
-            row = Row(
-                name=f"{row.name} (small)",
-                rel_rms=error,
-                max_abs=error,
-                limits=(0.1 * limits[0],) * 2,
-                ok=True,
-            )
-        rows.append(row)
-    return rows
 
 
 def global_norm(grads: Mapping[str, np.ndarray]) -> float:

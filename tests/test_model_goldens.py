@@ -8,22 +8,24 @@ import pytest
 from model import check
 
 pytestmark = pytest.mark.shared
-CASES = ("pi0_d32", "pi0_d18")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_recorded_array_agrees(shared: Path, name: str) -> None:
-    rows = check.check_case(check.load_case(shared / "goldens/openpi" / name))
+@pytest.mark.parametrize(
+    "name, arrays", [("pi0_d32", 25), ("pi0_d18", 10), ("pi05_d32", 10), ("pi0_d32_bf16", 10)]
+)
+def test_every_recorded_array_agrees(shared: Path, name: str, arrays: int) -> None:
+    rows = check.forward_rows(check.load_case(shared / "goldens/openpi" / name))
     bad = [row for row in rows if not row.ok]
-    assert len(rows) > 8 and not bad, check.table(bad)
+    assert len(rows) == arrays and not bad, check.table(bad)
 
 
-def test_the_command_prints_the_table_and_succeeds(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check.main([str(shared / "goldens/openpi/pi0_dummy")]) == 0
-    assert "9 of 9 arrays agree" in capsys.readouterr().out
+def test_all_gradients_agree(shared: Path) -> None:
+    rows = check.gradient_rows(check.load_case(shared / "goldens/openpi/pi0_d32"))
+    bad = [row for row in rows if not row.ok]
+    assert len(rows) == 51 and not bad, check.table(bad)
 
 
-def test_the_command_fails_on_a_wrong_array(
+def test_the_command_prints_the_table_and_tells_a_wrong_array(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = shared / "goldens/openpi/pi0_dummy"
@@ -32,4 +34,5 @@ def test_the_command_fails_on_a_wrong_array(
     np.savez(tmp_path / "bent.npz", **arrays)
     (tmp_path / "bent_params.npz").symlink_to(f"{source}_params.npz")
     assert check.main([str(tmp_path / "bent")]) == 1
-    assert "FAIL v_t" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "FAIL v_t" in out and "8 of 9 arrays agree" in out

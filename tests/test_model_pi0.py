@@ -48,9 +48,18 @@ def actions(batch: int = 2, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(batch, 5, 4)).astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=0)
-def velocity_of(config: Pi0Config, seen: Observation) -> jax.Array:
-    return policy.velocity(config, PARAMS, seen, actions(), np.array([0.3, 0.8], np.float32))
+@jax.jit
+def velocity_at(seen: Observation, noisy: jax.Array, time: jax.Array) -> jax.Array:
+    return policy.velocity(CONFIG, PARAMS, seen, noisy, time)
+
+
+def velocity_of(seen: Observation) -> jax.Array:
+    return velocity_at(seen, actions(), np.array([0.3, 0.8], np.float32))
+
+
+@partial(jax.jit, static_argnums=2)
+def sample(seen: Observation, noise: jax.Array, steps: int) -> jax.Array:
+    return policy.sample_actions(CONFIG, PARAMS, seen, noise, steps)
 
 
 @pytest.mark.parametrize("missing", CAMERAS)
@@ -62,13 +71,13 @@ def test_leaving_a_camera_out_equals_masking_it(missing: str) -> None:
         images={name: full.images[name] for name in kept},
         image_masks={name: full.image_masks[name] for name in kept},
     )
-    np.testing.assert_allclose(velocity_of(CONFIG, masked), velocity_of(CONFIG, dropped), atol=1e-5)
+    np.testing.assert_allclose(velocity_of(masked), velocity_of(dropped), atol=1e-5)
 
 
 def test_a_camera_that_is_there_changes_the_result() -> None:
     full = observation()
     dark = full.replace(images={**full.images, CAMERAS[1]: -np.ones((2, 16, 16, 3), np.float32)})
-    assert np.abs(velocity_of(CONFIG, full) - velocity_of(CONFIG, dark)).max() > 1e-3
+    assert np.abs(velocity_of(full) - velocity_of(dark)).max() > 1e-3
 
 
 def test_what_is_masked_has_no_influence() -> None:
@@ -80,36 +89,36 @@ def test_what_is_masked_has_no_influence() -> None:
     prompt = seen.tokenized_prompt.copy()
     prompt[:, 4:] = 19
     other = seen.replace(images={**seen.images, CAMERAS[2]: garbage}, tokenized_prompt=prompt)
-    np.testing.assert_array_equal(velocity_of(CONFIG, seen), velocity_of(CONFIG, other))
+    np.testing.assert_array_equal(velocity_of(seen), velocity_of(other))
 
 
 def test_uint8_pixels_equal_their_unit_range() -> None:
     seen = observation()
     pixels = {name: np.full((2, 16, 16, 3), 51, np.uint8) for name in CAMERAS}
     floats = {name: np.full((2, 16, 16, 3), -0.6, np.float32) for name in CAMERAS}
-    as_bytes = velocity_of(CONFIG, seen.replace(images=pixels))
-    np.testing.assert_allclose(as_bytes, velocity_of(CONFIG, seen.replace(images=floats)), atol=1e-5)
+    as_bytes = velocity_of(seen.replace(images=pixels))
+    np.testing.assert_allclose(as_bytes, velocity_of(seen.replace(images=floats)), atol=1e-5)
 
 
 def test_loss_is_the_squared_velocity_error() -> None:
     noise, target, time = actions(seed=1), actions(seed=2), np.array([0.25, 1.0], np.float32)
     noisy = np.stack([0.25 * noise[0] + 0.75 * target[0], noise[1]])
-    predicted = policy.velocity(CONFIG, PARAMS, observation(), noisy, time)
-    loss = policy.loss_elements(CONFIG, PARAMS, observation(), target, noise, time)
+    predicted = velocity_at(observation(), noisy, time)
+    loss = jax.jit(policy.loss_elements, static_argnums=0)(CONFIG, PARAMS, observation(), target, noise, time)
     np.testing.assert_allclose(loss, (predicted - (noise - target)) ** 2, rtol=1e-4, atol=1e-5)
 
 
 def test_one_sampling_step_is_noise_minus_velocity() -> None:
     seen, noise = observation(), actions()
-    step = policy.velocity(CONFIG, PARAMS, seen, noise, np.ones(2, np.float32))
-    np.testing.assert_allclose(policy.sample_actions(CONFIG, PARAMS, seen, noise, 1), noise - step, atol=1e-5)
+    step = velocity_at(seen, noise, np.ones(2, np.float32))
+    np.testing.assert_allclose(sample(seen, noise, 1), noise - step, atol=1e-5)
 
 
 def test_two_sampling_steps_meet_half_way() -> None:
     seen, noise = observation(), actions()
-    half = noise - 0.5 * policy.velocity(CONFIG, PARAMS, seen, noise, np.ones(2, np.float32))
-    end = half - 0.5 * policy.velocity(CONFIG, PARAMS, seen, half, np.full(2, 0.5, np.float32))
-    np.testing.assert_allclose(policy.sample_actions(CONFIG, PARAMS, seen, noise, 2), end, atol=1e-5)
+    half = noise - 0.5 * velocity_at(seen, noise, np.ones(2, np.float32))
+    end = half - 0.5 * velocity_at(seen, half, np.full(2, 0.5, np.float32))
+    np.testing.assert_allclose(sample(seen, noise, 2), end, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_the_learning_rate_is_openpis_cosine(shared: Path) -> None:
         ema_decay=0.999,
     )
     found = [learning_rate(config, int(step)) for step in case["steps"]]
-    np.testing.assert_allclose(found, case["cosine_default"], rtol=2e-6)
+    np.testing.assert_allclose(found, case["cosine_default"], rtol=2e-5)  # float32
 
 
 def _reference_schedule(sizes: dict[str, float]) -> optax.Schedule:
