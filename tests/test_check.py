@@ -81,6 +81,11 @@ def test_both_inverted_show_by_what_stops_the_fingers(tmp_path: Path) -> None:
     )
 
 
+def test_fingers_that_only_tremble_say_nothing(tmp_path: Path) -> None:
+    tremble = np.float32(0.02) * np.sin(np.arange(N_STEPS, dtype=np.float32))
+    assert findings_of(tmp_path, edited("joint_position", "state", GRIPPER, lambda v: tremble)) == []
+
+
 def test_an_unmeasured_gripper_that_always_starts_closed_is_doubtful(tmp_path: Path) -> None:
     unmeasured = np.arange(18) < 6
     episodes = [edit(clean_episode(i), "action", GRIPPER, inverted) for i in range(10)]
@@ -105,6 +110,22 @@ def test_degrees_on_both_sides(tmp_path: Path) -> None:
     episodes = [edit(e, "action", ARM, lambda v: v * DEGREES) for e in clean_episodes()]
     found = findings_of(tmp_path, [edit(e, "state", ARM, lambda v: v * DEGREES) for e in episodes])
     assert [f.evidence.split(":")[0] for f in found if f.kind == "degrees"] == ["state in degrees", "action in degrees"]
+
+
+def test_slow_joints_in_degrees_show_by_how_far_they_reach(tmp_path: Path) -> None:
+    slow = [replace(e, control_hz=2.0, timestamp_s=np.arange(N_STEPS) / 2) for e in clean_episodes()]
+    episodes = [edit(edit(e, "action", ARM, lambda v: v * DEGREES), "state", ARM, lambda v: v * DEGREES) for e in slow]
+    found = [f.evidence for f in findings_of(tmp_path, episodes) if f.kind == "degrees"]
+    assert [evidence[:27] for evidence in found] == ["state in degrees: slot 0: r", "action in degrees: slot 0: "]
+    assert all("reaches" in evidence and "per s" not in evidence for evidence in found)
+
+
+def test_small_turns_in_degrees_show_against_what_is_commanded(tmp_path: Path) -> None:
+    small = [edit(e, "action", slice(3, 6), lambda v: v * np.float32(0.1)) for e in clean_episodes("ee_delta")]
+    episodes = [edit(e, "state", slice(3, 6), lambda v: v * np.float32(0.1) * DEGREES) for e in small]
+    (found,) = (f.evidence for f in findings_of(tmp_path, episodes) if f.kind == "degrees")
+    assert found.startswith("state in degrees: slot 3: turns 5")
+    assert found.endswith("times what is commanded")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -169,6 +190,12 @@ def test_a_black_camera(tmp_path: Path) -> None:
     (found,) = findings_of(tmp_path, episodes)
     assert (found.kind, found.scope, found.n_episodes) == ("black_camera", "left_wrist_0_rgb", 1)
     assert found.examples[0].startswith("train: ep1 (")
+
+
+def test_two_black_cameras_are_black_and_not_one_camera_twice(tmp_path: Path) -> None:
+    episodes = clean_episodes()
+    episodes[1] = replace(episodes[1], images=dict.fromkeys(CAMERAS, [BLACK_JPEG] * N_STEPS))
+    assert kinds(findings_of(tmp_path, episodes)) == ["black_camera", "black_camera"]
 
 
 def test_a_camera_that_an_episode_does_not_have_is_not_black(tmp_path: Path) -> None:
