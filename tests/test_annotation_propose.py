@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of, random_episode
+from annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
+from annotation_scores import boundary_f1, find_with_proposals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,10 +163,4 @@ def test_any_episode_is_covered_by_segments_within_the_bounds(
 def test_known_boundaries_are_found_within_a_quarter_of_a_second(
     control_mode: str, control_hz: float, two_arms: bool
 ) -> None:
-    hits = proposed = known = 0
-    for seed in range(10):
-        episode, truth = random_episode(seed, control_hz, two_arms=two_arms, control_mode=control_mode)
-        found = np.array([segment.start / control_hz for segment in propose_segments(episode)[1:]])
-        hits += sum(bool((np.abs(found - boundary) <= 0.25).any()) for boundary in truth)
-        proposed, known = proposed + len(found), known + len(truth)
-    assert 2 * hits / (proposed + known) >= 0.9
+    assert boundary_f1(find_with_proposals, control_hz, control_mode, two_arms, 10) >= 0.9

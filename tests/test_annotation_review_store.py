@@ -128,7 +128,8 @@ def test_names_that_could_be_paths_or_markup_are_refused(name: str) -> None:
 def brief(episode_id: str, confidence: float) -> Brief:
     return Brief(
         episode_id=episode_id, source_key="", split="train", shard=0, row=0, n_steps=20, control_hz=10.0,
-        task="fold the shirt", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=2, confidence=confidence,
+        task="fold the shirt", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=2,
+        confidence=confidence,
     )  # fmt: skip
 
 
