@@ -15,9 +15,12 @@ from pipelines.slots import CAMERAS, CONTROL_MODES, PARTS
 
 SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
-FORMATS = ("rlds", "bridge", "droid", "zarr")
-# The entry of a format that has one usual entry; RLDS has one per dataset.
-DEFAULTS = {"bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log"}
+FORMATS = ("rlds", "bridge", "droid", "zarr", "dp", "aloha", "robomimic", "lerobot")
+# The entry of a format that has one usual entry; RLDS and LeRobot have one per dataset.
+DEFAULTS = {
+    "bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log", "dp": "dp_replay", "aloha": "aloha_hdf5",
+    "robomimic": "robomimic",
+}  # fmt: skip
 DropFirst = Literal["never", "zero_action", "always"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -54,8 +57,9 @@ class PartSource:
     sources: joined in order. form: how the numbers are to be read. degrees: angles are in degrees in the source.
     scale: what native numbers (each, if several) are multiplied by, for example normalised velocities.
     open, closed: a gripper's native values when open and when closed; the canonical value is
-    (x - open) / (closed - open), clipped to 0..1 if `clip`. relative: these values say open and close, and anything
-    near the middle leaves the gripper as it is.
+    (x - open) / (closed - open), clipped to 0..1 if `clip`; several dims (fingers) count as their mean. relative:
+    these values say open and close, and anything near the middle leaves the gripper as it is. next: the action is
+    what the key holds one step later, for sources that store no actions; the last step repeats its value.
     """
 
     sources: tuple[Selector, ...]
@@ -66,15 +70,17 @@ class PartSource:
     closed: float | None = None
     clip: bool = False
     relative: bool = False
+    next: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
 
-    robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native name that at least one episode
-    must have; optional_cameras: the same, but may be absent everywhere. state, action: per part its native dims;
-    empty where the robot comes from the log. widths: the exact native width of keys of which some dims stay unused.
+    robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
+    episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
+    state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width
+    of keys of which some dims stay unused.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
@@ -90,8 +96,8 @@ class Adapter:
     control_mode: str
     control_hz: float | None = None
     aliases: tuple[str, ...] = ()
-    cameras: Mapping[str, str] = field(default_factory=dict)
-    optional_cameras: Mapping[str, str] = field(default_factory=dict)
+    cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state: Mapping[str, PartSource] = field(default_factory=dict)
     action: Mapping[str, PartSource] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -117,8 +123,8 @@ class Adapter:
             self.check_robot(get_embodiment(self.robot))
 
     @property
-    def all_cameras(self) -> dict[str, str]:
-        """Slot -> native name, in the order of the slots."""
+    def all_cameras(self) -> dict[str, tuple[str, ...]]:
+        """Slot -> native names, in the order of the slots."""
         both = {**self.cameras, **self.optional_cameras}
         return {camera: both[camera] for camera in CAMERAS if camera in both}
 
@@ -163,6 +169,9 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _parse_part(f"{where}: {part}", part, spec) for part, spec in parts.items()}
     for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
+    for key in ("cameras", "optional_cameras"):
+        named = (entry.get(key) or {}).items()
+        values[key] = {slot: tuple(names) if isinstance(names, list) else (names,) for slot, names in named}
     if "control_hz" in entry:
         values["control_hz"] = float(entry["control_hz"])
     return Adapter(name=name, **values)
@@ -202,7 +211,7 @@ def _load() -> Mapping[str, Adapter]:
 
 
 def _parse_part(where: str, part: str, spec: Any) -> PartSource:
-    known = {"from", "form", "degrees", "scale", "open", "closed", "clip", "relative"}
+    known = {"from", "form", "degrees", "scale", "open", "closed", "clip", "relative", "next"}
     if not isinstance(spec, Mapping) or "from" not in spec:
         raise UsageError(f"{where}: expected a mapping with `from`, found {spec!r}")
     for key in spec:
@@ -219,12 +228,13 @@ def _parse_part(where: str, part: str, spec: Any) -> PartSource:
         sources=tuple(parse_selector(text) for text in texts), form=form, degrees=spec.get("degrees", False),
         scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale), open=spec.get("open"),
         closed=spec.get("closed"), clip=spec.get("clip", False), relative=spec.get("relative", False),
+        next=spec.get("next", False),
     )  # fmt: skip
 
 
 def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:
     """Compares the dims that a part takes with its slots, where the entry alone tells them."""
-    if any(selector.start is None for selector in source.sources):
+    if source.open is not None or any(selector.start is None for selector in source.sources):
         return
     found = sum(selector.stop - selector.start for selector in source.sources)  # type: ignore[operator]
     expected = FORMS[source.form][0] if source.form in FORMS else n_slots

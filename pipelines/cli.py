@@ -32,7 +32,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("format", nargs="?", metavar="FORMAT", help="rlds, bridge, droid or zarr")
+    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
+    parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
     parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="where datasets lie")
     parser.add_argument("--name", help="the dataset's name: letters, digits, _")
@@ -107,6 +108,10 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         adapters = [adapter for adapter in load_adapters().values() if adapter.format == format]
         known = {alias: adapter.name for adapter in adapters for alias in (*adapter.aliases, adapter.name)}
         name = next((known[part] for part in reversed(Path(source).parts) if part in known), None)
+    if name is None and format == "lerobot":
+        from pipelines.sources.lerobot import explain_misfit
+
+        raise UsageError(f"--adapter: expected an entry for {explain_misfit(source)}. {nearest('lerobot', known)}")
     if name is None:
         raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
     adapter = get_adapter(name)

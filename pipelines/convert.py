@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from annotation_tools.propose import idle_steps, propose_segments
+from pipelines.adapters import FROM_LOG
 from pipelines.embodiments import Embodiment, get_embodiment
 from pipelines.episode import Episode, Reference
 from pipelines.errors import FailedWork, UsageError, nearest
@@ -105,9 +106,10 @@ def check_cameras(measured: Measured, job: Job) -> Measured:
     """Passes the measurements on. Raises FailedWork when no episode has a camera that the adapter demands."""
     for slot, native in job.adapter.cameras.items():
         if measured.n_episodes and not measured.cameras.get(slot):
+            camera, n = " or ".join(native), measured.n_episodes
             raise FailedWork(
-                f"adapter {job.adapter.name} expects camera {native} for {slot}, but none of {measured.n_episodes} "
-                "episodes has it. Correct the adapter's cameras, or list it under optional_cameras"
+                f"adapter {job.adapter.name} expects camera {camera} for {slot}, but none of {n} episodes has it. "
+                "Correct the adapter's cameras, or list it under optional_cameras"
             )
     return measured
 
@@ -243,7 +245,8 @@ def _reader(format: str) -> ModuleType:
 
 def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     try:
-        embodiment = get_embodiment(job.robot or native.robot or job.adapter.robot)
+        told = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
+        embodiment = get_embodiment(job.robot or told)
         job.adapter.check_robot(embodiment)
     except UsageError as error:
         raise Rejected("unknown_robot", str(error)) from error

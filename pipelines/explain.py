@@ -49,7 +49,7 @@ def registry_table() -> str:
     """Returns every entry as a row of a Markdown table."""
     lines = ["| entry | format | robot | mode | Hz | cameras | state | action | note |", "|---" * 9 + "|"]
     for name, adapter in sorted(load_adapters().items()):
-        cameras = ", ".join(native.removeprefix("observation/") for native in adapter.all_cameras.values())
+        cameras = ", ".join(names[0].removeprefix("observation/") for names in adapter.all_cameras.values())
         cells = [
             f"`{name}`", adapter.format, adapter.robot, adapter.control_mode, f"{adapter.control_hz or 0:g}", cameras,
             _parts(adapter.state), _parts(adapter.action), adapter.note,
@@ -67,7 +67,8 @@ def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Itera
         natives = _native_dims(source, FORMS[source.form][0] if source.form in FORMS else len(numbers))
         for i, native in zip(filled, natives, strict=True):
             name = part if len(numbers) == 1 else f"{part} {_dim_name(part, control_mode, i)}"
-            yield numbers[i], name, _unit(part, control_mode, side, i, len(numbers)), native
+            later = ", one step later" if source.next else ""
+            yield numbers[i], name, _unit(part, control_mode, side, i, len(numbers)), native + later
 
 
 def _native_dims(source: PartSource, n: int) -> list[str]:
@@ -82,7 +83,8 @@ def _native_dims(source: PartSource, n: int) -> list[str]:
             dims += [f"{selector.key}[{i}]" for i in range(selector.start, selector.stop)]
     if source.open is not None:
         how = ", clipped to 0..1" if source.clip else ", else as before" if source.relative else ""
-        return [f"{dim} (open {source.open:g}, closed {source.closed:g}{how})" for dim in dims]
+        shown = f"the mean of {' '.join(dims)}" if len(dims) > 1 else dims[0]
+        return [f"{shown} (open {source.open:g}, closed {source.closed:g}{how})"]
     scales = source.scale if isinstance(source.scale, tuple) else (source.scale,) * len(dims)
     dims = [dim if scale == 1.0 else f"{scale:g} * {dim}" for scale, dim in zip(scales, dims, strict=True)]
     if source.form == "matrix":
@@ -127,7 +129,8 @@ def _camera(adapter: Adapter, usual: tuple[str, ...], camera: str) -> str:
     native = adapter.all_cameras.get(camera)
     if native is None:
         return "none (masked)"
-    return native if camera in adapter.cameras else f"{native} where the source has it"
+    shown = " or ".join(native)
+    return shown if camera in adapter.cameras else f"{shown} where the source has it"
 
 
 def _filters(adapter: Adapter) -> Iterator[str]:

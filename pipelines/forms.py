@@ -15,6 +15,7 @@ def convert_part(x: Floats, source: PartSource) -> Floats:
     """Returns [t, k] in the slots' units: rotations as roll, pitch, yaw in rad; grippers 0 open, 1 closed."""
     if source.open is not None and source.closed is not None:
         closedness = (x - source.open) / (source.closed - source.open) + 0.0  # No negative zero.
+        closedness = closedness.mean(axis=1, keepdims=True)
         if source.relative:
             return relative_to_absolute(closedness)
         return np.clip(closedness, 0.0, 1.0) if source.clip else closedness

@@ -90,20 +90,26 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArr
     mask = np.zeros(N_SLOTS, np.bool_)
     for part, source in parts.items():
         columns = select(native, source.sources)
-        if source.form in FORMS and columns.shape[1] != FORMS[source.form][0]:
+        n = _count_dims(source, len(slots[part]))
+        if columns.shape[1] != n:
             keys, found = " + ".join(map(str, source.sources)), columns.shape[1]
-            n = FORMS[source.form][0]
             raise Rejected("wrong_dims", f"{part}: {keys}: expected {n} dims as {source.form}, found {found}")
         columns = convert_part(columns, source)
+        if source.next:
+            columns = np.concatenate([columns[1:], columns[-1:]])
         numbers = list(slots[part])
         if source.form in FORMS:
             numbers = [numbers[i] for i in FORMS[source.form][1]]
-        if columns.shape[1] != len(numbers):
-            keys = " + ".join(map(str, source.sources))
-            raise Rejected("wrong_dims", f"{part}: {keys}: expected {len(numbers)} dims, found {columns.shape[1]}")
         values[:, numbers] = columns
         mask[numbers] = True
     return values, mask
+
+
+def _count_dims(source: PartSource, n_slots: int) -> int:
+    """How many native dims a part takes: those of its form; a gripper's are selected one by one, or one."""
+    if source.open is not None:
+        return sum(1 if s.start is None or s.stop is None else s.stop - s.start for s in source.sources)
+    return FORMS[source.form][0] if source.form in FORMS else n_slots
 
 
 def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
@@ -189,8 +195,9 @@ def _choose_frames(
     native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str]
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
-    names = adapter.all_cameras or {camera: camera for camera in embodiment.cameras}
-    chosen = {slot: name for slot, name in names.items() if name in native.frames}
+    names = adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
+    found = {slot: next((name for name in choices if name in native.frames), "") for slot, choices in names.items()}
+    chosen = {slot: name for slot, name in found.items() if name}
     frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
     swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
     return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}

@@ -26,7 +26,10 @@ _CODE = {
         "frames.py", "images.py", "index.py", "mapping.py", "plan.py", "record.py", "schema.py", "shards.py",
         "slots.py", "statistics.py", "summaries.py", "tfrecord.py", "validate.py", "wire.py",
     ),
-    "pipelines.sources": ("bridge.py", "droid.py", "restricted_pickle.py", "rlds.py", "video.py", "zarr.py"),
+    "pipelines.sources": (
+        "aloha.py", "bridge.py", "dp.py", "droid.py", "hdf5.py", "lerobot.py", "restricted_pickle.py", "rlds.py",
+        "robomimic.py", "video.py", "zarr.py",
+    ),
     "annotation_tools": ("motion.py", "phrases.py", "propose.py"),
 }  # fmt: skip
 

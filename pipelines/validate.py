@@ -99,7 +99,7 @@ def _find_in_vectors(
         outside = np.flatnonzero((column < limit.low) | (column > limit.high))
         if len(outside):
             step = outside[0]
-            hint = "; are these degrees?" if "rad" in unit and np.abs(column).max() > 7 else ""
+            hint = _guess_unit(unit, float(np.abs(column).max()))
             expected = f"expected {limit.low:.3g} to {limit.high:.3g}"
             return "absurd_value", f"{where}: step {step}: {expected}, found {column[step]:.6g}{hint}"
         change = np.abs(np.diff(column))
@@ -112,3 +112,10 @@ def _find_in_vectors(
             found = f"{column[step]:.6g} to {column[step + 1]:.6g}"
             return "absurd_jump", f"{where}: after step {step}: expected a change up to {most:.3g}, found {found}"
     return None
+
+
+def _guess_unit(unit: str, greatest: float) -> str:
+    """Asks about the usual mistake behind angles that are too large."""
+    if "rad" not in unit or greatest <= 7:
+        return ""
+    return "; are these degrees?" if greatest <= 400 else "; are these raw servo ticks?"

@@ -1,0 +1,303 @@
+"""LeRobot datasets v2.0, v2.1 and v3.0: Parquet tables and MP4 files, found by what is there, not by path templates."""
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.adapters import Adapter
+from pipelines.embodiments import fit_parts
+from pipelines.episode import Reference
+from pipelines.errors import FailedWork, UsageError, nearest
+from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.sources.video import VideoFrames, count_frames
+
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+_EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
+_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError)
+# Rates further apart than this are different rates.
+_RATE_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSpan:
+    """Where the frames of one camera of one episode lie."""
+
+    path: Path
+    first: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """One episode as the metadata lists it. from_row, to_row: rows of its file in v3.0; None for a file of its own."""
+
+    number: int
+    data: Path | None
+    length: int | None
+    tasks: tuple[str, ...]
+    from_row: int = 0
+    to_row: int | None = None
+    videos: Mapping[str, VideoSpan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """The metadata of a dataset: its info.json, every episode listed or found, and task texts by index."""
+
+    info: Mapping[str, Any]
+    episodes: Mapping[int, Listing]
+    tasks: Mapping[int, str]
+
+    @property
+    def fps(self) -> float:
+        return float(self.info["fps"])
+
+
+def find(source: str, adapter: Adapter) -> Found:
+    """Lists every episode that the metadata names or the data folder holds; one without data is a reject."""
+    root = _find_root(Path(source).absolute())
+    meta = load_meta(root)
+    episodes, rejects = [], []
+    for number, listing in sorted(meta.episodes.items()):
+        reference = Reference(uri=str(root), key=f"episode_{number:06d}", split=_split_of(meta.info, number))
+        if listing.data is not None:
+            episodes.append(Located(reference=reference, place=(number,)))
+            continue
+        rejects.append(
+            Reject(
+                source_uri=str(root), source_key=reference.key, split=reference.split, level="episode", start=0, end=0,
+                reason="missing_file", detail="expected a Parquet file with its rows, found none",
+            )
+        )  # fmt: skip
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def read(located: Located, adapter: Adapter) -> NativeEpisode:
+    """Reads one episode; arrays go by column, frames by video key.
+
+    A camera that info.json lists and no file holds is left out. Raises Rejected when rows or frames are missing or
+    the video's rate is not the dataset's.
+    """
+    root, number = Path(located.reference.uri), located.place[0]
+    meta = load_meta(root)
+    listing = meta.episodes[number]
+    table = _read_rows(listing)
+    t = table.num_rows
+    if listing.length is not None and listing.length != t:
+        raise Rejected("unequal_lengths", f"{listing.data}: expected {listing.length} rows, found {t}")
+    arrays = {name: array for name in table.column_names if (array := _to_array(table[name])) is not None}
+    frames = {key: _open_video(span, t, meta.fps) for key, span in listing.videos.items()}
+    listed = [key for key, spec in meta.info.get("features", {}).items() if spec.get("dtype") == "video"]
+    names = {key: flatten_names(spec.get("names")) for key, spec in meta.info.get("features", {}).items()}
+    language = read_tasks(meta, listing, arrays)
+    times = arrays["timestamp"].reshape(-1).astype(np.float64) if "timestamp" in arrays else None
+    reward = arrays["next.reward"].reshape(-1).astype(np.float32) if "next.reward" in arrays else None
+    return NativeEpisode(
+        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, dim_names=names,
+        robot=str(meta.info.get("robot_type")), control_hz=meta.fps, language=language,
+        task=language[0] if language else "", timestamp_s=times if _increases(times) else None, reward=reward,
+        success=int(arrays["next.success"][-1].item()) if "next.success" in arrays else -1,
+        missing_cameras=tuple(key for key in listed if key not in frames),
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def load_meta(root: Path) -> Meta:
+    """Reads the metadata. Raises UsageError for other versions, FailedWork for damaged files."""
+    info = _read_json(root / "meta/info.json")
+    version = str(info.get("codebase_version"))
+    if version not in VERSIONS:
+        raise UsageError(f"{root}: LeRobot version {version!r} is unknown. {nearest(version, VERSIONS)}")
+    if not float(info.get("fps") or 0) > 0:
+        raise FailedWork(f"{root}/meta/info.json: expected fps above 0, found {info.get('fps')!r}")
+    if version == "v3.0":
+        return Meta(info=info, episodes=_list_v3(root, info), tasks=_read_tasks_v3(root))
+    return Meta(info=info, episodes=_list_v2(root), tasks=_read_tasks_v2(root))
+
+
+def explain_misfit(source: str) -> str:
+    """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
+    root = _find_root(Path(source).absolute())
+    meta = load_meta(root)
+    robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
+    path = root / "meta/modality.json"
+    groups = _read_json(path).get("state", {}) if path.is_file() else {}
+    dims = {name: [f"{name}[{i}]" for i in range(span["end"] - span["start"])] for name, span in groups.items()}
+    sides = {"left_arm": "arm0", "left_hand": "gripper0", "right_arm": "arm1", "right_hand": "gripper1"}
+    try:
+        fit_parts(str(robot), {part: dims[name] for name, part in sides.items() if name in dims})
+        misfit = ""
+    except UsageError as error:
+        misfit = f"; {error}"
+    others = [name for name in dims if name not in sides]
+    rest = f"; no slots at all for {', '.join(others)}" if others else ""
+    return f"robot_type {robot}, observation.state of {width} dims{misfit}{rest}"
+
+
+def read_tasks(meta: Meta, listing: Listing, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
+    """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags."""
+    indices = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
+    named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
+    listed = [text for text in listing.tasks if " " in text.strip()]
+    return tuple(dict.fromkeys(text.strip() for text in [*named, *listed] if text.strip()))
+
+
+def flatten_names(names: Any) -> tuple[str, ...]:
+    """Returns the names of a feature's dims, which LeRobot stores as a list or as lists by group."""
+    if isinstance(names, Mapping):
+        return tuple(name for group in names.values() for name in flatten_names(group))
+    return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+
+
+def _find_root(source: Path) -> Path:
+    roots = [source] if (source / "meta/info.json").is_file() else sorted(
+        path.parent.parent for path in source.rglob("meta/info.json")
+    )  # fmt: skip
+    if len(roots) != 1:
+        listed = ", ".join(str(root.relative_to(source)) for root in roots) or "none"
+        raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
+    return roots[0]
+
+
+def _list_v2(root: Path) -> dict[int, Listing]:
+    """Episodes of v2.0 and v2.1, one Parquet file and one MP4 per camera each, wherever their folders are."""
+    data = {_number(path): path for path in sorted((root / "data").rglob("episode_*.parquet"))}
+    videos: dict[int, dict[str, VideoSpan]] = {}
+    for path in sorted((root / "videos").rglob("episode_*.mp4")):
+        videos.setdefault(_number(path), {})[path.parent.name] = VideoSpan(path=path, first=0)
+    rows = {row["episode_index"]: row for row in _read_lines(root / "meta/episodes.jsonl")}
+    return {
+        number: Listing(
+            number=number, data=data.get(number), length=rows.get(number, {}).get("length"),
+            tasks=tuple(rows.get(number, {}).get("tasks", ())), videos=videos.get(number, {}),
+        )
+        for number in sorted({*data, *rows})
+    }  # fmt: skip
+
+
+def _list_v3(root: Path, info: Mapping[str, Any]) -> dict[int, Listing]:
+    """Episodes of v3.0: many in a file, their rows and times in meta/episodes."""
+    keys = [key for key, spec in info.get("features", {}).items() if spec.get("dtype") == "video"]
+    listings: dict[int, Listing] = {}
+    first_rows: dict[Path, int] = {}
+    for path in sorted((root / "meta/episodes").rglob("*.parquet")):
+        for row in _read_table(path).to_pylist():
+            chunk, file = row["data/chunk_index"], row["data/file_index"]
+            data = root / f"data/chunk-{chunk:03d}/file-{file:03d}.parquet"
+            first = first_rows.setdefault(data, row["dataset_from_index"])
+            videos = {key: span for key in keys if (span := _span_v3(root, row, key, float(info["fps"])))}
+            listings[row["episode_index"]] = Listing(
+                number=row["episode_index"], data=data if data.is_file() else None, length=row.get("length"),
+                tasks=tuple(row.get("tasks") or ()), from_row=row["dataset_from_index"] - first,
+                to_row=row["dataset_to_index"] - first, videos=videos,
+            )  # fmt: skip
+    return listings
+
+
+def _span_v3(root: Path, row: Mapping[str, Any], key: str, fps: float) -> VideoSpan | None:
+    chunk, file = row.get(f"videos/{key}/chunk_index"), row.get(f"videos/{key}/file_index")
+    if chunk is None or file is None:
+        return None
+    path = root / f"videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
+    return VideoSpan(path=path, first=round(row[f"videos/{key}/from_timestamp"] * fps)) if path.is_file() else None
+
+
+def _read_tasks_v2(root: Path) -> dict[int, str]:
+    return {row["task_index"]: row["task"] for row in _read_lines(root / "meta/tasks.jsonl")}
+
+
+def _read_tasks_v3(root: Path) -> dict[int, str]:
+    """Task texts by index; pandas stores the text as the index column."""
+    path = root / "meta/tasks.parquet"
+    if not path.is_file():
+        return {}
+    rows = _read_table(path).to_pylist()
+    return {row["task_index"]: str(row.get("task") or row.get("__index_level_0__") or "") for row in rows}
+
+
+def _read_rows(listing: Listing) -> pa.Table:
+    try:
+        table = pq.read_table(listing.data)
+    except _PARQUET_ERRORS as error:
+        raise Rejected("unreadable_parquet", f"{listing.data}: {error}") from error
+    return table if listing.to_row is None else table.slice(listing.from_row, listing.to_row - listing.from_row)
+
+
+def _open_video(span: VideoSpan, t: int, fps: float) -> VideoFrames:
+    """The frames of one camera. Raises Rejected when the video has another rate or too few frames."""
+    found, rate = _probe(span.path)
+    if rate and abs(rate / fps - 1) > _RATE_TOLERANCE:
+        raise Rejected("wrong_rate", f"{span.path}: expected {fps:g} frames a second (info.json), found {rate:g}")
+    return VideoFrames(span.path, t, first=span.first, found=found)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(path: Path) -> tuple[int, float]:
+    """Frames and rate of a video."""
+    import av
+
+    found = count_frames(path)
+    with av.open(str(path)) as container:
+        return found, float(container.streams.video[0].average_rate or 0)
+
+
+def _split_of(info: Mapping[str, Any], number: int) -> str:
+    """The split whose range `start:end` in info.json holds the episode; `train` if none does."""
+    for name, text in (info.get("splits") or {}).items():
+        match = re.fullmatch(r"(\d+):(\d+)", str(text))
+        if match and int(match[1]) <= number < int(match[2]):
+            return str(name)
+    return "train"
+
+
+def _to_array(column: pa.ChunkedArray) -> NDArray | None:
+    """float64 [t] or [t, k] of a column of numbers or of lists of equal length; None for anything else."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        rows = column.to_pylist()
+        if len({len(row) for row in rows}) != 1 or not isinstance(rows[0][0] if rows[0] else "", (int, float)):
+            return None
+        return np.asarray(rows, np.float64)
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return column.cast(pa.float64()).to_numpy() if not pa.types.is_boolean(kind) else np.asarray(column, np.float64)
+    return None
+
+
+def _increases(times: NDArray[np.float64] | None) -> bool:
+    return times is not None and bool((np.diff(times) > 0).all())
+
+
+def _number(path: Path) -> int:
+    match = _EPISODE_FILE.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except _PARQUET_ERRORS as error:
+        raise FailedWork(f"{path}: expected a Parquet table, found {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FailedWork(f"{path}: expected JSON, found {error}") from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise FailedWork(f"{path}: expected a JSON object a line, found {error}") from error

@@ -1,0 +1,76 @@
+"""robomimic: one HDF5 file with many demonstrations."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipelines.adapters import Adapter
+from pipelines.episode import Reference
+from pipelines.errors import FailedWork, UsageError
+from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
+
+_SPLITS = {"train": "train", "valid": "val"}
+
+
+def find(source: str, adapter: Adapter) -> Found:
+    """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; the masks train and valid become splits.
+
+    source: a folder or one file.
+    """
+    root = Path(source).absolute()
+    paths = [root] if root.is_file() else sorted(root.rglob("*.hdf5"))
+    if not paths:
+        raise UsageError(f"{source}: expected robomimic files (*.hdf5) at or below it, found none")
+    episodes = []
+    for path in paths:
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        try:
+            with h5py.File(path, "r") as file:
+                splits = _read_splits(file)
+                demos = sorted(file["data"]) if "data" in file else []
+        except READ_ERRORS as error:
+            raise FailedWork(f"{path}: expected a robomimic file, found {error}") from error
+        for demo in demos:
+            reference = Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train"))
+            episodes.append(Located(reference=reference))
+    return Found(episodes=tuple(episodes))
+
+
+def read(located: Located, adapter: Adapter) -> NativeEpisode:
+    """Reads one demonstration; arrays go by `actions` and `obs/...`, frames by camera (`agentview_image`).
+
+    Raises Rejected when the file is damaged or the arrays are of unequal lengths.
+    """
+    path, demo = Path(located.reference.uri), located.reference.key.rsplit("#", 1)[1]
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["data"][demo]
+            t = len(group["actions"])
+            vectors = [f"obs/{key}" for key, item in group["obs"].items() if item.ndim < 3]
+            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, f"{path}#{demo}")
+            frames = open_frames(path, group["obs"], t, {})
+            hz = _read_control_hz(file)
+    except READ_ERRORS as error:
+        raise Rejected("unreadable_hdf5", f"{path}#{demo}: {error}") from error
+    rewards = arrays.get("rewards")
+    return NativeEpisode(
+        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, control_hz=hz,
+        success=-1 if rewards is None else int(np.max(rewards, initial=0.0) > 0),
+        reward=None if rewards is None else rewards.astype(np.float32).reshape(t),
+    )  # fmt: skip
+
+
+def _read_splits(file: h5py.File) -> dict[str, str]:
+    masks = file["mask"] if "mask" in file else {}
+    named = {split: [name.decode() for name in masks[mask][:]] for mask, split in _SPLITS.items() if mask in masks}
+    return {demo: split for split, demos in named.items() for demo in demos}
+
+
+def _read_control_hz(file: h5py.File) -> float | None:
+    try:
+        return float(json.loads(file["data"].attrs["env_args"])["env_kwargs"]["control_freq"])
+    except (KeyError, ValueError, TypeError):
+        return None
