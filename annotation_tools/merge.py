@@ -106,22 +106,22 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Path, version
     _check_target(dataset, out)
     out.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(out)
-    lengths: dict[str, list[int]] = {}
-    sizes: dict[str, int] = {}
+    baked: dict[str, list[Fingerprint]] = {}
     changed = 0
     for split, shards in dataset.splits.items():
         for files in shards:
             fingerprint, n_changed = _bake_shard(dataset, files, segments, out, stamp)
-            lengths.setdefault(split, []).append(fingerprint.n_episodes)
-            sizes[split] = sizes.get(split, 0) + fingerprint.size
+            baked.setdefault(split, []).append(fingerprint)
             changed += n_changed
-    for name in ("statistics.json", "rejects.parquet", "manifest.json"):
+    for name in ("statistics.json", "rejects.parquet"):
         if (dataset.path / name).exists():
             shutil.copyfile(dataset.path / name, out / name)
-    record = {"schema": "embodimix.merge/v1", "from_version": dataset.version, "segments": stamp, "episodes": changed}
-    write_atomically(out / "merge.json", (json.dumps(record, indent=2) + "\n").encode())
+    record = {"from_version": dataset.version, "segments": stamp, "episodes": changed}
+    _write_manifest(dataset, out, version, baked, record)
     write_metadata(
-        out, name=dataset.name, version=version, cameras=dataset.cameras, shard_lengths=lengths, shard_bytes=sizes,
+        out, name=dataset.name, version=version, cameras=dataset.cameras,
+        shard_lengths={split: [shard.n_episodes for shard in shards] for split, shards in baked.items()},
+        shard_bytes={split: sum(shard.size for shard in shards) for split, shards in baked.items()},
         description=f"Segments merged into version {dataset.version}.",
     )  # fmt: skip
     return changed
@@ -139,6 +139,23 @@ def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]
         **features, "episode_metadata/segments": [json.dumps(listed).encode()], "steps/segment_id": ids,
         "steps/language_instruction": [texts[number] for number in ids],
     }  # fmt: skip
+
+
+def _write_manifest(
+    dataset: Dataset, out: Path, version: str, baked: Mapping[str, Sequence[Fingerprint]], record: Mapping[str, Any]
+) -> None:
+    """Carries the conversion's manifest over to the new version, with the new shards, and says what was merged."""
+    path = dataset.path / "manifest.json"
+    manifest = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
+    shards = [
+        {"split": split, "shard": number, "n_shards": len(prints), "n_episodes": shard.n_episodes,
+         "n_steps": shard.n_steps, "n_bytes": shard.size, "sha256": shard.sha256}
+        for split, prints in baked.items() for number, shard in enumerate(prints)
+    ]  # fmt: skip
+    manifest |= {"version": version, "shards": shards, "merged": [*manifest.get("merged", []), record]}
+    if "counts" in manifest:
+        manifest["counts"]["bytes_out"] = sum(shard["n_bytes"] for shard in shards)
+    write_atomically(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _trust(annotation: Annotation, prefer: Sequence[str]) -> tuple[int, int, bool]:

@@ -1,5 +1,6 @@
 """Tests of `annotation_tools.merge`: who is believed, and the new version that comes of it."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -149,3 +150,15 @@ def test_the_sidecar_of_a_bake_names_the_new_segments(store: EpisodeStore, tmp_p
     bake(store.dataset, relabelled(store), tmp_path / "1.1.0", "1.1.0")
     sidecar = read_sidecar(Dataset.open(tmp_path / "1.1.0").sidecars("train")[1])
     assert [(s["start"], s["source"]) for s in sidecar["segments"].to_pylist()[0]] == [(0, "human"), (40, "human")]
+
+
+def test_the_manifest_of_a_bake_names_the_new_shards_and_where_they_come_from(
+    store: EpisodeStore, tmp_path: Path
+) -> None:
+    (store.dataset.path / "manifest.json").write_text(json.dumps({"name": "toy", "version": "1.0.0", "episodes": [1]}))
+    bake(store.dataset, relabelled(store), tmp_path / "1.1.0", "1.1.0")
+    manifest = json.loads((tmp_path / "1.1.0" / "manifest.json").read_text())
+    assert (manifest["version"], manifest["episodes"], manifest["merged"][0]["from_version"]) == ("1.1.0", [1], "1.0.0")
+    files = Dataset.open(tmp_path / "1.1.0").splits["train"]
+    hashes = [hashlib.sha256(file.shard.read_bytes()).hexdigest() for file in files]
+    assert [shard["sha256"] for shard in manifest["shards"]] == hashes
