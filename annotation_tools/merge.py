@@ -146,7 +146,7 @@ def _write_manifest(
 ) -> None:
     """Carries the conversion's manifest over to the new version, with the new shards, and says what was merged."""
     path = dataset.path / "manifest.json"
-    manifest = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
+    manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
     shards = [
         {"split": split, "shard": number, "n_shards": len(prints), "n_episodes": shard.n_episodes,
          "n_steps": shard.n_steps, "n_bytes": shard.size, "sha256": shard.sha256}
