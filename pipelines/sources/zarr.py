@@ -55,8 +55,10 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         attributes = dict(group.attrs)
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
-        streams = _read_streams(group, path)
-        cameras, missing = _open_cameras(group, attributes, path)
+        # One walk over the metadata; asking the group for every array costs more than reading it.
+        arrays = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
+        streams = _read_streams(arrays, path)
+        cameras, missing = _open_cameras(arrays, attributes, path)
     except _READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
     return _align(located.reference, attributes, streams, cameras, missing)
@@ -128,41 +130,43 @@ def _align(
     )  # fmt: skip
 
 
-def _read_streams(group: zarr.Group, path: str) -> dict[str, Stream]:
+def _read_streams(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, Stream]:
     """Every stream of numbers: stamps int64 [n], strictly increasing, and values float64 [n, k]."""
-    streams = {}
+    streams: dict[str, Stream] = {}
+    stamps: dict[str, NDArray[np.int64]] = {}
     for key in (*_STATES, *_COMMANDS):
-        if key not in group:
+        if key not in arrays:
             if key in _REQUIRED:
-                raise Rejected("missing_key", f"{path}: expected the array {key}, found {', '.join(sorted(group))}")
+                raise Rejected("missing_key", f"{path}: expected the array {key}, found {', '.join(sorted(arrays))}")
             continue
-        values = np.asarray(group[key][:], np.float64)
-        times = _read_stamps(group, key.split("/")[0], path)
+        name = key.split("/")[0]
+        times = stamps[name] if name in stamps else stamps.setdefault(name, _read_stamps(arrays, name, path))
+        values = np.asarray(arrays[key][:], np.float64)
         if values.ndim != 2 or len(values) != len(times):
             raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
         streams[key] = times, values
     return streams
 
 
-def _read_stamps(group: zarr.Group, name: str, path: str) -> NDArray[np.int64]:
-    times = np.asarray(group[f"{name}/timestamp_ns"][:], np.int64)
+def _read_stamps(arrays: Mapping[str, zarr.Array], name: str, path: str) -> NDArray[np.int64]:
+    times = np.asarray(arrays[f"{name}/timestamp_ns"][:], np.int64)
     if len(times) == 0 or not (np.diff(times) > 0).all():
         raise Rejected("wrong_times", f"{path}: {name}/timestamp_ns: expected stamps that strictly increase")
     return times
 
 
 def _open_cameras(
-    group: zarr.Group, attributes: Mapping[str, Any], path: str
+    arrays: Mapping[str, zarr.Array], attributes: Mapping[str, Any], path: str
 ) -> tuple[dict[str, tuple[NDArray[np.int64], zarr.Array]], tuple[str, ...]]:
     """Stamps and pictures by slot (`base_0_rgb`), and the slots that the attributes list but the log lacks."""
     cameras, missing = {}, []
-    listed = dict.fromkeys([*attributes.get("cameras", {}), *(group["camera"] if "camera" in group else ())])
-    for name in listed:
+    there = [key.split("/")[1] for key in sorted(arrays) if key.startswith("camera/") and key.endswith("/rgb")]
+    for name in dict.fromkeys([*attributes.get("cameras", {}), *there]):
         slot = f"{name}_rgb"
-        if f"camera/{name}/rgb" not in group:
+        if name not in there:
             missing.append(slot)
             continue
-        times, array = _read_stamps(group, f"camera/{name}", path), group[f"camera/{name}/rgb"]
+        times, array = _read_stamps(arrays, f"camera/{name}", path), arrays[f"camera/{name}/rgb"]
         if array.ndim != 4 or array.dtype != np.uint8 or array.shape[0] != len(times):
             raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
         cameras[slot] = times, array
