@@ -101,10 +101,15 @@ def run_lock(arguments: argparse.Namespace) -> int:
 
     from mixtures.compare import load_lock
     from mixtures.mixture import open_mixture
+    from mixtures.stores import is_remote
     from pipelines.dataset import Dataset
+    from pipelines.errors import UsageError
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
     if arguments.verify:
+        remote = [table.path for table in mixture.tables if is_remote(table.path)]
+        if remote:
+            raise UsageError(f"--verify reads local datasets; {remote[0]} is in an object store")
         for path in tqdm(sorted({table.path for table in mixture.tables}), desc="verifying", unit="dataset"):
             Dataset.open(path).verify_hashes()
     if arguments.check:

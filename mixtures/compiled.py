@@ -18,6 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.compiling import CODED, FORMAT, compile_table, one_array
+from mixtures.remote import mirror_metadata, open_mirror, shard_sizes
+from mixtures.stores import is_remote
 from pipelines.dataset import INFO_FILE, Dataset, read_info
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS, N_SLOTS
@@ -27,6 +29,7 @@ from pipelines.slots import CAMERAS, N_SLOTS
 class Table:
     """One compiled split. Arrays are memory-mapped; e episodes, t steps of all episodes, n cameras of `CAMERAS`.
 
+    path: the dataset's folder or URI; home: a local folder with its metadata, the same for a local dataset.
     fingerprint: names the content of shards, sidecars and segments. shards: their paths; shard_sizes: their bytes.
     segment_folder: holds the segments that replace those of the shards, if any do.
     vocabularies: per coded attribute (robot, task, ...) its values; `codes(attribute)` are indices into them.
@@ -34,6 +37,7 @@ class Table:
 
     folder: Path
     path: str
+    home: str
     name: str
     version: str
     split: str
@@ -178,16 +182,19 @@ def open_table(path: str, split: str, cache: Path) -> Table:
     Raises FailedWork for a dataset, shard or sidecar that is missing, incomplete or changed, UsageError for a split
     that the dataset lacks.
     """
-    folder = cache / "tables" / _state_of_files(path, split)
-    if not (folder / "table.json").exists() or not os.path.exists(os.path.join(path, INFO_FILE)):
-        info, _ = read_info(Path(path))
+    home = str(mirror_metadata(path, cache)) if is_remote(path) else path
+    folder = cache / "tables" / _state_of_files(home, split)
+    if not (folder / "table.json").exists() or not os.path.exists(os.path.join(home, INFO_FILE)):
+        info, _ = read_info(Path(home))
         splits = [entry["name"] for entry in info["splits"]]
         if split not in splits:
             raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
-        compile_table(Dataset.open(path), split, folder)
-    table = _load(folder, path)
+        dataset = open_mirror(Path(home), path) if is_remote(path) else Dataset.open(path)
+        compile_table(dataset, split, folder)
+    table = _load(folder, path, home)
+    sizes = shard_sizes(path) if is_remote(path) else None
     for shard, size in zip(table.shards, table.shard_sizes, strict=True):
-        _check_size(shard, size)
+        _check_size(shard, size, _local_size(shard) if sizes is None else sizes.get(shard.rpartition("/")[2]))
     return table
 
 
@@ -202,22 +209,26 @@ def _state_of_files(path: str, split: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, os.path.realpath(path), split, entries]).encode()).hexdigest()[:32]
 
 
-def _check_size(shard: str, size: int) -> None:
+def _local_size(shard: str) -> int | None:
     try:
-        found = os.stat(shard).st_size
-    except FileNotFoundError as error:
-        missing = f"{shard}: expected the shard, found no such file. Copy it again from where it was whole."
-        raise FailedWork(missing) from error
+        return os.stat(shard).st_size
+    except FileNotFoundError:
+        return None
+
+
+def _check_size(shard: str, size: int, found: int | None) -> None:
+    if found is None:
+        raise FailedWork(f"{shard}: expected the shard, found no such file. Copy it again from where it was whole.")
     if found != size:
         raise FailedWork(f"{shard}: expected {size} bytes, found {found}. It changed under its index; copy it again.")
 
 
-def _load(folder: Path, path: str) -> Table:
+def _load(folder: Path, path: str, home: str) -> Table:
     content = json.loads((folder / "table.json").read_text())
     return Table(
-        folder=folder, path=path, name=content["name"], version=content["version"], split=content["split"],
+        folder=folder, path=path, home=home, name=content["name"], version=content["version"], split=content["split"],
         fingerprint=content["fingerprint"], cameras=tuple(content["cameras"]),
-        shards=tuple(os.path.join(path, name) for name in content["shards"]),
+        shards=tuple(f"{path.rstrip('/')}/{name}" for name in content["shards"]),
         shard_sizes=tuple(content["shard_sizes"]), n_episodes=content["n_episodes"], n_steps=content["n_steps"],
         vocabularies={name: tuple(values) for name, values in content["vocabularies"].items()},
     )  # fmt: skip

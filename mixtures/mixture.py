@@ -19,6 +19,7 @@ from mixtures.locks import compare_locks, make_lock
 from mixtures.overlays import overlay_segments
 from mixtures.resolved import resolve
 from mixtures.spec import Entry, Source, Spec, load_spec
+from mixtures.stores import is_remote
 from mixtures.weights import Branch
 from pipelines.errors import EmbodimixError, FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS, N_SLOTS
@@ -161,12 +162,14 @@ def _open_table(entry: Entry, cache: Path) -> Table:
     except UsageError as error:
         raise SpecError(entry.mark, str(error)) from error
     except EmbodimixError as error:
-        raise FailedWork(f"{entry.mark}: {error}{_near_folders(Path(entry.path))}") from error
+        raise FailedWork(f"{entry.mark}: {error}{_near_folders(entry.path)}") from error
 
 
-def _near_folders(path: Path) -> str:
+def _near_folders(path: str) -> str:
     """Folders beside the first part of a path that does not exist, as the end of an error sentence."""
-    missing = path
+    if is_remote(path):
+        return ""
+    missing = Path(path)
     while not missing.parent.is_dir() and missing.parent != missing:
         missing = missing.parent
     if missing.exists() or not missing.parent.is_dir():

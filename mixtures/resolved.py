@@ -62,7 +62,8 @@ def _identity(spec: Spec, tables: Mapping[Source, Table]) -> str:
         (path, node.weighting.group_by, [_unmarked(asdict(e)) for e in node.entries]) for path, node in walk(spec.root)
     ]
     content = [
-        (key, table.fingerprint, _file_state(Path(table.path) / "statistics.json")) for key, table in tables.items()
+        (key, table.fingerprint, _file_state(os.path.join(table.home, "statistics.json")))
+        for key, table in tables.items()
     ]
     identity = json.dumps([FORMAT, entries, asdict(spec.validation), asdict(spec.kinds), content])
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
@@ -129,7 +130,7 @@ def _merged_statistics(spec: Spec, tables: Mapping[Source, Table], keys: Sequenc
     """The statistics of all datasets of a mixture, merged by norm key. Raises FailedWork where some are missing."""
     loaded: dict[str, dict[str, NormStatistics]] = {}
     for entry in spec.root.all_entries():
-        file = Path(entry.path) / "statistics.json"
+        file = Path(tables[entry.source].home) / "statistics.json"
         if entry.path not in loaded:
             loaded[entry.path] = load_statistics(file)
         missing = set(tables[entry.source].vocabularies["norm_key"]) - set(loaded[entry.path])

@@ -9,23 +9,23 @@ from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from mixtures.buffers import BufferPool
 from mixtures.compiled import Table
 from mixtures.gather import Rows, choose_language, gather_rows
 from mixtures.mixture import Mixture
+from mixtures.pictures import WAIT_S, Pictures, decode
 from mixtures.sampler import Sampler
 from mixtures.shard_files import ShardFiles
+from mixtures.staging import Stage
+from mixtures.stores import IN_FLIGHT, is_remote
 from pipelines.errors import FailedWork, UsageError, nearest
-from pipelines.images import letterbox
 from pipelines.slots import CAMERAS, IMAGE_SIZE
 
 WINDOW = 1024
 SAMPLES_PER_TASK = 8
 THREADS_PER_CORE = 2
-WAIT_S = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +99,14 @@ class Stream:
 
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
     scaled to add up to 1. threads: that read and decode; two a core unless given.
+    stage: keeps copies of shards of object stores on local disk, see `Stage`.
     Raises UsageError for a split without episodes, an unknown group, or hosts that do not divide the batch.
     """
 
     def __init__(
         self, mixture: Mixture, *, batch_size: int, split: str = "train", seed: int | None = None,
         host_index: int = 0, host_count: int = 1, threads: int | None = None, groups: Sequence[str] | None = None,
+        stage: Stage | None = None,
     ) -> None:  # fmt: skip
         if batch_size < 1 or batch_size % host_count or not 0 <= host_index < host_count:
             raise UsageError(
@@ -121,10 +123,12 @@ class Stream:
         self._group_numbers = self._drawn_groups(groups)
         self._sampler = self._make_sampler()
         self._window = lru_cache(maxsize=8)(self._draw_window)
-        self._files = ShardFiles()
+        self._files = ShardFiles(stage)
         self._pool = BufferPool((self._rows_per_host, len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._threads = threads or THREADS_PER_CORE * len(os.sched_getaffinity(0))
         self._executor: ThreadPoolExecutor | None = None
+        self._fetcher: ThreadPoolExecutor | None = None
+        self._is_remote = any(is_remote(table.path) for table in mixture.tables)
 
     @property
     def n_samples(self) -> int:
@@ -135,8 +139,13 @@ class Stream:
         """This host's rows of the batch that begins at a position of the global order."""
         return self._finish(self._start(position))
 
-    def batches(self, start: int = 0, stop: int | None = None, prefetch: int = 2) -> Iterator[Batch]:
-        """Batches from position `start`, whole ones before `stop`; `prefetch` of them are read ahead."""
+    def batches(self, start: int = 0, stop: int | None = None, prefetch: int | None = None) -> Iterator[Batch]:
+        """Batches from position `start`, whole ones before `stop`; `prefetch` of them are read ahead.
+
+        Unless given, that is two, or as many more as keep an object store busy.
+        """
+        if prefetch is None:
+            prefetch = 2 + self._is_remote * -(-IN_FLIGHT // (len(CAMERAS) * self._rows_per_host))
         ahead: deque[_Pending] = deque()
         position = start
         while True:
@@ -181,9 +190,10 @@ class Stream:
 
     def close(self) -> None:
         """Ends the threads and closes the files."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        for executor in (self._fetcher, self._executor):
+            if executor is not None:
+                executor.shutdown(wait=True, cancel_futures=True)
+        self._fetcher = self._executor = None
         self._files.close()
 
     def __enter__(self) -> "Stream":
@@ -226,11 +236,21 @@ class Stream:
         rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.spec.action)
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="embodimix-decode")
+        pictures = self._fetch(rows)
         tasks = [
-            self._executor.submit(_decode, self._files, rows, samples, images, slice(first, first + SAMPLES_PER_TASK))
+            self._executor.submit(decode, pictures, rows, samples.step, images, slice(first, first + SAMPLES_PER_TASK))
             for first in range(0, len(row), SAMPLES_PER_TASK)
         ]
         return _Pending(samples=samples, rows=rows, images=images, tasks=tasks, next_position=next_position)
+
+    def _fetch(self, rows: Rows) -> "Pictures":
+        """Begins to fetch the pictures that lie in an object store; local ones are read when they are decoded."""
+        pictures = Pictures(self._files, rows)
+        if self._is_remote:
+            if self._fetcher is None:
+                self._fetcher = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="embodimix-fetch")
+            pictures.begin(self._fetcher)
+        return pictures
 
     def _finish(self, pending: "_Pending") -> Batch:
         """Fills in vectors and texts while the threads decode, waits for them, and returns the batch."""
@@ -277,29 +297,3 @@ class _Pending:
     images: NDArray[np.uint8]
     tasks: list[Future[None]]
     next_position: int
-
-
-def _decode(files: ShardFiles, rows: Rows, samples: Samples, images: NDArray[np.uint8], part: slice) -> None:
-    """Reads and decodes the pictures of some samples into their places; missing ones become black."""
-    for i in range(*part.indices(len(rows.row))):
-        for camera in range(len(CAMERAS)):
-            length = int(rows.image_length[i, camera])
-            if length == 0:
-                images[i, camera] = 0
-                continue
-            path = rows.tables[i].shards[rows.shard[i]]
-            data = files.read(path, int(rows.image_offset[i, camera]), length)
-            try:
-                _decode_into(data, images[i, camera])
-            except ValueError as error:
-                sample = f"{rows.tables[i].name}/{rows.episode_id[i]}/{samples.step[i]}"
-                raise FailedWork(f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}") from error
-
-
-def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:
-    """Decodes a JPEG in place; one of another size, from shards written elsewhere, is letterboxed."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if (height, width) == image.shape[:2]:
-        simplejpeg.decode_jpeg(data, "RGB", buffer=image)
-    else:
-        image[:] = letterbox(simplejpeg.decode_jpeg(data, "RGB"))

@@ -1,0 +1,65 @@
+"""The compressed pictures of a batch, read by exact ranges, and their decoding into the batch's buffer."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from mixtures.gather import Rows
+from mixtures.shard_files import ShardFiles
+from mixtures.stores import is_remote
+from pipelines.errors import FailedWork
+from pipelines.images import letterbox
+from pipelines.slots import CAMERAS
+
+WAIT_S = 600.0
+
+
+class Pictures:
+    """The compressed pictures of a batch, read on demand or fetched ahead."""
+
+    def __init__(self, files: ShardFiles, rows: Rows) -> None:
+        self.files, self.rows = files, rows
+        self.fetched: dict[tuple[int, int], Future[bytes]] = {}
+
+    def begin(self, fetcher: ThreadPoolExecutor) -> None:
+        """Fetches every picture of remote shards in the background."""
+        for i, table in enumerate(self.rows.tables):
+            for camera in np.flatnonzero(self.rows.image_length[i]) if is_remote(table.path) else ():
+                self.fetched[i, int(camera)] = fetcher.submit(self.read, i, int(camera))
+
+    def get(self, i: int, camera: int) -> bytes:
+        """The JPEG of one camera of sample i, once it is there."""
+        task = self.fetched.pop((i, camera), None)
+        return self.read(i, camera) if task is None else task.result(timeout=WAIT_S)
+
+    def read(self, i: int, camera: int) -> bytes:
+        rows = self.rows
+        path = rows.tables[i].shards[rows.shard[i]]
+        return self.files.read(path, int(rows.image_offset[i, camera]), int(rows.image_length[i, camera]))
+
+
+def decode(pictures: Pictures, rows: Rows, steps: NDArray[np.int64], images: NDArray[np.uint8], part: slice) -> None:
+    """Reads and decodes the pictures of some samples into their places; missing ones become black."""
+    for i in range(*part.indices(len(rows.row))):
+        for camera in range(len(CAMERAS)):
+            if rows.image_length[i, camera] == 0:
+                images[i, camera] = 0
+                continue
+            data = pictures.get(i, camera)
+            try:
+                _decode_into(data, images[i, camera])
+            except ValueError as error:
+                path = rows.tables[i].shards[rows.shard[i]]
+                sample = f"{rows.tables[i].name}/{rows.episode_id[i]}/{steps[i]}"
+                raise FailedWork(f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}") from error
+
+
+def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:
+    """Decodes a JPEG in place; one of another size, from shards written elsewhere, is letterboxed."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if (height, width) == image.shape[:2]:
+        simplejpeg.decode_jpeg(data, "RGB", buffer=image)
+    else:
+        image[:] = letterbox(simplejpeg.decode_jpeg(data, "RGB"))

@@ -1,0 +1,105 @@
+"""Object stores (gs://, s3://) through one layer: listings, whole files, byte ranges, with retries and time limits.
+
+Credentials are found as the stores' own tools find them. For a server elsewhere, set AWS_ENDPOINT_URL or
+CLOUD_STORAGE_EMULATOR_ENDPOINT (the latter without credentials).
+"""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlparse
+
+from pipelines.errors import FailedWork, UsageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+Result = TypeVar("Result")
+SCHEMES = ("gs", "s3")
+IN_FLIGHT = 256
+ATTEMPTS = 5
+FIRST_DELAY_S = 0.2
+ANSWER_S = 20.0
+
+
+def is_remote(path: str) -> bool:
+    """Says whether a path is a URI rather than a local file."""
+    return "://" in path
+
+
+def with_retries(read: Callable[[], Result], what: str) -> Result:
+    """Runs a read again, after growing delays, while the store fails; then raises FailedWork that names it."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise FailedWork(f"{what}: expected the object, found none: {error}") from error
+        except OSError as error:
+            if attempt == ATTEMPTS - 1:
+                raise FailedWork(f"{what}: the store failed {ATTEMPTS} times, last with: {error}") from error
+            time.sleep(FIRST_DELAY_S * 2**attempt)
+    raise AssertionError("the loop returns or raises")
+
+
+def open_object(path: str) -> Any:
+    """An open object with `read_at(length, offset)`, which many threads may call at once."""
+    system, key = locate(path)
+    return with_retries(lambda: system.open_input_file(key), path)
+
+
+def read_object(path: str) -> bytes:
+    """The whole content of an object."""
+    system, key = locate(path)
+
+    def read() -> bytes:
+        with system.open_input_stream(key) as stream:
+            return stream.read()
+
+    return with_retries(read, path)
+
+
+def list_objects(path: str) -> dict[str, tuple[int, int]]:
+    """The objects right under a folder: name -> (bytes, time of change in ns); empty for no such folder."""
+    from pyarrow.fs import FileSelector, FileType
+
+    system, key = locate(path)
+    selector = FileSelector(key, allow_not_found=True)
+    found = with_retries(lambda: system.get_file_info(selector), path)
+    return {info.base_name: (info.size, info.mtime_ns or 0) for info in found if info.type == FileType.File}
+
+
+def locate(path: str) -> tuple["FileSystem", str]:
+    """The file system of a URI and the key inside it. Raises UsageError for a scheme that is not known."""
+    parts = urlparse(path)
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise UsageError(f"{path}: expected a local path or one of {known}, found {parts.scheme}://")
+    return _file_system(parts.scheme, os.getpid()), f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+@lru_cache(maxsize=8)
+def _file_system(scheme: str, process: int) -> "FileSystem":
+    """One client per process: connections do not survive a fork."""
+    import pyarrow
+    from pyarrow import fs
+
+    pyarrow.set_io_thread_count(max(IN_FLIGHT, pyarrow.io_thread_count()))  # also the S3 client's connections
+    if scheme == "s3":
+        options = _endpoint("AWS_ENDPOINT_URL")
+        return fs.S3FileSystem(
+            **options, request_timeout=ANSWER_S, connect_timeout=ANSWER_S,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        )  # fmt: skip
+    options = _endpoint("CLOUD_STORAGE_EMULATOR_ENDPOINT")
+    return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=timedelta(seconds=ANSWER_S))
+
+
+def _endpoint(variable: str) -> dict[str, str]:
+    url = os.environ.get(variable)
+    if not url:
+        return {}
+    parts = urlparse(url if "://" in url else f"http://{url}")
+    return {"scheme": parts.scheme, "endpoint_override": parts.netloc}
