@@ -172,5 +172,5 @@ def test_a_page_of_a_hundred_thousand_episodes_comes_at_once() -> None:
     statuses = {episode_id: {"bob": "done"} for episode_id in list(briefs)[:5000]}
     began = time.perf_counter()
     ids, total = queue.page("todo", "ann", statuses, {}, 50_000, 50)  # type: ignore[arg-type]
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 1
     assert len(ids) == 50 and 95_000 < total < 95_500
