@@ -23,7 +23,15 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks.rlds_source import LONG_CAMERAS, LONG_STEPS, STEPS, make_jpegs, make_source
+from benchmarks.rlds_source import (
+    LONG_CAMERAS,
+    LONG_STEPS,
+    STEPS,
+    make_jpegs,
+    make_source,
+    still_episode,
+    write_episodes,
+)
 from pipelines.images import to_jpeg
 
 SIZES = ((180, 320), (256, 256), (480, 640))
@@ -44,7 +52,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    results = {"codec": codec_table(), "memory": memory_of_a_long_episode()}
+    results = {"codec": codec_table(), "store": store_table(), "memory": memory_of_a_long_episode()}
     with tempfile.TemporaryDirectory() as folder:
         results |= {"builders": builder_table(Path(folder), arguments.episodes)}
     if arguments.json:
@@ -64,6 +72,17 @@ def codec_table() -> dict[str, dict[str, float]]:
         print(f"{height}x{width:<8} {limit:9.3f} {ours:12.3f} {row['ratio']:7.2f} {copy:9.4f} {row['faster']:10.0f}")
         table[f"{height}x{width}"] = row
     return table
+
+
+def store_table() -> dict[str, float]:
+    """CPU per picture of `write_shard` (records, hashes, sidecar and all) against the codecs, and for copies."""
+    jpegs, copies = make_jpegs(STEPS, 256, 256), make_jpegs(STEPS, 224, 224)
+    with tempfile.TemporaryDirectory() as folder:
+        works = [lambda: _codecs(jpegs), lambda: _store(Path(folder), jpegs), lambda: _store(Path(folder), copies)]
+        limit, ours, copy = interleaved(works, rounds=5)
+    print(f"\nstored, 256x256: codecs {limit:.3f} ms, all {ours:.3f} ms, ratio {ours / limit:.2f}; ", end="")
+    print(f"copies {copy:.3f} ms, {ours / copy:.1f} times faster")
+    return {"codecs_ms": limit, "store_ms": ours, "ratio": ours / limit, "copy_ms": copy, "faster": ours / copy}
 
 
 def interleaved(works: Sequence[Callable[[], int]], rounds: int = 7) -> list[float]:
@@ -166,6 +185,12 @@ def _codecs(jpegs: Sequence[bytes]) -> int:
         resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         simplejpeg.encode_jpeg(resized, quality=95, colorspace="RGB", colorsubsampling="420")
     return len(jpegs)
+
+
+def _store(folder: Path, jpegs: Sequence[bytes]) -> int:
+    n_episodes = 8
+    write_episodes(folder, [still_episode({"base_0_rgb": jpegs})] * n_episodes)
+    return n_episodes * len(jpegs)
 
 
 def _ours(jpegs: Sequence[bytes]) -> int:

@@ -1,7 +1,7 @@
 """Generated RLDS episodes to convert in benchmarks, and one episode as long as they come."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,23 +63,33 @@ def make_source(directory: Path, n_episodes: int) -> Path:
 
 def write_long_episode(directory: Path) -> None:
     """Writes a shard with one episode of 20,000 steps and three cameras, about 1.4 GB."""
-    jpegs = make_jpegs(8, 224, 224)
-    still = np.zeros((LONG_STEPS, 18), np.float32)
-    mask = np.arange(18) < 7
-    episode = Episode(
-        reference=Reference(uri="long", key="long"), robot="ur5e", control_mode="joint_position", control_hz=50.0,
-        state=still, action=still, timestamp_s=np.arange(LONG_STEPS) / 50, state_mask=mask, action_mask=mask,
-        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
-        images={camera: _Repeated(jpegs) for camera in LONG_CAMERAS}, dataset_cameras=LONG_CAMERAS, task="stand",
-        language=("stand",), success=1, is_terminal=True, reward=np.zeros(LONG_STEPS, np.float32),
-        discount=np.ones(LONG_STEPS, np.float32), is_idle=np.ones(LONG_STEPS, bool),
+    frames = _Repeated(make_jpegs(8, 224, 224))
+    write_episodes(directory, [still_episode({camera: frames for camera in LONG_CAMERAS})])
+
+
+def still_episode(images: Mapping[str, Sequence[bytes]]) -> Episode:
+    """An episode of an arm that stands still, with these pictures."""
+    t = len(next(iter(images.values())))
+    still, mask = np.zeros((t, 18), np.float32), np.arange(18) < 7
+    return Episode(
+        reference=Reference(uri="still", key="still"), robot="ur5e", control_mode="joint_position", control_hz=50.0,
+        state=still, action=still, timestamp_s=np.arange(t) / 50, state_mask=mask, action_mask=mask,
+        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, images=dict(images), dataset_cameras=tuple(images),
+        task="stand", language=("stand",), success=1, is_terminal=True, reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32), is_idle=np.ones(t, bool),
     )  # fmt: skip
-    statistics = {episode.norm_key: summarize_episode(episode.norm_key, still, still, mask, mask)}
-    summary = write_shard(
-        directory, name="toy", split="train", shard=0, n_shards=1, episodes=[episode], statistics=statistics,
-        cameras=LONG_CAMERAS, converter="benchmark", options_hash="", on_reject=print,
+
+
+def write_episodes(directory: Path, episodes: Sequence[Episode]) -> None:
+    """Writes a shard with these episodes."""
+    first = episodes[0]
+    summary = summarize_episode(first.norm_key, first.state, first.action, first.state_mask, first.action_mask)
+    written = write_shard(
+        directory, name="toy", split="train", shard=0, n_shards=1, episodes=episodes,
+        statistics={first.norm_key: summary}, cameras=first.dataset_cameras, converter="benchmark", options_hash="",
+        on_reject=print,
     )  # fmt: skip
-    assert summary.n_episodes == 1, summary
+    assert written.n_episodes == len(episodes), written
 
 
 class _Repeated(Sequence[bytes]):

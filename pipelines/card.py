@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from pipelines.card_page import (
 )
 from pipelines.files import write_atomically
 from pipelines.findings import Finding
+from pipelines.places import Place
 from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.statistics import NormStatistics
 
@@ -27,7 +27,7 @@ _MOST_TEXTS = 40
 _SUCCESS = {1: "success", 0: "failure", -1: "unknown"}
 
 
-def write_card(directory: Path, facts: Facts, findings: Sequence[Finding]) -> list[Path]:
+def write_card(directory: Place, facts: Facts, findings: Sequence[Finding]) -> list[Place]:
     """Writes card.md and card.html beside the shards, atomically; returns their paths."""
     blocks = make_card(facts, findings)
     title = f"{facts.name} {facts.version}"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.check_contents import says_something
 from pipelines.dataset import Dataset
+from pipelines.places import Place
 from pipelines.statistics import NormStatistics
 from pipelines.stored import StoredEpisode, iter_stored
 
@@ -135,13 +136,14 @@ def _is_new(group: Group, episode: StoredEpisode) -> bool:
     return len(group.samples) < _SAMPLED_EPISODES and episode.task not in {s.task for s in group.samples}
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Place) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _count_rejects(directory: Path) -> Counter[tuple[str, str]]:
+def _count_rejects(directory: Place) -> Counter[tuple[str, str]]:
     path = directory / "rejects.parquet"
     if not path.exists():
         return Counter()
-    table = pq.read_table(path, columns=["level", "reason"])
+    with path.open("rb") as file:
+        table = pq.read_table(file, columns=["level", "reason"])
     return Counter(zip(table["level"].to_pylist(), table["reason"].to_pylist(), strict=True))

@@ -57,7 +57,7 @@ def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     )
 
 
-def check_dataset(dataset: Dataset, on_episode: Callable[[], None] = lambda: None) -> list[Finding]:
+def check_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> list[Finding]:
     """Runs every check over every episode, one at a time; returns the findings, errors first.
 
     on_episode: is called after each episode. Raises CorruptImage or CorruptRecord for a shard that cannot be read.

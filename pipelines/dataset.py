@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipelines.errors import FailedWork
 from pipelines.index import ShardName, read_fingerprint
+from pipelines.places import Place, as_place
 from pipelines.statistics import NormStatistics, load_statistics
 
 INFO_FILE = "dataset_info.json"
@@ -20,8 +20,8 @@ _COPY_AGAIN = "Copy it again from where it was whole, or run the same convert co
 class ShardFiles:
     """One shard, its sidecar, and the number of its episodes."""
 
-    shard: Path
-    sidecar: Path
+    shard: Place
+    sidecar: Place
     n_episodes: int
 
 
@@ -29,7 +29,7 @@ class ShardFiles:
 class Dataset:
     """A complete dataset. cameras: the picture features of a step. statistics: by norm key, empty if it has none."""
 
-    path: Path
+    path: Place
     name: str
     version: str
     cameras: tuple[str, ...]
@@ -37,12 +37,12 @@ class Dataset:
     statistics: dict[str, NormStatistics]
 
     @classmethod
-    def open(cls, path: str | Path) -> "Dataset":
+    def open(cls, path: str | Place) -> "Dataset":
         """Opens a dataset and checks that every shard and sidecar is there and has the size it was written with.
 
         Raises FailedWork that says what is missing or changed, and what to do.
         """
-        path = Path(path)
+        path = as_place(path)
         info, features = read_info(path)
         splits = {split["name"]: _shards(path, info, split) for split in info["splits"]}
         for files in (f for shards in splits.values() for f in shards):
@@ -57,21 +57,21 @@ class Dataset:
     def n_episodes(self) -> int:
         return sum(files.n_episodes for shards in self.splits.values() for files in shards)
 
-    def sidecars(self, split: str) -> tuple[Path, ...]:
+    def sidecars(self, split: str) -> tuple[Place, ...]:
         """The sidecars of a split, in the order of its shards."""
         return tuple(files.sidecar for files in self.splits[split])
 
     def verify_hashes(self) -> None:
         """Reads every shard and compares its sha256 with the sidecar's. Raises FailedWork at the first mismatch."""
         for files in (f for shards in self.splits.values() for f in shards):
-            with open(files.shard, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            with files.shard.open("rb") as file:
+                found = sha256_of(file)
             expected = read_fingerprint(files.sidecar).sha256
             if found != expected:
                 raise FailedWork(f"{files.shard}: expected sha256 {expected}, found {found}. {_COPY_AGAIN}")
 
 
-def read_info(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_info(path: Place) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads dataset_info.json and features.json. Raises FailedWork when the folder is no complete dataset."""
     if not path.is_dir():
         raise FailedWork(f"{path}: expected the folder of a dataset, <root>/<name>/<version>, found none")
@@ -103,6 +103,14 @@ def _find_info_fault(info: dict[str, Any]) -> str | None:
         if not re.fullmatch(r"\w+", str(split.get("name", ""))) or not is_sound:
             return f"a split with a name and shardLengths, found {split!r}"
     return None
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    """The hex digest of what is left to read of a file."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def picture_features(features: dict[str, Any]) -> tuple[str, ...]:
@@ -138,7 +146,7 @@ def split_shards(info: dict[str, Any], split: dict[str, Any]) -> list[tuple[Shar
     ]
 
 
-def _shards(path: Path, info: dict[str, Any], split: dict[str, Any]) -> tuple[ShardFiles, ...]:
+def _shards(path: Place, info: dict[str, Any], split: dict[str, Any]) -> tuple[ShardFiles, ...]:
     return tuple(
         ShardFiles(shard=name.shard_path(path), sidecar=name.sidecar_path(path), n_episodes=length)
         for name, length in split_shards(info, split)
@@ -158,7 +166,7 @@ def _check_size(files: ShardFiles) -> None:
         raise FailedWork(f"{files.shard}: expected {expected} bytes, found {found}. {_COPY_AGAIN}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Place) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

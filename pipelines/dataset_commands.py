@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
@@ -44,7 +43,7 @@ def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Rebuilds the sidecar index of a dataset from its shards alone.", epilog=INDEX_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run_index)
 
@@ -53,9 +52,10 @@ def run_index(arguments: argparse.Namespace) -> int:
     """Rebuilds every sidecar of a dataset and prints what it wrote."""
     from tqdm import tqdm
 
+    from pipelines.places import as_place
     from pipelines.rebuild import count_shards, rebuild_index
 
-    path = Path(arguments.dataset)
+    path = as_place(arguments.dataset)
     shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
     totals = {
         "index": str(path / "index"), "shards": len(shards), "episodes": sum(s.n_episodes for s in shards),
@@ -72,7 +72,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Looks for what conversions get wrong: grippers, degrees, lag, rates, deltas, cameras, copies.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run_check)
 
@@ -102,7 +102,7 @@ def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Writes the data card of a dataset as Markdown and as an HTML page with plots and sample frames.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version> with a dataset_info.json")
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run_card)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.errors import FailedWork
+from pipelines.places import Place, RemotePath
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SUFFIX = ".tmp"
@@ -23,11 +25,22 @@ class DiskFull(FailedWork):
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Place) -> Iterator[BinaryIO]:
     """Yields a file that gets the name `path` when the block ends without an error; otherwise it is removed.
 
     Raises DiskFull when the device or a quota has no room. Readers see the old file or the whole new one.
     """
+    try:
+        with _remote_file(path) if isinstance(path, RemotePath) else _local_file(path) as file:
+            yield file
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(_full_message(path, error)) from error
+        raise
+
+
+@contextmanager
+def _local_file(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
     try:
@@ -37,26 +50,35 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.rename(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise DiskFull(_full_message(path, error)) from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+@contextmanager
+def _remote_file(path: RemotePath) -> Iterator[BinaryIO]:
+    """A local file without a name, sent to the store at the end."""
+    with tempfile.TemporaryFile() as file:
+        yield file
+        file.seek(0)
+        path.put(file)
+
+
+def write_atomically(path: Place, content: bytes) -> None:
     """Writes `content` to `path`, whole or not at all. Raises DiskFull."""
     with atomic_file(path) as file:
         file.write(content)
 
 
-def sweep_leftovers(directory: Path) -> list[Path]:
+def sweep_leftovers(directory: Place) -> list[Path]:
     """Removes the temporary files that dead writers left in `directory` and below; returns what it removed.
+
+    Object stores have none: what is written there appears when it is complete.
 
     A file of a living process of this host, or of another host, stays for a day: its writer may still be at work.
     """
-    removed = []
+    removed: list[Path] = []
+    if isinstance(directory, RemotePath):
+        return removed
     for path in sorted(directory.rglob(f".*{_SUFFIX}")):
         if _is_abandoned(path):
             path.unlink(missing_ok=True)
@@ -89,8 +111,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _full_message(path: Path, error: OSError) -> str:
-    free = shutil.disk_usage(path.parent).free
+def _full_message(path: Place, error: OSError) -> str:
+    free = shutil.disk_usage(tempfile.gettempdir() if isinstance(path, RemotePath) else path.parent).free
     return (
         f"{path}: expected room to write it, found {error.strerror} ({free / 1e6:.1f} MB free there). "
         "The unfinished file was removed; free some space and run the same command again."

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import FailedWork
 from pipelines.files import atomic_file
+from pipelines.places import Place, RemotePath
 from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.wire import varint_sizes
 
@@ -81,10 +81,10 @@ class ShardName:
     def sidecar_name(self) -> str:
         return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}.parquet"
 
-    def shard_path(self, directory: Path) -> Path:
+    def shard_path(self, directory: Place) -> Place:
         return directory / self.file_name
 
-    def sidecar_path(self, directory: Path) -> Path:
+    def sidecar_path(self, directory: Place) -> Place:
         return directory / "index" / self.sidecar_name
 
 
@@ -154,7 +154,7 @@ def index_row(features: Mapping[str, Any], pictures: Mapping[str, Pictures], loc
 
 
 def write_sidecar(
-    directory: Path, shard: ShardName, rows: Sequence[Mapping[str, Any]], cameras: Sequence[str],
+    directory: Place, shard: ShardName, rows: Sequence[Mapping[str, Any]], cameras: Sequence[str],
     fingerprint: Fingerprint,
 ) -> None:  # fmt: skip
     """Writes a shard's sidecar, atomically; equal rows give equal bytes."""
@@ -170,12 +170,12 @@ def write_sidecar(
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def read_fingerprint(path: Path) -> Fingerprint:
+def read_fingerprint(path: Place) -> Fingerprint:
     """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of this schema."""
     return _open(path)[1]
 
 
-def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_sidecar(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a sidecar, or some of its columns. Raises FailedWork when it is none, of another schema, or damaged."""
     file, _ = _open(path)
     try:
@@ -184,9 +184,11 @@ def read_sidecar(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise FailedWork(f"{path}: expected a whole sidecar index, found {error}. {_REBUILD}") from error
 
 
-def _open(path: Path) -> tuple[pq.ParquetFile, Fingerprint]:
+def _open(path: Place) -> tuple[pq.ParquetFile, Fingerprint]:
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(
+            path.open() if isinstance(path, RemotePath) else path, page_checksum_verification=True, pre_buffer=False
+        )
         schema = file.schema_arrow
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:

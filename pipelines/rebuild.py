@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.dataset import picture_features, read_info, split_shards, step_features
+from pipelines.dataset import picture_features, read_info, sha256_of, split_shards, step_features
 from pipelines.errors import FailedWork
 from pipelines.index import Fingerprint, Location, Pictures, ShardName, index_row, jpeg_offsets, write_sidecar
+from pipelines.places import Place
 from pipelines.schema import IMAGE_KEY
 from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.tfrecord import HEADER_BYTES, iter_records
@@ -23,13 +23,13 @@ _LANGUAGE_KEYS = ("steps/language_instruction", "steps/observation/natural_langu
 class RebuiltShard:
     """A shard whose sidecar was written again."""
 
-    path: Path
+    path: Place
     n_episodes: int
     n_steps: int
     n_bytes: int
 
 
-def rebuild_index(path: Path) -> Iterator[RebuiltShard]:
+def rebuild_index(path: Place) -> Iterator[RebuiltShard]:
     """Writes the sidecar of every shard of a complete dataset, and yields after each.
 
     For shards that embodimix wrote, the sidecar is the same, byte for byte. For other RLDS shards it holds what the
@@ -46,13 +46,13 @@ def rebuild_index(path: Path) -> Iterator[RebuiltShard]:
         yield _write(path, shard, rows, cameras, options_hash)
 
 
-def count_shards(path: Path) -> int:
+def count_shards(path: Place) -> int:
     """Number of shards of a complete dataset."""
     info, _ = read_info(path)
     return sum(len(split_shards(info, split)) for split in info["splits"])
 
 
-def _options_hash(path: Path, shards: list[ShardName]) -> str:
+def _options_hash(path: Place, shards: list[ShardName]) -> str:
     """The hash that the converter's name in the first record ends with; for shards without a record of their own."""
     for shard in shards:
         for _, payload in iter_records(_existing(path, shard)):
@@ -61,7 +61,7 @@ def _options_hash(path: Path, shards: list[ShardName]) -> str:
     return ""
 
 
-def _existing(path: Path, shard: ShardName) -> Path:
+def _existing(path: Place, shard: ShardName) -> Place:
     file = shard.shard_path(path)
     if not file.exists():
         raise FailedWork(f"{file}: expected the shard, found no such file. Copy it again from where it was whole.")
@@ -69,7 +69,7 @@ def _existing(path: Path, shard: ShardName) -> Path:
 
 
 def _rows(
-    path: Path, shard: ShardName, n_episodes: int, cameras: tuple[str, ...], is_ours: bool
+    path: Place, shard: ShardName, n_episodes: int, cameras: tuple[str, ...], is_ours: bool
 ) -> list[dict[str, Any]]:
     file = _existing(path, shard)
     rows = [_row(shard, i, offset, payload, cameras, is_ours) for i, (offset, payload) in enumerate(iter_records(file))]
@@ -79,11 +79,11 @@ def _rows(
 
 
 def _write(
-    path: Path, shard: ShardName, rows: list[dict[str, Any]], cameras: tuple[str, ...], options_hash: str
+    path: Place, shard: ShardName, rows: list[dict[str, Any]], cameras: tuple[str, ...], options_hash: str
 ) -> RebuiltShard:
     file = shard.shard_path(path)
-    with open(file, "rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with file.open("rb") as stream:
+        sha256 = sha256_of(stream)
     fingerprint = Fingerprint(
         size=file.stat().st_size, sha256=sha256, n_episodes=len(rows), n_steps=sum(row["n_steps"] for row in rows),
         options_hash=rows[0]["converter"].rpartition("+")[2] if rows else options_hash,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.files import write_atomically
+from pipelines.places import Place
 from pipelines.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ IMAGE_KEY = "steps/observation/{camera}"
 
 
 def write_metadata(
-    directory: Path, *, name: str, version: str, cameras: Sequence[str],
+    directory: Place, *, name: str, version: str, cameras: Sequence[str],
     shard_lengths: Mapping[str, Sequence[int]], shard_bytes: Mapping[str, int], description: str = "",
 ) -> None:  # fmt: skip
     """Writes features.json and then dataset_info.json, which says that the dataset is complete.

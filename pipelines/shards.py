@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipelines.episode import Episode, Reference
@@ -19,6 +18,7 @@ from pipelines.index import (
     read_fingerprint,
     write_sidecar,
 )
+from pipelines.places import Place, RemotePath
 from pipelines.record import EpisodeTooLarge, Record, make_record
 from pipelines.schema import IMAGE_KEY
 from pipelines.statistics import NormStatistics
@@ -40,7 +40,7 @@ class ShardSummary:
 
 
 def write_shard(
-    directory: Path, *, name: str, split: str, shard: int, n_shards: int, episodes: Iterable[Episode],
+    directory: Place, *, name: str, split: str, shard: int, n_shards: int, episodes: Iterable[Episode],
     statistics: Mapping[str, NormStatistics], cameras: Sequence[str], converter: str, options_hash: str,
     on_reject: OnReject,
 ) -> ShardSummary:  # fmt: skip
@@ -53,6 +53,7 @@ def write_shard(
     where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)
     rows: list[dict[str, Any]] = []
     n_rejected = 0
+    spool_folder = None if isinstance(directory, RemotePath) else str(directory)
     where.sidecar_path(directory).unlink(missing_ok=True)
     with atomic_file(where.shard_path(directory)) as file:
         output = _HashingFile(file)
@@ -60,7 +61,7 @@ def write_shard(
             try:
                 record = make_record(
                     episode, dataset=name, cameras=cameras, statistics=statistics,
-                    converter=f"{converter}+{options_hash}", spool_folder=str(directory),
+                    converter=f"{converter}+{options_hash}", spool_folder=spool_folder,
                 )  # fmt: skip
                 rows.append(_append(output, record, where, len(rows)))
             except DiskFull:
@@ -77,7 +78,7 @@ def write_shard(
 
 
 def finished_shard(
-    directory: Path, *, name: str, split: str, shard: int, n_shards: int, options_hash: str
+    directory: Place, *, name: str, split: str, shard: int, n_shards: int, options_hash: str
 ) -> ShardSummary | None:
     """The summary of a shard that is there, whole, and written with these options; otherwise None."""
     where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import FailedWork
 from pipelines.files import write_atomically
+from pipelines.places import Place
 from pipelines.slots import N_SLOTS
 from pipelines.summaries import SlotSummary, summarize_slot
 
@@ -174,7 +174,7 @@ def unnormalize(normalized: NDArray[np.floating], affine: Affine, mask: NDArray[
 
 
 def save_statistics(
-    path: Path, statistics: Mapping[str, NormStatistics], normalization: Normalization = "quantile"
+    path: Place, statistics: Mapping[str, NormStatistics], normalization: Normalization = "quantile"
 ) -> None:
     """Writes a statistics file, atomically; `normalization` names the affine map that the shards were written with."""
     content = {
@@ -185,7 +185,7 @@ def save_statistics(
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def load_statistics(path: Path) -> dict[str, NormStatistics]:
+def load_statistics(path: Place) -> dict[str, NormStatistics]:
     """Reads a statistics file, bit for bit what was saved. Raises FailedWork when it is not one."""
     try:
         content = json.loads(path.read_text())

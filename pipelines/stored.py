@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines.dataset import Dataset, ShardFiles
 from pipelines.index import Pictures, jpeg_offsets, read_sidecar
+from pipelines.places import Place
 from pipelines.slots import CAMERAS, N_SLOTS, is_joint_mode
 
 _VECTORS = ("state", "action", "is_idle", "timestamp_s")
@@ -27,7 +27,7 @@ class StoredEpisode:
     """
 
     split: str
-    shard: Path
+    shard: Place
     episode_id: str
     source_key: str
     source_uri: str
@@ -79,7 +79,7 @@ class StoredEpisode:
         """The JPEGs of some steps of a camera, as they lie in the shard."""
         where = self.pictures[camera]
         offsets = jpeg_offsets(where.base, where.lengths)
-        with open(self.shard, "rb") as file:
+        with self.shard.open("rb") as file:
             return [_read(file, int(offsets[step]), int(where.lengths[step])) for step in steps]
 
 
@@ -117,7 +117,7 @@ def _episodes(dataset: Dataset, split: str, files: ShardFiles) -> Iterator[Store
 
 
 def _episode(
-    dataset: Dataset, split: str, shard: Path, row: dict[str, Any], lists: dict[str, NDArray[Any]]
+    dataset: Dataset, split: str, shard: Place, row: dict[str, Any], lists: dict[str, NDArray[Any]]
 ) -> StoredEpisode:
     # A camera slot says by the mask whether the episode has it; a camera of another writer's name is always there.
     present = dict(zip(CAMERAS, row["camera_mask"], strict=True))

@@ -1,14 +1,13 @@
 """Records in an uncompressed TFRecord file: length, masked CRC-32C, payload, masked CRC-32C."""
 
-import os
 import struct
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import google_crc32c
 
 from pipelines.errors import FailedWork
+from pipelines.places import Place
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -41,17 +40,17 @@ def write_record(file: BinaryIO, payload: bytes | Iterable[bytes], length: int |
     return offset
 
 
-def iter_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def iter_records(path: Place) -> Iterator[tuple[int, bytes]]:
     """Yields (offset of the payload, payload) of every record, checked. Raises CorruptRecord at the first bad one."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for number, (offset, length) in enumerate(scan_records(path)):
             yield offset, _read_payload(file, f"{path}: record {number}", offset, length)
 
 
-def scan_records(path: Path) -> Iterator[tuple[int, int]]:
+def scan_records(path: Place) -> Iterator[tuple[int, int]]:
     """Yields (offset, length) of every payload, reading only the heads. Raises CorruptRecord at the first bad one."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    size = path.stat().st_size
+    with path.open("rb") as file:
         number, start = 0, 0
         while start < size:
             where = f"{path}: record {number} at byte {start}"
@@ -69,13 +68,13 @@ def scan_records(path: Path) -> Iterator[tuple[int, int]]:
             number, start = number + 1, end
 
 
-def read_record(path: Path, offset: int, length: int) -> bytes:
+def read_record(path: Place, offset: int, length: int) -> bytes:
     """Reads the payload that `scan_records` found, and checks it. Raises CorruptRecord."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return _read_payload(file, f"{path}: record", offset, length)
 
 
-def _read_payload(file: BinaryIO, record: str, offset: int, length: int) -> bytes:
+def _read_payload(file: IO[bytes], record: str, offset: int, length: int) -> bytes:
     file.seek(offset)
     payload = file.read(length)
     footer = file.read(FOOTER_BYTES)
