@@ -58,7 +58,7 @@ class Stage:
     def _copy(self, path: str, name: str) -> None:
         try:
             source = open_object(path)
-            size = source.size()
+            size = with_retries(source.size, path)
             with self._lock:
                 if self._used + size > self.limit_bytes:
                     return

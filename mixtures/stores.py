@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 
+from mixtures.gcs import GcsObject
 from pipelines.errors import FailedWork, UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def with_retries(read: Callable[[], Result], what: str) -> Result:
     for attempt in range(ATTEMPTS):
         try:
             return read()
-        except FileNotFoundError as error:
-            raise FailedWork(f"{what}: expected the object, found none: {error}") from error
+        except (FileNotFoundError, PermissionError) as error:
+            raise FailedWork(f"{what}: expected an object that may be read, found: {error}") from error
         except OSError as error:
             if attempt == ATTEMPTS - 1:
                 raise FailedWork(f"{what}: the store failed {ATTEMPTS} times, last with: {error}") from error
@@ -47,6 +48,9 @@ def with_retries(read: Callable[[], Result], what: str) -> Result:
 def open_object(path: str) -> Any:
     """An open object with `read_at(length, offset)`, which many threads may call at once."""
     system, key = locate(path)
+    if path.startswith("gs://"):
+        bucket, _, name = key.partition("/")
+        return GcsObject(bucket=bucket, key=name, answer_s=ANSWER_S)
     return with_retries(lambda: system.open_input_file(key), path)
 
 
