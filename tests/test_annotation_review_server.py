@@ -170,7 +170,7 @@ def test_a_page_of_a_hundred_thousand_episodes_comes_at_once() -> None:
     }  # fmt: skip
     queue = Queue.of(briefs, double=0.05)
     statuses = {episode_id: {"bob": "done"} for episode_id in list(briefs)[:5000]}
-    began = time.perf_counter()
+    began = time.process_time()
     ids, total = queue.page("todo", "ann", statuses, {}, 50_000, 50)  # type: ignore[arg-type]
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert len(ids) == 50 and 95_000 < total < 95_500
