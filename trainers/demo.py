@@ -47,12 +47,12 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=1100, posttrain_steps=600, batch_size=32, eval_samples=128,
+FULL = Scale(plan="full", pretrain_steps=1800, posttrain_steps=1000, batch_size=16, eval_samples=128,
              rollouts=32)  # fmt: skip
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
 # Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
-FLOW_TIME_SHIFT = 20.0
+FLOW_TIME_SHIFT = 30.0
 ROLLOUT_ROBOTS = ("ur5e", "ur5e_dual")
 
 ALL_ROBOTS = """\
@@ -192,7 +192,7 @@ class Demo:
         )  # fmt: skip
         posttrain = (
             "trainers.main", "train", "posttrain", str(self.out / "posttrain.yaml"), "--init", str(self.pretrained),
-            "--run", str(self.posttrained), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "1e-3",
+            "--run", str(self.posttrained), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "2e-3",
             *common,
         )  # fmt: skip
         return [

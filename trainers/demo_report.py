@@ -95,17 +95,18 @@ def _errors(results: Results) -> str:
         for name, label, colour in CASES:
             value = getattr(row, name)
             bars.append(
-                f'<div title="{label}"><span class="bar" style="width:{320 * value / top:.0f}px;background:{colour}">'
+                f'<div title="{label}"><span class="bar" style="width:{280 * value / top:.0f}px;background:{colour}">'
                 f"</span> {value:.3f}</div>"
             )
+        tint = " class='good'" if row.is_task else ""
         physical = "".join(
-            f"<div>{unit}: {hold:.3f} / {mean:.3f} → <b>{before:.3f}</b> → <b class='good'>{after:.3f}</b></div>"
+            f"<div>{unit}: {hold:.3f} / {mean:.3f} → <b>{before:.3f}</b> → <b{tint}>{after:.3f}</b></div>"
             for unit, hold, mean, before, after in row.physical
             if max(hold, mean) > 0.0005
         )
         note = "post-trained on; " if row.is_task else ""
         rows.append(f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
-                    f"<td>{''.join(bars)}</td><td class='n'>{physical}</td></tr>")  # fmt: skip
+                    f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>")  # fmt: skip
     legend = " &nbsp; ".join(
         f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for _, label, colour in CASES
     )
