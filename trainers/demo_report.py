@@ -105,8 +105,10 @@ def _errors(results: Results) -> str:
             if max(hold, mean) > 0.0005
         )
         note = "post-trained on; " if row.is_task else ""
-        rows.append(f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
-                    f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>")  # fmt: skip
+        rows.append(
+            f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
+            f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>"
+        )
     legend = " &nbsp; ".join(
         f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for _, label, colour in CASES
     )
