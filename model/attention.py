@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from model.config import Attention
+
 ROPE_BASE = 10_000.0
 
 
@@ -57,9 +59,17 @@ def attend(
     query: Float[Array, "b s n k"],
     key: Float[Array, "b t m k"],
     value: Float[Array, "b t m k"],
-    mask: Bool[Array, "b s t"] | None = None,
+    mask: Bool[Array, "b r t"] | None = None,
+    kernel: Attention = "auto",
 ) -> Float[Array, "b s n k"]:
-    """Softmax attention with scale k^-0.5; n query heads share m key heads. Logits and softmax in float32."""
+    """Softmax attention with scale k^-0.5; n query heads share m key heads. Logits and softmax in float32.
+
+    The mask has one row per query, or one for all (r = s or 1).
+    `kernel` 'cudnn' never holds the logits in memory and needs an NVIDIA GPU and 16-bit activations; 'auto'
+    takes it where it can and 'plain' elsewhere. Both agree to the precision of the activations.
+    """
+    if kernel == "cudnn" or (kernel == "auto" and _cudnn_takes(query)):
+        return _attend_cudnn(query, key, value, mask)
     batch, rows, heads, head_dim = query.shape
     groups = key.shape[2]
     query = (query * head_dim**-0.5).reshape(batch, rows, groups, heads // groups, head_dim)
@@ -68,3 +78,27 @@ def attend(
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bmgst,btmk->bsmgk", weights, value).reshape(batch, rows, heads, head_dim)
+
+
+def _attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    """cuDNN's flash attention. With a mask its backward pass wants even lengths, so that odd ones (a state
+    token and 50 actions) get one more row and column, which nothing sees."""
+    if mask is None:
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    rows, columns = query.shape[1], key.shape[1]
+    mask = jnp.broadcast_to(mask, (mask.shape[0], rows, columns))
+    more_rows, more_columns = rows % 2, columns % 2
+    mask = jnp.pad(mask, ((0, 0), (0, more_rows), (0, more_columns)))
+    query = jnp.pad(query, ((0, 0), (0, more_rows), (0, 0), (0, 0)))
+    key, value = (jnp.pad(x, ((0, 0), (0, more_columns), (0, 0), (0, 0))) for x in (key, value))
+    out = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
+    return out[:, :rows]
+
+
+def _cudnn_takes(query: Array) -> bool:
+    """Whether this backend, dtype and head size are within what cuDNN's flash attention is made for."""
+    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+    largest = 256 if capability >= 9.0 else 128
+    return capability >= 8.0 and query.shape[-1] <= largest and query.shape[-1] % 8 == 0

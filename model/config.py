@@ -94,6 +94,57 @@ class Pi0Config:
         return self.siglip.image_size
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes of a plain transformer stack: the text encoder, the observation encoder, the DiT expert."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads; found {self.width} and {self.heads}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pi0SmallConfig:
+    """The ablation without a vision-language model: text encoder, one ViT per camera, observation encoder, and
+    a DiT action expert that attends to what the encoder leaves. Settings as in `Pi0Config`."""
+
+    text: EncoderConfig
+    vit: SiglipConfig
+    encoder: EncoderConfig
+    expert: EncoderConfig
+    vocab_size: int = 30_522
+    text_positions: int = 512
+    action_dim: int = 18
+    horizon: int = 50
+    max_tokens: int = 48
+    dtype: DType = "float32"
+    remat: Remat = "none"
+    unroll: int = 1
+    attention: Attention = "auto"
+
+    def __post_init__(self) -> None:
+        if self.max_tokens > self.text_positions:
+            raise ValueError(
+                f"max_tokens must be at most text_positions; found {self.max_tokens} and {self.text_positions}"
+            )
+
+    @property
+    def image_size(self) -> int:
+        return self.vit.image_size
+
+
+PolicyConfig = Pi0Config | Pi0SmallConfig
+
+
 def pi0() -> Pi0Config:
     """The published size: SigLIP So400m/14, Gemma 2B, a 300M action expert."""
     return Pi0Config(
@@ -132,15 +183,44 @@ def tiny() -> Pi0Config:
     )
 
 
-NAMED: Mapping[str, Callable[[], Pi0Config]] = {
+def pi0_small() -> Pi0SmallConfig:
+    """The 470M ablation: DistilBERT's sizes, ViT-S/16 per camera."""
+    return Pi0SmallConfig(
+        text=EncoderConfig(width=768, depth=6, mlp_dim=3072, heads=12),
+        vit=SiglipConfig(width=384, depth=12, mlp_dim=1536, heads=6, patch_size=16),
+        encoder=EncoderConfig(width=1024, depth=12, mlp_dim=4096, heads=16),
+        expert=EncoderConfig(width=768, depth=12, mlp_dim=3072, heads=12),
+        dtype="bfloat16",
+        remat="full",
+    )
+
+
+def pi0_small_tiny() -> Pi0SmallConfig:
+    """pi0-small's structure for two CPU cores."""
+    sizes = EncoderConfig(width=64, depth=2, mlp_dim=128, heads=2)
+    return Pi0SmallConfig(
+        text=sizes,
+        vit=SiglipConfig(width=64, depth=1, mlp_dim=128, heads=2, patch_size=32),
+        encoder=sizes,
+        expert=sizes,
+        vocab_size=1024,
+        max_tokens=32,
+        text_positions=64,
+        unroll=2,
+    )
+
+
+NAMED: Mapping[str, Callable[[], PolicyConfig]] = {
     "pi0": pi0,
     "pi05": pi05,
     "pi0-lora": pi0_lora,
+    "pi0-small": pi0_small,
     "tiny": tiny,
+    "pi0-small-tiny": pi0_small_tiny,
 }
 
 
-def named_config(name: str, **overrides: Any) -> Pi0Config:
+def named_config(name: str, **overrides: Any) -> PolicyConfig:
     """Returns a named config with top-level fields replaced; ValueError names the nearest choice."""
     if name not in NAMED:
         raise ValueError(f"unknown model {name!r}; {_nearest(name, NAMED)}")
@@ -152,13 +232,17 @@ def named_config(name: str, **overrides: Any) -> Pi0Config:
     return dataclasses.replace(config, **overrides)
 
 
-def config_from_dict(data: Mapping[str, Any]) -> Pi0Config:
+def config_from_dict(data: Mapping[str, Any]) -> PolicyConfig:
     """Reads back `dataclasses.asdict(config)`, for example from JSON."""
-    values = dict(data)
-    values["siglip"] = SiglipConfig(**values["siglip"])
-    values["prefix"] = GemmaConfig(**values["prefix"])
-    values["expert"] = GemmaConfig(**values["expert"])
-    return Pi0Config(**values)
+    kind, parts = (
+        (Pi0Config, {"siglip": SiglipConfig, "prefix": GemmaConfig, "expert": GemmaConfig})
+        if "prefix" in data
+        else (
+            Pi0SmallConfig,
+            {"text": EncoderConfig, "vit": SiglipConfig, "encoder": EncoderConfig, "expert": EncoderConfig},
+        )
+    )
+    return kind(**{**data, **{name: part(**data[name]) for name, part in parts.items()}})
 
 
 def config_from_params(shapes: Mapping[str, tuple[int, ...]], **overrides: Any) -> Pi0Config:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from model.attention import apply_rope, attend
 from model.config import GemmaConfig
-from model.layers import PLAIN, Scan
+from model.layers import PLAIN, Execution
 from model.params import Params, Spec, fan_in, normal, zeros
 
 EPS = 1e-6
@@ -73,7 +73,7 @@ def run_expert(
     *,
     past: Cache | None = None,
     cond: Float[Array, "b e"] | None = None,
-    scan: Scan = PLAIN,
+    how: Execution = PLAIN,
 ) -> tuple[Float[Array, "b s e"], Cache]:
     """Runs all layers and the final norm; returns its output and its own keys and values.
 
@@ -85,11 +85,11 @@ def run_expert(
         layer, seen = layer_and_past
         normed, gate = rms_norm(x, layer["pre_attention_norm"], cond)
         own = keys_values(layer, normed, positions)
-        x = residual(x, attention(layer, normed, mask, positions, own, seen), gate)
+        x = residual(x, attention(layer, normed, mask, positions, own, seen, how), gate)
         normed, gate = rms_norm(x, layer["pre_ffw_norm"], cond)
         return residual(x, feed_forward(layer["mlp"], normed), gate), own
 
-    x, own = scan(body, tokens, (layers, past))
+    x, own = how.scan(body, tokens, (layers, past))
     normed, _ = rms_norm(x, params[f"final_norm{_tail(index)}"], cond)
     return normed, own
 
@@ -100,7 +100,7 @@ def run_prefix_cache(
     mask: Bool[Array, "b s s"],
     positions: Int[Array, "b s"],
     *,
-    scan: Scan = PLAIN,
+    how: Execution = PLAIN,
 ) -> Cache:
     """Keys and values of the first expert, without the work that nothing later reads.
 
@@ -112,11 +112,11 @@ def run_prefix_cache(
     def body(x: Array, layer: Params) -> tuple[Array, Cache]:
         normed, _ = rms_norm(x, layer["pre_attention_norm"], None)
         own = keys_values(layer, normed, positions)
-        x = x + attention(layer, normed, mask, positions, own, None)
+        x = x + attention(layer, normed, mask, positions, own, None, how)
         normed, _ = rms_norm(x, layer["pre_ffw_norm"], None)
         return x + feed_forward(layer["mlp"], normed), own
 
-    x, own = scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
+    x, own = how.scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
     last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
     normed, _ = rms_norm(x, last["pre_attention_norm"], None)
     final = keys_values(last, normed, positions)
@@ -169,11 +169,12 @@ def attention(
     positions: Int[Array, "b s"],
     own: Cache,
     past: Cache | None,
+    how: Execution,
 ) -> Float[Array, "b s e"]:
     """Queries from `x` over the keys of `past` and `own`."""
     query = project(x, layer["q_einsum"], "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk")
     keys = own if past is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), past, own)
-    mixed = attend(apply_rope(query, positions), keys.k, keys.v, mask)
+    mixed = attend(apply_rope(query, positions), keys.k, keys.v, mask, how.attention)
     return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsnr", "bsnr,nre->bse")
 
 

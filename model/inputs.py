@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from model.config import Pi0Config
+from model.config import PolicyConfig
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # also the order of their tokens
 
@@ -66,7 +66,7 @@ def to_unit_range(image: Shaped[Array, "b y x c"]) -> Float[Array, "b y x c"]:
     return image
 
 
-def check_observation(config: Pi0Config, observation: Observation) -> None:
+def check_observation(config: PolicyConfig, observation: Observation) -> None:
     """Raises ValueError naming the input, what was expected and what was found."""
     batch = observation.state.shape[0]
     size = config.image_size

@@ -1,4 +1,4 @@
-"""Stacked layers: one scan over them, and what it keeps for the backward pass."""
+"""How stacked layers run: one scan over them, what it keeps for the backward pass, which attention kernel."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Any
 
 import jax
 
-from model.config import Remat
+from model.config import Attention, Remat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
-    """How layers run. `remat`: 'none' keeps all for the backward pass, 'dots' keeps products with weights,
-    'full' keeps each layer's input. `unroll` layers are laid out one after the other per loop step: a loop
-    compiles once for any depth, while a few small layers run faster without one."""
+class Execution:
+    """Choices that change cost and not results.
+
+    `remat`: 'none' keeps all for the backward pass, 'dots' keeps products with weights, 'full' keeps each
+    layer's input. `unroll` layers are laid out one after the other per loop step: a loop compiles once for
+    any depth, while a few small layers run faster without one. `attention`: see `model.attention.attend`.
+    """
 
     remat: Remat = "none"
     unroll: int = 1
+    attention: Attention = "auto"
 
-    def __call__(self, body: Callable, start: Any, layers: Any) -> tuple[Any, Any]:
+    def scan(self, body: Callable, start: Any, layers: Any) -> tuple[Any, Any]:
         """`jax.lax.scan` of `body(x, layer) -> (x, output)`."""
         return jax.lax.scan(self._rematerialised(body), start, layers, unroll=self.unroll)
 
@@ -31,4 +35,4 @@ class Scan:
         return jax.checkpoint(body, prevent_cse=False, policy=policy)
 
 
-PLAIN = Scan()
+PLAIN = Execution()

@@ -18,7 +18,7 @@ from model.attention import attention_mask, token_positions
 from model.config import Pi0Config
 from model.gemma import Cache, embed_text, gemma_specs, run_expert, run_prefix_cache
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
-from model.layers import Scan
+from model.layers import Execution
 from model.params import Params, Spec, draw, fan_in, normal, prefixed, zeros
 from model.siglip import dense, encode_images, siglip_specs
 
@@ -125,7 +125,7 @@ def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -
         tokens.astype(config.dtype),
         mask,
         token_positions(valid),
-        scan=layer_scan(config),
+        how=execution(config),
     )
     return Prefix(cache=cache, valid=valid)
 
@@ -165,7 +165,7 @@ def run_suffix(
         token_positions(valid)[:, -rows:],
         past=prefix.cache,
         cond=suffix.cond,
-        scan=layer_scan(config),
+        how=execution(config),
     )
 
 
@@ -176,7 +176,7 @@ def embed_prefix(
     names = [name for name in CAMERAS if name in observation.images]
     images = jnp.concatenate([to_unit_range(observation.images[name]) for name in names])
     encoded = encode_images(
-        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, scan=layer_scan(config)
+        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, how=execution(config)
     )
     table = params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
     text = embed_text(table, observation.tokenized_prompt)
@@ -208,9 +208,9 @@ def embed_suffix(
     return Suffix(tokens=tokens, starts_block=jnp.arange(config.horizon + 1) < 2, cond=None)
 
 
-def layer_scan(config: Pi0Config) -> Scan:
+def execution(config: Pi0Config) -> Execution:
     """How this config runs its layers."""
-    return Scan(remat=config.remat, unroll=config.unroll)
+    return Execution(remat=config.remat, unroll=config.unroll, attention=config.attention)
 
 
 def prefix_blocks(length: int) -> Bool[Array, " s"]:

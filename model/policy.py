@@ -2,7 +2,53 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
+import jax
+
+from model import pi0, pi0_small
+from model.config import Pi0Config, PolicyConfig
+from model.inputs import Observation
 from model.params import Params, param_count
-from model.pi0 import init_params, loss_elements, sample_actions, velocity
 
 __all__ = ["Params", "init_params", "loss_elements", "param_count", "sample_actions", "velocity"]
+
+
+def init_params(config: PolicyConfig, key: jax.Array) -> Params:
+    """Draws float32 parameters."""
+    return _architecture(config).init_params(config, key)
+
+
+def loss_elements(
+    config: PolicyConfig,
+    params: Params,
+    observation: Observation,
+    actions: jax.Array,
+    noise: jax.Array,
+    time: jax.Array,
+) -> jax.Array:
+    """Squared velocity error [b, h, d], unreduced; see `model.pi0.loss_elements`."""
+    return _architecture(config).loss_elements(config, params, observation, actions, noise, time)
+
+
+def velocity(
+    config: PolicyConfig, params: Params, observation: Observation, noisy_actions: jax.Array, time: jax.Array
+) -> jax.Array:
+    """Predicted dx/dt [b, h, d]; see `model.pi0.velocity`."""
+    return _architecture(config).velocity(config, params, observation, noisy_actions, time)
+
+
+def sample_actions(
+    config: PolicyConfig,
+    params: Params,
+    observation: Observation,
+    noise: jax.Array,
+    num_steps: int = 10,
+    action_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Actions [b, h, d] from noise; see `model.pi0.sample_actions`."""
+    return _architecture(config).sample_actions(config, params, observation, noise, num_steps, action_mask)
+
+
+def _architecture(config: PolicyConfig) -> ModuleType:
+    return pi0 if isinstance(config, Pi0Config) else pi0_small

@@ -6,12 +6,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from model.attention import attend
-from model.config import DType, SiglipConfig
-from model.layers import PLAIN, Scan
-from model.params import Params, Spec, fan_in, ones, zeros
+from model.config import Attention, DType, SiglipConfig
+from model.layers import PLAIN, Execution
+from model.params import Params, Spec, fan_in, ones, prefixed, zeros
 
 EPS = 1e-6
 
@@ -19,7 +19,6 @@ EPS = 1e-6
 def siglip_specs(config: SiglipConfig, out_width: int) -> dict[str, Spec]:
     """Declares the parameters; a leading axis of length `depth` is the layer."""
     width, mlp, depth, patch = config.width, config.mlp_dim, config.depth, config.patch_size
-    heads, head_dim = config.heads, config.head_dim
     specs = {
         "embedding/kernel": Spec(shape=(patch, patch, 3, width), init=fan_in(patch * patch * 3)),
         "embedding/bias": Spec(shape=(width,), init=zeros),
@@ -29,20 +28,26 @@ def siglip_specs(config: SiglipConfig, out_width: int) -> dict[str, Spec]:
         "head/kernel": Spec(shape=(width, out_width), init=fan_in(width)),
         "head/bias": Spec(shape=(out_width,), init=zeros),
     }
-    block = "Transformer/encoderblock/"
+    return specs | prefixed("Transformer/encoderblock", block_specs(depth, width, mlp, config.heads))
+
+
+def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Spec]:
+    """Declares `depth` stacked pre-norm encoder blocks."""
+    specs = {}
     for norm in ("LayerNorm_0", "LayerNorm_1"):
-        specs[f"{block}{norm}/scale"] = Spec(shape=(depth, width), init=ones)
-        specs[f"{block}{norm}/bias"] = Spec(shape=(depth, width), init=zeros)
-    attention = block + "MultiHeadDotProductAttention_0/"
+        specs[f"{norm}/scale"] = Spec(shape=(depth, width), init=ones)
+        specs[f"{norm}/bias"] = Spec(shape=(depth, width), init=zeros)
+    attention = "MultiHeadDotProductAttention_0/"
     for name in ("query", "key", "value"):
-        specs[f"{attention}{name}/kernel"] = Spec(shape=(depth, width, heads, head_dim), init=fan_in(width))
-        specs[f"{attention}{name}/bias"] = Spec(shape=(depth, heads, head_dim), init=zeros)
-    specs[f"{attention}out/kernel"] = Spec(shape=(depth, heads, head_dim, width), init=fan_in(width))
+        specs[f"{attention}{name}/kernel"] = Spec(
+            shape=(depth, width, heads, width // heads), init=fan_in(width)
+        )
+        specs[f"{attention}{name}/bias"] = Spec(shape=(depth, heads, width // heads), init=zeros)
+    specs[f"{attention}out/kernel"] = Spec(shape=(depth, heads, width // heads, width), init=fan_in(width))
     specs[f"{attention}out/bias"] = Spec(shape=(depth, width), init=zeros)
-    specs[f"{block}MlpBlock_0/Dense_0/kernel"] = Spec(shape=(depth, width, mlp), init=fan_in(width))
-    specs[f"{block}MlpBlock_0/Dense_0/bias"] = Spec(shape=(depth, mlp), init=zeros)
-    specs[f"{block}MlpBlock_0/Dense_1/kernel"] = Spec(shape=(depth, mlp, width), init=fan_in(mlp))
-    specs[f"{block}MlpBlock_0/Dense_1/bias"] = Spec(shape=(depth, width), init=zeros)
+    for name, inputs, outputs in (("Dense_0", width, mlp), ("Dense_1", mlp, width)):
+        specs[f"MlpBlock_0/{name}/kernel"] = Spec(shape=(depth, inputs, outputs), init=fan_in(inputs))
+        specs[f"MlpBlock_0/{name}/bias"] = Spec(shape=(depth, outputs), init=zeros)
     return specs
 
 
@@ -64,19 +69,28 @@ def encode_images(
     images: Float[Array, "b y x c"],
     *,
     dtype: DType = "float32",
-    scan: Scan = PLAIN,
+    how: Execution = PLAIN,
 ) -> Float[Array, "b s e"]:
     """Turns images in [-1, 1] into tokens, row-major over patches. Patches and positions are float32."""
     x = patch_tokens(config.patch_size, params["embedding"], images) + params["pos_embedding"]
     x = x.astype(dtype)
 
-    def block(x: Array, layer: Params) -> tuple[Array, None]:
-        x = x + _attention(layer["MultiHeadDotProductAttention_0"], layer_norm(x, layer["LayerNorm_0"]))
-        x = x + _mlp(layer["MlpBlock_0"], layer_norm(x, layer["LayerNorm_1"]))
-        return x, None
-
-    x, _ = scan(block, x, params["Transformer"]["encoderblock"])
+    x = run_blocks(params["Transformer"]["encoderblock"], x, None, how)
     return dense(layer_norm(x, params["Transformer"]["encoder_norm"]), params["head"])
+
+
+def run_blocks(
+    layers: Params, x: Float[Array, "b s e"], mask: Bool[Array, "b 1 s"] | None, how: Execution
+) -> Float[Array, "b s e"]:
+    """Runs pre-norm blocks: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def block(x: Array, layer: Params) -> tuple[Array, None]:
+        normed = layer_norm(x, layer["LayerNorm_0"])
+        attention = layer["MultiHeadDotProductAttention_0"]
+        x = x + multi_head_attention(attention, normed, normed, mask, how.attention)
+        return x + mlp(layer["MlpBlock_0"], layer_norm(x, layer["LayerNorm_1"])), None
+
+    return how.scan(block, x, layers)[0]
 
 
 def patch_tokens(patch: int, embedding: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:
@@ -88,12 +102,12 @@ def patch_tokens(patch: int, embedding: Params, images: Float[Array, "b y x c"])
     return tokens.reshape(batch, -1, tokens.shape[-1]) + embedding["bias"]
 
 
-def layer_norm(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b e"]:
-    """LayerNorm with eps 1e-6, float32 inside."""
+def layer_norm(x: Float[Array, "*b e"], params: Params, eps: float = EPS) -> Float[Array, "*b e"]:
+    """LayerNorm, float32 inside."""
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(variance + EPS) * params["scale"] + params["bias"]
+    normed = centred * jax.lax.rsqrt(variance + eps) * params["scale"] + params["bias"]
     return normed.astype(x.dtype)
 
 
@@ -107,15 +121,30 @@ def add_bias(x: Array, bias: Array) -> Array:
     return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
-def _attention(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
-    def heads(name: str) -> Array:
-        kernel = params[name]["kernel"].astype(x.dtype)
-        return add_bias(jnp.einsum("bse,enk->bsnk", x, kernel), params[name]["bias"])
+def multi_head_attention(
+    params: Params,
+    x: Float[Array, "b s e"],
+    seen: Float[Array, "b t f"],
+    mask: Bool[Array, "b r t"] | None,
+    kernel: Attention,
+) -> Float[Array, "b s e"]:
+    """Queries from `x`, keys and values from `seen`, all with biases."""
+    query, key, value = (
+        split_heads(params[name], source) for name, source in (("query", x), ("key", seen), ("value", seen))
+    )
+    return join_heads(params["out"], attend(query, key, value, mask, kernel))
 
-    mixed = attend(heads("query"), heads("key"), heads("value"))
-    out = jnp.einsum("bsnk,nke->bse", mixed, params["out"]["kernel"].astype(x.dtype))
-    return add_bias(out, params["out"]["bias"])
+
+def split_heads(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s n k"]:
+    """A linear layer into heads."""
+    return add_bias(jnp.einsum("bse,enk->bsnk", x, params["kernel"].astype(x.dtype)), params["bias"])
 
 
-def _mlp(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
+def join_heads(params: Params, x: Float[Array, "b s n k"]) -> Float[Array, "b s e"]:
+    """A linear layer out of heads."""
+    return add_bias(jnp.einsum("bsnk,nke->bse", x, params["kernel"].astype(x.dtype)), params["bias"])
+
+
+def mlp(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s e"]:
+    """Two linear layers with tanh-GELU between."""
     return dense(jax.nn.gelu(dense(x, params["Dense_0"]), approximate=True), params["Dense_1"])
