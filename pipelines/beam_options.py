@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
@@ -45,6 +45,14 @@ def is_local(options: PipelineOptions) -> bool:
     """Says whether the work runs on this machine, in this process or its children."""
     runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
     return runner.rsplit(".", 1)[-1] == LOCAL_RUNNER
+
+
+def check_reach(options: PipelineOptions, places: Mapping[str, str]) -> None:
+    """Raises UsageError when the work runs in the cloud and a place, given by its name, is on this machine."""
+    runner = (options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
+    for name, where in places.items():
+        if runner == "DataflowRunner" and "://" not in where:
+            raise UsageError(f"{name} {where}: workers of Dataflow do not see this machine; expected gs://...")
 
 
 def option_parser() -> argparse.ArgumentParser:

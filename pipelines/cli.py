@@ -11,6 +11,7 @@ from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.adapters import Adapter
+    from pipelines.places import Place
 
 CONVERT_EPILOG = """examples:
   embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
@@ -120,7 +121,7 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     return adapter
 
 
-def _print_counts(counts: dict[str, Any], directory: Path) -> None:
+def _print_counts(counts: dict[str, Any], directory: "Place") -> None:
     done = " (already done)" if counts.get("already_done") else ""
     size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
     print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")

@@ -1,7 +1,9 @@
 """What a worker does with one shard: measure its vectors, read, check, annotate and write its episodes."""
 
+import hashlib
 import importlib
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +19,11 @@ from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.files import write_atomically
 from pipelines.mapping import to_episode
 from pipelines.native import Located, NativeEpisode, Reject, Rejected
+from pipelines.places import Place
 from pipelines.plan import Job, ShardId, load_references
 from pipelines.shards import finished_shard, write_shard
 from pipelines.slots import CAMERAS
+from pipelines.staging import staged
 from pipelines.statistics import (
     NormStatistics,
     load_statistics,
@@ -78,8 +82,10 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
     parts: list[Mapping[str, NormStatistics]] = []
     cameras: Counter[str] = Counter()
     for located in load_references(job, shard):
+        beat(job)
         try:
-            episode = read_episode(job, located, CAMERAS)
+            with staged(located, job.adapter.format) as local:
+                episode = read_episode(job, local, CAMERAS)
         except Rejected:
             continue
         summary = summarize_episode(
@@ -87,7 +93,6 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
         )
         parts.append({episode.norm_key: summary})
         cameras.update(list(episode.images))
-        beat(job)
     return Measured(statistics=merge_statistics(parts), cameras=dict(cameras), n_episodes=len(parts))
 
 
@@ -152,18 +157,19 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     def read_all() -> Iterator[Episode]:
         for located in load_references(job, shard):
             beat(job)
-            try:
-                episode = read_episode(job, located, cameras)
-            except Rejected as error:
-                on_reject(located.reference, error.reason, error.detail)
-                continue
-            kept[episode.reference.key] = _describe(episode, located)
-            yield annotate(episode)
-            if episode.reference.key in kept:
-                rejects.extend(_dropped_steps(episode))
+            with staged(located, job.adapter.format) as local:
+                try:
+                    episode = replace(read_episode(job, local, cameras), reference=located.reference)
+                except Rejected as error:
+                    on_reject(located.reference, error.reason, error.detail)
+                    continue
+                kept[episode.reference.key] = _describe(episode, located)
+                yield annotate(episode)
+                if episode.reference.key in kept:
+                    rejects.extend(_dropped_steps(episode))
 
     summary = write_shard(
-        Path(job.directory), name=job.name, split=shard.split, shard=shard.shard, n_shards=shard.n_shards,
+        job.place, name=job.name, split=shard.split, shard=shard.shard, n_shards=shard.n_shards,
         episodes=read_all(), statistics=measured.statistics, cameras=measured.dataset_cameras,
         converter=job.converter, options_hash=job.options_hash, on_reject=on_reject,
     )  # fmt: skip
@@ -200,7 +206,7 @@ def annotate(episode: Episode) -> Episode:
     return episode if episode.segments else replace(episode, segments=propose_segments(episode))
 
 
-def result_path(job: Job, shard: ShardId) -> Path:
+def result_path(job: Job, shard: ShardId) -> Place:
     """Where a shard's result lies while the dataset is not whole."""
     return job.work / "results" / f"{shard.file_stem}.json"
 
@@ -212,7 +218,7 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
         return None
     content = json.loads(path.read_text())
     where = {"name": job.name, "split": shard.split, "shard": shard.shard, "n_shards": shard.n_shards}
-    summary = finished_shard(Path(job.directory), **where, options_hash=job.options_hash)
+    summary = finished_shard(job.place, **where, options_hash=job.options_hash)
     if content["options_hash"] != job.options_hash or summary is None:
         return None
     kept = tuple(
@@ -233,9 +239,15 @@ def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
 
 def beat(job: Job) -> None:
     """Shows the supervisor of a local run that work goes on."""
-    path = job.work / "heartbeat"
+    path = heartbeat_path(job)
     if not path.exists() or time.time() - path.stat().st_mtime > _BEAT_S:
         path.touch()
+
+
+def heartbeat_path(job: Job) -> Path:
+    """A file of this machine whose time is that of the last sign of work."""
+    name = hashlib.sha256(f"{job.directory}\0{job.options_hash}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"embodimix-{name}.beat"
 
 
 def _reader(format: str) -> ModuleType:

@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -21,21 +20,25 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
 from pipelines.adapters import FROM_LOG, Adapter
-from pipelines.beam_options import is_local, make_beam_options
-from pipelines.convert import beat, load_measured, load_result
+from pipelines.beam_options import check_reach, is_local, make_beam_options
+from pipelines.convert import beat, heartbeat_path, load_measured, load_result
 from pipelines.dataset import INFO_FILE
 from pipelines.embodiments import get_embodiment
 from pipelines.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.files import sweep_leftovers, write_atomically
 from pipelines.graph import ConvertAll
-from pipelines.manifest import finish_dataset
+from pipelines.manifest import finish_dataset, remove_tree
 from pipelines.native import Found
+from pipelines.places import Place, RemotePath, as_place
 from pipelines.plan import Job, Plan, is_saved, make_plan, options_hash, save_plan
+from pipelines.sources.folders import source_root
+from pipelines.staging import check_remote_input
 from pipelines.statistics import load_statistics
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _POLL_S = 0.2
+_REMOTE_POLL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,7 @@ class Conversion:
             raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
         if not _VERSION.fullmatch(self.version):
             raise UsageError(f"--version: expected MAJOR.MINOR.PATCH such as 1.0.0, found {self.version!r}")
-        for name, path in (("INPUT", self.source), ("OUTPUT_ROOT", self.output_root)):
-            if "://" in path:
-                raise UsageError(f"{name} {path}: expected a folder that every worker has mounted, found an address")
+        check_remote_input(self.source, self.adapter.format)
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
         for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
@@ -76,8 +77,8 @@ class Conversion:
             get_embodiment(self.robot)
 
     @property
-    def directory(self) -> Path:
-        return Path(self.output_root) / self.name / self.version
+    def directory(self) -> Place:
+        return source_root(self.output_root) / self.name / self.version
 
 
 def convert(conversion: Conversion) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     Raises UsageError when the output holds something else, FailedWork when work failed or nothing was kept.
     """
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
+    check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
     with locked(conversion.directory):
         found = find_episodes(conversion)
         plan = make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
@@ -116,10 +118,10 @@ def make_job(conversion: Conversion, plan: Plan) -> Job:
     """Returns what workers need, with the hash of everything that decides the output's bytes."""
     frozen = b""
     if conversion.statistics:
-        load_statistics(Path(conversion.statistics))
-        frozen = Path(conversion.statistics).read_bytes()
+        load_statistics(as_place(conversion.statistics))
+        frozen = as_place(conversion.statistics).read_bytes()
     job = Job(
-        directory=str(conversion.directory.absolute()), name=conversion.name, version=conversion.version,
+        directory=str(conversion.directory), name=conversion.name, version=conversion.version,
         adapter=conversion.adapter, robot=conversion.robot, task=conversion.task, has_frozen_statistics=bool(frozen),
     )  # fmt: skip
     return replace(job, options_hash=options_hash(job, plan, frozen))
@@ -130,8 +132,8 @@ def read_finished(job: Job) -> dict[str, Any] | None:
 
     Raises UsageError when the version folder holds anything else.
     """
-    directory = Path(job.directory)
-    if not directory.exists() or not any(directory.iterdir()):
+    directory = job.place
+    if not directory.exists() or not any(True for _ in directory.iterdir()):
         return None
     manifest_path = directory / "manifest.json"
     if (directory / INFO_FILE).exists():
@@ -151,15 +153,15 @@ def read_finished(job: Job) -> dict[str, Any] | None:
 
 def prepare_output(job: Job, plan: Plan, statistics: str) -> None:
     """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
-    directory = Path(job.directory)
+    directory = job.place
     sweep_leftovers(directory)
     if is_saved(job):
         return
-    shutil.rmtree(job.work, ignore_errors=True)
+    remove_tree(job.work)
     for path in [*directory.glob(f"{job.name}-*.tfrecord-*"), *directory.glob("index/*.parquet")]:
         path.unlink()
     if statistics:
-        write_atomically(job.frozen_path, Path(statistics).read_bytes())
+        write_atomically(job.frozen_path, as_place(statistics).read_bytes())
     save_plan(job, plan)
 
 
@@ -183,8 +185,14 @@ def worker_message(text: str) -> str:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds the output for one launcher; the lock ends with the process, however it ends. Raises UsageError."""
+def locked(directory: Place) -> Iterator[None]:
+    """Holds the output for one launcher; the lock ends with the process, however it ends. Raises UsageError.
+
+    Object stores have no such locks; there, two launchers of the same job write the same bytes twice.
+    """
+    if isinstance(directory, RemotePath):
+        yield
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
     path = directory.parent / f".{directory.name}.lock"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
@@ -218,14 +226,15 @@ def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
+        heartbeat_path(job).unlink(missing_ok=True)
 
 
 def _watch(job: Job, n_shards: int, no_progress_s: float, ended: threading.Event) -> None:
-    results = job.work / "results"
+    results, poll_s = job.work / "results", _POLL_S if isinstance(job.work, Path) else _REMOTE_POLL_S
     with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
-        while not ended.wait(_POLL_S):
+        while not ended.wait(poll_s):
             bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-            silent_s = time.time() - (job.work / "heartbeat").stat().st_mtime
+            silent_s = time.time() - heartbeat_path(job).stat().st_mtime
             if no_progress_s and silent_s > no_progress_s:
                 _give_up(silent_s)
         bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)

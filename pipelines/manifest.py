@@ -5,7 +5,6 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from pipelines.convert import Measured, ShardResult
 from pipelines.errors import FailedWork
 from pipelines.files import atomic_file, write_atomically
 from pipelines.native import Reject
+from pipelines.places import Place, RemotePath
 from pipelines.plan import Job, Plan, code_hash
 from pipelines.schema import write_metadata
 from pipelines.statistics import save_statistics
@@ -27,7 +27,7 @@ def finish_dataset(job: Job, plan: Plan, measured: Measured, results: Sequence[S
 
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
-    directory = Path(job.directory)
+    directory = job.place
     rejects = sorted(
         [*plan.rejects, *(reject for result in results for reject in result.rejects)],
         key=lambda reject: (reject.split, reject.source_key, reject.start, reject.reason),
@@ -49,8 +49,17 @@ def finish_dataset(job: Job, plan: Plan, measured: Measured, results: Sequence[S
         directory, name=job.name, version=job.version, cameras=measured.dataset_cameras, shard_lengths=shard_lengths,
         shard_bytes=shard_bytes, description=job.adapter.title,
     )  # fmt: skip
-    shutil.rmtree(job.work)
+    remove_tree(job.work)
     return counts
+
+
+def remove_tree(place: Place) -> None:
+    """Removes a folder and all below it, if it is there."""
+    if not isinstance(place, RemotePath):
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    for item in place.rglob("*"):
+        item.unlink(missing_ok=True)
 
 
 def count_all(
@@ -111,7 +120,7 @@ def make_manifest(
     }  # fmt: skip
 
 
-def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
+def write_rejects(path: Place, rejects: Sequence[Reject]) -> None:
     """Writes rejects.parquet, one row per episode or stretch of steps that was left out."""
     schema = pa.schema(
         [(field.name, pa.int32() if field.name in ("start", "end") else pa.string()) for field in fields(Reject)]

@@ -23,11 +23,13 @@ class Rejected(FailedWork):
 class Located:
     """Where the plan found one episode: its reference, and what its reader needs to go straight to it.
 
-    place: reader-specific numbers, for example the byte offset and length of a record.
+    place: reader-specific numbers, for example the byte offset and length of a record. group: episodes of one group
+    go to shards together, since they are read from one file; empty for episodes that stand alone.
     """
 
     reference: Reference
     place: tuple[int, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

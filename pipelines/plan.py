@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from pathlib import Path
 
 from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import FailedWork
 from pipelines.files import write_atomically
 from pipelines.native import Found, Located, Reject
+from pipelines.places import Place, as_place
 
 WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
@@ -64,11 +64,17 @@ class Job:
     options_hash: str = ""
 
     @property
-    def work(self) -> Path:
-        return Path(self.directory) / WORK
+    def place(self) -> Place:
+        """The dataset's version folder."""
+        return as_place(self.directory)
 
     @property
-    def frozen_path(self) -> Path:
+    def work(self) -> Place:
+        """Where an unfinished conversion keeps its plan and results."""
+        return self.place / WORK
+
+    @property
+    def frozen_path(self) -> Place:
         """Statistics that were given instead of measured ones."""
         return self.work / "frozen_statistics.json"
 
@@ -99,7 +105,7 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
         lost = f"; {len(rejects)} could not be read, the first: {rejects[0].detail}" if rejects else ""
         raise FailedWork(f"expected episodes to convert, found none (splits found: {', '.join(there) or 'none'}){lost}")
     by_split: dict[str, list[Located]] = {}
-    for located in sorted(kept, key=lambda item: _rank(item.reference)):
+    for located in sorted(kept, key=_rank):
         by_split.setdefault(located.reference.split, []).append(located)
     largest = max(len(group) for group in by_split.values())
     most = n_shards or max(FEWEST_SHARDS, -(-largest // EPISODES_PER_SHARD))
@@ -150,7 +156,9 @@ def is_saved(job: Job) -> bool:
 def load_references(job: Job, shard: ShardId) -> list[Located]:
     """Reads the episodes of one shard, in the order of its records."""
     content = json.loads(_references_path(job, shard).read_text())
-    return [Located(reference=Reference(**item["reference"]), place=tuple(item["place"])) for item in content]
+    return [Located(reference=Reference(**item["reference"]), place=tuple(item["place"]), group=item["group"])
+        for item in content
+    ]
 
 
 def count_splits(plan: Plan) -> dict[str, int]:
@@ -161,12 +169,16 @@ def count_splits(plan: Plan) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _references_path(job: Job, shard: ShardId) -> Path:
+def _references_path(job: Job, shard: ShardId) -> Place:
     return job.work / "references" / f"{shard.file_stem}.json"
 
 
-def _rank(reference: Reference) -> str:
-    return hashlib.sha256(f"{reference.split}\0{reference.key}".encode()).hexdigest()
+def _rank(located: Located) -> tuple[str, tuple[int, ...], str]:
+    """Orders by the hash of the key; a group's episodes stay together, in their order."""
+    reference = located.reference
+    named = located.group or reference.key
+    digest = hashlib.sha256(f"{reference.split}\0{named}".encode()).hexdigest()
+    return digest, located.place if located.group else (), reference.key
 
 
 def _with_split(located: Located, val_fraction: float) -> Located:

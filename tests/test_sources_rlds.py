@@ -94,7 +94,7 @@ def test_a_missing_shard_file_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_without_records_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="NAME-train.tfrecord-00000-of-00001, found none"):
         find(str(tmp_path), BRIDGE)
-    with pytest.raises(UsageError, match="expected a TFDS folder, found nothing"):
+    with pytest.raises(UsageError, match="expected a folder, found nothing"):
         find(str(tmp_path / "nowhere"), BRIDGE)
 
 

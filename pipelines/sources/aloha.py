@@ -10,6 +10,7 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
@@ -17,15 +18,13 @@ _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "actio
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every `*.hdf5` file at or below `source`; the file name tells nothing more."""
-    root = Path(source).absolute()
-    if not root.is_dir():
-        raise UsageError(f"{source}: expected a folder of episode_*.hdf5 files, found none")
-    paths = sorted(root.rglob("*.hdf5"))
+    root = source_root(source)
+    paths = find_files(root, "*.hdf5")
     if not paths:
         raise UsageError(f"{source}: expected files such as episode_0.hdf5 at or below it, found none")
     return Found(
         episodes=tuple(
-            Located(reference=Reference(uri=str(path), key=path.relative_to(root).as_posix())) for path in paths
+            Located(reference=Reference(uri=str(path), key=key_of(path, root))) for path in paths
         )
     )
 

@@ -16,7 +16,7 @@ from pipelines.episode import DroppedSteps, Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage
 from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.sources.folders import find_folders
+from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
@@ -27,13 +27,13 @@ _STATE_KEYS = ("full_state", "state", "desired_state", "qpos", "qvel")
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every `raw/traj_group*/traj*` folder at or below `source`, at any depth."""
-    root = Path(source).absolute()
+    root = source_root(source)
     folders = find_folders(root, lambda folder, _: _TRAJECTORY.search(folder) is not None)
     if not folders:
         raise UsageError(f"{source}: expected folders such as raw/traj_group0/traj0 below it, found none")
     return Found(
         episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=folder.relative_to(root).as_posix())) for folder in folders
+            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
         )
     )
 

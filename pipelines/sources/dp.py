@@ -21,8 +21,8 @@ def find(source: str, adapter: Adapter) -> Found:
     root = Path(source).absolute()
     stores = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
     if not stores:
-        stores = find_folders(root, lambda folder, names: folder.endswith(".zarr"))
-        stores = sorted([*stores, *root.rglob("*.zarr.zip")])
+        folders = find_folders(root, lambda folder, names: folder.endswith(".zarr"))
+        stores = sorted([Path(str(folder)) for folder in folders] + list(root.rglob("*.zarr.zip")))
     if not stores:
         raise UsageError(f"{source}: expected replay buffers such as data.zarr at or below it, found none")
     episodes = []

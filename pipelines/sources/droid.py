@@ -14,7 +14,7 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.sources.folders import find_folders
+from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
 
 _WRIST = 0
@@ -25,13 +25,13 @@ _STEP_START = "observation/timestamp/control/step_start"
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every folder with a trajectory.h5 at or below `source`; failed episodes are listed too."""
-    root = Path(source).absolute()
+    root = source_root(source)
     folders = find_folders(root, lambda _, names: "trajectory.h5" in names)
     if not folders:
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")
     return Found(
         episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=folder.relative_to(root).as_posix())) for folder in folders
+            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
         )
     )
 

@@ -6,7 +6,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,9 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.places import Place, RemotePath, as_place
+from pipelines.sources.folders import find_files, key_of, source_root
+from pipelines.staging import staged_shard
 from pipelines.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.wire import ByteStrings, CorruptExample, Parsed, parse_example
 
@@ -29,7 +31,7 @@ _MAX_UNPACKED = 1 << 20
 class ShardFile:
     """One TFRecord file of the input; n_records as `dataset_info.json` promises, if it does."""
 
-    path: Path
+    path: Place
     split: str
     shard: int
     n_shards: int
@@ -41,11 +43,11 @@ def find(source: str, adapter: Adapter) -> Found:
 
     source: the version folder, or a folder above it that holds only one. Raises UsageError when there is none.
     """
-    folder = find_version_folder(Path(source))
+    folder = find_version_folder(source_root(source))
     episodes: list[Located] = []
     rejects: list[Reject] = []
     for file in list_shards(folder):
-        found, error = _scan(file)
+        found, error = (_count(file), "") if isinstance(file.path, RemotePath) else _scan(file)
         episodes += found
         if error:
             rejects += _lost_records(file, len(found), error)
@@ -57,9 +59,8 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 
     Raises Rejected when the record's bytes are damaged or are no RLDS episode.
     """
-    offset, length = located.place
     try:
-        features = parse_example(read_record(Path(located.reference.uri), offset, length))
+        features = parse_example(_read_payload(located))
     except CorruptRecord as error:
         raise Rejected("corrupt_record", str(error)) from error
     except CorruptExample as error:
@@ -81,20 +82,19 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     )  # fmt: skip
 
 
-def find_version_folder(source: Path) -> Path:
+def find_version_folder(source: Place) -> Place:
     """Returns the one folder at or below `source` that holds TFRecord files of one dataset version."""
-    if not source.is_dir():
-        raise UsageError(f"{source}: expected a TFDS folder, found {'a file' if source.exists() else 'nothing'}")
-    folders = sorted({path.parent for path in source.rglob("*.tfrecord*") if _SHARD.fullmatch(path.name)})
+    files = find_files(source, "*.tfrecord*")
+    folders = sorted({path.parent for path in files if _SHARD.fullmatch(path.name)}, key=str)
     if not folders:
         raise UsageError(f"{source}: expected files such as NAME-train.tfrecord-00000-of-00001, found none")
     if len(folders) > 1:
-        listed = ", ".join(str(folder.relative_to(source)) for folder in folders)
+        listed = ", ".join(key_of(folder, source) for folder in folders)
         raise UsageError(f"{source}: expected one dataset version, found several: {listed}. Name one of them")
     return folders[0]
 
 
-def list_shards(folder: Path) -> list[ShardFile]:
+def list_shards(folder: Place) -> list[ShardFile]:
     """Returns the files of every split, in order. Raises UsageError when a file of a split is not there."""
     matches = [match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))]
     if len(names := {match["name"] for match in matches}) > 1:
@@ -105,7 +105,7 @@ def list_shards(folder: Path) -> list[ShardFile]:
         split, shard, n_shards = match["split"], int(match["shard"] or 0), int(match["n_shards"] or 1)
         lengths = promised.get(split, [])
         n_records = lengths[shard] if len(lengths) == n_shards else None
-        path = (folder / match[0]).absolute()
+        path = folder / match[0]
         by_split[split].append(ShardFile(path=path, split=split, shard=shard, n_shards=n_shards, n_records=n_records))
     for split, files in by_split.items():
         missing = sorted(set(range(files[0].n_shards)) - {file.shard for file in files})
@@ -172,6 +172,32 @@ def _scan(file: ShardFile) -> tuple[list[Located], str]:
     return found, ""
 
 
+def _count(file: ShardFile) -> list[Located]:
+    """The records of a file in an object store, as `dataset_info.json` counts them; workers find them in a copy."""
+    if file.n_records is None:
+        raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
+    return [
+        Located(
+            reference=Reference(uri=str(file.path), key=_key(file, number), split=file.split), place=(number,),
+            group=str(file.path),
+        )
+        for number in range(file.n_records)
+    ]  # fmt: skip
+
+
+def _read_payload(located: Located) -> bytes:
+    """The bytes of a record: by offset and length on a disk, by number in an object store. Raises CorruptRecord."""
+    place = as_place(located.reference.uri)
+    if not isinstance(place, RemotePath):
+        return read_record(place, *located.place)
+    (number,) = located.place
+    local = staged_shard(place)
+    for i, (offset, length) in enumerate(scan_records(local)):
+        if i == number:
+            return read_record(local, offset, length)
+    raise Rejected("truncated_file", f"{place}: expected record {number}, found {i + 1} records")
+
+
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     """One reject for every record that the dataset's own counts promise, or for one and an unknown rest."""
     n_lost = max(1, (file.n_records or 0) - n_found)
@@ -189,11 +215,11 @@ def _key(file: ShardFile, record: int) -> str:
     return f"{file.path.name}#{record}"
 
 
-def _read_shard_lengths(path: Path) -> dict[str, list[int]]:
+def _read_shard_lengths(path: Place) -> dict[str, list[int]]:
     if not path.exists():
         return {}
     try:
-        splits = json.loads(path.read_text(encoding="utf-8")).get("splits", [])
+        splits = json.loads(path.read_bytes()).get("splits", [])
         return {split["name"]: [int(n) for n in split.get("shardLengths", [])] for split in splits}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}: expected the metadata that TFDS writes, found {error}") from error

@@ -1,7 +1,6 @@
 """In-house logs, `inhouse_log/v1`: one zarr group per episode, streams with their own rates and clocks."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage, to_jpeg
 from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.sources.folders import find_folders
+from pipelines.sources.folders import find_folders, key_of, source_root
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
@@ -32,13 +31,13 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexErr
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every `*.zarr` folder at or below `source`."""
-    root = Path(source).absolute()
+    root = source_root(source)
     folders = find_folders(root, lambda folder, names: "zarr.json" in names and folder.endswith(".zarr"))
     if not folders:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     return Found(
         episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=folder.relative_to(root).as_posix())) for folder in folders
+            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
         )
     )
 
