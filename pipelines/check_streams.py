@@ -163,5 +163,7 @@ def _spike(column: NDArray[np.float64], floor: float) -> int:
     change = np.diff(column)
     height = np.where(change[:-1] * change[1:] < 0, np.minimum(np.abs(change[:-1]), np.abs(change[1:])), 0.0)
     step = int(np.argmax(height))
-    usual = max(float(np.quantile(np.abs(change), 0.9)), floor / _SPIKE)
+    if height[step] <= floor:
+        return 0
+    usual = float(np.quantile(np.abs(change), 0.9))
     return step + 1 if height[step] > _SPIKE * usual else 0

@@ -63,6 +63,18 @@ def test_clean_data_gives_nothing(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_episodes_of_any_length_are_checked(tmp_path: Path, mode: str) -> None:
+    def cut(episode: Episode, t: int) -> Episode:
+        arrays = ("state", "action", "timestamp_s", "reward", "discount", "is_idle")
+        short = {name: getattr(episode, name)[50 : 50 + t] for name in arrays}
+        return replace(episode, **short, images={c: frames[50 : 50 + t] for c, frames in episode.images.items()})
+
+    lengths = (1, 2, 3, 4, 5, 7, 8, 9, 12, 60)
+    episodes = [cut(clean_episode(number, mode), t) for number, t in enumerate(lengths)]
+    assert {f.kind for f in findings_of(tmp_path, episodes)} <= {"gripper_polarity"}
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("side", "whose"), [("action", "the action's"), ("state", "the state's")])
 def test_one_inverted_gripper_contradicts_the_fingers(tmp_path: Path, mode: str, side: str, whose: str) -> None:
     (found,) = findings_of(tmp_path, edited(mode, side, GRIPPER, inverted))

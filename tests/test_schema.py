@@ -127,6 +127,16 @@ def test_the_rlds_package_batches_the_steps(stored: Path, monkeypatch: pytest.Mo
     assert sum(1 for _ in pairs) == 4 * 4
 
 
+def test_readers_that_take_all_steps_undecoded_get_whole_arrays(stored: Path) -> None:
+    undecoded = {"steps": tfds.decode.SkipDecoding()}
+    dataset = tfds.builder_from_directory(str(stored)).as_dataset(split="train", decoders=undecoded)
+    for episode in dataset:
+        assert episode["steps"]["action"].shape == (5, 18)
+        assert episode["steps"]["observation"]["state"].shape == (5, 18)
+        assert episode["steps"]["observation"]["base_0_rgb"].numpy()[2].startswith(b"\xff\xd8")
+        assert episode["steps"]["language_instruction"].shape == (5,)
+
+
 def test_splits_may_have_any_name_and_several_shards(stored: Path) -> None:
     info = tfds.builder_from_directory(str(stored)).info
     assert (info.name, str(info.version)) == ("toy", "1.0.0")
