@@ -55,12 +55,13 @@ def good() -> Results:
 
 def test_good_results_have_no_findings(good: Results) -> None:
     assert findings(good) == []
-    rows = [(row.group, row.pretrained, row.posttrained) for row in good.errors]
-    assert rows == [("a@x", 0.3, 0.1), ("b@y", 0.3, 0.1)]
+    rows = [(row.group, row.is_task, row.policies) for row in good.errors]
+    both = {"pretrained": 0.3, "posttrained": 0.1}
+    assert rows == [("a@x", True, both), ("b@y", False, both)]
 
 
 def test_a_policy_that_loses_to_a_baseline_is_a_finding(good: Results) -> None:
-    evals = dict(good.evals) | {"pretrained": evaluation(0.45, "b@y")}
+    evals = dict(good.evals) | {name: evaluation(0.45, "b@y") for name in good.evals}
     assert findings(replace(good, evals=evals)) == [
         "b@y: expected the pretrained policy below 0.400, the better baseline; found 0.450"
     ]

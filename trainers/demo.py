@@ -109,10 +109,14 @@ def mixtures(seed: int) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """One demo in one folder; `run` goes on where an interrupted one stopped."""
+    """One demo in one folder; `run` goes on where an interrupted one stopped.
+
+    ablation: also train a policy on the task alone, for as many steps as post-training has.
+    """
 
     out: Path
     quick: bool = False
+    ablation: bool = False
     seed: int = 0
 
     @property
@@ -130,7 +134,8 @@ class Demo:
         runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
         for stages in steps:
             runner.run(stages, width=2)
-        results = read_results(self.out, quick=self.quick, seconds=runner.seconds)
+        runs = tuple(run.name for run in self._runs)
+        results = read_results(self.out, runs=runs, quick=self.quick, seconds=runner.seconds)
         faults = findings(results)
         page = write_report(self.out / "report.html", results, faults)
         print(f"\n{results.summary()}\nresults: {page}", flush=True)
@@ -195,13 +200,21 @@ class Demo:
             "--run", str(self.posttrained), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "2e-3",
             *common,
         )  # fmt: skip
-        return [
+        scratch = (
+            "trainers.main", "train", "pretrain", str(self.out / "posttrain.yaml"), "--model", "tiny",
+            "--run", str(self.scratch), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "3e-3",
+            *common,
+        )  # fmt: skip
+        stages = [
             [Stage(name="pretrain", title="pretrain on every robot", arguments=pretrain)],
             [Stage(name="posttrain", title="post-train on one task", arguments=posttrain)],
         ]
+        if self.ablation:
+            stages.append([Stage(name="scratch", title="train on the task alone", arguments=scratch)])
+        return stages
 
     def _eval_stages(self) -> list[Stage]:
-        """Both policies on the same held-out episodes of every group."""
+        """Every policy on the same held-out episodes of every group."""
         return [
             Stage(
                 name=f"eval_{run.name}", title=f"evaluate the {run.name} policy",
@@ -209,11 +222,11 @@ class Demo:
                            str(self.scale.eval_samples), "--json"),
                 output=self.out / "stages" / f"eval_{run.name}.json",
             )
-            for run in (self.pretrained, self.posttrained)
+            for run in self._runs
         ]  # fmt: skip
 
     def _rollout_stages(self) -> list[Stage]:
-        """Both policies at the controls, in the same new scenes."""
+        """Every policy at the controls, in the same new scenes."""
         return [
             Stage(
                 name=f"rollout_{run.name}", title=f"let the {run.name} policy act",
@@ -221,7 +234,7 @@ class Demo:
                            str(self.scale.rollouts), str(self.seed), *ROLLOUT_ROBOTS),
                 output=self.out / "stages" / f"rollout_{run.name}.json",
             )
-            for run in (self.pretrained, self.posttrained)
+            for run in self._runs
         ]  # fmt: skip
 
     @property
@@ -231,6 +244,14 @@ class Demo:
     @property
     def posttrained(self) -> Path:
         return self.out / "runs" / "posttrained"
+
+    @property
+    def scratch(self) -> Path:
+        return self.out / "runs" / "scratch"
+
+    @property
+    def _runs(self) -> tuple[Path, ...]:
+        return (self.pretrained, self.posttrained) + (self.scratch,) * self.ablation
 
 
 def code_hash() -> str:

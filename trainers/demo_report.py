@@ -31,8 +31,9 @@ svg text { font: 11px system-ui, sans-serif; } figure { margin: 0; } img.plot { 
 """
 KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
 SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
-CASES = (("repeat_state", "repeat the state", "#c9ccd3"), ("mean_action", "training mean", "#9aa1ad"),
-         ("pretrained", "pretrained", "#5b8fd0"), ("posttrained", "post-trained", "#12805c"))  # fmt: skip
+BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
+POLICIES = {"pretrained": ("pretrained", "#5b8fd0"), "posttrained": ("post-trained", "#12805c"),
+            "scratch": ("from scratch, the task alone", "#c98a2b")}  # fmt: skip
 
 
 def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
@@ -53,7 +54,7 @@ def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
 def _verdict(results: Results, faults: Sequence[str]) -> str:
     episodes, rejects = sum(k.episodes for k in results.kept), sum(len(k.rejects) for k in results.kept)
     tasks = [row for row in results.errors if row.is_task]
-    before, after = (float(np.mean([getattr(row, name) for row in tasks])) for name in ("pretrained", "posttrained"))
+    before, after = (float(np.mean([row.policies[run] for row in tasks])) for run in ("pretrained", "posttrained"))
     numbers = (
         (len(results.kept), "native formats"), (len({s.robot for s in results.shown}), "robots"),
         (episodes, "episodes kept"), (rejects, "rejected, by name"),
@@ -88,20 +89,23 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
 
 def _errors(results: Results) -> str:
     """Open-loop error per group beside the baselines, as bars and in physical units."""
-    top = max(max(row.repeat_state, row.mean_action, row.pretrained, row.posttrained) for row in results.errors)
+    cases = BASELINES | {run: POLICIES[run] for run in results.evals}
+    values = [
+        {"repeat_state": row.repeat_state, "mean_action": row.mean_action, **row.policies} for row in results.errors
+    ]
+    top = max(max(of_row.values()) for of_row in values)
     rows = []
-    for row in results.errors:
-        bars = []
-        for name, label, colour in CASES:
-            value = getattr(row, name)
-            bars.append(
-                f'<div title="{label}"><span class="bar" style="width:{280 * value / top:.0f}px;background:{colour}">'
-                f"</span> {value:.3f}</div>"
-            )
-        tint = " class='good'" if row.is_task else ""
+    for row, of_row in zip(results.errors, values, strict=True):
+        bars = [
+            f'<div title="{label}"><span class="bar" style="width:{280 * of_row[name] / top:.0f}px;'
+            f'background:{colour}"></span> {of_row[name]:.3f}</div>'
+            for name, (label, colour) in cases.items()
+        ]
         physical = "".join(
-            f"<div>{unit}: {hold:.3f} / {mean:.3f} → <b>{before:.3f}</b> → <b{tint}>{after:.3f}</b></div>"
-            for unit, hold, mean, before, after in row.physical
+            f"<div>{unit}: {hold:.3f} / {mean:.3f} → "
+            + " → ".join(f"<b{_tint(run, row.is_task)}>{error:.3f}</b>" for run, error in errors.items())
+            + "</div>"
+            for unit, hold, mean, errors in row.physical
             if max(hold, mean) > 0.0005
         )
         note = "post-trained on; " if row.is_task else ""
@@ -109,15 +113,20 @@ def _errors(results: Results) -> str:
             f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
             f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>"
         )
+    order = " → ".join(POLICIES[run][0] for run in results.evals)
     legend = " &nbsp; ".join(
-        f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for _, label, colour in CASES
+        f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for label, colour in cases.values()
     )
     return (
         "<h2>Error on held-out episodes</h2><p>Mean absolute difference between the predicted and the demonstrated "
         "chunk of 50 actions, open loop. Left: in units of the normalization. Right: in physical units, "
-        "<i>repeat the state / training mean → pretrained → post-trained</i>; grippers are a fraction from open to "
+        f"<i>repeat the state / training mean → {order}</i>; grippers are a fraction from open to "
         f"closed.</p><div class='card'><p>{legend}</p><table>{''.join(rows)}</table></div>"
     )
+
+
+def _tint(run: str, is_task: bool) -> str:
+    return " class='good'" if run == "posttrained" and is_task else ""
 
 
 def _rollouts(results: Results) -> str:
@@ -137,7 +146,7 @@ def _rollouts(results: Results) -> str:
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
         "policy, the policy looks, carries out the first part of its chunk, and looks again. With two cubes on the "
         "table, the sentence decides which one counts.</p>"
-        f"<div class='card'>{_table(('task', *(f'#{run}' for run in runs)), rows)}</div>"
+        f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
     )
 
 

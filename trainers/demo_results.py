@@ -1,7 +1,7 @@
 """What a finished demo shows, read from the files that its stages left."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from pipelines.demo_logs import PLANS
 from pipelines.index import jpeg_offsets, read_sidecar
 from pipelines.slots import CAMERAS
 
-RUNS = ("pretrained", "posttrained")
 FRAMES_SHOWN = 6
 
 
@@ -66,12 +65,12 @@ class Results:
 
     def summary(self) -> str:
         """The numbers that matter, as a few lines."""
-        head = " ".join(f"{name:>7}" for name in ("hold", "mean", "pre", "post"))
+        head = " ".join(f"{name:>11}" for name in ("repeat", "mean", *self.evals))
         lines = [f"{'held-out error, in units of the normalization (* post-trained on)':<78} {head}"]
         for row in self.errors:
-            cells = (row.repeat_state, row.mean_action, row.pretrained, row.posttrained)
+            cells = (row.repeat_state, row.mean_action, *row.policies.values())
             name = f"{'* ' if row.is_task else '  '}{row.group}"
-            lines.append(f"{name:<78} " + " ".join(f"{cell:>7.3f}" for cell in cells))
+            lines.append(f"{name:<78} " + " ".join(f"{cell:>11.3f}" for cell in cells))
         for run, outcomes in self.rollouts.items():
             counts = ", ".join(f"{o['task']} {o['successes']}/{o['episodes']}" for o in outcomes)
             lines.append(f"closed loop, {run}: {counts}")
@@ -82,11 +81,11 @@ class Results:
     @property
     def errors(self) -> list["GroupError"]:
         """Per group of the evaluation, those of the post-trained task first."""
-        after = {group["name"]: group for group in self.evals["posttrained"]["groups"]}
+        by_run = {run: {group["name"]: group for group in report["groups"]} for run, report in self.evals.items()}
         rows = [
-            _group_error(before, after[before["name"]], before["name"] in self.task_groups)
-            for before in self.evals["pretrained"]["groups"]
-            if before["samples"]
+            _group_error({run: groups[name] for run, groups in by_run.items()}, name in self.task_groups)
+            for name, group in by_run["pretrained"].items()
+            if group["samples"]
         ]
         return sorted(rows, key=lambda row: not row.is_task)
 
@@ -95,7 +94,8 @@ class Results:
 class GroupError:
     """Mean absolute error on held-out episodes of one group, in units of the normalization and, by unit, physical.
 
-    is_task: whether post-training trained on it. physical: unit, then the four errors in the order of the fields.
+    is_task: whether post-training trained on it. policies: by run. physical: unit, then the errors of repeating the
+    state, of the training mean, and by run.
     """
 
     group: str
@@ -103,13 +103,12 @@ class GroupError:
     samples: int
     repeat_state: float
     mean_action: float
-    pretrained: float
-    posttrained: float
-    physical: tuple[tuple[str, float, float, float, float], ...]
+    policies: Mapping[str, float]
+    physical: tuple[tuple[str, float, float, Mapping[str, float]], ...]
 
 
-def read_results(out: Path, *, quick: bool, seconds: Mapping[str, float]) -> Results:
-    """Reads what the stages left under `out`."""
+def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mapping[str, float]) -> Results:
+    """Reads what the stages left under `out`; runs: pretrained, posttrained, and perhaps scratch."""
     datasets = [Dataset.open(path) for path in sorted((out / "data").glob("*/*/"))]
     return Results(
         quick=quick,
@@ -119,9 +118,9 @@ def read_results(out: Path, *, quick: bool, seconds: Mapping[str, float]) -> Res
         plan=json.loads((out / "plan.json").read_text()),
         drawn=_drawn(out / "runs" / "pretrained" / "checkpoints"),
         task_groups=_trained_groups(out / "runs" / "posttrained"),
-        losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in RUNS},
-        evals=_by_run(out, "eval"),
-        rollouts=_by_run(out, "rollout"),
+        losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in runs},
+        evals=_by_run(out, runs, "eval"),
+        rollouts=_by_run(out, runs, "rollout"),
     )
 
 
@@ -133,16 +132,16 @@ def findings(results: Results) -> list[str]:
         return faults
     for row in results.errors:
         best = min(row.repeat_state, row.mean_action)
-        policies = [("pretrained", row.pretrained)] + [("post-trained", row.posttrained)] * row.is_task
-        for name, error in policies:
+        before, after = (row.policies[run] for run in ("pretrained", "posttrained"))
+        for name, error in [("pretrained", before)] + [("post-trained", after)] * row.is_task:
             if error >= best:
                 faults.append(
                     f"{row.group}: expected the {name} policy below {best:.3f}, the better baseline; found {error:.3f}"
                 )
-        if row.is_task and row.posttrained >= row.pretrained:
+        if row.is_task and after >= before:
             faults.append(
-                f"{row.group}: expected the post-trained policy below {row.pretrained:.3f}, the pretrained one; "
-                f"found {row.posttrained:.3f}"
+                f"{row.group}: expected the post-trained policy below {before:.3f}, the pretrained one; "
+                f"found {after:.3f}"
             )
     return faults
 
@@ -162,21 +161,21 @@ def _miscounted(results: Results) -> list[str]:
     return faults
 
 
-def _group_error(before: Mapping[str, Any], after: Mapping[str, Any], is_task: bool) -> GroupError:
-    scaled = before["normalized_error"]
+def _group_error(by_run: Mapping[str, Mapping[str, Any]], is_task: bool) -> GroupError:
+    group = by_run["pretrained"]
     return GroupError(
-        group=before["name"],
+        group=group["name"],
         is_task=is_task,
-        samples=before["samples"],
-        repeat_state=scaled["repeat_state"],
-        mean_action=scaled["mean_action"],
-        pretrained=scaled["policy"],
-        posttrained=after["normalized_error"]["policy"],
+        samples=group["samples"],
+        repeat_state=group["normalized_error"]["repeat_state"],
+        mean_action=group["normalized_error"]["mean_action"],
+        policies={run: report["normalized_error"]["policy"] for run, report in by_run.items()},
         physical=tuple(
-            (unit, error["repeat_state"], error["mean_action"], error["policy"], after["error"][unit]["policy"])
-            for unit, error in before["error"].items()
+            (unit, error["repeat_state"], error["mean_action"],
+             {run: report["error"][unit]["policy"] for run, report in by_run.items()})
+            for unit, error in group["error"].items()
         ),
-    )
+    )  # fmt: skip
 
 
 def _kept(dataset: Dataset) -> Kept:
@@ -224,9 +223,9 @@ def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
     )  # fmt: skip
 
 
-def _by_run(out: Path, stage: str) -> dict[str, Any]:
+def _by_run(out: Path, runs: Sequence[str], stage: str) -> dict[str, Any]:
     """The JSON that a stage printed for each run."""
-    return {run: json.loads((out / "stages" / f"{stage}_{run}.json").read_text()) for run in RUNS}
+    return {run: json.loads((out / "stages" / f"{stage}_{run}.json").read_text()) for run in runs}
 
 
 def _trained_groups(run: Path) -> tuple[str, ...]:
