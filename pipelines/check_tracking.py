@@ -121,14 +121,16 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     reach = float(np.sqrt(np.mean([t.reach for t in found])))
     mode, where = found[0].control_mode, [t.where for t in found]
     numbers = f"the action lies {offset:.3f} from the state, which lies {reach:.3f} from zero (rms)"
-    if mode == "ee_delta" and reach > 0.02 and offset < 0.5 * reach:
-        advice = "The action is an absolute target: set control_mode to ee_absolute, or subtract the state."
+    if not _is_absolute(found[0]) and reach > 0.02 and offset < 0.5 * reach:
+        target = "joint_position" if mode == "joint_velocity" else "ee_absolute"
+        advice = f"The action is an absolute target: set control_mode to {target}, or subtract the state."
         return [finding("absolute_as_delta", "error", scope, numbers, advice, where)]
     curve = _mean([t.as_rate for t in found])
     follows = float(curve[len(curve) // 2 :].max())
     if _is_absolute(found[0]) and offset > 0.7 * reach and follows > CLEAR_CORRELATION:
         evidence = f"{numbers}, and it correlates {follows:.2f} with the state's change"
-        advice = "The action is a change, not a target: set control_mode to ee_delta, or add it to the state."
+        target = "joint_velocity" if is_joint_mode(mode) else "ee_delta"
+        advice = f"The action is a change, not a target: set control_mode to {target}, or add it to the state."
         return [finding("delta_as_absolute", "error", scope, evidence, advice, where)]
     return []
 

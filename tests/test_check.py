@@ -182,17 +182,27 @@ def test_holes_in_time_and_clocks_that_go_back(tmp_path: Path) -> None:
     assert second.evidence == "1 of 3 episodes have holes in time, the longest 3.05 s"
 
 
-def test_absolute_targets_labelled_as_deltas(tmp_path: Path) -> None:
-    episodes = [replace(e, control_mode="ee_delta") for e in clean_episodes("ee_absolute")]
-    found = findings_of(tmp_path, episodes)
-    assert "absolute_as_delta" in kinds(found)
+@pytest.mark.parametrize(("truth", "label"), [("ee_absolute", "ee_delta"), ("joint_position", "joint_velocity")])
+def test_absolute_targets_labelled_as_deltas(tmp_path: Path, truth: str, label: str) -> None:
+    episodes = [replace(e, control_mode=label) for e in clean_episodes(truth)]
+    (found,) = (f for f in findings_of(tmp_path, episodes) if f.kind == "absolute_as_delta")
+    assert f"set control_mode to {truth}" in found.advice
 
 
-@pytest.mark.parametrize("mode", ["ee_absolute", "joint_position"])
-def test_deltas_labelled_as_absolute_targets(tmp_path: Path, mode: str) -> None:
-    source = "ee_delta" if mode == "ee_absolute" else "joint_velocity"
-    episodes = [replace(e, control_mode=mode) for e in clean_episodes(source)]
-    assert "delta_as_absolute" in kinds(findings_of(tmp_path, episodes))
+@pytest.mark.parametrize(("truth", "label"), [("ee_delta", "ee_absolute"), ("joint_velocity", "joint_position")])
+def test_deltas_labelled_as_absolute_targets(tmp_path: Path, truth: str, label: str) -> None:
+    episodes = [replace(e, control_mode=label) for e in clean_episodes(truth)]
+    (found,) = (f for f in findings_of(tmp_path, episodes) if f.kind == "delta_as_absolute")
+    assert f"set control_mode to {truth}" in found.advice
+
+
+def test_deltas_may_have_spikes(tmp_path: Path) -> None:
+    def spoil(values: np.ndarray) -> np.ndarray:
+        values[70] += 0.07 if values[70] < 0 else -0.07
+        return values
+
+    episodes = [edit(e, "action", 0, spoil) for e in clean_episodes("ee_delta")]
+    assert findings_of(tmp_path, episodes) == []
 
 
 def test_a_black_camera(tmp_path: Path) -> None:
