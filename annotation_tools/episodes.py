@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipelines.dataset import Dataset
 from pipelines.episode import Episode, Reference, Segment
 from pipelines.errors import FailedWork, nearest
 from pipelines.index import jpeg_offsets, read_sidecar
+from pipelines.places import Place
 from pipelines.segment_tables import EpisodeKey, episode_hash
 from pipelines.slots import CAMERAS, N_SLOTS
 
@@ -55,7 +55,7 @@ class Brief:
 class EpisodeStore:
     """The episodes of a dataset; `briefs` is read at once, everything else when it is asked for."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Place) -> None:
         """Opens a dataset. Raises FailedWork where it is not complete."""
         self.dataset = Dataset.open(path)
         self._rows = lru_cache(maxsize=_HELD_SHARDS)(self._read_rows)
@@ -119,7 +119,7 @@ class EpisodeStore:
         if not 0 <= step < brief.n_steps:
             raise FailedWork(f"episode {episode_id}: expected a step from 0 to {brief.n_steps - 1}, found {step}")
         offsets, lengths = self._places(brief, camera)
-        with open(self.dataset.splits[brief.split][brief.shard].shard, "rb") as file:
+        with self.dataset.splits[brief.split][brief.shard].shard.open("rb") as file:
             file.seek(int(offsets[step]))
             return file.read(int(lengths[step]))
 

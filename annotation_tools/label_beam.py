@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -14,6 +13,7 @@ from annotation_tools.label_run import AnswerCache, DeadLetter, Limits, Outcome,
 from annotation_tools.labelers import Answer, Labeler, Rejected, Usage
 from pipelines.episode import Segment
 from pipelines.files import write_atomically
+from pipelines.places import Place, as_place
 
 Proposals = Sequence[tuple[str, Sequence[Segment]]]
 
@@ -29,12 +29,12 @@ class LabelEpisode(beam.DoFn):
 
     def setup(self) -> None:
         self.store = EpisodeStore(self.dataset)
-        self.answers = AnswerCache(Path(self.cache))
+        self.answers = AnswerCache(as_place(self.cache))
 
     def process(self, element: tuple[str, Sequence[Segment]]) -> Iterator[DeadLetter]:
         episode_id, segments = element
         _, dead = label_episode(self.store, self.labeler, episode_id, segments, self.answers, self.limits)
-        letters = _letters_path(Path(self.cache), episode_id)
+        letters = _letters_path(as_place(self.cache), episode_id)
         if dead:
             write_atomically(letters, json.dumps([asdict(letter) for letter in dead]).encode())
         else:
@@ -43,7 +43,7 @@ class LabelEpisode(beam.DoFn):
 
 
 def label_with_beam(
-    dataset: Path, labeler: Labeler, proposals: Proposals, cache: Path, limits: Limits, options: PipelineOptions,
+    dataset: Place, labeler: Labeler, proposals: Proposals, cache: Place, limits: Limits, options: PipelineOptions,
     created: str, tool_version: str,
 ) -> Outcome:  # fmt: skip
     """Runs the job and collects what it brought; run again, it asks only what has no usable answer yet.
@@ -81,10 +81,10 @@ class _Known:
         return Usage()
 
 
-def _letters_path(cache: Path, episode_id: str) -> Path:
+def _letters_path(cache: Place, episode_id: str) -> Place:
     return cache / "failed" / f"{episode_id}.json"
 
 
-def _read_letters(cache: Path, episode_id: str) -> list[DeadLetter]:
+def _read_letters(cache: Place, episode_id: str) -> list[DeadLetter]:
     path = _letters_path(cache, episode_id)
     return [DeadLetter(**letter) for letter in json.loads(path.read_text())] if path.exists() else []

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.label_http import HttpLabeler
@@ -24,6 +23,7 @@ from annotation_tools.merge import read_tables
 from annotation_tools.review_store import check_annotator
 from pipelines.episode import Segment
 from pipelines.errors import UsageError
+from pipelines.places import Place
 from pipelines.segment_tables import overlay, write_segments
 
 
@@ -70,7 +70,7 @@ def choose_labeler(arguments: argparse.Namespace) -> Labeler:
     )  # fmt: skip
 
 
-def read_proposals(store: EpisodeStore, table: Path | None) -> list[tuple[str, tuple[Segment, ...]]]:
+def read_proposals(store: EpisodeStore, table: Place | None) -> list[tuple[str, tuple[Segment, ...]]]:
     """The segments to label, by episode: a table's, or those that the conversion stored."""
     if table is not None:
         (annotations,) = read_tables(store, [table])
@@ -114,7 +114,7 @@ def _run(
         )
 
 
-def _tell(as_json: bool, outcome: Outcome, n_episodes: int, table: Path, letters: Path) -> None:
+def _tell(as_json: bool, outcome: Outcome, n_episodes: int, table: Place, letters: Place) -> None:
     labelled = len([key for key, _ in groupby(outcome.annotations, key=lambda a: a.episode_id)])
     if as_json:
         found = {"table": str(table), "episodes": labelled, "of": n_episodes, "dead_letters": len(outcome.dead_letters)}

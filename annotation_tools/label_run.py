@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.label_answer import BadAnswer, parse_answer
@@ -15,6 +14,7 @@ from annotation_tools.labelers import Labeler, Rejected, Unavailable, Usage, tot
 from pipelines.episode import Segment
 from pipelines.errors import FailedWork
 from pipelines.files import write_atomically
+from pipelines.places import Place
 from pipelines.segment_tables import Annotation
 
 
@@ -70,7 +70,7 @@ class Outcome:
 class AnswerCache:
     """Usable answers by the content of question and labeler, one small file each."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Place) -> None:
         self.directory = directory
 
     def get(self, key: str) -> str | None:
@@ -80,7 +80,7 @@ class AnswerCache:
     def put(self, key: str, answer: str) -> None:
         write_atomically(self._path(key), json.dumps({"answer": answer}).encode())
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> Place:
         return self.directory / key[:2] / f"{key}.json"
 
 
@@ -217,7 +217,7 @@ def label_episode(
     return ([] if dead else found), dead
 
 
-def write_dead_letters(path: Path, letters: Sequence[DeadLetter]) -> None:
+def write_dead_letters(path: Place, letters: Sequence[DeadLetter]) -> None:
     """Writes failed questions as JSON lines; without any, an older file goes."""
     if letters:
         write_atomically(path, "".join(json.dumps(asdict(letter)) + "\n" for letter in letters).encode())

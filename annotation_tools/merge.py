@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -12,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from annotation_tools.episodes import EpisodeStore
-from pipelines.dataset import Dataset, ShardFiles
+from pipelines.dataset import Dataset, ShardFiles, sha256_of
 from pipelines.episode import Segment
 from pipelines.errors import FailedWork, UsageError
 from pipelines.files import atomic_file, sweep_leftovers, write_atomically
 from pipelines.index import Fingerprint, Location, Pictures, ShardName, index_row, parse_shard_name, read_fingerprint
 from pipelines.index import write_sidecar as write_index
+from pipelines.places import Place
 from pipelines.schema import IMAGE_KEY, write_metadata
 from pipelines.segment_tables import Annotation, check_segments, overlay, read_segments
 from pipelines.tfrecord import HEADER_BYTES, iter_records, write_record
@@ -75,7 +75,7 @@ def merge_tables(
     return Merged(annotations=tuple(chosen), conflicts=tuple(left))
 
 
-def read_tables(store: EpisodeStore, paths: Sequence[Path]) -> list[list[Annotation]]:
+def read_tables(store: EpisodeStore, paths: Sequence[Place]) -> list[list[Annotation]]:
     """Reads tables and checks them against the dataset. Raises FailedWork that names the file and its faults."""
     tables = []
     for path in paths:
@@ -95,7 +95,7 @@ def next_minor(version: str) -> str:
     return f"{major}.{int(minor) + 1}.0"
 
 
-def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Path, version: str) -> int:
+def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Place, version: str) -> int:
     """Writes the dataset anew with these segments; pictures and vectors go over byte for byte.
 
     Shards that an earlier, interrupted run with the same segments finished are kept. Returns the number of episodes
@@ -115,7 +115,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Path, version
             changed += n_changed
     for name in ("statistics.json", "rejects.parquet"):
         if (dataset.path / name).exists():
-            shutil.copyfile(dataset.path / name, out / name)
+            write_atomically(out / name, (dataset.path / name).read_bytes())
     record = {"from_version": dataset.version, "segments": stamp, "episodes": changed}
     _write_manifest(dataset, out, version, baked, record)
     write_metadata(
@@ -142,12 +142,12 @@ def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]
 
 
 def _write_manifest(
-    dataset: Dataset, out: Path, version: str, baked: Mapping[str, Sequence[Fingerprint]], record: Mapping[str, Any]
+    dataset: Dataset, out: Place, version: str, baked: Mapping[str, Sequence[Fingerprint]], record: Mapping[str, Any]
 ) -> None:
     """Carries the conversion's manifest over to the new version, with the new shards, and says what was merged."""
     path = dataset.path / "manifest.json"
     manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
-    shards = [
+    shards: list[dict[str, Any]] = [
         {"split": split, "shard": number, "n_shards": len(prints), "n_episodes": shard.n_episodes,
          "n_steps": shard.n_steps, "n_bytes": shard.size, "sha256": shard.sha256}
         for split, prints in baked.items() for number, shard in enumerate(prints)
@@ -164,15 +164,19 @@ def _trust(annotation: Annotation, prefer: Sequence[str]) -> tuple[int, int, boo
     return _TRUST.index(annotation.segment.source), wanted, name == ADJUDICATED
 
 
-def _check_target(dataset: Dataset, out: Path) -> None:
-    if out.resolve() == dataset.path.resolve():
+def _check_target(dataset: Dataset, out: Place) -> None:
+    if str(out).rstrip("/") == str(dataset.path) or _is_same_folder(out, dataset.path):
         raise UsageError(f"{out}: expected another folder than the dataset's own; a merge never writes in place")
     if (out / "dataset_info.json").exists():
         raise UsageError(f"{out}: expected a new folder, found a complete dataset. Give another --version or --out.")
 
 
+def _is_same_folder(a: Place, b: Place) -> bool:
+    return isinstance(a, Path) and isinstance(b, Path) and a.resolve() == b.resolve()
+
+
 def _bake_shard(
-    dataset: Dataset, files: ShardFiles, segments: Mapping[str, Sequence[Segment]], out: Path, stamp: str
+    dataset: Dataset, files: ShardFiles, segments: Mapping[str, Sequence[Segment]], out: Place, stamp: str
 ) -> tuple[Fingerprint, int]:
     source, where = read_fingerprint(files.sidecar), parse_shard_name(files.shard.name)
     options_hash = hashlib.sha256(f"{source.options_hash} {source.sha256} {stamp}".encode()).hexdigest()[:16]
@@ -190,8 +194,8 @@ def _bake_shard(
             changed += new is not None
             written = features if new is None else rewrite_segments(features, new)
             rows.append(_append(file, written, dataset.cameras, where, len(rows)))
-    with open(shard, "rb") as written_file:
-        digest = hashlib.file_digest(written_file, "sha256").hexdigest()
+    with shard.open("rb") as written_file:
+        digest = sha256_of(written_file)
     fingerprint = Fingerprint(
         size=shard.stat().st_size, sha256=digest, options_hash=options_hash, n_episodes=len(rows),
         n_steps=sum(row["n_steps"] for row in rows),
@@ -200,7 +204,7 @@ def _bake_shard(
     return fingerprint, changed
 
 
-def _examples(shard: Path) -> Iterator[dict[str, Any]]:
+def _examples(shard: Place) -> Iterator[dict[str, Any]]:
     for _, payload in iter_records(shard):
         yield parse_example(payload)
 

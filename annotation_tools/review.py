@@ -16,6 +16,7 @@ from annotation_tools.review_queue import Queue
 from annotation_tools.review_server import LOOPBACK, Review, make_app
 from annotation_tools.review_store import ReviewStore
 from pipelines.errors import FailedWork, UsageError
+from pipelines.places import Place
 from pipelines.segment_tables import Annotation
 
 
@@ -26,9 +27,9 @@ class ReviewOptions:
     host: other than loopback only with a token. token: "" on loopback means that none is asked for.
     """
 
-    dataset: Path
-    tables: tuple[Path, ...] = ()
-    directory: Path | None = None
+    dataset: Place
+    tables: tuple[Place, ...] = ()
+    directory: Place | None = None
     double: float = 0.0
     host: str = "127.0.0.1"
     port: int = 8765
@@ -52,6 +53,8 @@ def open_review(options: ReviewOptions) -> Review:
         for annotation in table:
             lanes.setdefault(annotation.episode_id, {}).setdefault(annotation.annotator, []).append(annotation)
     directory = options.directory or options.dataset / "segments"
+    if not isinstance(directory, Path):
+        raise UsageError(f"{directory}: expected a folder on this machine to keep the work in; give one with --out")
     return Review(
         episodes=episodes, store=ReviewStore(directory / "review.sqlite"),
         queue=Queue.of(episodes.briefs, options.double), lanes=lanes, directory=directory,

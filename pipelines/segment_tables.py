@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.episode import Segment, SegmentKind, SegmentSource
 from pipelines.errors import FailedWork
 from pipelines.files import atomic_file
+from pipelines.places import Place
 
 SCHEMA = "embodimix.segments/v1"
 KINDS: tuple[str, ...] = get_args(SegmentKind)
@@ -107,18 +107,17 @@ def to_annotations(table: pa.Table) -> list[Annotation]:
     return [_annotation(row) for row in table.to_pylist()]
 
 
-def write_segments(path: Path, annotations: Iterable[Annotation]) -> None:
+def write_segments(path: Place, annotations: Iterable[Annotation]) -> None:
     """Writes a segment table, atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = to_table(annotations).replace_schema_metadata({"schema": SCHEMA})
     with atomic_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_segments(path: Path) -> list[Annotation]:
+def read_segments(path: Place) -> list[Annotation]:
     """Reads a segment table. Raises FailedWork where the file is none, of another schema, or lacks columns."""
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()
     except (OSError, pa.ArrowInvalid) as error:
         raise FailedWork(f"{path}: expected a segment table that can be read, found {error}") from error
     found = (table.schema.metadata or {}).get(b"schema", b"").decode()

@@ -6,7 +6,7 @@ import math
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation_tools.agree import (
@@ -76,6 +76,7 @@ def test_alpha_of_krippendorffs_own_example() -> None:
     assert krippendorff_alpha(counts.astype(float), np.ones(12)) == pytest.approx(0.743, abs=5e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30))
 def test_alpha_equals_the_librarys(rows: list[tuple[int, int, int]]) -> None:
     counts = np.array(rows, float)

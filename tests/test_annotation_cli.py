@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from annotation_episodes import make_dataset
+from memory_store import MemoryStore
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.parameters import dump_parameters, load_parameters
@@ -177,3 +178,23 @@ def test_label_without_a_labeler_or_with_stray_options_is_wrong_use(dataset: Pat
 def test_a_review_for_other_machines_needs_a_token(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["annotate", "review", str(dataset), "--host", "0.0.0.0"]) == 2
     assert "a token of 16 letters or more is needed" in capsys.readouterr().err
+
+
+def test_a_dataset_in_an_object_store_is_proposed_labelled_and_merged(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "mem://bucket/toy/1.0.0"
+    files = [path for path in dataset.rglob("*") if path.is_file()]
+    objects = {f"{url}/{path.relative_to(dataset)}": path.read_bytes() for path in files}
+    monkeypatch.setattr(MemoryStore, "objects", objects)
+    assert main(["annotate", "propose", url]) == 0
+    assert main(["annotate", "label", url, "--backend", "rules", "--table", f"{url}/segments/proposals.parquet"]) == 0
+    assert main(["annotate", "merge", url, f"{url}/segments/rules.parquet"]) == 0
+    assert capsys.readouterr().out.endswith("wrote mem://bucket/toy/1.1.0\n")
+    baked = EpisodeStore("mem://bucket/toy/1.1.0")
+    local = EpisodeStore(dataset)
+    for episode_id in local.briefs:
+        assert {segment.source for segment in baked.episode(episode_id).segments} == {"model"}
+        assert baked.jpeg(episode_id, "base_0_rgb", 9) == local.jpeg(episode_id, "base_0_rgb", 9)
+    assert main(["annotate", "review", url]) == 2
+    assert "expected a folder on this machine to keep the work in" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.episode import Segment
@@ -151,6 +151,7 @@ annotations = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(annotations, max_size=8))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, written: list[Annotation]) -> None:
     path = tmp_path_factory.mktemp("table") / "a.parquet"
