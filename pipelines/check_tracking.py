@@ -16,6 +16,8 @@ MAX_LAG_S = 1.0
 SLOW_LAG_S = 0.6
 CLEAR_CORRELATION = 0.3
 CLEAR_GAIN = 0.05  # How much better than at lag 0 the correlation must be.
+# A controller that aims ahead of the arm moves it at 0.4 of what is commanded (DROID); none overshoots by half.
+SLOWEST_GAIN, FASTEST_GAIN = 0.2, 1.5
 DEGREES = 180 / np.pi
 FULL_TURN_RAD = 7.0  # A little over 2 pi: no joint or pose of a manipulator lies further out.
 FAST_RAD_S = 12.0
@@ -141,7 +143,7 @@ def conclude_velocity(scope: str, found: Sequence[Tracking]) -> list[Finding]:
         return []
     gains = np.concatenate([t.rate_gain[~np.isnan(t.rate_gain)] * t.control_hz for t in found])
     gain = float(np.median(gains)) if len(gains) else 1.0
-    if 0.5 < gain < 2:
+    if SLOWEST_GAIN < gain < FASTEST_GAIN:
         return []
     hz = found[0].control_hz
     evidence = f"joints move {gain:.2f} times as fast as commanded, taken at {hz:g} Hz"

@@ -173,6 +173,11 @@ def test_velocities_at_another_rate_than_declared(tmp_path: Path) -> None:
     ]
 
 
+def test_an_arm_that_trails_its_velocities_is_fine(tmp_path: Path) -> None:
+    episodes = edited("joint_velocity", "action", ARM, lambda v: v * np.float32(2.5))
+    assert findings_of(tmp_path, episodes) == []
+
+
 def test_holes_in_time_and_clocks_that_go_back(tmp_path: Path) -> None:
     hole, back = clean_episode(0), clean_episode(1)
     hole = replace(hole, timestamp_s=hole.timestamp_s + 3.0 * (np.arange(N_STEPS) > 60))
