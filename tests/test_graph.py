@@ -1,0 +1,54 @@
+"""The Beam graph: what it holds, and that workers can be told of it."""
+
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.internal import pickler
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.adapters import get_adapter
+from pipelines.convert import Measured, merge_measured
+from pipelines.graph import ConvertAll, ConvertShard, MergeMeasured
+from pipelines.plan import Job, ShardId
+from pipelines.statistics import NormStatistics, save_statistics, summarize_episode
+
+JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
+SHARDS = tuple(ShardId(split="train", shard=i, n_shards=500) for i in range(500))
+
+
+def measure(low: float, camera: str) -> Measured:
+    values, mask = np.full((3, 18), low, np.float32), np.ones(18, bool)
+    statistics: NormStatistics = summarize_episode("k", values, values, mask, mask)
+    return Measured(statistics={"k": statistics}, cameras={camera: 1}, n_episodes=1)
+
+
+def test_only_shard_ids_are_inlined_in_the_graph() -> None:
+    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+    _ = pipeline | "Convert" >> ConvertAll(JOB, SHARDS, SHARDS)
+    proto = pipeline.to_runner_api()
+    labels = {transform.unique_name for transform in proto.components.transforms.values()}
+    assert {"Convert/Measured shards", "Convert/Measured dataset", "Convert/Written shards"} <= labels
+    # Dataflow takes jobs up to 10 MB; references stay in files, so 500 shards need little.
+    assert proto.ByteSize() < 1_000_000
+
+
+def test_a_worker_gets_the_same_job() -> None:
+    copy = pickler.loads(pickler.dumps(ConvertShard(JOB)))
+    assert copy.job == JOB
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_measurements_merge_in_any_order_and_grouping(order: tuple[int, ...], tmp_path: Path) -> None:
+    parts = [measure(0.1, "base_0_rgb"), measure(0.2, "left_wrist_0_rgb"), measure(0.3, "base_0_rgb")]
+    combine = MergeMeasured()
+    first = combine.add_input(combine.create_accumulator(), parts[order[0]])
+    rest = merge_measured([parts[order[1]], parts[order[2]]])
+    merged = combine.extract_output(combine.merge_accumulators([rest, first]))
+    assert merged.n_episodes == 3
+    assert merged.cameras == {"base_0_rgb": 2, "left_wrist_0_rgb": 1}
+    assert merged.dataset_cameras == ("base_0_rgb", "left_wrist_0_rgb")
+    save_statistics(tmp_path / "a.json", merged.statistics)
+    save_statistics(tmp_path / "b.json", merge_measured(parts).statistics)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
