@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from model.config import Pi0Config
+from model.config import Pi0Config, Pi0SmallConfig
+from model.distilbert import distilbert_from_huggingface
 from model.huggingface import (
     PALIGEMMA_STYLE,
     PI0_STYLE,
@@ -30,7 +31,7 @@ from model.safetensors import read_safetensors, write_safetensors
 
 Arrays = dict[str, np.ndarray]
 Layout = Literal["big_vision", "openpi", "hf-paligemma", "hf-pi0"]
-LAYOUTS: tuple[Layout, ...] = ("openpi", "hf-pi0", "hf-paligemma", "big_vision")
+LAYOUTS: tuple[str, ...] = ("openpi", "hf-pi0", "hf-paligemma", "big_vision")
 FRESH = -1
 # Slot i of the 18 takes openpi's dim SLOTS_FROM_OPENPI[i]; the third base axis and the torso are new.
 SLOTS_FROM_OPENPI = (*range(16), FRESH, FRESH)
@@ -42,7 +43,7 @@ NOT_IN_PALIGEMMA = re.compile(r"^(action_|state_proj|time_mlp)|^PaliGemma/llm/.*
 class Report:
     """What came from a file and what did not, by name."""
 
-    layout: Layout
+    layout: Layout | Literal["hf-distilbert"]
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unread: tuple[str, ...]
@@ -104,6 +105,30 @@ def load_params(
         unread=tuple(sorted([*unread, *(set(arrays) - set(wanted))])),
         mismatched=tuple(mismatched),
         dropped=tuple(dropped),
+    )
+    return unflatten(filled), report
+
+
+def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) -> tuple[Params, Report]:
+    """Fills pi0-small's text encoder with Hugging Face's DistilBERT weights; ValueError names what differs."""
+    found, unread = distilbert_from_huggingface(config.text, read_safetensors(Path(path)))
+    wanted = flatten(params)
+    arrays = {f"text/{name}": array for name, array in found.items()}
+    mismatched = [
+        f"{name}: expected {tuple(wanted[name].shape)}; found {array.shape}"
+        for name, array in arrays.items()
+        if tuple(wanted[name].shape) != array.shape
+    ]
+    if mismatched:
+        raise ValueError(f"{path} does not fit the text encoder:\n  " + "\n  ".join(mismatched))
+    filled = {**wanted, **{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}}
+    report = Report(
+        layout="hf-distilbert",
+        loaded=tuple(sorted(arrays)),
+        fresh=tuple(sorted(set(wanted) - set(arrays))),
+        unread=tuple(unread),
+        mismatched=(),
+        dropped=(),
     )
     return unflatten(filled), report
 
