@@ -58,8 +58,11 @@ def decode(pictures: Pictures, rows: Rows, steps: NDArray[np.int64], images: NDA
 
 def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:
     """Decodes a JPEG in place; one of another size, from shards written elsewhere, is letterboxed."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if (height, width) == image.shape[:2]:
-        simplejpeg.decode_jpeg(data, "RGB", buffer=image)
-    else:
+    try:
+        found = simplejpeg.decode_jpeg(data, "RGB", buffer=image).shape
+    except ValueError:  # too large for the buffer, or no JPEG at all: the next line tells
+        found = simplejpeg.decode_jpeg_header(data)[:2]
+        if found == image.shape[:2]:
+            raise
+    if found[:2] != image.shape[:2]:
         image[:] = letterbox(simplejpeg.decode_jpeg(data, "RGB"))

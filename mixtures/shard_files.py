@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections import OrderedDict
 from typing import Any
 
 from mixtures.staging import Stage
@@ -50,23 +49,22 @@ class ShardFiles:
 
 
 class _Handles:
-    """Open files by path; the one unused for longest makes room."""
+    """Open files by path; the one opened first makes room."""
 
     def __init__(self, opener: Any, most: int) -> None:
         self.opener, self.most = opener, most
-        self._files: OrderedDict[str, Any] = OrderedDict()
+        self._files: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def get(self, path: str) -> Any:
-        with self._lock:
-            if path in self._files:
-                self._files.move_to_end(path)
-                return self._files[path]
+        file = self._files.get(path)
+        if file is not None:
+            return file
         file = self.opener(path)  # outside the lock: a store may take its time
         with self._lock:
             self._files[path] = file
             if len(self._files) > self.most:
-                self._files.popitem(last=False)
+                del self._files[next(iter(self._files))]
         return file
 
     def clear(self) -> None:

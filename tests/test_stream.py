@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from mixture_data import colour, make_episode, write_dataset, write_spec
 
 from mixtures.mixture import Mixture, open_mixture
+from mixtures.pictures import _decode_into
 from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork, UsageError
 from pipelines.slots import CAMERAS
@@ -205,3 +207,12 @@ def test_a_shard_that_vanishes_or_shrinks_under_an_open_stream_fails_by_name(tmp
     shard.unlink()
     with Stream(mixture, batch_size=1) as stream, pytest.raises(FailedWork, match="expected a readable shard"):
         stream.batch_at(0)
+
+
+def test_pictures_of_another_size_are_letterboxed() -> None:
+    for height, width, size in ((100, 200, (112, 224)), (300, 300, (224, 224)), (448, 224, (224, 112))):
+        image = np.full((224, 224, 3), 7, np.uint8)
+        white = np.full((height, width, 3), 255, np.uint8)
+        _decode_into(simplejpeg.encode_jpeg(white), image)
+        assert (image.max(axis=2) > 250).sum() == size[0] * size[1]
+        assert (image.min(axis=2) < 5).sum() == 224 * 224 - size[0] * size[1]
