@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from toy_mixture import NORM_KEYS, quick_compilation, settings, stand_in, toy_statistics
+from toy_mixture import NORM_KEYS, quick_compilation, settings, stand_in, toy_statistics, wait_for
 
 from pipelines.errors import FailedWork, UsageError
 from pipelines.statistics import load_statistics, save_statistics
@@ -104,14 +103,6 @@ def test_sigterm_saves_the_step_and_says_so(
     step = len(batches(tmp_path / "run"))
     assert f"stopped by signal 15 after step {step}, saved" in printed
     assert read_best(RunDirectory(tmp_path / "run"))[1] == step
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, f"ended by itself with {process.returncode}"
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.02)
 
 
 def test_training_imports_neither_tensorflow_nor_beam(

@@ -5,8 +5,10 @@ As a script it is the embodimix command on that mixture: `python tests/toy_mixtu
 
 import hashlib
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,9 +63,16 @@ class ToyMixture:
     @property
     def groups(self) -> tuple[Any, ...]:
         return tuple(
-            SimpleNamespace(name=name, probability=0.5, norm_keys=(key,), n_validation_episodes=3)
+            SimpleNamespace(
+                name=name, probability=0.5, norm_keys=(key,), n_validation_episodes=3, n_steps=500_000,
+                effective_epochs=lambda draws: 0.5 * draws / 500_000,
+            )
             for name, key in zip(("push", "lift"), NORM_KEYS, strict=True)
         )
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return np.array([0.5, 0.5])
 
     def lock(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -99,6 +108,8 @@ class ToyStream:
     def __init__(self, mixture: ToyMixture, *, batch_size: int, split: str = "train", **options: Any) -> None:
         self.mixture, self.batch_size, self.split = mixture, batch_size, split
         self.groups = options.get("groups")
+        self.rows = batch_size // options.get("host_count", 1)
+        self.first_row = options.get("host_index", 0) * self.rows
         self.n_samples = 30 if split == "validation" else 1_000_000
         text = mixture.path.read_text()
         self.poison = json.loads(text)["nan"] if text.startswith("{") else -1
@@ -117,7 +128,21 @@ class ToyStream:
             yield self.batch_at(start)
             start += self.batch_size
 
+    def samples(self, position: int, count: int) -> Any:
+        positions = np.arange(position, position + count)
+        return SimpleNamespace(position=positions, group=positions % 2)
+
+    def names(self, samples: Any) -> list[str]:
+        return [f"toy/e{p // 10}/{p % 10}" for p in samples.position]
+
     def batch_at(self, position: int) -> Batch:
+        """This host's rows of the batch, cut from the whole."""
+        whole = self.whole_batch_at(position)
+        rows = slice(self.first_row, self.first_row + self.rows)
+        fields = {name: value for name, value in vars(whole).items() if name != "next_position"}
+        return Batch(next_position=whole.next_position, **{name: value[rows] for name, value in fields.items()})
+
+    def whole_batch_at(self, position: int) -> Batch:
         positions = np.arange(position, position + self.batch_size)
         names = [group.name for group in self.mixture.groups]
         group = np.full(len(positions), names.index(self.groups[0])) if self.groups else positions % 2
@@ -181,6 +206,15 @@ def stand_in(patch: Any) -> None:
         patch(module, "open_mixture", open_toy_mixture)
     for module in (trainers.evaluate, trainers.train):
         patch(module, "Stream", ToyStream)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Returns when the condition holds; fails when the process ends or two minutes pass before."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, f"ended by itself with {process.returncode}"
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

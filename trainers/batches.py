@@ -14,16 +14,17 @@ from trainers.config import RunConfig
 from trainers.step import TrainBatch
 
 
-def build_batcher(config: RunConfig) -> Callable[[Batch], TrainBatch]:
-    """Returns the function from a batch of the stream to host arrays for the step."""
+def build_batcher(config: RunConfig) -> Callable[..., TrainBatch]:
+    """Returns the function (batch of the stream, stop signal or 0) -> host arrays for the step."""
     observe = build_observer(config)
 
-    def to_train_batch(batch: Batch) -> TrainBatch:
+    def to_train_batch(batch: Batch, stop_signal: int = 0) -> TrainBatch:
         return TrainBatch(
             observation=observe(batch),
             actions=batch.action,
             action_mask=batch.action_mask,
             chunk_mask=batch.chunk_mask,
+            stop_signal=np.full(len(batch.action), stop_signal, np.int32),
         )
 
     return to_train_batch
@@ -31,7 +32,7 @@ def build_batcher(config: RunConfig) -> Callable[[Batch], TrainBatch]:
 
 def build_observer(config: RunConfig) -> Callable[[Batch], Observation]:
     """Returns the function from a batch of the stream to the policy's observation; images stay uint8."""
-    tokenizer: Tokenizer = tokenizer_for(config.policy)
+    tokenizer: Tokenizer = tokenizer_for(config.policy, config.tokenizer)
     encode = lru_cache(maxsize=65536)(tokenizer.encode)
 
     def observe(batch: Batch) -> Observation:

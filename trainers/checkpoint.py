@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from pipelines.errors import FailedWork
+from trainers import hosts
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState
 
@@ -70,24 +70,28 @@ class Checkpoints:
         """Reads one checkpoint into the form and the placement of `like`; FailedWork if it is damaged."""
         progress, sums = self._read_progress(step)
         parts = self._read_parts(step, {part: getattr(like, part) for part in PARTS}, sums)
-        return like.replace(step=jnp.asarray(progress.step, jnp.int32), **parts), progress
+        return like.replace(step=_placed(progress.step, like), **parts), progress
 
     def restore_best(self, step: int, like: TrainState) -> TrainState:
         """Reads only the parameters and their moving average; the optimizer's state becomes None."""
         progress, sums = self._read_progress(step)
         parts = self._read_parts(step, {part: getattr(like, part) for part in PARTS if part != "optimizer"}, sums)
-        return like.replace(step=jnp.asarray(progress.step, jnp.int32), optimizer=None, **parts)
+        return like.replace(step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
         """Reads the newest checkpoint that is whole; damaged ones are set aside, loudly. None if there is none."""
         reasons = []
         for step in reversed(self.steps()):
+            restored, reason = None, "another process could not read it"
             try:
-                return self.restore(step, like)
+                restored = self.restore(step, like)
             except FailedWork as error:
-                reasons.append(str(error))
-                print(f"WARNING: {error}; falling back to the checkpoint before", file=sys.stderr)
-                self._set_aside(step)
+                reason = str(error)
+            if hosts.all_agree(restored is not None):
+                return restored
+            reasons.append(reason)
+            print(f"WARNING: {reason}; falling back to the checkpoint before", file=sys.stderr)
+            self._set_aside(step)
         if reasons:
             raise FailedWork("no checkpoint can be read: " + "; ".join(reasons))
         return None
@@ -122,11 +126,17 @@ class Checkpoints:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: {reason[0][:120]}") from error
 
     def _set_aside(self, step: int) -> None:
-        aside = self.directory.with_name("checkpoints-damaged")
-        aside.mkdir(exist_ok=True)
-        shutil.rmtree(aside / str(step), ignore_errors=True)
-        shutil.move(self.directory / str(step), aside / str(step))
+        if hosts.is_first():
+            aside = self.directory.with_name("checkpoints-damaged")
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            shutil.move(self.directory / str(step), aside / str(step))
+        hosts.wait_for_all(f"checkpoint {step} is set aside")
         self._manager.reload()
+
+
+def _placed(step: int, like: TrainState) -> jax.Array:
+    return jax.device_put(np.int32(step), like.step.sharding)
 
 
 def bit_sum(tree: Tree) -> int:

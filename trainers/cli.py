@@ -47,11 +47,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     train = _add(commands, "train", "pretrain on a mixture, or post-train from a run", TRAIN_EPILOG)
     stages = train.add_subparsers(dest="stage", metavar="STAGE", required=True)
     pretrain = _add(stages, "pretrain", "train a policy from the start", TRAIN_EPILOG)
-    pretrain.add_argument("--model", help="tiny, pi0, ... (tiny)")
+    pretrain.add_argument("--model", help="tiny, pi0-small, pi0, ... (tiny)")
+    pretrain.add_argument("--weights", metavar="PATH", help="published weights to start from, in any layout")
+    pretrain.add_argument("--tokenizer", metavar="FILE", help="PaliGemma's SentencePiece file, for the full sizes")
     pretrain.set_defaults(init=None)
     posttrain = _add(stages, "posttrain", "go on from another run's weights on a curated mixture", TRAIN_EPILOG)
     posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
-    posttrain.set_defaults(model=None)
+    posttrain.set_defaults(model=None, weights=None, tokenizer=None)
     for stage in (pretrain, posttrain):
         _add_train_arguments(stage)
         stage.set_defaults(run=run_train)
@@ -60,9 +62,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Trains, prints where the run is, and returns 0, or 128 + the signal that stopped it."""
+    from trainers import hosts
     from trainers.setup import Request
     from trainers.train import train
 
+    if arguments.distributed or arguments.coordinator:
+        hosts.join(arguments.coordinator, arguments.process_count, arguments.process_index)
     if arguments.stage == "posttrain" and arguments.init is None and not arguments.resume:
         raise UsageError("train posttrain: expected --init RUN, the run to start from")
     request = Request(
@@ -105,6 +110,11 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, setting, kind, text in FLAGS:
         parser.add_argument(flag, dest=setting, type=kind, metavar="X" if kind is float else "N", help=text)
     parser.add_argument("--freeze", action="append", metavar="PATTERN", help="parameters that stay, such as */img/*")
+    parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
+    parser.add_argument("--distributed", action="store_true", help="one of many processes; the cluster tells which")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster's help")
+    parser.add_argument("--process-count", type=int, metavar="N", help="number of processes, with --coordinator")
+    parser.add_argument("--process-index", type=int, metavar="N", help="this process, with --coordinator")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -142,5 +152,5 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as optimizer.b2=0.99")
         overrides[name] = yaml.safe_load(value)
     given = {setting: getattr(arguments, setting) for _, setting, _, _ in FLAGS}
-    given |= {"model": arguments.model, "freeze": arguments.freeze}
+    given |= {name: getattr(arguments, name) for name in ("model", "weights", "tokenizer", "freeze", "fsdp")}
     return overrides | {name: value for name, value in given.items() if value is not None}

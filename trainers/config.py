@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from model.config import NAMED, Pi0Config, config_from_dict, named_config
+from model.config import NAMED, PolicyConfig, config_from_dict, named_config
 from pipelines.errors import UsageError, nearest
 
 SCHEMA = "embodimix.run/v1"
@@ -68,7 +68,9 @@ class CheckpointConfig:
 class RunConfig:
     """Everything a run's result depends on, beside the mixture's lock and the statistics.
 
-    stage, init: posttrain starts from the weights of the run directory `init`.
+    stage, init: posttrain starts from the weights of the run directory `init`. weights: published weights to start
+    from instead (any layout that `model.weights` reads); parameters that the file lacks are drawn.
+    tokenizer: the SentencePiece file of a model with PaliGemma's vocabulary; small models bring their own.
     mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
     model: the name given; policy: the sizes it stands for, with changes.
     steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
@@ -83,8 +85,10 @@ class RunConfig:
     stage: Stage
     mixture: str
     init: str | None = None
+    weights: str | None = None
+    tokenizer: str | None = None
     model: str
-    policy: Pi0Config
+    policy: PolicyConfig
     cameras: tuple[str, ...]
     steps: int
     batch_size: int = 32
@@ -134,6 +138,12 @@ def resolve(
         raise UsageError(
             f"{mixture}: expected action.horizon {init_config.policy.horizon}, as in {init}; found {horizon}"
         )
+    if init_config is not None:
+        given.setdefault("tokenizer", init_config.tokenizer)
+    for file in ("weights", "tokenizer"):
+        if given.get(file) is not None:
+            given[file] = str(Path(checked(file, given[file], str)).resolve())
+            _require(Path(given[file]).exists(), file, "a file or folder that exists", given[file])
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
     optimizer = _optimizer_defaults(stage, name, steps) | _taken(given, "optimizer.")
@@ -169,7 +179,7 @@ def replaced(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
     inner: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         head, _, rest = name.partition(".")
-        if head not in hints or (rest and not dataclasses.is_dataclass(hints[head])):
+        if head not in hints or (rest and not dataclasses.is_dataclass(getattr(config, head))):
             raise UsageError(f"unknown setting {prefix + name!r}. {nearest(head, hints)}")
         if rest:
             inner.setdefault(head, {})[rest] = value
@@ -255,13 +265,13 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _named_policy(name: str) -> Pi0Config:
+def _named_policy(name: str) -> PolicyConfig:
     if name not in NAMED:
         raise UsageError(f"--model: unknown model {name!r}. {nearest(name, NAMED)}")
     return named_config(name)
 
 
-def _replaced_policy(policy: Pi0Config, changes: Mapping[str, Any]) -> Pi0Config:
+def _replaced_policy(policy: PolicyConfig, changes: Mapping[str, Any]) -> PolicyConfig:
     try:
         return replaced(policy, changes, "policy.")
     except ValueError as error:

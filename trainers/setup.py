@@ -1,5 +1,6 @@
 """How a run starts: set up or taken up, with its mixture, config, statistics and first state."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,8 +73,9 @@ def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) ->
     restored = checkpoints.restore_newest(like)
     if restored is not None:
         return restored
-    if config.init is not None:
-        return jax.device_put(new_state(config, _init_params(config, mesh)), split_state(mesh, like)), Progress()
+    if config.init is not None or config.weights is not None:
+        params = _init_params(config, mesh) if config.init is not None else _published_params(config)
+        return jax.device_put(new_state(config, params), split_state(mesh, like)), Progress()
     start = jax.jit(
         lambda key: new_state(config, policy.init_params(config.policy, key)),
         out_shardings=split_state(mesh, like), compiler_options=_draw_options(),
@@ -143,6 +145,24 @@ def _init_params(config: RunConfig, mesh: Mesh) -> Any:
     expected = jax.eval_shape(partial(policy.init_params, config.policy), jax.random.key(0))
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
         raise UsageError(f"--init {config.init}: its parameters have other shapes than the model of this run")
+    return params
+
+
+def _published_params(config: RunConfig) -> Any:
+    """The model's parameters as the file has them, the rest drawn, with a line on stderr that counts both."""
+    from model.weights import load_params
+
+    assert config.weights is not None
+    drawn = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
+    try:
+        params, report = load_params(config.weights, config.policy, drawn)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--weights: {error}") from error
+    print(
+        f"{config.weights} ({report.layout}): {len(report.loaded)} parameters read, {len(report.fresh)} drawn, "
+        f"{len(report.unread)} of the file left over",
+        file=sys.stderr,
+    )
     return params
 
 

@@ -46,23 +46,27 @@ class TrainBatch:
     """One batch on its way to the device.
 
     actions: float32 [b, h, d] normalized. action_mask: bool [b, d]. chunk_mask: bool [b, h], True inside the episode.
+    stop_signal: int32 [b], the signal that asked the process which read these rows to stop, or 0; carried along so
+    that of many processes all learn of it at the same step.
     """
 
     observation: Observation
     actions: jax.Array
     action_mask: jax.Array
     chunk_mask: jax.Array
+    stop_signal: jax.Array
 
 
 @struct.dataclass
 class StepReport:
-    """Numbers of one step: scalars, and the loss of each sample, float32 [b]."""
+    """Numbers of one step: scalars, and the loss of each sample, float32 [b]. stop_signal: of any process, or 0."""
 
     loss: jax.Array
     sample_loss: jax.Array
     grad_norm: jax.Array
     update_norm: jax.Array
     param_norm: jax.Array
+    stop_signal: jax.Array
 
 
 def new_state(config: RunConfig, params: Tree) -> TrainState:
@@ -124,7 +128,8 @@ def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepR
             ema = move_average(ema, trained, config.optimizer.ema_decay, state.step)
         report = StepReport(
             loss=loss, sample_loss=sample_loss, grad_norm=optax.tree.norm(grads),
-            update_norm=optax.tree.norm(updates), param_norm=optax.global_norm(trained),
+            update_norm=optax.tree.norm(updates), param_norm=optax.tree.norm(trained),
+            stop_signal=batch.stop_signal.max(),
         )  # fmt: skip
         state = state.replace(step=state.step + 1, trained=trained, optimizer=optimizer_state, ema=ema)
         return state, report

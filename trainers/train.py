@@ -1,12 +1,12 @@
 """The training loop: step through the stream, watch, save, and stop cleanly; never lose a step."""
 
+import dataclasses
 import json
-import signal
-import threading
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
+from mixtures.audit import Audit, AuditReport
 from mixtures.mixture import Mixture
 from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork, UsageError
 from pipelines.files import write_atomically
+from trainers import hosts
 from trainers.batches import build_batcher, chain_names
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
@@ -28,8 +31,6 @@ from trainers.optimizer import learning_rate
 from trainers.run import RunDirectory
 from trainers.setup import Request, record, set_up, start_or_restore
 from trainers.step import StepReport, TrainState, build_train_step
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,18 @@ class Summary:
 def train(request: Request) -> Summary:
     """Trains until the steps are done or a signal asks to stop; in both cases the last step is in a checkpoint."""
     run = RunDirectory(request.run)
-    with run.claimed():
+    with run.claimed() if hosts.is_first() else nullcontext():
         config, mixture = set_up(run, request)
         mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
+        hosts.wait_for_all("the run directory is as it was found")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
         try:
             state, progress = start_or_restore(config, mesh, checkpoints)
             if progress.step > config.steps:
                 raise UsageError(f"--steps: expected at least {progress.step}, where the run is; found {config.steps}")
-            record(run, config, mixture)
+            hosts.wait_for_all("every check has passed")
+            if hosts.is_first():
+                record(run, config, mixture)
             return Loop(run, config, mesh, mixture, checkpoints, request.show_progress).go(state, progress)
         finally:
             checkpoints.close()
@@ -81,47 +85,71 @@ class Loop:
         config = self._config
         to_train_batch = build_batcher(config)
         watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
+        audit = Audit(self._mixture)
         step = jax.jit(
             build_train_step(config), donate_argnums=0,
             out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
         )  # fmt: skip
         seed = jax.random.key(config.seed)
         end = progress.position + (config.steps - progress.step) * config.batch_size
-        with Stream(self._mixture, batch_size=config.batch_size) as stream, watch, stop_signals() as stopped_by:
+        with self._open_stream() as stream, watch, hosts.stop_signals() as stop_signal:
             for batch, wait_s in timed(stream.batches(start=progress.position, stop=end)):
                 rate = learning_rate(config.optimizer, progress.step)
-                state, report = step(state, place_batch(self._mesh, to_train_batch(batch)), seed, rate)
-                progress = self._after(progress, batch)
-                watch.note(Pending(progress=progress, batch=batch, report=report, wait_s=wait_s))
+                state, report = step(state, place_batch(self._mesh, to_train_batch(batch, stop_signal())), seed, rate)
+                names, group = self._drawn(stream, batch, progress.position)
+                progress = self._after(progress, batch.next_position, names, group)
+                watch.note(Pending(progress=progress, names=names, group=group, report=report, wait_s=wait_s))
+                self._note_audit(audit.add(batch, wait_s))
                 if progress.step % config.checkpoints.every == 0:
                     watch.flush()
                     self._checkpoints.save(state, progress)
-                if stopped_by():
+                if watch.stopped_by:
                     break
             watch.flush()
+            self._note_audit(audit.report())
             if progress.step not in self._checkpoints.steps():
                 self._checkpoints.save(state, progress)
+        stopped_by = watch.stopped_by if progress.step < config.steps else 0
         return Summary(
-            run=self._run.path, step=progress.step, loss=watch.loss, batches=progress.batches, stopped_by=stopped_by()
+            run=self._run.path, step=progress.step, loss=watch.loss, batches=progress.batches, stopped_by=stopped_by
         )
 
-    def _after(self, progress: Progress, batch: Batch) -> Progress:
+    def _open_stream(self) -> Stream:
+        return Stream(
+            self._mixture, batch_size=self._config.batch_size,
+            host_index=jax.process_index(), host_count=jax.process_count(),
+        )  # fmt: skip
+
+    def _note_audit(self, report: AuditReport | None) -> None:
+        """Adds what was drawn, beside what the mixture plans, to RUN/audit.jsonl; speaks up when they disagree."""
+        if report is None or not hosts.is_first():
+            return
+        with open(self._run.path / "audit.jsonl", "a") as file:
+            file.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        if report.is_alarming:
+            print(f"WARNING: {report}", file=sys.stderr)
+
+    def _drawn(self, stream: Stream, batch: Batch, position: int) -> tuple[list[str], NDArray[np.int64]]:
+        """Names and groups of all samples of the batch, also of those that other processes read."""
+        if jax.process_count() == 1:
+            return batch.names, batch.group
+        samples = stream.samples(position, self._config.batch_size)
+        return stream.names(samples), samples.group
+
+    def _after(self, progress: Progress, position: int, names: list[str], group: NDArray[np.int64]) -> Progress:
         draws = Counter(progress.draws)
-        draws.update(self._group_names[index] for index in batch.group)
-        return Progress(
-            step=progress.step + 1,
-            position=batch.next_position,
-            batches=chain_names(progress.batches, batch.names),
-            draws=dict(draws),
-        )
+        draws.update(self._group_names[index] for index in group)
+        chain = chain_names(progress.batches, names)
+        return Progress(step=progress.step + 1, position=position, batches=chain, draws=dict(draws))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """A step whose numbers may still be computing."""
+    """A step whose numbers may still be computing; names and group are of all its samples, in their order."""
 
     progress: Progress
-    batch: Batch
+    names: list[str]
+    group: NDArray[np.int64]
     report: StepReport
     wait_s: float
 
@@ -133,18 +161,22 @@ class Watch:
         self, run: RunDirectory, config: RunConfig, group_names: tuple[str, ...], progress: Progress, show: bool
     ) -> None:
         self._run, self._config, self._group_names = run, config, group_names
-        self._writer = MetricsWriter(run, step=progress.step)
-        self._bar = ProgressBar(start=progress.step, steps=config.steps, batch_size=config.batch_size, show=show)
+        self._writer = MetricsWriter(run, step=progress.step) if hosts.is_first() else None
+        self._bar = ProgressBar(
+            start=progress.step, steps=config.steps, batch_size=config.batch_size, show=show and hosts.is_first()
+        )
         self._pending: Pending | None = None
         self._since = time.monotonic()
         self.loss = float("nan")
+        self.stopped_by = 0
 
     def __enter__(self) -> "Watch":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def note(self, pending: Pending) -> None:
         """Takes the newest step and writes the one before."""
@@ -159,11 +191,13 @@ class Watch:
         report = jax.device_get(pending.report)
         now = time.monotonic()
         step_s, self._since = now - self._since, now
-        self.loss = float(report.loss)
+        self.loss, self.stopped_by = float(report.loss), int(report.stop_signal)
         if not (np.isfinite(report.loss) and np.isfinite(report.grad_norm)):
             self._stop_not_finite(pending, report)
         self._bar.advance(loss=self.loss, wait_s=pending.wait_s)
-        if pending.progress.step % self._config.log_every == 0 or pending.progress.step == self._config.steps:
+        step = pending.progress.step
+        due = step % self._config.log_every == 0 or step == self._config.steps
+        if due and self._writer is not None:
             self._writer.write(self._line(pending, report, step_s))
 
     def _line(self, pending: Pending, report: StepReport, step_s: float) -> dict[str, Any]:
@@ -176,11 +210,11 @@ class Watch:
             "position": pending.progress.position,
             **scalars,
             "learning_rate": learning_rate(self._config.optimizer, pending.progress.step - 1),
-            "group_loss": group_means(report.sample_loss, pending.batch.group, self._group_names),
+            "group_loss": group_means(report.sample_loss, pending.group, self._group_names),
             "samples_per_s": self._config.batch_size / max(step_s, 1e-9),
             "step_s": step_s,
             "data_wait_s": pending.wait_s,
-            "batch": chain_names("", pending.batch.names),
+            "batch": chain_names("", pending.names),
             "batches": pending.progress.batches,
         }
 
@@ -188,12 +222,13 @@ class Watch:
         step = pending.progress.step
         samples = [
             {"name": name, "group": self._group_names[group], "loss": float(loss)}
-            for name, group, loss in zip(pending.batch.names, pending.batch.group, report.sample_loss, strict=True)
+            for name, group, loss in zip(pending.names, pending.group, report.sample_loss, strict=True)
         ]
         guilty = [sample["name"] for sample in samples if not np.isfinite(sample["loss"])]
         path = self._run.path / f"not_finite_step_{step}.json"
         numbers = {"step": step, "loss": float(report.loss), "grad_norm": float(report.grad_norm), "samples": samples}
-        write_atomically(path, json.dumps(numbers, indent=1).encode())
+        if hosts.is_first():
+            write_atomically(path, json.dumps(numbers, indent=1).encode())
         named = ", ".join(guilty[:8] or [sample["name"] for sample in samples[:8]])
         raise FailedWork(
             f"step {step}: expected a finite loss; found loss {float(report.loss)}, gradient norm "
@@ -211,26 +246,3 @@ def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
         if batch is None:
             return
         yield batch, time.monotonic() - start
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], int]]:
-    """Turns SIGTERM and the first Ctrl-C into a request to stop after the step; a second Ctrl-C interrupts at once.
-
-    Python delivers signals to the main thread only, so in another thread nothing changes.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,72 @@
+"""The processes of one run, one or many: joining, speaking with one voice, stopping together."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pipelines.errors import FailedWork, UsageError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def join(coordinator: str | None, process_count: int | None, process_index: int | None) -> None:
+    """Joins the other processes of the run; without a coordinator, JAX asks the cluster (Slurm, TPU, Kubernetes).
+
+    Call it before anything else touches a device. FailedWork if the others cannot be reached.
+    """
+    given = (coordinator, process_count, process_index)
+    if any(value is not None for value in given) and None in given:
+        raise UsageError("expected --coordinator HOST:PORT, --process-count and --process-index together")
+    if jax.config.jax_platforms in (None, "", "cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, process_count, process_index)
+    except (RuntimeError, ValueError) as error:
+        raise FailedWork(f"cannot join the other processes: {error}") from error
+
+
+def is_first() -> bool:
+    """Says whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(point: str) -> None:
+    """Returns when every process has come to this point."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(point)
+
+
+def all_agree(holds: bool) -> bool:
+    """Says whether it holds in every process."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the signal which asked this process to stop, or 0.
+
+    SIGTERM and the first Ctrl-C are noted; a second Ctrl-C interrupts at once. Python delivers signals to the main
+    thread only, so in another thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
