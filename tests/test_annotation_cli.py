@@ -1,6 +1,7 @@
 """Tests of `embodimix annotate`: what the commands write and say, and how they end."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,14 @@ from pipelines.segment_tables import Annotation, read_segments, write_segments
 from trainers.main import main
 
 
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("cli"), n_episodes=2)
+
+
 @pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    return make_dataset(tmp_path, n_episodes=2)
+def dataset(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "toy" / "1.0.0"))
 
 
 def test_propose_writes_a_table_of_the_segments_that_conversion_stored(

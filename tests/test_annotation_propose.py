@@ -135,7 +135,7 @@ def covers_without_gaps(segments: tuple[Segment, ...], n_steps: int) -> bool:
     return [segment.start for segment in segments] == edges[:-1] and edges[-1] == n_steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     n_steps=st.integers(1, 400), control_hz=st.floats(0.2, 120), seed=st.integers(0, 2**32 - 1),
     control_mode=st.sampled_from(CONTROL_MODES), scale=st.sampled_from([0.0, 1e-4, 0.01, 1.0]),
