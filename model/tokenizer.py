@@ -1,7 +1,8 @@
-"""Prompts as token ids: the prompt rules, a small built-in tokenizer, and PaliGemma's from a local file."""
+"""Prompts as token ids: the prompt rules, a small built-in tokenizer, PaliGemma's and BERT's from local files."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,15 +32,18 @@ class Tokenizer(Protocol):
         ...
 
 
-def tokenizer_for(config: Any, sentencepiece_path: str | Path | None = None) -> Tokenizer:
-    """The tokenizer for a policy config: PaliGemma's with a path, the built-in one without.
+def tokenizer_for(config: Any, path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer for a policy config: the built-in one without a path, BERT's with a `vocab.txt`, else
+    PaliGemma's SentencePiece model.
 
     Raises ValueError when the vocabulary does not fit the config's embedding table.
     """
-    if sentencepiece_path is not None:
-        tokenizer: Tokenizer = PaligemmaTokenizer(path=Path(sentencepiece_path), max_tokens=config.max_tokens)
+    if path is None:
+        tokenizer: Tokenizer = SmallTokenizer(max_tokens=config.max_tokens)
+    elif Path(path).suffix == ".txt":
+        tokenizer = WordpieceTokenizer(path=Path(path), max_tokens=config.max_tokens)
     else:
-        tokenizer = SmallTokenizer(max_tokens=config.max_tokens)
+        tokenizer = PaligemmaTokenizer(path=Path(path), max_tokens=config.max_tokens)
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"tokenizer: expected a vocabulary of at most {config.vocab_size} (the config's vocab_size); "
@@ -117,6 +121,52 @@ class SmallTokenizer:
 
     def _ends(self, start: int, length: int) -> range:
         return range(min(start + self._longest, length), start, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordpieceTokenizer:
+    """Uncased BERT's word pieces, as DistilBERT reads them, from a local `vocab.txt` (one piece per line).
+
+    Lower case, no accents, punctuation on its own; each word by its longest pieces, those inside a word
+    marked `##`. The prompt stands between [CLS] and [SEP].
+    """
+
+    path: Path
+    max_tokens: int
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._ids)
+
+    def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `Tokenizer.encode`."""
+        prompt = clean_prompt(text) if state is None else prompt_with_state(text, state)
+        pieces = [piece for word in split_words(prompt) for piece in self.pieces(word)]
+        names = ["[CLS]", *pieces[: self.max_tokens - 2], "[SEP]"]
+        return padded([self._ids[name] for name in names], self.max_tokens)
+
+    def pieces(self, word: str) -> list[str]:
+        """The longest pieces from the left; a word with a part that no piece matches is [UNK] as a whole."""
+        found, start = [], 0
+        while start < len(word):
+            marked = ("##" if start else "") + word[start:]
+            stop = next((end for end in range(len(marked), 2 if start else 0, -1) if marked[:end] in self._ids), None)
+            if stop is None:
+                return ["[UNK]"]
+            found.append(marked[:stop])
+            start += stop - (2 if start else 0)
+        return found
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {piece: number for number, piece in enumerate(self.path.read_text().splitlines())}
+
+
+def split_words(text: str) -> list[str]:
+    """Words in lower case without accents, each punctuation mark a word: 'Öffne it!' gives offne, it, !."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+    spaced = "".join(f" {c} " if not (c.isalnum() or c.isspace()) else c for c in plain)
+    return spaced.split()
 
 
 @dataclass(frozen=True, kw_only=True)

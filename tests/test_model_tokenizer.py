@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from model.config import named_config
-from model.tokenizer import SmallTokenizer, clean_prompt, prompt_with_state, state_bins, tokenizer_for
+from model.tokenizer import (
+    PaligemmaTokenizer,
+    SmallTokenizer,
+    WordpieceTokenizer,
+    clean_prompt,
+    prompt_with_state,
+    split_words,
+    state_bins,
+    tokenizer_for,
+)
 
 NEWLINE = 4 + 10
 
@@ -66,3 +75,50 @@ def test_a_vocabulary_too_large_for_the_model_is_refused() -> None:
 def test_a_missing_sentencepiece_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Download paligemma_tokenizer.model"):
         tokenizer_for(named_config("pi0"), tmp_path / "none.model")
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    sentences = iter(["pick up the red block", "put the cup on the plate", "open the drawer"] * 20)
+    settings = {"vocab_size": 60, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "hard_vocab_limit": False}
+    settings["add_dummy_prefix"] = False  # as in PaliGemma
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_prefix=str(folder / "small"), user_defined_symbols=["\n"],
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, **settings,
+    )  # fmt: skip
+    return folder / "small.model"
+
+
+def test_paligemmas_prompt_is_begin_text_and_a_newline_of_its_own(sentencepiece_model: Path) -> None:
+    tokenizer = tokenizer_for(named_config("pi0"), sentencepiece_model)
+    assert isinstance(tokenizer, PaligemmaTokenizer)
+    ids, mask = tokenizer.encode(" pick_up the\nred block")
+    model = tokenizer._model
+    expected = [2, *model.encode("pick up the red block"), *model.encode("\n")]
+    assert ids[mask].tolist() == expected and len(ids) == 48
+    assert model.decode(ids[mask].tolist()) == "pick up the red block\n"
+
+
+def test_paligemmas_prompt_with_state_ends_in_action(sentencepiece_model: Path) -> None:
+    tokenizer = PaligemmaTokenizer(path=sentencepiece_model, max_tokens=200)
+    ids, mask = tokenizer.encode("open", np.array([0.0]))
+    text = "Task: open, State: 128;\nAction: "
+    assert ids[mask].tolist() == [2, *tokenizer._model.encode(text)]
+
+
+def test_berts_words_are_plain_and_punctuation_stands_alone() -> None:
+    assert split_words("Öffne  the drawer, now!") == ["offne", "the", "drawer", ",", "now", "!"]
+
+
+def test_berts_longest_pieces_win_and_unknown_words_are_one(tmp_path: Path) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pick", "block", "##s", "##ing", "the", "b", "##lock"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = tokenizer_for(named_config("pi0-small"), tmp_path / "vocab.txt")
+    assert isinstance(tokenizer, WordpieceTokenizer)
+    ids, mask = tokenizer.encode("Picking the blocks, the bz")
+    #               CLS pick ##ing the block ##s , the bz SEP
+    assert ids[mask].tolist() == [2, 4, 7, 8, 5, 6, 1, 8, 1, 3]
+    short = WordpieceTokenizer(path=tmp_path / "vocab.txt", max_tokens=4).encode("pick the block")
+    assert short[0].tolist() == [2, 4, 8, 3]
