@@ -1,5 +1,6 @@
 """Small SVG charts and the HTML page around them; no drawing library needed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -115,7 +116,7 @@ class _Frame:
     """Axes of a chart: data to pixels, ticks."""
 
     def __init__(self, width: int, height: int, xs: tuple[float, float], ys: tuple[float, float]) -> None:
-        self.left, self.right, self.top, self.bottom = 52, width - 12, 10, height - 34
+        self.left, self.right, self.top, self.bottom = 64, width - 12, 10, height - 34
         self.xs, self.ys = _widened(xs), _widened(ys)
 
     def x(self, value: float) -> float:
@@ -126,11 +127,11 @@ class _Frame:
 
     def axes(self, x_label: str, y_label: str) -> str:
         parts = []
-        for value in np.linspace(*self.ys, 5):
+        for value in _ticks(*self.ys):
             y = self.y(value)
             parts.append(f'<line x1="{self.left}" x2="{self.right}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
             parts.append(f'<text x="{self.left - 5}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
-        for value in np.linspace(*self.xs, 5):
+        for value in _ticks(*self.xs):
             place = f'x="{self.x(value)}" y="{self.bottom + 14}" text-anchor="middle"'
             parts.append(f"<text {place}>{value:.3g}</text>")
         middle = (self.left + self.right) / 2
@@ -143,6 +144,15 @@ class _Frame:
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:
     low, high = float(ends[0]), float(ends[1])
     return (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers from low to high."""
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _legend(names: Sequence[str], left: float) -> str:

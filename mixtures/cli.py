@@ -26,6 +26,11 @@ PREVIEW_EXAMPLE = """example:
 SIMULATE_EXAMPLE = """example:
   embodimix mix simulate mixture.yaml --draws 1000000
 """
+OPTIMIZE_EXAMPLE = """example:
+  embodimix eval runs/proxy --json > proxy.json         a run that trains on this mixture
+  embodimix eval runs/reference --json > reference.json     a run that trained long enough on it
+  embodimix mix optimize mixture.yaml --losses proxy.json --reference reference.json --out mixture_2.yaml
+"""
 SCHEMA_EXAMPLE = """example:
   embodimix mix schema > embodimix.mixture.schema.json
   # and as the first line of a spec:
@@ -68,6 +73,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_spec(simulate)
     simulate.add_argument("--start", type=int, default=0, metavar="P", help="the first position; 0 unless given")
     simulate.add_argument("--json", action="store_true", help="print the counts as JSON")
+
+    about = "propose weights from per-group excess loss"
+    optimize = _action(actions, "optimize", about, OPTIMIZE_EXAMPLE, run_optimize)
+    _add_spec(optimize)
+    optimize.add_argument("--losses", required=True, metavar="REPORT", help="evaluation of the run to learn from")
+    optimize.add_argument("--reference", required=True, metavar="REPORT", help="evaluation of the reference run")
+    optimize.add_argument("--rate", type=float, default=1.0, metavar="X", help="size of the step; 1 unless given")
+    optimize.add_argument("--out", required=True, metavar="FILE", help="the new spec, in the folder of SPEC")
 
     _action(actions, "schema", "print the JSON Schema of mixture specs", SCHEMA_EXAMPLE, run_schema)
 
@@ -156,6 +169,27 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     draws = mixture.draws or sum(group.n_steps for group in mixture.groups)
     groups = simulate(mixture, draws, arguments.start)
     print(json.dumps([asdict(group) for group in groups], indent=1) if arguments.json else render(groups))
+    return 0
+
+
+def run_optimize(arguments: argparse.Namespace) -> int:
+    """Writes a spec with new weights and prints what it changes; nothing uses it until a person does."""
+    from mixtures.compare import compare, render
+    from mixtures.mixture import open_mixture
+    from mixtures.optimize import optimized_factors, optimized_spec, read_losses
+    from pipelines.errors import UsageError
+
+    out = Path(arguments.out)
+    if out.resolve().parent != Path(arguments.spec).resolve().parent:
+        raise UsageError(f"--out: expected a file in the folder of {arguments.spec}, on which its paths depend")
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    losses, reference = read_losses(arguments.losses), read_losses(arguments.reference)
+    factors = optimized_factors(mixture.groups, losses, reference, arguments.rate)
+    why = f"One step from the excess loss of {Path(arguments.losses).name} over {Path(arguments.reference).name}."
+    _write(str(out), optimized_spec(mixture, factors, why))
+    changed = open_mixture(out, draws=arguments.draws, root=arguments.root)
+    comparison = compare(mixture.lock(), changed.lock(), arguments.spec, str(out))
+    print(render(comparison, mixture.draws))
     return 0
 
 

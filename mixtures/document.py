@@ -70,6 +70,14 @@ class Fields:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapOf:
+    """A mapping from any names to one kind of value."""
+
+    about: str
+    value: "Kind"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Named:
     """A kind by its name in the table of kinds; it lets a mapping hold more of its own kind."""
 
@@ -85,7 +93,7 @@ class AnyOf:
     kinds: tuple["Kind", ...]
 
 
-Kind = Number | Text | ListOf | Fields | Named | AnyOf
+Kind = Number | Text | ListOf | Fields | MapOf | Named | AnyOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,8 @@ class _Reader:
             return self.read(node, self.fitting(node, kind), depth)
         if isinstance(kind, Fields):
             return self.read_fields(node, kind, depth)
+        if isinstance(kind, MapOf):
+            return self.read_map(node, kind, depth)
         if isinstance(kind, ListOf):
             return self.read_list(node, kind, depth)
         if isinstance(kind, Number):
@@ -173,6 +183,13 @@ class _Reader:
             if key not in values:
                 raise SpecError(self.mark(node), f"expected the key {key!r} in {kind.about}, found {_keys(values)}")
         return Located(value=values, mark=self.mark(node), key_marks=key_marks)
+
+    def read_map(self, node: yaml.Node, kind: MapOf, depth: int) -> Located:
+        if not isinstance(node, yaml.MappingNode):
+            raise SpecError(self.mark(node), f"expected {kind.about} (name: value), found {_describe(node)}")
+        marks = {str(key.value): self.mark(key) for key, _ in node.value}
+        values = {str(key.value): self.read(value, kind.value, depth + 1) for key, value in node.value}
+        return Located(value=values, mark=self.mark(node), key_marks=marks)
 
     def read_list(self, node: yaml.Node, kind: ListOf, depth: int) -> Located:
         if not isinstance(node, yaml.SequenceNode):
@@ -214,6 +231,8 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     elif isinstance(kind, Fields):
         schema |= {"type": "object", "additionalProperties": False, "required": list(kind.required)}
         schema["properties"] = {key: json_schema(value) for key, value in kind.fields.items()}
+    elif isinstance(kind, MapOf):
+        schema |= {"type": "object", "additionalProperties": json_schema(kind.value)}
     elif isinstance(kind, ListOf):
         schema |= {"type": "array", "items": json_schema(kind.item), "minItems": 0 if kind.may_be_empty else 1}
     elif isinstance(kind, Text):

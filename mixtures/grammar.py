@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from mixtures.document import AnyOf, Fields, Kind, ListOf, Named, Number, Text
+from mixtures.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, Text
 from mixtures.document import json_schema as document_schema
 
 SCHEMA = "embodimix.mixture/v1"
@@ -123,6 +123,10 @@ MIXTURE = Fields(
                 "segment": Number(about="weight of segment texts", at_least=0),
                 "task": Number(about="weight of task texts", at_least=0),
             },
+        ),
+        "group_multipliers": MapOf(
+            about="factors on the weights of single groups, by the names that `mix plan` shows",
+            value=Number(about="factor on the group's weight", above=0),
         ),
         "kinds": Fields(
             about="how often steps of each kind are drawn; 1 unless said",

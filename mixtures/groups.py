@@ -1,7 +1,7 @@
 """The groups of an opened mixture: what each holds, its numbers for the weights, and the index of its samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from mixtures.document import SpecError
 from mixtures.selection import Grouped, Selected, has_language
 from mixtures.spec import Entry, Node, Spec
 from mixtures.weights import Branch, Leaf, Share, resolve_shares
-from pipelines.errors import UsageError
+from pipelines.errors import UsageError, nearest
 from pipelines.slots import CAMERAS
 
 
@@ -102,7 +102,7 @@ def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tup
             message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
             raise SpecError(limited.mark, message)
     places: dict[str, list[GroupFacts]] = {}
-    for group in facts:
+    for group in _multiplied(spec, facts):
         places.setdefault(group.place, []).append(group)
     tree = _branch(spec.root, "", places, draws)
     shares = {share.name: share for share in resolve_shares(tree)}
@@ -111,6 +111,16 @@ def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tup
     all_steps = sum(group.n_steps for group in facts)
     groups = (Group(**vars(group), share=shares[group.name], raw_share=group.n_steps / all_steps) for group in facts)
     return tree, tuple(groups)
+
+
+def _multiplied(spec: Spec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
+    """The groups with the spec's factors on single groups."""
+    names = [group.name for group in facts]
+    for name, _, mark in spec.group_multipliers:
+        if name not in names:
+            raise SpecError(mark, f"no group is named {name!r}. {nearest(name, names)}")
+    factors = {name: factor for name, factor, _ in spec.group_multipliers}
+    return [replace(group, multiplier=group.multiplier * factors.get(group.name, 1.0)) for group in facts]
 
 
 def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], draws: int | None) -> Branch:

@@ -136,7 +136,10 @@ class ActionRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A whole mixture spec, includes read in. `root` is the node that holds everything."""
+    """A whole mixture spec, includes read in. `root` is the node that holds everything.
+
+    group_multipliers: factors on single groups' weights, by name, and where they stand.
+    """
 
     name: str
     path: Path
@@ -145,6 +148,7 @@ class Spec:
     draws: int | None = None
     language: LanguageRule = LanguageRule()
     kinds: KindRule = KindRule()
+    group_multipliers: tuple[tuple[str, float, Mark], ...] = ()
     validation: ValidationRule = ValidationRule()
     action: ActionRule = ActionRule()
 
@@ -166,6 +170,9 @@ def load_spec(path: str | Path, root: str | None = None) -> Spec:
     }
     if values["language"].segment + values["language"].task == 0:
         raise SpecError(document["language"].mark, "expected a weight above 0 for segment or task, found both 0")
+    factors = document["group_multipliers"] if "group_multipliers" in document else None
+    if factors is not None:
+        values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
     name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
     return Spec(name=name, path=file, seed=seed, root=node, draws=draws, **values)
 
