@@ -21,6 +21,7 @@ Kill it at any moment: --resume continues from the newest checkpoint, on the sam
 EVAL_EPILOG = """a worked example:
   embodimix eval runs/pretrain --samples 256
   embodimix eval runs/laundry --spec other_task.yaml --json
+  embodimix eval runs/laundry --compare runs/laundry_from_scratch
 """
 # Flag, setting, type, help. Every other setting: --set NAME=VALUE, or a YAML file with --config.
 FLAGS: tuple[tuple[str, str, type, str], ...] = (
@@ -75,6 +76,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         overrides=_overrides(arguments), resume=arguments.resume,
         show_progress=not arguments.json and not arguments.quiet,
     )  # fmt: skip
+    if arguments.plan:
+        return _print_plan(request, arguments)
     summary = train(request)
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
@@ -85,17 +88,33 @@ def run_train(arguments: argparse.Namespace) -> int:
     return 128 + summary.stopped_by if summary.stopped_by else 0
 
 
-def run_eval(arguments: argparse.Namespace) -> int:
-    """Evaluates one run and prints its table or JSON."""
-    from trainers.evaluate import Request, evaluate, render
+def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
+    from trainers import plan
+    from trainers.mesh import build_mesh
+    from trainers.run import RunDirectory
+    from trainers.setup import set_up
 
-    report = evaluate(
-        Request(
-            run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,
-            batch_size=arguments.batch_size, flow_steps=arguments.flow_steps, plots=not arguments.no_plots,
-        )  # fmt: skip
-    )
-    print(json.dumps(report, indent=1) if arguments.json else render(report))
+    config, mixture = set_up(RunDirectory(request.run), request)
+    build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
+    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops)
+    print(json.dumps(made, indent=1) if arguments.json else plan.render(made))
+    return 0
+
+
+def run_eval(arguments: argparse.Namespace) -> int:
+    """Evaluates one run, or two beside each other, and prints the table or JSON."""
+    from trainers import compare, evaluate
+
+    request = evaluate.Request(
+        run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,
+        batch_size=arguments.batch_size, flow_steps=arguments.flow_steps, plots=not arguments.no_plots,
+    )  # fmt: skip
+    if arguments.compare is not None:
+        compared = compare.compare(request, arguments.compare)
+        print(json.dumps(compared, indent=1) if arguments.json else compare.render(compared))
+        return 0
+    report = evaluate.evaluate(request)
+    print(json.dumps(report, indent=1) if arguments.json else evaluate.render(report))
     return 0
 
 
@@ -110,6 +129,8 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, setting, kind, text in FLAGS:
         parser.add_argument(flag, dest=setting, type=kind, metavar="X" if kind is float else "N", help=text)
     parser.add_argument("--freeze", action="append", metavar="PATTERN", help="parameters that stay, such as */img/*")
+    parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
+    parser.add_argument("--device-tflops", type=float, metavar="X", help="what a device attains, for --plan's hours")
     parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
     parser.add_argument("--distributed", action="store_true", help="one of many processes; the cluster tells which")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster's help")
@@ -123,6 +144,7 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser = _add(commands, "eval", "flow loss and action error on held-out episodes, beside baselines", EVAL_EPILOG)
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--spec", type=Path, help="another mixture whose validation episodes to use (the run's own)")
+    parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
     parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
     parser.add_argument("--flow-steps", type=int, default=10, help="Euler steps from noise to action (10)")

@@ -65,7 +65,7 @@ PREDICTORS = ("policy", "repeat_state", "mean_action")
 
 
 def evaluate(request: Request) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json and its plots, and returns the report.
+    """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json, .html and plots, and returns the report.
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
     """
@@ -78,26 +78,38 @@ def evaluate(request: Request) -> dict[str, Any]:
     mixture = open_evaluation_mixture(run, config, None if own else request.spec)
     name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
     predict = build_predictor(config, mixture, params, request)
-    groups = []
+    groups, sample_errors = [], {}
     for index, group in enumerate(mixture.groups):
         if not group.n_validation_episodes:
             groups.append({"name": group.name, "samples": 0})
             continue
         predictions = predict(group.name, index)
         groups.append({"name": group.name, "share": group.probability} | measure(predictions))
+        sample_errors[group.name] = {"names": predictions.names, "error": of_samples(predictions)}
         if request.plots:
             from trainers.plots import plot_chunks
 
             plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
     report = {
         "schema": SCHEMA, "run": str(request.run), "step": step, "mixture": mixture.spec.name,
-        "own_mixture": own, "samples": request.samples, "seed": request.seed,
-        "flow_steps": request.flow_steps,
-        "plots": str(run.path / "eval" / name) if request.plots else None, "groups": groups, "overall": overall(groups),
+        "own_mixture": own, "samples": request.samples, "seed": request.seed, "flow_steps": request.flow_steps,
+        "plots": str(run.path / "eval" / name) if request.plots else None,
+        "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
+        "groups": groups, "overall": overall(groups),
     }  # fmt: skip
-    (run.path / "eval").mkdir(exist_ok=True)
-    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
+    write_report(run, name, report, sample_errors)
     return report
+
+
+def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_errors: dict[str, Any]) -> None:
+    """Writes the report as JSON, the errors of single samples beside it, and the page if there are plots."""
+    (run.path / "eval").mkdir(exist_ok=True)
+    write_atomically(run.path / "eval" / f"{name}.samples.json", json.dumps(sample_errors).encode())
+    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
+    if report["plots"] is not None:
+        from trainers.eval_page import write_page
+
+        write_page(run.path / "eval" / f"{name}.html", report)
 
 
 def open_evaluation_mixture(run: RunDirectory, config: RunConfig, spec: Path | None) -> Mixture:
@@ -194,6 +206,13 @@ def measure(predictions: Predictions) -> dict[str, Any]:
             for name, error in scaled.items()
         },
     }
+
+
+def of_samples(predictions: Predictions) -> list[float]:
+    """The policy's mean absolute error of each sample, in units of the normalization."""
+    scaled = np.abs(predictions.policy - predictions.true) / predictions.half_range[:, None, :]
+    counts = predictions.counts
+    return ((scaled * counts).sum(axis=(1, 2)) / np.maximum(counts.sum(axis=(1, 2)), 1)).tolist()
 
 
 def overall(groups: list[dict[str, Any]]) -> dict[str, float]:
