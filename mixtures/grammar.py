@@ -128,6 +128,10 @@ MIXTURE = Fields(
             about="factors on the weights of single groups, by the names that `mix plan` shows",
             value=Number(about="factor on the group's weight", above=0),
         ),
+        "corrupt_images": Text(
+            about="what a picture that cannot be decoded does: fail, or black (masked, named and counted)",
+            choices=("fail", "black"),
+        ),
         "kinds": Fields(
             about="how often steps of each kind are drawn; 1 unless said",
             fields={

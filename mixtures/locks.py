@@ -25,6 +25,7 @@ def make_lock(mixture: "Mixture") -> dict[str, Any]:
         "action": asdict(spec.action),
         "language": asdict(spec.language),
         "kinds": asdict(spec.kinds),
+        "corrupt_images": spec.corrupt_images,
         "groups": [
             {"name": group.name, "probability": group.probability}
             | {number: getattr(group, number) for number in _GROUP_NUMBERS}
@@ -43,7 +44,7 @@ def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two locks, one sentence each; a dataset may lie at another path."""
     differences = [
         f"{key}: {old.get(key)!r} became {new.get(key)!r}"
-        for key in ("schema", "seed", "action", "language", "kinds")
+        for key in ("schema", "seed", "action", "language", "kinds", "corrupt_images")
         if old.get(key) != new.get(key)
     ]
     differences += _compare_groups(_by_name(old["groups"]), _by_name(new["groups"]))

@@ -17,10 +17,13 @@ WAIT_S = 600.0
 
 
 class Pictures:
-    """The compressed pictures of a batch, read on demand or fetched ahead."""
+    """The compressed pictures of a batch, read on demand or fetched ahead.
 
-    def __init__(self, files: ShardFiles, rows: Rows) -> None:
-        self.files, self.rows = files, rows
+    corrupt: names of pictures that were replaced by black ones, to add to; None where they fail the run instead.
+    """
+
+    def __init__(self, files: ShardFiles, rows: Rows, corrupt: list[str] | None = None) -> None:
+        self.files, self.rows, self.corrupt = files, rows, corrupt
         self.fetched: dict[tuple[int, int], Future[bytes]] = {}
 
     def begin(self, fetcher: ThreadPoolExecutor) -> None:
@@ -53,7 +56,11 @@ def decode(pictures: Pictures, rows: Rows, steps: NDArray[np.int64], images: NDA
             except ValueError as error:
                 path = rows.tables[i].shards[rows.shard[i]]
                 sample = f"{rows.tables[i].name}/{rows.episode_id[i]}/{steps[i]}"
-                raise FailedWork(f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}") from error
+                name = f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}"
+                if pictures.corrupt is None:
+                    raise FailedWork(name) from error
+                pictures.corrupt.append(name)
+                images[i, camera], rows.camera_mask[i, camera] = 0, False
 
 
 def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:

@@ -6,7 +6,7 @@ file brings its groups, its `weighting` and its `filters`.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixtures.document import Located, Mark, SpecError, read_document
 from mixtures.grammar import ABOUT_FILTER, GROUP_KEYS, MIXTURE, NAMED, STEP_PREDICATES, ActionMode, Normalization
@@ -148,6 +148,7 @@ class Spec:
     draws: int | None = None
     language: LanguageRule = LanguageRule()
     kinds: KindRule = KindRule()
+    corrupt_images: Literal["fail", "black"] = "fail"
     group_multipliers: tuple[tuple[str, float, Mark], ...] = ()
     validation: ValidationRule = ValidationRule()
     action: ActionRule = ActionRule()
@@ -164,6 +165,7 @@ def load_spec(path: str | Path, root: str | None = None) -> Spec:
     node = _mixture_node(document, file, _Context(root=root, stack=(file.resolve(),)))
     values = {
         "language": LanguageRule(**_plain(document, "language")),
+        "corrupt_images": document.plain("corrupt_images", "fail"),
         "kinds": KindRule(**_plain(document, "kinds")),
         "validation": ValidationRule(**{k: v for k, v in _plain(document, "validation").items() if k != "by"}),
         "action": ActionRule(**_plain(document, "action")),

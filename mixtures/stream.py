@@ -100,6 +100,7 @@ class Stream:
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
     scaled to add up to 1. threads: that read and decode; two a core unless given.
     stage: keeps copies of shards of object stores on local disk, see `Stage`.
+    `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     Raises UsageError for a split without episodes, an unknown group, or hosts that do not divide the batch.
     """
 
@@ -126,6 +127,7 @@ class Stream:
         self._files = ShardFiles(stage)
         self._pool = BufferPool((self._rows_per_host, len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._threads = threads or THREADS_PER_CORE * len(os.sched_getaffinity(0))
+        self.corrupt: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
         self._fetcher: ThreadPoolExecutor | None = None
         self._is_remote = any(is_remote(table.path) for table in mixture.tables)
@@ -245,7 +247,8 @@ class Stream:
 
     def _fetch(self, rows: Rows) -> "Pictures":
         """Begins to fetch the pictures that lie in an object store; local ones are read when they are decoded."""
-        pictures = Pictures(self._files, rows)
+        replaces = self.mixture.spec.corrupt_images == "black"
+        pictures = Pictures(self._files, rows, self.corrupt if replaces else None)
         if self._is_remote:
             if self._fetcher is None:
                 self._fetcher = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="embodimix-fetch")

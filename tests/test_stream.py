@@ -197,6 +197,21 @@ def test_a_corrupt_picture_fails_by_name(tmp_path: Path) -> None:
     assert "tfrecord-00000-of-00001" in str(caught.value) and "/7: " in str(caught.value)
 
 
+def test_a_corrupt_picture_is_black_masked_and_named_where_the_spec_says_so(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
+    body = "corrupt_images: black\ndatasets: [{path: a/1.0.0}]\n"
+    mixture = open_mixture(write_spec(tmp_path, body), cache=tmp_path / "cache")
+    (table,) = mixture.tables
+    with open(folder / "a-train.tfrecord-00000-of-00001", "r+b") as file:
+        file.seek(table.image_base[0, 0] + table.image_start[7, 0])
+        file.write(b"\0" * 100)
+    with Stream(mixture, batch_size=1) as stream:
+        batch = stream.gather([0, 0], [7, 8])
+        assert batch.camera_mask.tolist() == [[False, True, False], [True, True, False]]
+        assert batch.images[0, 0].max() == 0 and batch.images[1, 0].max() > 0
+        assert len(stream.corrupt) == 1 and "base_0_rgb in sample a/" in stream.corrupt[0]
+
+
 def test_a_shard_that_vanishes_or_shrinks_under_an_open_stream_fails_by_name(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
     mixture = open_mixture(write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\n"), cache=tmp_path / "cache")
