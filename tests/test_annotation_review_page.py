@@ -40,6 +40,7 @@ def browser() -> Iterator[WebDriver]:
         options.add_argument(argument)
     assert CHROMIUM and DRIVER, "expected chromium and chromedriver on the PATH"
     options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
@@ -149,6 +150,7 @@ def test_it_begins_with_the_proposal_of_the_most_doubtful_episode(page: Page, se
     assert page.script("return review.state.episode.id") == doubtful
     assert page.segments() == proposal
     assert len(page.browser.find_elements(By.CSS_SELECTOR, "#episodes button")) == 3
+    assert [entry["message"] for entry in page.browser.get_log("browser")] == []  # type: ignore[attr-defined]
 
 
 def test_split_relabel_and_undo_by_keyboard_are_saved(page: Page, server: LocalServer) -> None:
