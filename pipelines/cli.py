@@ -18,6 +18,7 @@ CONVERT_EPILOG = """examples:
   embodimix convert zarr logs/ data/ --name in_house --version 1.0.0 --workers 8
   embodimix convert droid droid_raw/1.0.1 data/ --name droid --version 1.0.0 --runner=DataflowRunner \\
       --project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp
+  embodimix convert zarr logs/ data/ --name in_house --version 1.1.0 --append 1.0.0       only what is new
   embodimix convert --explain bridge_orig         how each native dim lands in which slot
 
 Options that are not listed here go to Beam. The command may be repeated: it goes on where it ended.
@@ -48,6 +49,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--val-fraction", type=float, default=0.0, metavar="F", help="move this share of train to val, by hash"
     )
     parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
+    parser.add_argument(
+        "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
+    )
     parser.add_argument("--workers", type=int, help="threads of a local run (default: one per core)")
     parser.add_argument(
         "--no-progress-limit", type=float, default=600.0, metavar="S",
@@ -85,7 +89,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
         adapter=adapter, robot=arguments.robot, task=arguments.task, n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split), val_fraction=arguments.val_fraction,
-        statistics=arguments.statistics, n_workers=arguments.workers, no_progress_s=arguments.no_progress_limit,
+        statistics=arguments.statistics, append=arguments.append, n_workers=arguments.workers,
+        no_progress_s=arguments.no_progress_limit,
         beam_flags=tuple(arguments.beam_options),
     )  # fmt: skip
     counts = convert(conversion)

@@ -40,7 +40,10 @@ _BEAT_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the first pass learns without looking at a pixel: statistics by norm key, and episodes per camera."""
+    """What the first pass learns without looking at a pixel.
+
+    statistics: by norm key. cameras: episodes per camera of the dataset.
+    """
 
     statistics: Mapping[str, NormStatistics]
     cameras: Mapping[str, int]
@@ -48,7 +51,7 @@ class Measured:
 
     @property
     def dataset_cameras(self) -> tuple[str, ...]:
-        return tuple(camera for camera in CAMERAS if self.cameras.get(camera))
+        return tuple(camera for camera in CAMERAS if camera in self.cameras)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,7 @@ def merge_measured(parts: Sequence[Measured]) -> Measured:
 def check_cameras(measured: Measured, job: Job) -> Measured:
     """Passes the measurements on. Raises FailedWork when no episode has a camera that the adapter demands."""
     for slot, native in job.adapter.cameras.items():
-        if measured.n_episodes and not measured.cameras.get(slot):
+        if measured.n_episodes and slot not in measured.cameras and slot not in job.fixed_cameras:
             camera, n = " or ".join(native), measured.n_episodes
             raise FailedWork(
                 f"adapter {job.adapter.name} expects camera {camera} for {slot}, but none of {n} episodes has it. "
@@ -122,13 +125,23 @@ def check_cameras(measured: Measured, job: Job) -> Measured:
 def settle_measured(measured: Measured, job: Job) -> Measured:
     """Saves the measurements for a rerun, with the statistics that were given in place of measured ones, if any.
 
-    Raises FailedWork when the given statistics lack a norm key of the data.
+    An appending job keeps the statistics of the version it adds to, which its shards are normalized with; robots that
+    are new bring their own. Raises FailedWork when given statistics lack a norm key, or the new episodes have a camera
+    that the version they are added to has not.
     """
     if job.has_frozen_statistics:
         frozen = load_statistics(job.frozen_path)
-        if lacking := sorted(set(measured.statistics) - set(frozen)):
+        lacking = sorted(set(measured.statistics) - set(frozen))
+        if lacking and not job.appended_to:
             raise FailedWork(f"--statistics: expected norm key {lacking[0]}. {nearest(lacking[0], frozen)}")
-        measured = replace(measured, statistics={key: frozen[key] for key in measured.statistics})
+        keys = frozen if job.appended_to else measured.statistics
+        merged = {key: frozen[key] for key in keys if key in frozen}
+        measured = replace(measured, statistics=merged | {key: measured.statistics[key] for key in lacking})
+    if job.fixed_cameras:
+        if extra := [camera for camera in measured.dataset_cameras if camera not in job.fixed_cameras]:
+            raise FailedWork(f"--append: expected cameras {', '.join(job.fixed_cameras)}, found {extra[0]} too")
+        counts = {camera: measured.cameras.get(camera, 0) for camera in job.fixed_cameras}
+        measured = replace(measured, cameras=counts)
     save_statistics(job.work / "statistics.json", measured.statistics)
     numbers = {"cameras": dict(measured.cameras), "n_episodes": measured.n_episodes}
     write_atomically(job.work / "measured.json", json.dumps(numbers).encode())

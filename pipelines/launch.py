@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
 from pipelines.adapters import FROM_LOG, Adapter
+from pipelines.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.beam_options import check_reach, is_local, make_beam_options
 from pipelines.convert import beat, heartbeat_path, load_measured, load_result
 from pipelines.dataset import INFO_FILE
@@ -30,7 +31,7 @@ from pipelines.graph import ConvertAll
 from pipelines.manifest import finish_dataset, remove_tree
 from pipelines.native import Found
 from pipelines.places import Place, RemotePath, as_place
-from pipelines.plan import Job, Plan, is_saved, make_plan, options_hash, save_plan
+from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
 from pipelines.sources.folders import source_root
 from pipelines.staging import check_remote_input
 from pipelines.statistics import load_statistics
@@ -43,7 +44,11 @@ _REMOTE_POLL_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What the user asked for. no_progress_s: a local run that shows no sign of work for so long is stopped."""
+    """What the user asked for.
+
+    append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
+    long is stopped.
+    """
 
     source: str
     output_root: str
@@ -56,6 +61,7 @@ class Conversion:
     splits: tuple[str, ...] = ()
     val_fraction: float = 0.0
     statistics: str = ""
+    append: str = ""
     n_workers: int | None = None
     no_progress_s: float = 600.0
     beam_flags: tuple[str, ...] = ()
@@ -68,6 +74,8 @@ class Conversion:
         check_remote_input(self.source, self.adapter.format)
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
+        if self.append and (not _VERSION.fullmatch(self.append) or self.statistics):
+            raise UsageError(f"--append: expected a version such as 1.0.0 and no --statistics, found {self.append!r}")
         for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected 1 or more, found {value}")
@@ -89,12 +97,12 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
     with locked(conversion.directory):
-        found = find_episodes(conversion)
-        plan = make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
-        job = make_job(conversion, plan)
+        base = find_base(conversion)
+        plan = plan_conversion(conversion, base)
+        job = make_job(conversion, plan, base)
         if counts := read_finished(job):
             return counts
-        prepare_output(job, plan, conversion.statistics)
+        prepare_output(job, plan, statistics_of(conversion, base))
         every = tuple(sorted(plan.shards))
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
         before = load_measured(job)
@@ -105,7 +113,35 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         measured = load_measured(job)
         if len(results) < len(every) or measured is None:
             raise FailedWork(f"{job.directory}: expected {len(every)} shards, found {len(results)}; run it again")
-        return finish_dataset(job, plan, measured, results)
+        n_planned = count_episodes(plan) + len(plan.rejects)
+        if base is None:
+            return finish_dataset(job, n_planned, measured, results, plan.rejects)
+        n_planned += base.manifest["counts"]["episodes_in"]
+        results += carry_shards(base, plan, job.place)
+        return finish_dataset(job, n_planned, measured, results, (*plan.rejects, *base.rejects))
+
+
+def find_base(conversion: Conversion) -> Base | None:
+    """Opens the version that is added to, if there is one."""
+    if not conversion.append:
+        return None
+    return load_base(conversion.directory.parent, conversion.append, conversion.version, conversion.adapter)
+
+
+def plan_conversion(conversion: Conversion, base: Base | None) -> Plan:
+    """Scans the input and assigns its episodes, or those that are new, to shards."""
+    found = find_episodes(conversion)
+    if base is None:
+        return make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
+    plan = make_plan(only_new(found, base), conversion.n_shards, conversion.val_fraction, conversion.splits)
+    return number_after(plan, base)
+
+
+def statistics_of(conversion: Conversion, base: Base | None) -> Place | None:
+    """The file of statistics that are given instead of measured, if any."""
+    if base is not None:
+        return base.dataset.path / "statistics.json"
+    return as_place(conversion.statistics) if conversion.statistics else None
 
 
 def find_episodes(conversion: Conversion) -> Found:
@@ -114,15 +150,16 @@ def find_episodes(conversion: Conversion) -> Found:
     return reader.find(conversion.source, conversion.adapter)
 
 
-def make_job(conversion: Conversion, plan: Plan) -> Job:
+def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Job:
     """Returns what workers need, with the hash of everything that decides the output's bytes."""
     frozen = b""
-    if conversion.statistics:
-        load_statistics(as_place(conversion.statistics))
-        frozen = as_place(conversion.statistics).read_bytes()
+    if given := statistics_of(conversion, base):
+        load_statistics(given)
+        frozen = given.read_bytes()
     job = Job(
         directory=str(conversion.directory), name=conversion.name, version=conversion.version,
         adapter=conversion.adapter, robot=conversion.robot, task=conversion.task, has_frozen_statistics=bool(frozen),
+        appended_to=conversion.append, fixed_cameras=base.dataset.cameras if base else (),
     )  # fmt: skip
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
@@ -151,7 +188,7 @@ def read_finished(job: Job) -> dict[str, Any] | None:
     return None
 
 
-def prepare_output(job: Job, plan: Plan, statistics: str) -> None:
+def prepare_output(job: Job, plan: Plan, statistics: Place | None) -> None:
     """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
     directory = job.place
     sweep_leftovers(directory)
@@ -161,7 +198,7 @@ def prepare_output(job: Job, plan: Plan, statistics: str) -> None:
     for path in [*directory.glob(f"{job.name}-*.tfrecord-*"), *directory.glob("index/*.parquet")]:
         path.unlink()
     if statistics:
-        write_atomically(job.frozen_path, as_place(statistics).read_bytes())
+        write_atomically(job.frozen_path, statistics.read_bytes())
     save_plan(job, plan)
 
 

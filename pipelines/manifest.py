@@ -15,25 +15,28 @@ from pipelines.errors import FailedWork
 from pipelines.files import atomic_file, write_atomically
 from pipelines.native import Reject
 from pipelines.places import Place, RemotePath
-from pipelines.plan import Job, Plan, code_hash
+from pipelines.plan import Job, code_hash
 from pipelines.schema import write_metadata
 from pipelines.statistics import save_statistics
 
 SCHEMA = "embodimix.manifest/v1"
 
 
-def finish_dataset(job: Job, plan: Plan, measured: Measured, results: Sequence[ShardResult]) -> dict[str, Any]:
+def finish_dataset(
+    job: Job, n_planned: int, measured: Measured, results: Sequence[ShardResult], scan_rejects: Sequence[Reject]
+) -> dict[str, Any]:
     """Writes everything beside the shards, the TFDS metadata last, removes the work folder; returns the counts.
 
+    n_planned: the episodes of the input, as the plan counted them. scan_rejects: those lost before any work began.
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
     directory = job.place
     rejects = sorted(
-        [*plan.rejects, *(reject for result in results for reject in result.rejects)],
+        [*scan_rejects, *(reject for result in results for reject in result.rejects)],
         key=lambda reject: (reject.split, reject.source_key, reject.start, reject.reason),
     )
     write_rejects(directory / "rejects.parquet", rejects)
-    counts = count_all(plan, measured, results, rejects)
+    counts = count_all(n_planned, measured, results, rejects)
     if not counts["episodes_out"]:
         raise FailedWork(_all_rejected(job, rejects))
     save_statistics(directory / "statistics.json", measured.statistics)
@@ -63,7 +66,7 @@ def remove_tree(place: Place) -> None:
 
 
 def count_all(
-    plan: Plan, measured: Measured, results: Sequence[ShardResult], rejects: Sequence[Reject]
+    n_planned: int, measured: Measured, results: Sequence[ShardResult], rejects: Sequence[Reject]
 ) -> dict[str, Any]:
     """Returns what went in, what came out, and what was left out by reason; episodes_in is always out + rejected."""
     whole = [reject for reject in rejects if reject.level == "episode"]
@@ -73,7 +76,7 @@ def count_all(
             missing.update(kept.missing_cameras)
     n_out = sum(result.n_episodes for result in results)
     return {
-        "episodes_in": sum(len(episodes) for episodes in plan.shards.values()) + len(plan.rejects),
+        "episodes_in": n_planned,
         "episodes_out": n_out,
         "episodes_rejected": len(whole),
         "steps_out": sum(result.n_steps for result in results),
@@ -95,7 +98,8 @@ def make_manifest(
     return {
         "schema": SCHEMA, "name": job.name, "version": job.version, "converter": job.converter,
         "options_hash": job.options_hash, "code_hash": code_hash(), "adapter": json.loads(_to_json(job.adapter)),
-        "robot": job.robot or None, "task": job.task or None, "counts": dict(counts),
+        "robot": job.robot or None, "task": job.task or None, "appended_to": job.appended_to or None,
+        "counts": dict(counts),
         "shards": [
             {
                 **asdict(result.shard), "n_episodes": result.n_episodes, "n_steps": result.n_steps,

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -52,6 +51,7 @@ class Job:
     """What a worker must know to convert any shard; small, since it travels with every bundle.
 
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
+    appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
     """
 
     directory: str
@@ -61,6 +61,8 @@ class Job:
     robot: str = ""
     task: str = ""
     has_frozen_statistics: bool = False
+    appended_to: str = ""
+    fixed_cameras: tuple[str, ...] = ()
     options_hash: str = ""
 
     @property
@@ -161,12 +163,9 @@ def load_references(job: Job, shard: ShardId) -> list[Located]:
     ]
 
 
-def count_splits(plan: Plan) -> dict[str, int]:
-    """Returns the number of episodes planned for each split."""
-    counts: Counter[str] = Counter()
-    for shard, episodes in plan.shards.items():
-        counts[shard.split] += len(episodes)
-    return dict(sorted(counts.items()))
+def count_episodes(plan: Plan) -> int:
+    """Returns the number of episodes planned."""
+    return sum(len(episodes) for episodes in plan.shards.values())
 
 
 def _references_path(job: Job, shard: ShardId) -> Place:
