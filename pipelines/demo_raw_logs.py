@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.demo_pictures import draw_base, draw_wrist
 from pipelines.demo_script import Recording
-from pipelines.demo_world import Array, hand_positions
+from pipelines.demo_world import Array, hand_positions, headings
 
 BRIDGE_START = datetime(2023, 3, 14, 10, 20, 30, tzinfo=UTC)
 DROID_START = datetime(2024, 5, 6, 10, 11, 12, tzinfo=UTC)
@@ -29,12 +29,16 @@ def end_effector_steps(recording: Recording) -> tuple[Array, Array]:
     """States and actions as Bridge has them, both [t, 7]: xyz (m), rpy (rad, 0 is straight down), gripper 1 open;
     actions are the step from the measured state to the commanded one, and the commanded gripper."""
     body, worlds = recording.body, recording.at_control_steps()
-    at = hand_positions(body, np.stack([world.joints for world in worlds]))[:, 0]
-    goal = hand_positions(body, np.stack([command.joints for command in recording.commands]))[:, 0]
+    at, goal = (
+        np.column_stack([hand_positions(body, joints)[:, 0], np.zeros((len(joints), 2)), headings(body, joints)[:, 0]])
+        for joints in (
+            np.stack([world.joints for world in worlds]),
+            np.stack([command.joints for command in recording.commands]),
+        )
+    )
     open_now = 1.0 - np.array([world.gripper[0] for world in worlds])
     open_goal = 1.0 - np.array([command.gripper[0] for command in recording.commands])
-    level = np.zeros((len(at), 3))
-    return np.column_stack([at, level, open_now]), np.column_stack([goal - at, level, open_goal])
+    return np.column_stack([at, open_now]), np.column_stack([goal - at, open_goal])
 
 
 def write_bridge(root: Path, made: Iterable[tuple[Recording, str]]) -> int:
@@ -102,14 +106,15 @@ def _write_bridge_trajectory(folder: Path, recording: Recording, steps: int, num
     observation = {
         "full_state": state, "state": state, "desired_state": state + action * ([1.0] * 6 + [0.0]),
         "qpos": joints, "qvel": _speeds(joints, body.control_hz), "joint_effort": np.zeros((steps, 6)),
-        "time_stamp": stamps, "t_get_obs": np.full(steps, 0.012), "eef_transform": _poses(state[:, :3]),
+        "time_stamp": stamps, "t_get_obs": np.full(steps, 0.012), "eef_transform": _poses(state[:, :6]),
         "high_bound": np.array([0.9, 0.6, 0.8, 1.57, 0.0]), "low_bound": np.array([0.1, -0.6, -0.2, -1.57, 0.0]),
         "env_done": np.arange(steps) == steps - 1,
     }  # fmt: skip
-    targets = _poses(state[:, :3] + action[:, :3])
+    poses = _poses(state[:, :6])
+    targets = _poses(state[:, :6] + action[:, :6])
     policy = [
-        {"actions": action[k], "new_robot_transform": targets[k], "delta_robot_transform": _shift(action[k, :3]),
-         "policy_type": "DemoScripted"}
+        {"actions": action[k], "new_robot_transform": targets[k],
+         "delta_robot_transform": targets[k] @ np.linalg.inv(poses[k]), "policy_type": "DemoScripted"}
         for k in range(steps - 1)
     ]  # fmt: skip
     agent = {"traj_ok": recording.success, "term_t": steps - 1, "camera_info": {}, "stats": {}}
@@ -118,17 +123,13 @@ def _write_bridge_trajectory(folder: Path, recording: Recording, steps: int, num
     (folder / "lang.txt").write_text(f"{recording.scene.task}\nconfidence: 1\n")
 
 
-def _poses(places: Array) -> Array:
-    """Poses [t, 4, 4] of a hand that points straight down at these places [t, 3]."""
-    poses = np.tile(np.eye(4), (len(places), 1, 1))
-    poses[:, :3, :3], poses[:, :3, 3] = HAND_DOWN, places
+def _poses(state: Array) -> Array:
+    """Poses [t, 4, 4] of a hand that points straight down, from xyz and rpy [t, 6] of which roll and pitch are 0."""
+    cos, sin = np.cos(state[:, 5]), np.sin(state[:, 5])
+    poses = np.tile(np.eye(4), (len(state), 1, 1))
+    turn = np.array([[cos, -sin, 0 * cos], [sin, cos, 0 * cos], [0 * cos, 0 * cos, 1 + 0 * cos]])
+    poses[:, :3, :3], poses[:, :3, 3] = turn.transpose(2, 0, 1) @ HAND_DOWN, state[:, :3]
     return poses
-
-
-def _shift(delta: Array) -> Array:
-    pose = np.eye(4)
-    pose[:3, 3] = delta
-    return pose
 
 
 def _speeds(joints: Array, rate_hz: float) -> Array:

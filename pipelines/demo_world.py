@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 PHYSICS_HZ = 100.0
 JOINT_LAG_S = 0.08
-GRIP_REACH_M = 0.05
+GRIP_REACH_M = 0.07
 GRIP_CLOSED = 0.4
 GRIP_WITH_ITEM = 0.55
 LIFTED_M = 0.08
@@ -23,6 +23,7 @@ class Body:
     robot: its name in the embodiment registry. shoulders: per arm, left first, xyz in the base frame (x forward,
     y left, z up; m; the table top is z = 0). links: upper arm, forearm, hand down to the fingertips (m).
     joint_index: where yaw, shoulder, elbow, wrist pitch and hand roll stand among the arm's joints; others stay 0.
+    keeps_heading: whether the hand rolls against the arm's yaw, so that it always points the same way.
     pace: how much longer than a quick robot it takes for every motion.
     """
 
@@ -33,6 +34,7 @@ class Body:
     n_joints: int = 6
     joint_index: tuple[int, int, int, int, int] = (0, 1, 2, 3, 5)
     is_mobile: bool = False
+    keeps_heading: bool = True
     pace: float = 1.0
 
     @property
@@ -47,11 +49,11 @@ class Body:
 
 TWO_SHOULDERS = ((0.0, 0.28, 0.2), (0.0, -0.28, 0.2))
 SEVEN_JOINTS = (0, 1, 3, 5, 6)
-WIDOWX = Body(robot="widowx", control_hz=5.0, links=(0.34, 0.32, 0.10), pace=2.0)
+WIDOWX = Body(robot="widowx", control_hz=5.0, links=(0.34, 0.32, 0.10), keeps_heading=False, pace=2.0)
 FRANKA = Body(robot="franka", control_hz=15.0, n_joints=7, joint_index=SEVEN_JOINTS, pace=1.2)
 UR5E = Body(robot="ur5e", control_hz=20.0)
 UR5E_DUAL = Body(robot="ur5e_dual", control_hz=20.0, shoulders=TWO_SHOULDERS)
-MOBILE_DUAL = Body(robot="mobile_fibocom", control_hz=50.0, shoulders=TWO_SHOULDERS, is_mobile=True, pace=0.8)
+MOBILE_DUAL = Body(robot="mobile_fibocom", control_hz=50.0, shoulders=TWO_SHOULDERS, is_mobile=True, pace=0.65)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,11 @@ def hand_positions(body: Body, joints: Array) -> Array:
     return np.stack([reach * np.cos(yaw), reach * np.sin(yaw), height], axis=-1) + np.array(body.shoulders)
 
 
+def headings(body: Body, joints: Array) -> Array:
+    """Which way the hands point about the vertical: joints [..., arms, joints] -> rad [..., arms], 0 straight ahead."""
+    return joints[..., body.joint_index[0]] - joints[..., body.joint_index[4]]
+
+
 def arm_points(body: Body, joints: Array) -> Array:
     """Shoulder, elbow, wrist and fingertips of each arm, [arms, 4, 3] in the base frame: what a picture shows."""
     yaw, shoulder, elbow, _, _ = (joints[..., i] for i in body.joint_index)
@@ -131,7 +138,8 @@ def joints_for(body: Body, hands: Array) -> Array:
     elbow = -np.arccos(np.clip(bend, -1.0, 1.0))
     shoulder = np.arctan2(height, reach) - np.arctan2(fore * np.sin(elbow), upper + fore * np.cos(elbow))
     joints = np.zeros((*hands.shape[:-1], body.n_joints))
-    values = (yaw, shoulder, elbow, -np.pi / 2 - shoulder - elbow, yaw)
+    roll = yaw if body.keeps_heading else np.zeros_like(yaw)
+    values = (yaw, shoulder, elbow, -np.pi / 2 - shoulder - elbow, roll)
     for index, value in zip(body.joint_index, values, strict=True):
         joints[..., index] = value
     return joints

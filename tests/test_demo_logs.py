@@ -123,6 +123,15 @@ def test_bridge_action_leads_from_the_measured_to_the_commanded_place(logs: Path
     assert np.abs(action[0, :6]).max() < 1e-9
     assert set(action[:, 6]) == {0.0, 1.0}
     assert np.abs(state[:-1, :3] + action[:, :3] - state[1:, :3]).max() < 0.02
+    assert np.abs(state[:-1, 5] + action[:, 5] - state[1:, 5]).max() < 0.05 and np.ptp(state[:, 5]) > 0.02
+
+
+def test_bridge_transforms_say_what_the_vectors_say(logs: Path) -> None:
+    folder = next((logs / "bridge").rglob("traj0"))
+    at = pickle.loads((folder / "obs_dict.pkl").read_bytes())["eef_transform"]
+    for k, step in enumerate(pickle.loads((folder / "policy_out.pkl").read_bytes())):
+        np.testing.assert_allclose(step["delta_robot_transform"] @ at[k], step["new_robot_transform"], atol=1e-12)
+        np.testing.assert_allclose(at[k, :3, :3] @ at[k, :3, :3].T, np.eye(3), atol=1e-12)
 
 
 def test_one_step_bridge_episode_has_no_action(logs: Path) -> None:

@@ -47,12 +47,14 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=1800, posttrain_steps=1000, batch_size=16, eval_samples=128,
+FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1200, batch_size=16, eval_samples=128,
              rollouts=32)  # fmt: skip
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
 # Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
 FLOW_TIME_SHIFT = 30.0
+# Things here are large, so few tokens per picture do, at half the cost of a step.
+PATCH_SIZE = 56
 ROLLOUT_ROBOTS = ("ur5e", "ur5e_dual")
 
 ALL_ROBOTS = """\
@@ -190,10 +192,10 @@ class Demo:
     def _train_stages(self) -> list[list[Stage]]:
         common = ("--batch-size", str(self.scale.batch_size), "--seed", str(self.seed), "--set",
                   f"flow_time_shift={FLOW_TIME_SHIFT}", "--resume")  # fmt: skip
+        fresh = ("--model", "tiny", "--set", f"policy.siglip.patch_size={PATCH_SIZE}", "--learning-rate", "3e-3")
         pretrain = (
-            "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), "--model", "tiny",
-            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), "--learning-rate", "3e-3",
-            *common,
+            "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), *fresh,
+            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), *common,
         )  # fmt: skip
         posttrain = (
             "trainers.main", "train", "posttrain", str(self.out / "posttrain.yaml"), "--init", str(self.pretrained),
@@ -201,9 +203,8 @@ class Demo:
             *common,
         )  # fmt: skip
         scratch = (
-            "trainers.main", "train", "pretrain", str(self.out / "posttrain.yaml"), "--model", "tiny",
-            "--run", str(self.scratch), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "3e-3",
-            *common,
+            "trainers.main", "train", "pretrain", str(self.out / "posttrain.yaml"), *fresh,
+            "--run", str(self.scratch), "--steps", str(self.scale.posttrain_steps), *common,
         )  # fmt: skip
         stages = [
             [Stage(name="pretrain", title="pretrain on every robot", arguments=pretrain)],

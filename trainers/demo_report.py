@@ -23,7 +23,7 @@ p { margin: 6px 0 12px; max-width: 80ch; } .soft { color: var(--soft); } code { 
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 12px; margin: 18px 0; }
 .number { font-size: 26px; font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } th { text-align: left; color: var(--soft); }
-th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 5px 10px 5px 0; overflow-wrap: anywhere; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); border-radius: 4px; }
 .bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
