@@ -68,7 +68,7 @@ def roll_out(run: Path, spec: Path, series: Sequence[Series], episodes: int, see
             Outcome(
                 task=trials[0].scene.task, robot=one.body.robot, episodes=episodes,
                 successes=sum(is_success(end.scene, end.state) for end in ends),
-                lifted_other=sum(_lifted_other(end) for end in ends),
+                lifted_other=sum(lifted_other(end) for end in ends),
             )
         )  # fmt: skip
     return outcomes
@@ -159,16 +159,16 @@ def look(body: Body, trial: Trial) -> dict[str, np.ndarray]:
     return {camera: letterbox(picture, IMAGE_SIZE) for camera, picture in shown.items()}
 
 
+def lifted_other(trial: Trial) -> bool:
+    """Whether another thing than the sentence means hangs clear of the table."""
+    others = [index for index in range(len(trial.scene.items)) if index != trial.scene.target]
+    return any(is_success(Scene(items=trial.scene.items, target=i, task=""), trial.state) for i in others)
+
+
 def _new_trial(series: Series, seed: Sequence[int]) -> Trial:
     random = np.random.default_rng(list(seed))
     scene, places = draw_scene(series.task, series.colours, random)
     return Trial(scene=scene, state=first_state(series.body, places, random))
-
-
-def _lifted_other(trial: Trial) -> bool:
-    """Whether another thing than the sentence means hangs clear of the table."""
-    others = [index for index in range(len(trial.scene.items)) if index != trial.scene.target]
-    return any(is_success(Scene(items=trial.scene.items, target=i, task=""), trial.state) for i in others)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
