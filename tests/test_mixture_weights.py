@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures.weights import Branch, Leaf, alpha_from_temperature, bounded_shares, resolve_shares
@@ -116,6 +116,7 @@ def tree(numbers: list[tuple[int, float, float, float]], alpha: float, share: fl
 trees = st.lists(leaf_numbers, min_size=9, max_size=15)
 
 
+@settings(deadline=None)
 @given(trees, st.floats(0, 1), st.floats(0.2, 0.8), st.randoms(use_true_random=False))
 def test_shares_add_up_to_one_and_do_not_depend_on_the_order(numbers, alpha, share, random) -> None:
     numbers = [(n, m, low, 1.0) for n, m, low, _ in numbers]
@@ -128,6 +129,7 @@ def test_shares_add_up_to_one_and_do_not_depend_on_the_order(numbers, alpha, sha
     assert shuffled == pytest.approx(shares, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(trees, st.floats(0, 1), st.floats(0.2, 0.8), st.integers(0, 8), st.floats(1, 100))
 def test_a_groups_share_grows_with_its_size(numbers, alpha, share, which, factor) -> None:
     numbers = [(n, m, low, 1.0) for n, m, low, _ in numbers]
@@ -138,6 +140,7 @@ def test_a_groups_share_grows_with_its_size(numbers, alpha, share, which, factor
     assert final(tree(numbers, alpha, share, order))[str(which)] >= before - 1e-9
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-6, 1), min_size=2, max_size=30), st.data())
 def test_bounded_shares_keep_sum_bounds_and_the_ratio_of_unbounded_groups(weights, data) -> None:
     shares = np.array(weights) / sum(weights)
