@@ -110,13 +110,16 @@ def check_case(case: Case) -> list[Row]:
 def forward_rows(case: Case) -> list[Row]:
     """Compares masks, tokens, caches, velocity, loss and samples."""
     with jax.default_matmul_precision("highest"):
-        found = jax.tree.map(
-            np.asarray, jax.jit(intermediates, static_argnums=0)(case.config, *_traced(case))
-        )
+        found = jax.tree.map(np.asarray, jax.jit(intermediates, static_argnums=0)(case.config, *_traced(case)))
         found |= {"mean_loss": found["loss_elem"].mean(), "loss_per_step": found["loss_elem"].mean(-1)}
         found |= samples(case)
+    return compared(case, found)
+
+
+def compared(case: Case, found: Mapping[str, np.ndarray]) -> list[Row]:
+    """One row per array that is both found and recorded."""
     return [
-        _compare(name, found[name], expected, case)
+        _compare(name, np.asarray(found[name]), expected, case)
         for name, expected in sorted(case.outputs.items())
         if name in found
     ]
@@ -131,18 +134,12 @@ def gradient_rows(case: Case) -> list[Row]:
     with jax.default_matmul_precision("highest"):
         found = gradients(case)
     norm = global_norm(case.grads)
-    rows = [
-        _closeness(
-            "grad_global_norm", np.asarray(global_norm(found)), case.outputs["grad_global_norm"], limits
-        )
-    ]
+    rows = [_closeness("grad_global_norm", np.asarray(global_norm(found)), case.outputs["grad_global_norm"], limits)]
     for name, expected in case.grads.items():
         row = _closeness(f"grad {name}", found[name], expected, limits)
         error = float(np.sqrt(np.square(found[name] - expected, dtype=np.float64).sum()) / norm)
         if not expected.any():
-            row = Row(
-                name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6
-            )
+            row = Row(name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6)
         elif not row.ok and error < 0.1 * limits[0]:
             row = Row(
                 name=f"{row.name} (small)",
@@ -155,9 +152,7 @@ def gradient_rows(case: Case) -> list[Row]:
     return rows
 
 
-def intermediates(
-    config: Pi0Config, params: Params, observation: Observation, inputs: Arrays
-) -> dict[str, Any]:
+def intermediates(config: Pi0Config, params: Params, observation: Observation, inputs: Arrays) -> dict[str, Any]:
     """Loss and velocity by the public functions, and what lies between by the parts they are made of."""
     time, noise, actions = inputs["time"], inputs["noise"], inputs["actions"]
     noisy = flow.interpolate(noise, actions, time)
@@ -206,9 +201,7 @@ def samples(case: Case) -> Arrays:
     sample = jax.jit(pi0.sample_actions, static_argnums=(0, 4))
     noise = case.inputs["sample_noise"]
     return {
-        name: np.asarray(
-            sample(case.config, case.params, case.observation, noise, int(name.removeprefix(prefix)))
-        )
+        name: np.asarray(sample(case.config, case.params, case.observation, noise, int(name.removeprefix(prefix))))
         for name in case.outputs
         if name.startswith(prefix)
     }
@@ -264,9 +257,7 @@ def _defined_rows(name: str, case: Case) -> Any:
     if name in ("kv_k", "kv_v"):
         suffix = np.ones((valid.shape[0], case.outputs[name].shape[2] - valid.shape[1]), bool)
         layers = case.outputs[name].shape[0]
-        return np.broadcast_to(
-            np.concatenate([valid, suffix], axis=1), (layers, *case.outputs[name].shape[1:3])
-        )
+        return np.broadcast_to(np.concatenate([valid, suffix], axis=1), (layers, *case.outputs[name].shape[1:3]))
     if name.startswith("image_tokens/"):
         return case.inputs[f"image_mask/{name.split('/')[1]}"]
     return ...

@@ -18,10 +18,10 @@ EPS = 1e-6
 
 @struct.dataclass
 class Cache:
-    """Keys (rotated) and values of every layer."""
+    """Keys (rotated) and values, of one layer or of all stacked."""
 
-    k: Float[Array, "l b t m k"]
-    v: Float[Array, "l b t m k"]
+    k: Float[Array, "*l b t m k"]
+    v: Float[Array, "*l b t m k"]
 
 
 def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> dict[str, Spec]:
