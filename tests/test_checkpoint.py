@@ -94,6 +94,21 @@ def test_when_all_are_damaged_nothing_starts_over(checkpoints: Checkpoints) -> N
         checkpoints.restore_newest(state_of(0.0))
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: no space")])
+def test_a_full_disk_fails_by_name_and_keeps_what_was_there(
+    checkpoints: Checkpoints, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(state_of(1.0), progress_at(1))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    with pytest.raises(FailedWork, match="checkpoint 2 was not saved .* Make room and give --resume"):
+        checkpoints.save(state_of(2.0), progress_at(2))
+    assert checkpoints.restore(1, state_of(0.0))[1].step == 1
+
+
 def test_the_bit_sum_sees_any_flipped_bit_and_no_order() -> None:
     values = np.array([1.0, 2.0, 3.0], np.float32)
     assert bit_sum({"a": jnp.asarray(values)}) == 0x3F800000 + 0x40000000 + 0x40400000

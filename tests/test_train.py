@@ -19,7 +19,7 @@ from pipelines.statistics import load_statistics, save_statistics
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
 from trainers.setup import Request, read_best
-from trainers.train import Summary, train
+from trainers.train import Summary, memory_explained, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -129,6 +129,10 @@ def test_a_run_directory_holds_what_its_result_depends_on(tmp_path: Path, run_tr
     assert set(load_statistics(run.statistics_path)) == set(NORM_KEYS)
     assert [path.name for path in run.checkpoints.iterdir()] == ["3"]
     assert list(run.tensorboard.glob("events.*"))
+    (audited,) = [json.loads(line) for line in (run.path / "audit.jsonl").read_text().splitlines()]
+    assert (audited["draws"], audited["excess_repeats"]) == (12, 0)
+    page = (run.path / "first_batch.html").read_text()
+    assert page.count("<section>") == 4 and "push it" in page and "toy/e0/3" in page
 
 
 def test_a_line_of_metrics_names_the_loss_of_each_group(tmp_path: Path, run_training: Train) -> None:
@@ -193,6 +197,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
     assert read_best(RunDirectory(tmp_path / "run"))[1] == 2
     samples = json.loads((tmp_path / "run" / "not_finite_step_4.json").read_text())["samples"]
     assert [sample["name"] for sample in samples] == ["toy/e1/2", "toy/e1/3", "toy/e1/4", "toy/e1/5"]
+
+
+def test_a_device_without_memory_is_told_what_to_change() -> None:
+    with pytest.raises(FailedWork, match="out of memory.*--accumulate 2 or more.*--batch-size"), memory_explained():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory_explained():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_post_training_starts_from_the_average_with_a_fresh_optimizer(tmp_path: Path, run_training: Train) -> None:

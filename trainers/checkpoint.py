@@ -54,7 +54,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Writes one checkpoint and drops those beyond the number to keep. FailedWork when the disk is full."""
+        """Writes one checkpoint and drops those beyond the number to keep.
+
+        FailedWork when the disk is full or cannot be written; the checkpoints before stay as they are.
+        """
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
@@ -63,8 +66,11 @@ class Checkpoints:
             self._manager.save(
                 progress.step, args=ocp.args.Composite(progress=ocp.args.JsonSave(progress_json), **items)
             )
-        except OSError as error:
-            raise FailedWork(f"checkpoint {progress.step} was not saved to {self.directory}: {error}") from error
+        except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
+            raise FailedWork(
+                f"checkpoint {progress.step} was not saved to {self.directory}: {error}. "
+                "Make room and give --resume: the run goes on from the checkpoint before"
+            ) from error
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads one checkpoint into the form and the placement of `like`; FailedWork if it is damaged."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork, UsageError
 from pipelines.files import write_atomically
 from trainers import hosts
+from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
@@ -59,7 +60,8 @@ def train(request: Request) -> Summary:
             hosts.wait_for_all("every check has passed")
             if hosts.is_first():
                 record(run, config, mixture)
-            return Loop(run, config, mesh, mixture, checkpoints, request.show_progress).go(state, progress)
+            with memory_explained():
+                return Loop(run, config, mesh, mixture, checkpoints, request.show_progress).go(state, progress)
         finally:
             checkpoints.close()
 
@@ -94,6 +96,9 @@ class Loop:
         end = progress.position + (config.steps - progress.step) * config.batch_size
         with self._open_stream() as stream, watch, hosts.stop_signals() as stop_signal:
             for batch, wait_s in timed(stream.batches(start=progress.position, stop=end)):
+                if progress.step == 0 and hosts.is_first():
+                    page = self._run.path / "first_batch.html"
+                    write_batch_page(page, batch, self._group_names, config.cameras)
                 rate = learning_rate(config.optimizer, progress.step)
                 state, report = step(state, place_batch(self._mesh, to_train_batch(batch, stop_signal())), seed, rate)
                 names, group = self._drawn(stream, batch, progress.position)
@@ -236,6 +241,21 @@ class Watch:
             f"See the pictures and numbers of a sample with `embodimix mix preview`; the same command with --resume "
             f"reaches this batch again, with a lower --learning-rate in another run directory perhaps beyond it"
         )
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turns a device that runs out of memory into FailedWork that says what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise FailedWork(
+            "the device is out of memory. Without changing the result: --accumulate 2 or more, --remat full, --fsdp "
+            "over more devices; or a smaller --batch-size, --freeze, --dtype bfloat16. `--plan` shows what the state "
+            f"takes. ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
