@@ -1,8 +1,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # The modules that hold the contracts between the parts are type-checked strictly.
-CONTRACT := pipelines/slots.py pipelines/embodiments.py pipelines/episode.py pipelines/errors.py \
-            pipelines/statistics.py pipelines/tfrecord.py pipelines/index.py
+CONTRACT := $(addprefix pipelines/,slots.py embodiments.py episode.py errors.py images.py places.py files.py summaries.py \
+            statistics.py tfrecord.py wire.py schema.py record.py index.py shards.py dataset.py rebuild.py segment_tables.py)
 
 .PHONY: demo test lint bench clean
 
@@ -16,8 +16,15 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CONTRACT)
 
-bench: .venv
-	$(BIN)/python -m benchmarks
+# The trainer is measured on the mixture of a quick demo.
+bench: runs/bench/pretrain.yaml
+	$(BIN)/python -m benchmarks.conversion
+	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.model tiny
+	$(BIN)/python -m benchmarks.train runs/bench/pretrain.yaml
+
+runs/bench/pretrain.yaml: .venv
+	$(BIN)/embodimix demo --quick --out runs/bench
 
 .venv: .venv/.ready
 
