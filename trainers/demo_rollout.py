@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from mixtures.mixture import Mixture, open_mixture
+from model import policy
 from model.inputs import Observation, observation_from_batch
 from model.tokenizer import tokenizer_for
 from pipelines.demo_logs import FULL, Series
@@ -21,15 +22,14 @@ from pipelines.demo_world import Body, Command, Scene, State, is_success, step
 from pipelines.images import letterbox
 from pipelines.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
 from trainers.config import RunConfig
-from trainers.evaluate import sample_masked
 from trainers.run import RunDirectory
 from trainers.setup import read_best
-from trainers.step import TrainBatch
 
 CONTROL_MODE = "joint_position"
 # How many actions of a chunk are carried out before the next look, by control rate; as the published robots do.
 OPEN_LOOP = {20.0: 16, 50.0: 25}
 DURATION_S = 5.0
+FLOW_STEPS = 10
 PIXELS = {"base": (224, 168), "wrist": (160, 120)}
 SCENES = 7_000
 
@@ -58,12 +58,12 @@ def roll_out(run: Path, spec: Path, series: Sequence[Series], episodes: int, see
     directory = RunDirectory(run)
     config, _, params = read_best(directory)
     mixture = open_mixture(spec, statistics=directory.statistics_path)
-    act = jax.jit(partial(sample_masked, config, flow_steps=10))
+    act = jax.jit(partial(policy.sample_actions, config.policy, num_steps=FLOW_STEPS))
     outcomes = []
     for number, one in enumerate(series):
-        policy = Policy(config=config, params=params, mixture=mixture, body=one.body, act=act)
+        pilot = Pilot(config=config, params=params, mixture=mixture, body=one.body, act=act)
         trials = [_new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
-        ends = policy.run(trials, jax.random.key(seed))
+        ends = pilot.run(trials, jax.random.key(seed))
         outcomes.append(
             Outcome(
                 task=trials[0].scene.task, robot=one.body.robot, episodes=episodes,
@@ -75,7 +75,7 @@ def roll_out(run: Path, spec: Path, series: Sequence[Series], episodes: int, see
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class Pilot:
     """A trained policy at the controls of one kind of robot; it acts in many worlds at a time."""
 
     config: RunConfig
@@ -98,13 +98,9 @@ class Policy:
         vectors = np.stack([state_vector(self.body, trial.state) for trial in trials])
         state_mask = np.tile(self.mixture.statistics[self._norm_key].state.count > 0, (b, 1))
         action_mask = np.tile(self.mixture.statistics[self._norm_key].action.count > 0, (b, 1))
-        batch = TrainBatch(
-            observation=self._observation(trials, self.mixture.normalize_state(keys, vectors, state_mask)),
-            actions=np.zeros((b, self.config.policy.horizon, N_SLOTS), np.float32),
-            action_mask=action_mask,
-            chunk_mask=np.ones((b, self.config.policy.horizon), bool),
-        )
-        actions = np.asarray(self.act(self.params, batch, key))
+        observation = self._observation(trials, self.mixture.normalize_state(keys, vectors, state_mask))
+        noise = jax.random.normal(key, (b, self.config.policy.horizon, N_SLOTS)) * action_mask[:, None]
+        actions = np.asarray(self.act(self.params, observation, noise, action_mask=action_mask))
         return self.mixture.unnormalize_action(keys, actions, vectors, state_mask, action_mask)
 
     @property
@@ -112,7 +108,7 @@ class Policy:
         return norm_key(self.body.robot, CONTROL_MODE)
 
     def _observation(self, trials: Sequence[Trial], state: np.ndarray) -> Observation:
-        tokenizer = tokenizer_for(self.config.policy)
+        tokenizer = tokenizer_for(self.config.policy, self.config.tokenizer)
         prompts = [tokenizer.encode(trial.scene.task) for trial in trials]
         pictures = [look(self.body, trial) for trial in trials]
         black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
