@@ -47,7 +47,7 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1200, batch_size=16, eval_samples=128,
+FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1600, batch_size=16, eval_samples=128,
              rollouts=32)  # fmt: skip
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
