@@ -23,7 +23,8 @@ p { margin: 6px 0 12px; max-width: 80ch; } .soft { color: var(--soft); } code { 
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 12px; margin: 18px 0; }
 .number { font-size: 26px; font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } th { text-align: left; color: var(--soft); }
-th, td { padding: 5px 10px 5px 0; overflow-wrap: anywhere; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.long { overflow-wrap: anywhere; }
+th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); border-radius: 4px; }
 .bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
@@ -174,7 +175,8 @@ def _rejects(results: Results) -> str:
         for k in results.kept
     ]
     lost = [
-        f"<tr><td>{k.name}</td><td>{html.escape(key)}</td><td>{reason}</td><td>{html.escape(detail)}</td></tr>"
+        f"<tr><td>{k.name}</td><td class='long'>{html.escape(key)}</td><td>{reason}</td>"
+        f"<td class='long'>{html.escape(detail)}</td></tr>"
         for k in results.kept
         for key, reason, detail in k.rejects
     ]
@@ -201,7 +203,7 @@ def _timeline(shown: Shown, longest_s: float) -> str:
     for k, (start, end, text, kind) in enumerate(shown.segments):
         colour = SEGMENT_COLOURS[k % len(SEGMENT_COLOURS)] if kind == "subtask" else KIND_COLOURS[kind]
         box, label = (end - start) * per_s, html.escape(text)
-        short = label if len(text) * 5.6 < box else html.escape(text[: max(0, int(box / 5.6) - 1)]) + "…"
+        short = label if len(text) * 6.2 < box else html.escape(text[: max(0, int(box / 6.2) - 1)]) + "…"
         boxes.append(
             f'<g><title>{label} ({start:.1f}-{end:.1f} s)</title><rect x="{start * per_s:.1f}" y="0" '
             f'width="{max(box - 2, 1):.1f}" height="24" rx="3" fill="{colour}"/><text x="{start * per_s + 5:.1f}" '

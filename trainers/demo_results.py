@@ -245,6 +245,6 @@ def _losses(path: Path) -> np.ndarray:
 
 
 def _falls(rows: np.ndarray) -> bool:
-    """Whether the last fifth of the losses lies below the first."""
-    fifth = max(1, len(rows) // 5)
-    return bool(rows[-fifth:, 1].mean() < rows[:fifth, 1].mean())
+    """Whether the last third of the losses lies below the first."""
+    third = max(1, len(rows) // 3)
+    return bool(rows[-third:, 1].mean() < rows[:third, 1].mean())
