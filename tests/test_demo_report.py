@@ -95,3 +95,18 @@ def test_the_page_is_one_file_and_escapes_what_it_shows(good: Results, tmp_path:
     assert "a fault" in page and "41.0 %" in page and "75 %" in page and "data:image/jpeg;base64," in page
     assert "<svg" in page and 'src="http' not in page and "<link" not in page
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
+
+
+def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(good: Results, tmp_path: Path) -> None:
+    behind = evaluation(0.3, "b@y")["groups"]
+    behind[0]["error"] = {"m": {"policy": 0.45, "repeat_state": 0.4, "mean_action": 0.5}}
+    evals = {
+        "pretrained": {"groups": behind + evaluation(0.3, "a@x")["groups"]},
+        "posttrained": {"groups": evaluation(0.6, "b@y")["groups"] + evaluation(0.1, "a@x")["groups"]},
+    }
+    evals["posttrained"]["groups"][0]["error"] = dict(behind[0]["error"])
+    results = replace(good, evals=evals)
+    assert findings(results) == []
+    page = write_report(tmp_path / "report.html", results, []).read_text()
+    assert "in 1 of 1 other groups a baseline is ahead of it" in page
+    assert "ahead of the pretrained policy in: b@y (m)." in page
