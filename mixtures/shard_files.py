@@ -31,7 +31,7 @@ class ShardFiles:
                 return self._read_remote(path, offset, length)
             path = staged
         try:
-            data = os.pread(self._local.get(path).descriptor, length, offset)
+            data = self._local.get(path).read_at(length, offset)
         except OSError as error:
             raise FailedWork(f"{path}: expected a readable shard, found: {error}") from error
         return _checked(data, path, offset, length)
@@ -62,7 +62,7 @@ class _Handles:
             return file
         file = self.opener(path)  # outside the lock: a store may take its time
         with self._lock:
-            self._files[path] = file
+            file = self._files.setdefault(path, file)
             if len(self._files) > self.most:
                 del self._files[next(iter(self._files))]
         return file
@@ -76,11 +76,15 @@ class _LocalFile:
     """An open file that closes when its last user lets go of it, so that dropping it disturbs no reader."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def read_at(self, length: int, offset: int) -> bytes:
+        # A method, so that the call itself holds the file: a bare descriptor could be closed, or be another file's by now.
+        return os.pread(self._descriptor, length, offset)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
 
 
 def _checked(data: bytes, path: str, offset: int, length: int) -> bytes:

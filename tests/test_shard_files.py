@@ -1,0 +1,51 @@
+"""Byte ranges of shards: a file is never closed, nor taken for another, under a thread that reads it."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from mixtures import shard_files
+from mixtures.shard_files import ShardFiles
+from pipelines.errors import FailedWork
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> str:
+    path = tmp_path / "a-train.tfrecord-00000-of-00001"
+    path.write_bytes(bytes(range(100)))
+    return str(path)
+
+
+def test_closing_in_the_middle_of_a_read_disturbs_no_reader(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, pread = ShardFiles(), os.pread
+
+    def close_first(descriptor: int, length: int, offset: int) -> bytes:
+        files.close()
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(shard_files.os, "pread", close_first)
+    assert files.read(shard, 10, 3) == bytes([10, 11, 12])
+
+
+def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, together = ShardFiles(), threading.Barrier(4)
+
+    def open_together(path: str) -> shard_files._LocalFile:
+        together.wait(timeout=10)
+        return shard_files._LocalFile(path)
+
+    monkeypatch.setattr(files._local, "opener", open_together)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(files._local.get(shard))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert len(found) == 4 and len({id(file) for file in found}) == 1
+
+
+def test_a_range_past_the_end_is_refused(shard: str) -> None:
+    with pytest.raises(FailedWork, match="expected 9 bytes at 95, found 5 of them"):
+        ShardFiles().read(shard, 95, 9)
