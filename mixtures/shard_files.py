@@ -79,7 +79,7 @@ class _LocalFile:
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def read_at(self, length: int, offset: int) -> bytes:
-        # A method, so that the call itself holds the file: a bare descriptor could be closed, or be another file's by now.
+        # A method, so that the call holds the file: a bare descriptor could be closed by now, or be another file's.
         return os.pread(self._descriptor, length, offset)
 
     def __del__(self) -> None:
