@@ -56,7 +56,7 @@ _REVIEW = """example:
 """
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
-  writes data/in_house/1.1.0, with every picture as it was
+  writes data/in_house/1.1.0, with every picture as it was, and its card
 Exit code 1 where people disagree and nobody has adjudicated: see --prefer and --conflicts.
 """
 
@@ -228,6 +228,7 @@ def _review(arguments: argparse.Namespace) -> int:
 def _merge(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.merge import bake, merge_tables, next_minor, read_tables
+    from pipelines.dataset_commands import check_and_write_card
     from pipelines.segment_tables import write_segments
 
     store = EpisodeStore(arguments.dataset)
@@ -245,6 +246,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         new_version = arguments.version or next_minor(store.dataset.version)
         out = arguments.out or store.dataset.path.parent / new_version
         bake(store.dataset, merged.annotations, out, new_version)
+        check_and_write_card(out)
         outcome["dataset"] = str(out)
         lines = [f"{outcome['episodes']} of {len(store.briefs)} episodes have new segments", f"wrote {out}"]
     print(json.dumps(outcome) if arguments.json else "\n".join(lines))

@@ -152,7 +152,7 @@ def _lineage(facts: Facts) -> list[Block]:
     sources = [[uri, f"{n:,}"] for uri, n in facts.sources.most_common(_MOST_TEXTS)]
     shards = [[name, f"{n:,}", f"{size / 1e6:,.1f}"] for name, n, size in facts.shards[:_MOST_TEXTS]]
     how = "Not converted by embodimix: the index was made from the shards."
-    if manifest:
+    if "adapter" in manifest:
         adapter = manifest["adapter"]
         how = (
             f"Converted by {manifest['converter']}, adapter {adapter['name']} ({adapter['format']}), options "
@@ -160,8 +160,12 @@ def _lineage(facts: Facts) -> list[Block]:
             "record, rejects.parquet that of everything left out."
         )
     more = len(facts.shards) - len(shards)
+    merges = [
+        Text(f"Segments of {m['episodes']:,} episodes were merged into version {m['from_version']} ({m['segments']}).")
+        for m in manifest.get("merged", [])
+    ]
     blocks: list[Block] = [
-        Heading("Lineage"), Text(how), Table(["source folder", "episodes"], sources),
+        Heading("Lineage"), Text(how), *merges, Table(["source folder", "episodes"], sources),
         Table(["shard", "episodes", "MB"], shards),
     ]  # fmt: skip
     return [*blocks, Text(f"and {more:,} more shards")] if more > 0 else blocks

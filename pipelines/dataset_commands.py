@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from pipelines.places import Place
+
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
 
@@ -109,6 +111,13 @@ def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_card(arguments: argparse.Namespace) -> int:
     """Checks a dataset, writes its card, and prints the paths."""
+    paths, n_findings = check_and_write_card(arguments.dataset)
+    print(json.dumps({"written": paths, "findings": n_findings}) if arguments.json else "\n".join(paths))
+    return 0
+
+
+def check_and_write_card(path: str | Place) -> tuple[list[str], int]:
+    """Checks a dataset and writes its card; returns the files' names and the number of findings."""
     from tqdm import tqdm
 
     from pipelines.card import write_card
@@ -116,9 +125,7 @@ def run_card(arguments: argparse.Namespace) -> int:
     from pipelines.check import check_dataset
     from pipelines.dataset import Dataset
 
-    dataset = Dataset.open(arguments.dataset)
+    dataset = Dataset.open(path)
     with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:
         findings = check_dataset(dataset, on_episode=bar.update)
-    paths = [str(path) for path in write_card(dataset.path, gather_facts(dataset), findings)]
-    print(json.dumps({"written": paths, "findings": len(findings)}) if arguments.json else "\n".join(paths))
-    return 0
+    return [str(card) for card in write_card(dataset.path, gather_facts(dataset), findings)], len(findings)

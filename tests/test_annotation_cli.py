@@ -52,6 +52,8 @@ def test_merge_bakes_the_next_minor_version(dataset: Path, capsys: pytest.Captur
     out = dataset.parent / "1.1.0"
     assert capsys.readouterr().out.endswith(f"2 of 2 episodes have new segments\nwrote {out}\n")
     assert EpisodeStore(out).dataset.version == "1.1.0"
+    card = (out / "card.md").read_text()
+    assert "Segments of 2 episodes were merged into version 1.0.0" in card and (out / "card.html").exists()
 
 
 def test_merge_of_people_who_disagree_ends_with_1_and_writes_nothing(
