@@ -32,7 +32,7 @@ _LABEL = """examples:
       --estimate
   embodimix annotate label data/in_house/1.0.0 --url https://api.example.com/v1 --model vlm --key-variable API_KEY \\
       --usd-in 2.5 --usd-out 10 --max-usd 40
-  embodimix annotate label data/in_house/1.0.0 --command python my_labeler.py
+  embodimix annotate label data/in_house/1.0.0 --command "python -m my_labeler --strict"
 writes DATASET/segments/NAME.parquet. Answers are kept in DATASET/segments/answers, so that the command may be repeated:
 it asks only what has no usable answer yet. With --beam the questions are asked by a Beam job, and options that are not
 listed here go to Beam.

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import groupby
+from pathlib import Path
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.label_http import HttpLabeler
@@ -61,13 +63,19 @@ def choose_labeler(arguments: argparse.Namespace) -> Labeler:
     if backend == "rules":
         return RulesLabeler(name=arguments.name or "rules")
     if backend == "command":
-        return SubprocessLabeler(command=tuple(arguments.program), name=arguments.name or "command")
+        return SubprocessLabeler(command=_words(arguments.program), name=arguments.name or "command")
     if not (arguments.url and arguments.model):
         raise UsageError("--backend http: expected --url and --model")
     return HttpLabeler(
         url=arguments.url, model=arguments.model, key_variable=arguments.key_variable, name=arguments.name,
         usd_in=arguments.usd_in, usd_out=arguments.usd_out,
     )  # fmt: skip
+
+
+def _words(program: list[str]) -> tuple[str, ...]:
+    """A program given as words, or as one quoted line, which may then have options of its own."""
+    is_line = len(program) == 1 and not Path(program[0]).exists()
+    return tuple(shlex.split(program[0]) if is_line else program)
 
 
 def read_proposals(store: EpisodeStore, table: Place | None) -> list[tuple[str, tuple[Segment, ...]]]:

@@ -1,5 +1,6 @@
 """Tests of labelling: answers that are checked, a server that misbehaves, limits, what is remembered, what failed."""
 
+import argparse
 import contextlib
 import json
 import sys
@@ -16,6 +17,7 @@ from annotation_episodes import make_dataset
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.label_answer import BadAnswer, parse_answer
+from annotation_tools.label_command import choose_labeler
 from annotation_tools.label_http import HttpLabeler
 from annotation_tools.label_request import LabelRequest, contact_sheet, make_requests
 from annotation_tools.label_run import (
@@ -151,6 +153,11 @@ def test_a_subprocess_gets_json_and_answers_json(store: EpisodeStore, tmp_path: 
     assert [a.segment.text for a in outcome.annotations] == [
         f"it is {segment.text}" for _, segments in proposals(store) for segment in segments
     ]
+
+
+def test_a_program_may_be_one_line_in_quotes() -> None:
+    arguments = argparse.Namespace(backend=None, url="", program=["python -m label 'a b'"], name="", model="")
+    assert choose_labeler(arguments) == SubprocessLabeler(command=("python", "-m", "label", "a b"), name="command")
 
 
 def test_a_program_that_is_not_there_ends_the_run(store: EpisodeStore, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.demo_logs import PLANS
 from pipelines.images import to_jpeg
+from trainers.demo_ablation import ablation_markdown, ablation_rows
 from trainers.demo_report import write_report
 from trainers.demo_results import Kept, Results, Shown, findings
 
@@ -20,6 +21,11 @@ def evaluation(policy: float, *names: str) -> dict[str, Any]:
     error = {"policy": policy, "repeat_state": 0.4, "mean_action": 0.5}
     groups = [{"name": n, "samples": 8, "error": {"rad": error}, "normalized_error": error} for n in names]
     return {"groups": groups}
+
+
+def outcome(successes: int, condition: str = "task", lifted_other: int = 0) -> dict[str, Any]:
+    return {"task": "a", "robot": "x", "condition": condition, "episodes": 8, "successes": successes,
+            "went_to_meant": 7, "lifted_other": lifted_other}  # fmt: skip
 
 
 @pytest.fixture
@@ -47,8 +53,8 @@ def good() -> Results:
             "posttrained": evaluation(0.1, "b@y", "a@x"),
         },
         rollouts={
-            "pretrained": [{"task": "a", "robot": "x", "episodes": 8, "successes": 2, "lifted_other": 1}],
-            "posttrained": [{"task": "a", "robot": "x", "episodes": 8, "successes": 6, "lifted_other": 0}],
+            "pretrained": [outcome(2, lifted_other=1)],
+            "posttrained": [outcome(6)],
         },
     )
 
@@ -110,3 +116,21 @@ def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(goo
     page = write_report(tmp_path / "report.html", results, []).read_text()
     assert "in 1 of 1 other groups a baseline is ahead of it" in page
     assert "ahead of the pretrained policy in: b@y (m)." in page
+
+
+def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_path: Path) -> None:
+    evals = dict(good.evals) | {run: evaluation(0.2, "b@y", "a@x") for run in ("segments", "scratch")}
+    asked = [outcome(5), outcome(7, "script"), outcome(4, "high_level")]
+    elsewhere = outcome(0) | {"robot": "z"}
+    rollouts = dict(good.rollouts) | {"segments": asked, "scratch": [outcome(1)]}
+    rollouts = {run: [*outcomes, elsewhere] for run, outcomes in rollouts.items()}
+    results = replace(good, evals=evals, rollouts=rollouts)
+    rows = ablation_rows(results)
+    assert [(row.policy, row.condition, row.successes, row.episodes, row.error) for row in rows] == [
+        ("pretrained", "task", 2, 8, 0.3), ("posttrained", "task", 6, 8, 0.1), ("segments", "task", 5, 8, 0.2),
+        ("segments", "script", 7, 8, 0.2), ("segments", "high_level", 4, 8, 0.2), ("scratch", "task", 1, 8, 0.2),
+    ]  # fmt: skip
+    cells = "| from scratch, task sentences | the task's sentence | 1/8 | 2-47 % | 88 % | 0 % | 0.200 |"
+    assert cells in ablation_markdown(rows).splitlines()
+    page = write_report(tmp_path / "report.html", results, []).read_text()
+    assert "<td class=n>1/8</td><td class=n>2-47 %</td>" in page and "segment language are good for" in page

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shlex
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from trainers.demo_stages import Runner, Stage
 
 SCHEMA = "embodimix.demo/v1"
 PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
-MIXTURES = ("pretrain", "posttrain", "evaluate")
-MADE = ("logs", "data", "runs", "stages", *(f"{name}.yaml" for name in MIXTURES), "plan.json", "report.html")
+MIXTURES = ("pretrain", "posttrain", "posttrain_segments", "evaluate")
+MADE = ("logs", "data", "runs", "stages", *(f"{name}.yaml" for name in MIXTURES), "plan.json", "report.html",
+        "ablation.md")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ CONVERSIONS = (
     Conversion(format="bridge", logs="bridge", name="widowx_raw"),
 )
 VERSION = "1.0.0"
+LABELER = "steps"
+LABELS = f"data/in_house/{VERSION}/segments/{LABELER}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,40 +85,47 @@ action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
 ONE_ROBOT = """\
 # One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift.
 schema: embodimix.mixture/v1
-name: demo_posttrain
+name: demo_{name}
 seed: {seed}
 weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
 groups:
   - name: in_house
     datasets:
-      - {{path: data/in_house/1.0.0}}
+      - {{path: data/in_house/1.0.0{segments}}}
 filters: [{{keep: {{robot: [ur5e]}}}}, {{drop: idle}}, {{drop: failure}}]
-language: {{segment: 0, task: 1}}
+language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
 action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
 """
 
 
-def mixtures(seed: int) -> dict[str, str]:
-    """The three mixture specs, by name; the last one serves evaluation, with the task's sentence alone."""
-    return {
+def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
+    """The mixture specs, by name: `evaluate` asks by the task's sentence alone."""
+    specs = {
         "pretrain": ALL_ROBOTS.format(
             comment="Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.",
             name="pretrain", seed=seed, language="{segment: 0.2, task: 0.8}",
         ),
-        "posttrain": ONE_ROBOT.format(seed=seed),
+        "posttrain": ONE_ROBOT.format(name="posttrain", seed=seed, segments="", language="{segment: 0, task: 1}"),
         "evaluate": ALL_ROBOTS.format(
             comment="The held-out episodes of every group, asked for by the task's sentence.",
             name="evaluate", seed=seed, language="{segment: 0, task: 1}",
         ),
     }  # fmt: skip
+    if ablation:
+        specs["posttrain_segments"] = ONE_ROBOT.format(
+            name="posttrain_segments", seed=seed, segments=f", segments: [{LABELS}]",
+            language="{segment: 0.5, task: 0.5}",
+        )  # fmt: skip
+    return specs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """One demo in one folder; `run` goes on where an interrupted one stopped.
 
-    ablation: also train a policy on the task alone, for as many steps as post-training has.
+    ablation: also post-train with segment language, and train on the task alone from scratch, for as many steps; ask
+    all of them in the paper's three ways.
     """
 
     out: Path
@@ -127,12 +139,13 @@ class Demo:
 
     def run(self) -> int:
         """Runs every stage that is not done, writes the page, and returns 1 if one of its own checks fails."""
+        from trainers.demo_ablation import ablation_markdown, ablation_rows
         from trainers.demo_report import write_report
         from trainers.demo_results import findings, read_results
 
         self._begin()
-        steps = (self._log_stages(), self._convert_stages(), self._plan_stages(), *self._train_stages(),
-                 self._eval_stages(), self._rollout_stages())  # fmt: skip
+        steps = (self._log_stages(), self._convert_stages(), self._plan_stages(), self._label_stages(),
+                 *self._train_stages(), self._eval_stages(), self._rollout_stages())  # fmt: skip
         runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
         for stages in steps:
             runner.run(stages, width=2)
@@ -140,6 +153,10 @@ class Demo:
         results = read_results(self.out, runs=runs, quick=self.quick, seconds=runner.seconds)
         faults = findings(results)
         page = write_report(self.out / "report.html", results, faults)
+        if self.ablation:
+            table = ablation_markdown(ablation_rows(results))
+            write_atomically(self.out / "ablation.md", table.encode())
+            print(f"\n{table}", end="")
         print(f"\n{results.summary()}\nresults: {page}", flush=True)
         for fault in faults:
             print(f"embodimix demo: not as it should be: {fault}", flush=True)
@@ -151,6 +168,7 @@ class Demo:
         mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": code_hash()}
         if marker.exists():
             if json.loads(marker.read_text()) == mine:
+                self._write_specs()
                 return
             print(f"{self.out} holds a demo with other options or other code; starting afresh", flush=True)
             for name in MADE:
@@ -159,9 +177,12 @@ class Demo:
         elif self.out.exists() and any(self.out.iterdir()):
             raise UsageError(f"--out {self.out}: expected an empty folder or an earlier demo; found other files")
         self.out.mkdir(parents=True, exist_ok=True)
-        for name, text in mixtures(self.seed).items():
-            write_atomically(self.out / f"{name}.yaml", text.encode())
+        self._write_specs()
         write_atomically(marker, json.dumps(mine, indent=1).encode())
+
+    def _write_specs(self) -> None:
+        for name, text in mixtures(self.seed, self.ablation).items():
+            write_atomically(self.out / f"{name}.yaml", text.encode())
 
     def _log_stages(self) -> list[Stage]:
         return [
@@ -189,6 +210,12 @@ class Demo:
         plan = ("trainers.main", "mix", "plan", str(self.out / "pretrain.yaml"), "--draws", str(draws), "--json")
         return [Stage(name="plan", title="plan the mixture", arguments=plan, output=self.out / "plan.json")]
 
+    def _label_stages(self) -> list[Stage]:
+        """Sentences for the segments that conversion proposed, asked of a program that knows these tasks."""
+        command = ("trainers.main", "annotate", "label", str(self.out / "data" / "in_house" / VERSION), "--name",
+                   LABELER, "--command", shlex.join((sys.executable, "-m", "pipelines.demo_labeler")))  # fmt: skip
+        return [Stage(name="label", title="label segments", arguments=command)] * self.ablation
+
     def _train_stages(self) -> list[list[Stage]]:
         common = ("--batch-size", str(self.scale.batch_size), "--seed", str(self.seed), "--set",
                   f"flow_time_shift={FLOW_TIME_SHIFT}", "--resume")  # fmt: skip
@@ -197,10 +224,10 @@ class Demo:
             "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), *fresh,
             "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), *common,
         )  # fmt: skip
-        posttrain = (
-            "trainers.main", "train", "posttrain", str(self.out / "posttrain.yaml"), "--init", str(self.pretrained),
-            "--run", str(self.posttrained), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "2e-3",
-            *common,
+        posttrain, segments = (
+            ("trainers.main", "train", "posttrain", str(self.out / f"{spec}.yaml"), "--init", str(self.pretrained),
+             "--run", str(run), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "2e-3", *common)
+            for spec, run in (("posttrain", self.posttrained), ("posttrain_segments", self.segments))
         )  # fmt: skip
         scratch = (
             "trainers.main", "train", "pretrain", str(self.out / "posttrain.yaml"), *fresh,
@@ -211,7 +238,10 @@ class Demo:
             [Stage(name="posttrain", title="post-train on one task", arguments=posttrain)],
         ]
         if self.ablation:
-            stages.append([Stage(name="scratch", title="train on the task alone", arguments=scratch)])
+            stages += [
+                [Stage(name="segments", title="post-train with segment language", arguments=segments)],
+                [Stage(name="scratch", title="train on the task alone", arguments=scratch)],
+            ]
         return stages
 
     def _eval_stages(self) -> list[Stage]:
@@ -228,11 +258,12 @@ class Demo:
 
     def _rollout_stages(self) -> list[Stage]:
         """Every policy at the controls, in the same new scenes."""
+        labels = ("--labels", str(self.out / LABELS)) if self.ablation else ()
         return [
             Stage(
                 name=f"rollout_{run.name}", title=f"let the {run.name} policy act",
                 arguments=("trainers.demo_rollout", str(run), str(self.out / "evaluate.yaml"),
-                           str(self.scale.rollouts), str(self.seed), *ROLLOUT_ROBOTS),
+                           str(self.scale.rollouts), str(self.seed), *ROLLOUT_ROBOTS, *labels),
                 output=self.out / "stages" / f"rollout_{run.name}.json",
             )
             for run in self._runs
@@ -247,12 +278,16 @@ class Demo:
         return self.out / "runs" / "posttrained"
 
     @property
+    def segments(self) -> Path:
+        return self.out / "runs" / "segments"
+
+    @property
     def scratch(self) -> Path:
         return self.out / "runs" / "scratch"
 
     @property
     def _runs(self) -> tuple[Path, ...]:
-        return (self.pretrained, self.posttrained) + (self.scratch,) * self.ablation
+        return (self.pretrained, self.posttrained) + (self.segments, self.scratch) * self.ablation
 
 
 def code_hash() -> str:

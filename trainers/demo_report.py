@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.files import write_atomically
+from trainers.demo_ablation import ablation_html, ablation_rows
 from trainers.demo_results import Results, Shown
 
 STYLE = """
@@ -34,13 +35,15 @@ KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
 SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
 BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
 POLICIES = {"pretrained": ("pretrained", "#5b8fd0"), "posttrained": ("post-trained", "#12805c"),
+            "segments": ("post-trained with segments", "#8a6fc4"),
             "scratch": ("from scratch, the task alone", "#c98a2b")}  # fmt: skip
 
 
 def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
     """Writes the page and returns its path."""
     sections = (
-        _verdict(results, faults), _errors(results), _rollouts(results), _logged(results), _rejects(results),
+        _verdict(results, faults), _errors(results), _rollouts(results), _ablation(results), _logged(results),
+        _rejects(results),
         _segments(results), _shares(results), _curves(results), _times(results),
     )  # fmt: skip
     kind = "quick demo" if results.quick else "demo"
@@ -153,8 +156,9 @@ def _tint(run: str, is_task: bool) -> str:
 def _rollouts(results: Results) -> str:
     """Success in closed loop: how often each policy lifted what the sentence meant."""
     runs = list(results.rollouts)
+    by_task = [[o for o in outcomes if o["condition"] == "task"] for outcomes in results.rollouts.values()]
     rows = []
-    for outcomes in zip(*results.rollouts.values(), strict=True):
+    for outcomes in zip(*by_task, strict=True):
         cells = "".join(
             f"<td class='n'><b>{100 * o['successes'] / o['episodes']:.0f} %</b> <span class='soft'>"
             f"{o['successes']}/{o['episodes']}"
@@ -169,6 +173,10 @@ def _rollouts(results: Results) -> str:
         "table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
     )
+
+
+def _ablation(results: Results) -> str:
+    return ablation_html(ablation_rows(results)) if "scratch" in results.rollouts else ""
 
 
 def _logged(results: Results) -> str:

@@ -72,8 +72,10 @@ class Results:
             name = f"{'* ' if row.is_task else '  '}{row.group}"
             lines.append(f"{name:<78} " + " ".join(f"{cell:>11.3f}" for cell in cells))
         for run, outcomes in self.rollouts.items():
-            counts = ", ".join(f"{o['task']} {o['successes']}/{o['episodes']}" for o in outcomes)
-            lines.append(f"closed loop, {run}: {counts}")
+            for condition in dict.fromkeys(o["condition"] for o in outcomes):
+                of_it = [o for o in outcomes if o["condition"] == condition]
+                counts = ", ".join(f"{o['task']} {o['successes']}/{o['episodes']}" for o in of_it)
+                lines.append(f"closed loop, {run}, asked by {condition}: {counts}")
         kept, lost = sum(k.episodes for k in self.kept), sum(len(k.rejects) for k in self.kept)
         lines.append(f"{kept} episodes kept, {lost} rejected by name; {sum(self.seconds.values()):.0f} s of stages")
         return "\n".join(lines)
@@ -108,7 +110,7 @@ class GroupError:
 
 
 def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mapping[str, float]) -> Results:
-    """Reads what the stages left under `out`; runs: pretrained, posttrained, and perhaps scratch."""
+    """Reads what the stages left under `out`; runs: pretrained, posttrained, and perhaps segments and scratch."""
     datasets = [Dataset.open(path) for path in sorted((out / "data").glob("*/*/"))]
     return Results(
         quick=quick,

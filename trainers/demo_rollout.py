@@ -2,11 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -15,13 +15,15 @@ from mixtures.mixture import Mixture, open_mixture
 from model import policy
 from model.inputs import Observation, observation_from_batch
 from model.tokenizer import tokenizer_for
+from pipelines.demo_labeler import sentences
 from pipelines.demo_logs import FULL, Series
 from pipelines.demo_pictures import draw_base, draw_wrist
 from pipelines.demo_script import draw_scene, first_state
-from pipelines.demo_world import Body, Command, Scene, State, is_success, step
+from pipelines.demo_world import Body, Command, Scene, State, base_to_world, hand_positions, is_success, step
 from pipelines.images import letterbox
 from pipelines.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
 from trainers.config import RunConfig
+from trainers.high_level import HighLevelPolicy, learn_nearest_state
 from trainers.run import RunDirectory
 from trainers.setup import read_best
 
@@ -32,46 +34,89 @@ DURATION_S = 5.0
 FLOW_STEPS = 10
 PIXELS = {"base": (224, 168), "wrist": (160, 120)}
 SCENES = 7_000
+OVER_M = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One world that a policy acts in, as it stands now."""
+    """One world that a policy acts in, as it stands now. closest: how near a hand came to each thing so far (m)."""
 
     scene: Scene
     state: State
+    closest: tuple[float, ...]
+
+
+class Instructor(Protocol):
+    """Says what the policy is asked at a look."""
+
+    def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a policy did on one task in `episodes` new scenes. lifted_other: it lifted what the sentence did not mean."""
+    """How a policy did on one task in `episodes` new scenes.
+
+    condition: how it was asked. went_to_meant: its hands came nearest to the thing that the sentence means.
+    lifted_other: it lifted what the sentence did not mean.
+    """
 
     task: str
     robot: str
+    condition: str
     episodes: int
     successes: int
+    went_to_meant: int
     lifted_other: int
 
 
-def roll_out(run: Path, spec: Path, series: Sequence[Series], episodes: int, seed: int) -> list[Outcome]:
+def roll_out(
+    run: Path, spec: Path, series: Sequence[Series], episodes: int, seed: int, instructors: Mapping[str, Instructor]
+) -> list[Outcome]:
     """Lets a run's policy act in new scenes of each series; the same seed gives every run the same scenes."""
     directory = RunDirectory(run)
     config, _, params = read_best(directory)
     mixture = open_mixture(spec, statistics=directory.statistics_path)
     act = jax.jit(partial(policy.sample_actions, config.policy, num_steps=FLOW_STEPS))
     outcomes = []
-    for number, one in enumerate(series):
-        pilot = Pilot(config=config, params=params, mixture=mixture, body=one.body, act=act)
-        trials = [_new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
-        ends = pilot.run(trials, jax.random.key(seed))
-        outcomes.append(
-            Outcome(
-                task=trials[0].scene.task, robot=one.body.robot, episodes=episodes,
-                successes=sum(is_success(end.scene, end.state) for end in ends),
-                lifted_other=sum(lifted_other(end) for end in ends),
-            )
-        )  # fmt: skip
+    for condition, instructor in instructors.items():
+        for number, one in enumerate(series):
+            pilot = Pilot(config=config, params=params, mixture=mixture, body=one.body, act=act, instructor=instructor)
+            trials = [_new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
+            ends = pilot.run(trials, jax.random.key(seed))
+            outcomes.append(
+                Outcome(
+                    task=trials[0].scene.task, robot=one.body.robot, condition=condition, episodes=episodes,
+                    successes=sum(is_success(end.scene, end.state) for end in ends),
+                    went_to_meant=sum(int(np.argmin(end.closest)) == end.scene.target for end in ends),
+                    lifted_other=sum(lifted_other(end) for end in ends),
+                )
+            )  # fmt: skip
     return outcomes
+
+
+def ask_task(body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str:
+    """Asks by the sentence of the whole task."""
+    return trial.scene.task
+
+
+def ask_script(body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str:
+    """Asks as one who knows the scene: to move over the thing, and once the hands are there, to take and lift it."""
+    approach, take = sentences(trial.scene.task)
+    hands = base_to_world(trial.state.base, hand_positions(body, trial.state.joints))
+    handles = trial.state.items[trial.scene.target] + np.array(trial.scene.items[trial.scene.target].handles)
+    is_over = bool((np.linalg.norm((hands - handles)[:, :2], axis=1) < OVER_M).all())
+    is_holding = any(held is not None for held in trial.state.held)
+    return take if is_over or is_holding else approach
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskHighLevel:
+    """Asks what a high-level policy says."""
+
+    policy: HighLevelPolicy
+
+    def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str:
+        return self.policy.next_sentence(trial.scene.task, state_vector(body, trial.state), pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +128,7 @@ class Pilot:
     mixture: Mixture
     body: Body
     act: Any
+    instructor: Instructor = ask_task
 
     def run(self, trials: Sequence[Trial], key: jax.Array) -> list[Trial]:
         """Acts until `DURATION_S` is over; a part of each chunk is carried out open loop, then comes the next look."""
@@ -109,8 +155,9 @@ class Pilot:
 
     def _observation(self, trials: Sequence[Trial], state: np.ndarray) -> Observation:
         tokenizer = tokenizer_for(self.config.policy, self.config.tokenizer)
-        prompts = [tokenizer.encode(trial.scene.task) for trial in trials]
         pictures = [look(self.body, trial) for trial in trials]
+        asked = [self.instructor(self.body, *one) for one in zip(trials, pictures, strict=True)]
+        prompts = [tokenizer.encode(sentence) for sentence in asked]
         black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         cameras = self.config.cameras
         return observation_from_batch(
@@ -123,10 +170,22 @@ class Pilot:
         )
 
     def _carry_out(self, trial: Trial, chunk: np.ndarray) -> Trial:
-        state = trial.state
+        state, closest = trial.state, np.array(trial.closest)
         for action in chunk:
             state = step(self.body, trial.scene, state, command_of(self.body, action))
-        return Trial(scene=trial.scene, state=state)
+            closest = np.minimum(closest, distances(self.body, trial.scene, state))
+        return Trial(scene=trial.scene, state=state, closest=tuple(closest.tolist()))
+
+
+def distances(body: Body, scene: Scene, state: State) -> np.ndarray:
+    """How far the nearest hand is from a handle of each thing, float64 [items], m."""
+    hands = base_to_world(state.base, hand_positions(body, state.joints))
+    return np.array(
+        [
+            min(np.linalg.norm(hands - (place + np.array(handle)), axis=1).min() for handle in item.handles)
+            for item, place in zip(scene.items, state.items, strict=True)
+        ]
+    )
 
 
 def state_vector(body: Body, state: State) -> np.ndarray:
@@ -164,7 +223,8 @@ def lifted_other(trial: Trial) -> bool:
 def _new_trial(series: Series, seed: Sequence[int]) -> Trial:
     random = np.random.default_rng(list(seed))
     scene, places = draw_scene(series.task, series.colours, random)
-    return Trial(scene=scene, state=first_state(series.body, places, random))
+    state = first_state(series.body, places, random)
+    return Trial(scene=scene, state=state, closest=tuple(distances(series.body, scene, state).tolist()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -175,9 +235,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("episodes", type=int)
     parser.add_argument("seed", type=int)
     parser.add_argument("robots", nargs="*", default=["ur5e"])
+    parser.add_argument(
+        "--labels", type=Path, metavar="TABLE",
+        help="also ask by segment sentences: those of a script that knows the scene, and those of a high-level policy "
+        "that learned from this table of DATASET/segments",
+    )  # fmt: skip
     parsed = parser.parse_args(arguments)
     series = [one for one in FULL if one.body.robot in parsed.robots]
-    outcomes = roll_out(parsed.run, parsed.spec, series, parsed.episodes, parsed.seed)
+    instructors: dict[str, Instructor] = {"task": ask_task}
+    if parsed.labels:
+        learned = learn_nearest_state(parsed.labels.parents[1], parsed.labels, parsed.robots)
+        instructors |= {"script": ask_script, "high_level": AskHighLevel(policy=learned)}
+    outcomes = roll_out(parsed.run, parsed.spec, series, parsed.episodes, parsed.seed, instructors)
     print(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
 
 
