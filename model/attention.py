@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from model.config import Attention
@@ -61,15 +64,19 @@ def attend(
     value: Float[Array, "b t m k"],
     mask: Bool[Array, "b r t"] | None = None,
     kernel: Attention = "auto",
+    lengths: Int[Array, " b"] | None = None,
 ) -> Float[Array, "b s n k"]:
     """Softmax attention with scale k^-0.5; n query heads share m key heads. Logits and softmax in float32.
 
-    The mask has one row per query, or one for all (r = s or 1).
+    The mask has one row per query, or one for all (r = s or 1). `lengths` instead of it says that each row's valid
+    tokens come first, and how many they are; padding then gives some finite value.
     `kernel` 'cudnn' never holds the logits in memory and needs an NVIDIA GPU and 16-bit activations; 'auto'
     takes it where it can and 'plain' elsewhere. Both agree to the precision of the activations.
     """
-    if kernel == "cudnn" or (kernel == "auto" and _cudnn_takes(query)):
-        return _attend_cudnn(query, key, value, mask)
+    if takes_cudnn(kernel, query.dtype, query.shape[-1]):
+        return _attend_cudnn(query, key, value, mask, lengths)
+    if lengths is not None:
+        mask = jnp.arange(key.shape[1]) < lengths[:, None, None]
     batch, rows, heads, head_dim = query.shape
     groups = key.shape[2]
     query = (query * head_dim**-0.5).reshape(batch, rows, groups, heads // groups, head_dim)
@@ -80,25 +87,36 @@ def attend(
     return jnp.einsum("bmgst,btmk->bsmgk", weights, value).reshape(batch, rows, heads, head_dim)
 
 
-def _attend_cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-    """cuDNN's flash attention. With a mask its backward pass wants even lengths, so that odd ones (a state
-    token and 50 actions) get one more row and column, which nothing sees."""
+def takes_cudnn(kernel: Attention, dtype: DTypeLike, head_dim: int) -> bool:
+    """Whether `attend` uses cuDNN: when asked to, or where backend, dtype and head size are what it is made for."""
+    if kernel != "auto" or jax.default_backend() != "gpu":
+        return kernel == "cudnn"
+    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+    largest = 256 if capability >= 9.0 else 128
+    return (
+        dtype in (jnp.bfloat16, jnp.float16) and capability >= 8.0 and head_dim <= largest and head_dim % 8 == 0
+    )
+
+
+def _attend_cudnn(
+    query: Array, key: Array, value: Array, mask: Array | None, lengths: Array | None
+) -> Array:
+    """cuDNN's flash attention, without a mask, by lengths, or with a mask as a bias.
+
+    Lengths are better than a mask where they say enough: no bias is read, and none gets a gradient. What cuDNN
+    leaves in the rows of padding is replaced by zeros. With a bias its backward pass wants even lengths, so that
+    odd ones (a state token and 50 actions) get one more row and column, which nothing sees.
+    """
+    cudnn = partial(jax.nn.dot_product_attention, implementation="cudnn")
+    if lengths is not None:
+        out = cudnn(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
+        return jnp.where((jnp.arange(query.shape[1]) < lengths[:, None])[..., None, None], out, 0)
     if mask is None:
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return cudnn(query, key, value)
     rows, columns = query.shape[1], key.shape[1]
     mask = jnp.broadcast_to(mask, (mask.shape[0], rows, columns))
     more_rows, more_columns = rows % 2, columns % 2
     mask = jnp.pad(mask, ((0, 0), (0, more_rows), (0, more_columns)))
     query = jnp.pad(query, ((0, 0), (0, more_rows), (0, 0), (0, 0)))
     key, value = (jnp.pad(x, ((0, 0), (0, more_columns), (0, 0), (0, 0))) for x in (key, value))
-    out = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
-    return out[:, :rows]
-
-
-def _cudnn_takes(query: Array) -> bool:
-    """Whether this backend, dtype and head size are within what cuDNN's flash attention is made for."""
-    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
-        return False
-    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
-    largest = 256 if capability >= 9.0 else 128
-    return capability >= 8.0 and query.shape[-1] <= largest and query.shape[-1] % 8 == 0
+    return cudnn(query, key, value, mask=mask[:, None])[:, :rows]

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from model.attention import apply_rope, attend
 from model.config import GemmaConfig
 from model.layers import PLAIN, Execution
+from model.packing import PackedRows
 from model.params import Params, Spec, fan_in, normal, zeros
 
 EPS = 1e-6
@@ -94,32 +95,48 @@ def run_expert(
     return normed, own
 
 
+@struct.dataclass
+class PrefixView:
+    """What the tokens of the prefix see of each other, and where they stand.
+
+    Either `mask` says it, or `lengths` does: each sample's valid tokens come first. With `rows` the tokens are
+    packed, and `lengths` are those of the samples' rows.
+    """
+
+    positions: Int[Array, "g p"]
+    mask: Bool[Array, "b s s"] | None = None
+    lengths: Int[Array, " b"] | None = None
+    rows: PackedRows | None = None
+
+
 def run_prefix_cache(
-    params: Params,
-    tokens: Float[Array, "b s e"],
-    mask: Bool[Array, "b s s"],
-    positions: Int[Array, "b s"],
-    *,
-    how: Execution = PLAIN,
+    params: Params, tokens: Float[Array, "g p e"], view: PrefixView, *, how: Execution = PLAIN
 ) -> Cache:
-    """Keys and values of the first expert, without the work that nothing later reads.
+    """Keys and values of the first expert, a row per sample, without the work that nothing later reads.
 
     Of the last layer only its norm, keys and values matter: its queries, attention output and MLP, and the
     final norm, reach neither loss nor action and have zero gradient.
     """
     layers = expert_layers(params["layers"], 0)
+    rows, positions = view.rows, view.positions
 
-    def body(x: Array, layer: Params) -> tuple[Array, Cache]:
+    def own_keys_values(layer: Params, x: Array) -> tuple[Array, Cache]:
         normed, _ = rms_norm(x, layer["pre_attention_norm"], None)
         own = keys_values(layer, normed, positions)
-        x = x + attention(layer, normed, mask, positions, own, None, how)
+        return normed, own if rows is None else jax.tree.map(rows.unpack, own)
+
+    def body(x: Array, layer: Params) -> tuple[Array, Cache]:
+        normed, own = own_keys_values(layer, x)
+        query = queries(layer, normed, positions)
+        query = query if rows is None else rows.unpack(query)
+        mixed = attend(query, own.k, own.v, view.mask, how.attention, view.lengths)
+        x = x + attention_out(layer, mixed if rows is None else rows.pack(mixed))
         normed, _ = rms_norm(x, layer["pre_ffw_norm"], None)
         return x + feed_forward(layer["mlp"], normed), own
 
     x, own = how.scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
     last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
-    normed, _ = rms_norm(x, last["pre_attention_norm"], None)
-    final = keys_values(last, normed, positions)
+    _, final = own_keys_values(last, x)
     return jax.tree.map(lambda seen, end: jnp.concatenate([seen, end[None]]), own, final)
 
 
@@ -172,9 +189,19 @@ def attention(
     how: Execution,
 ) -> Float[Array, "b s e"]:
     """Queries from `x` over the keys of `past` and `own`."""
-    query = project(x, layer["q_einsum"], "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk")
     keys = own if past is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), past, own)
-    mixed = attend(apply_rope(query, positions), keys.k, keys.v, mask, how.attention)
+    mixed = attend(queries(layer, x, positions), keys.k, keys.v, mask, how.attention)
+    return attention_out(layer, mixed)
+
+
+def queries(layer: Params, x: Float[Array, "b s e"], positions: Int[Array, "b s"]) -> Float[Array, "b s n k"]:
+    """Rotated queries of one layer."""
+    query = project(x, layer["q_einsum"], "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk")
+    return apply_rope(query, positions)
+
+
+def attention_out(layer: Params, mixed: Float[Array, "b s n k"]) -> Float[Array, "b s e"]:
+    """The linear layer out of heads."""
     return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsnr", "bsnr,nre->bse")
 
 

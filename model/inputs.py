@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from model.config import PolicyConfig
+from model.packing import Packing
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # also the order of their tokens
 
@@ -22,6 +23,8 @@ class Observation:
 
     `images` holds per camera uint8 pixels or float32 in [-1, 1]. A camera may be left out of `images` and
     `image_masks`: the result is the one that a False mask gives, without its cost. `state` is normalized.
+    `packing` says how many images are there at most, so that images which only some samples lack cost nothing either
+    (see `model.packing`); pi0-small computes them all the same.
     """
 
     images: Mapping[str, Shaped[Array, "b y x c"]]
@@ -29,6 +32,7 @@ class Observation:
     tokenized_prompt: Int[Array, "b s"]
     tokenized_prompt_mask: Bool[Array, "b s"]
     state: Float[Array, "b d"]
+    packing: Packing | None = struct.field(pytree_node=False, default=None)
 
 
 def observation_from_batch(
@@ -39,10 +43,13 @@ def observation_from_batch(
     tokenized_prompt_mask: np.ndarray,
     state: np.ndarray,
     drop_missing: bool = True,
+    packing: Packing | None = None,
 ) -> Observation:
     """Collects host arrays; with `drop_missing`, cameras that no sample of the batch has are left out.
 
-    The base camera stays if none is there, so that an image-free batch keeps a valid form.
+    The base camera stays if none is there, so that an image-free batch keeps a valid form. `packing` comes from
+    `model.packing.fit_packing(image_masks)`; each set of cameras and each packing is one compilation. ValueError if
+    more images are there than it promises.
     """
     names = [name for name in CAMERAS if name in images]
     unknown = sorted(set(images) - set(CAMERAS))
@@ -50,12 +57,18 @@ def observation_from_batch(
         raise ValueError(f"images: expected cameras {', '.join(CAMERAS)}; found {', '.join(unknown)}")
     present = [name for name in names if np.any(image_masks[name])]
     kept = (present or names[:1]) if drop_missing else names
+    there = np.stack([np.asarray(image_masks[name], bool) for name in kept], axis=1)
+    if packing is not None:
+        most = there.reshape(packing.groups, -1).sum(1).max()
+        if most > packing.slots:
+            raise ValueError(f"packing: expected at most {packing.slots} images in a group; found {most}")
     return Observation(
         images={name: images[name] for name in kept},
         image_masks={name: np.asarray(image_masks[name], bool) for name in kept},
         tokenized_prompt=np.asarray(tokenized_prompt, np.int32),
         tokenized_prompt_mask=np.asarray(tokenized_prompt_mask, bool),
         state=np.asarray(state, np.float32),
+        packing=packing,
     )
 
 
@@ -82,6 +95,9 @@ def check_observation(config: PolicyConfig, observation: Observation) -> None:
     for name, image in observation.images.items():
         check_shape(f"images[{name}]", image, (batch, size, size, 3))
         check_shape(f"image_masks[{name}]", observation.image_masks[name], (batch,))
+    groups = 1 if observation.packing is None else observation.packing.groups
+    if batch % groups:
+        raise ValueError(f"packing: expected groups that divide the batch of {batch}; found {groups}")
     check_shape("state", observation.state, (batch, config.action_dim))
     check_shape("tokenized_prompt", observation.tokenized_prompt, (batch, config.max_tokens))
     check_shape("tokenized_prompt_mask", observation.tokenized_prompt_mask, (batch, config.max_tokens))

@@ -11,14 +11,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from model import flow
-from model.attention import attention_mask, token_positions
+from model.attention import attention_mask, takes_cudnn, token_positions
 from model.config import Pi0Config
-from model.gemma import Cache, embed_text, gemma_specs, run_expert, run_prefix_cache
+from model.gemma import Cache, PrefixView, embed_text, gemma_specs, run_expert, run_prefix_cache
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
 from model.layers import Execution
+from model.packing import PackedRows, Packing, place_images, place_tokens, valid_first
 from model.params import Params, Spec, draw, fan_in, normal, prefixed, zeros
 from model.siglip import dense, encode_images, siglip_specs
 
@@ -116,17 +117,21 @@ def sample_actions(
 
 
 def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -> Prefix:
-    """Runs images and prompt through the first expert."""
+    """Runs images and prompt through the first expert: all of them under masks, or packed, or padding last."""
     check_observation(config, observation)
-    tokens, valid = embed_prefix(config, params, observation)
-    mask = attention_mask(valid, prefix_blocks(valid.shape[1]))
-    cache = run_prefix_cache(
-        params["PaliGemma"]["llm"],
-        tokens.astype(config.dtype),
-        mask,
-        token_positions(valid),
-        how=execution(config),
-    )
+    if observation.packing is not None:
+        tokens, rows = embed_packed(config, params, observation, observation.packing)
+        valid = rows.valid
+        view = PrefixView(positions=rows.positions, lengths=valid.sum(1, dtype=jnp.int32), rows=rows)
+    else:
+        tokens, valid = embed_prefix(config, params, observation)
+        if takes_cudnn(config.attention, config.dtype, config.prefix.head_dim):
+            tokens, valid = valid_first(tokens, valid)
+            view = PrefixView(positions=token_positions(valid), lengths=valid.sum(1, dtype=jnp.int32))
+        else:
+            mask = attention_mask(valid, prefix_blocks(valid.shape[1]))
+            view = PrefixView(positions=token_positions(valid), mask=mask)
+    cache = run_prefix_cache(params["PaliGemma"]["llm"], tokens.astype(config.dtype), view, how=execution(config))
     return Prefix(cache=cache, valid=valid)
 
 
@@ -173,17 +178,55 @@ def embed_prefix(
     config: Pi0Config, params: Params, observation: Observation
 ) -> tuple[Float[Array, "b s e"], Bool[Array, "b s"]]:
     """Tokens of the cameras that are there, in `CAMERAS` order, then of the prompt, with their mask."""
+    pixels, there = stack_cameras(observation)
+    batch = pixels.shape[0]
+    images = embed_images(config, params, to_unit_range(pixels.reshape(-1, *pixels.shape[2:])))
+    text = embed_prompt(params, observation).astype(images.dtype)
+    tokens = jnp.concatenate([images.reshape(batch, -1, images.shape[-1]), text], axis=1)
+    return tokens, valid_tokens(config, there, observation.tokenized_prompt_mask)
+
+
+def embed_packed(
+    config: Pi0Config, params: Params, observation: Observation, packing: Packing
+) -> tuple[Float[Array, "g p e"], PackedRows]:
+    """Packed tokens: in each group the images that are there, then all prompts; and where they belong."""
+    pixels, there = stack_cameras(observation)
+    places = place_images(packing, there)
+    packed = places.pack(pixels.reshape(packing.groups, -1, *pixels.shape[2:]))
+    images = embed_images(config, params, to_unit_range(packed.reshape(-1, *packed.shape[2:])))
+    text = embed_prompt(params, observation).astype(images.dtype)
+    groups = [array.reshape(packing.groups, -1, array.shape[-1]) for array in (images, text)]
+    valid = valid_tokens(config, places.kept.reshape(there.shape), observation.tokenized_prompt_mask)
+    rows = place_tokens(places, valid, config.siglip.tokens, config.max_tokens)
+    return jnp.concatenate(groups, axis=1), rows
+
+
+def stack_cameras(observation: Observation) -> tuple[Shaped[Array, "b n y x c"], Bool[Array, "b n"]]:
+    """Pixels of all cameras of the observation, in `CAMERAS` order, and which are there."""
     names = [name for name in CAMERAS if name in observation.images]
-    images = jnp.concatenate([to_unit_range(observation.images[name]) for name in names])
-    encoded = encode_images(
+    pixels = jnp.stack([observation.images[name] for name in names], axis=1)
+    return pixels, jnp.stack([observation.image_masks[name] for name in names], axis=1)
+
+
+def embed_images(
+    config: Pi0Config, params: Params, images: Float[Array, "b y x c"]
+) -> Float[Array, "b s e"]:
+    """Image tokens in the prefix's width."""
+    return encode_images(
         config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, how=execution(config)
     )
-    table = params["PaliGemma"]["llm"]["embedder"]["input_embedding"]
-    text = embed_text(table, observation.tokenized_prompt)
-    tokens = [*jnp.split(encoded, len(names)), text.astype(encoded.dtype)]
-    masks = [jnp.repeat(observation.image_masks[name][:, None], config.siglip.tokens, 1) for name in names]
-    valid = jnp.concatenate([*masks, observation.tokenized_prompt_mask], axis=1)
-    return jnp.concatenate(tokens, axis=1), valid
+
+
+def embed_prompt(params: Params, observation: Observation) -> Float[Array, "b s e"]:
+    """Text tokens in the prefix's width."""
+    return embed_text(params["PaliGemma"]["llm"]["embedder"]["input_embedding"], observation.tokenized_prompt)
+
+
+def valid_tokens(
+    config: Pi0Config, there: Bool[Array, "b n"], prompt: Bool[Array, "b s"]
+) -> Bool[Array, "b t"]:
+    """Which tokens of the unpacked prefix are no padding."""
+    return jnp.concatenate([jnp.repeat(there, config.siglip.tokens, axis=1), prompt], axis=1)
 
 
 def embed_suffix(
