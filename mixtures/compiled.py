@@ -17,17 +17,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.compiling import CODED, FORMAT, compile_table, one_array
+from mixtures.compiling import CODED, EPISODE, FORMAT, STEP, compile_table, one_array
 from mixtures.remote import mirror_metadata, open_mirror, shard_sizes
 from mixtures.stores import is_remote
 from pipelines.dataset import INFO_FILE, Dataset, read_info
 from pipelines.errors import FailedWork, UsageError, nearest
-from pipelines.slots import CAMERAS, N_SLOTS
+from pipelines.slots import N_SLOTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One compiled split. Arrays are memory-mapped; e episodes, t steps of all episodes, n cameras of `CAMERAS`.
+    """One compiled split. Arrays are memory-mapped; e episodes, t steps of all episodes, cameras as in `CAMERAS`.
 
     path: the dataset's folder or URI; home: a local folder with its metadata, the same for a local dataset.
     fingerprint: names the content of shards, sidecars and segments. shards: their paths; shard_sizes: their bytes.
@@ -61,49 +61,59 @@ class Table:
         return np.diff(self.first_step)
 
     @cached_property
-    def shard(self) -> NDArray[np.int32]:
-        """Index into `shards`, int32 [e]."""
-        return self._array("shard", np.int32)
+    def episodes(self) -> NDArray[Any]:
+        """What a sample needs of its episode, `EPISODE` [e]."""
+        return self._array("episodes", EPISODE)
 
     @cached_property
+    def steps(self) -> NDArray[Any]:
+        """What a sample needs of its step, `STEP` [t]."""
+        return self._array("steps", STEP)
+
+    @property
     def image_base(self) -> NDArray[np.int64]:
         """Offset of the first JPEG in its shard, int64 [e, 3]; -1 where the dataset lacks the camera."""
-        return self._array("image_base", np.int64, len(CAMERAS))
+        return self.episodes["image_base"]
 
-    @cached_property
+    @property
     def image_start(self) -> NDArray[np.uint32]:
         """Offset of each JPEG behind its episode's first one, uint32 [t, 3]."""
-        return self._array("image_start", np.uint32, len(CAMERAS))
+        return self.steps["image_start"]
 
-    @cached_property
+    @property
     def image_length(self) -> NDArray[np.uint32]:
         """Bytes of each JPEG, uint32 [t, 3]."""
-        return self._array("image_length", np.uint32, len(CAMERAS))
+        return self.steps["image_length"]
 
-    @cached_property
+    @property
     def camera_mask(self) -> NDArray[np.bool_]:
         """bool [e, 3]."""
-        return self._array("camera_mask", np.bool_, len(CAMERAS))
+        return self.episodes["camera_mask"]
 
-    @cached_property
+    @property
     def state(self) -> NDArray[np.float32]:
         """Physical state, float32 [t, 18]."""
-        return self._array("state", np.float32, N_SLOTS)
+        return self.steps["state"]
 
     @cached_property
     def action(self) -> NDArray[np.float32]:
         """Physical action, float32 [t, 18]."""
         return self._array("action", np.float32, N_SLOTS)
 
-    @cached_property
+    @property
     def state_mask(self) -> NDArray[np.bool_]:
         """bool [e, 18]."""
-        return self._array("state_mask", np.bool_, N_SLOTS)
+        return self.episodes["state_mask"]
 
-    @cached_property
+    @property
     def action_mask(self) -> NDArray[np.bool_]:
         """bool [e, 18]."""
-        return self._array("action_mask", np.bool_, N_SLOTS)
+        return self.episodes["action_mask"]
+
+    @property
+    def control_hz(self) -> NDArray[np.float32]:
+        """float32 [e]."""
+        return self.episodes["control_hz"]
 
     @cached_property
     def is_idle(self) -> NDArray[np.bool_]:
@@ -124,11 +134,6 @@ class Table:
     def segment_kind(self) -> NDArray[np.uint8]:
         """Index into `KINDS`, uint8 [segments]."""
         return self._array("segment_kind", np.uint8, folder=self.segment_folder)
-
-    @cached_property
-    def control_hz(self) -> NDArray[np.float32]:
-        """float32 [e]."""
-        return self._array("control_hz", np.float32)
 
     @cached_property
     def success(self) -> NDArray[np.int8]:

@@ -19,7 +19,18 @@ from pipelines.index import read_fingerprint, read_sidecar
 from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.wire import varint_sizes
 
-FORMAT = "embodimix.compiled/v2"
+FORMAT = "embodimix.compiled/v3"
+# What one sample needs of a step and of an episode stands together, so that few reads bring it.
+STEP = np.dtype(
+    [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
+)
+EPISODE = np.dtype(
+    [
+        ("first_step", "<i8"), ("end_step", "<i8"), ("image_base", "<i8", len(CAMERAS)), ("shard", "<i4"),
+        ("norm_key", "<i4"), ("control_hz", "<f4"), ("state_mask", "?", N_SLOTS), ("action_mask", "?", N_SLOTS),
+        ("camera_mask", "?", len(CAMERAS)),
+    ]
+)  # fmt: skip
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
 KINDS = ("subtask", "recovery", "idle")
 _EPISODE_COLUMNS = (
@@ -88,39 +99,29 @@ class _Writer:
         lengths = rows["n_steps"].to_numpy().astype(np.int64)
         first = np.concatenate([[0], np.cumsum(lengths)])
         self.append("first_step", self.n_steps + first[1:])
-        self.append("shard", np.full(len(lengths), shard, np.int32))
-        for name, kind in (("control_hz", np.float32), ("success", np.int8)):
-            self.append(name, rows[name].to_numpy().astype(kind))
-        for name in ("state_mask", "action_mask", "camera_mask", "is_idle"):
-            self.append(name, _flat(rows[name]).to_numpy(zero_copy_only=False).astype(np.bool_))
-        state, action = (_flat(rows[name]).to_numpy().astype(np.float32) for name in ("state", "action"))
-        self.append("state", state)
-        self.append("action", action)
-        vectors = np.concatenate([state.reshape(-1, N_SLOTS), action.reshape(-1, N_SLOTS)], axis=1)
-        self.append("motion", motion_words(vectors, first))
-        for name in CODED:
-            self.append(f"{name}_code", self._codes(name, rows[name].to_pylist()))
-        self.add_pictures(rows, first, cameras)
+        self.append("success", rows["success"].to_numpy().astype(np.int8))
+        self.append("is_idle", _flat(rows["is_idle"]).to_numpy(zero_copy_only=False).astype(np.bool_))
+        codes = {name: self._codes(name, rows[name].to_pylist()) for name in CODED}
+        for name, values in codes.items():
+            self.append(f"{name}_code", values)
+        episodes, steps = np.empty(len(lengths), EPISODE), np.empty(first[-1], STEP)
+        episodes["first_step"], episodes["end_step"] = self.n_steps + first[:-1], self.n_steps + first[1:]
+        episodes["shard"], episodes["norm_key"] = shard, codes["norm_key"]
+        episodes["control_hz"] = rows["control_hz"].to_numpy()
+        for name in ("state_mask", "action_mask", "camera_mask"):
+            flat = _flat(rows[name]).to_numpy(zero_copy_only=False)
+            episodes[name] = flat.astype(np.bool_).reshape(episodes[name].shape)
+        steps["state"] = _flat(rows["state"]).to_numpy().reshape(-1, N_SLOTS)
+        action = _flat(rows["action"]).to_numpy().astype(np.float32).reshape(-1, N_SLOTS)
+        _place_pictures(rows, first, cameras, episodes, steps)
+        for name, values in (("episodes", episodes), ("steps", steps), ("action", action)):
+            self.append(name, values)
+        self.append("motion", motion_words(np.concatenate([steps["state"], action], axis=1), first))
         self.add_segments(rows["segments"], first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))
         self.texts["language"].append(one_array(rows["language"]).cast(pa.large_list(pa.large_string())))
         self.n_episodes += len(lengths)
         self.n_steps += int(first[-1])
-
-    def add_pictures(self, rows: pa.Table, first: NDArray[np.int64], cameras: Sequence[str]) -> None:
-        base = np.full((len(first) - 1, len(CAMERAS)), -1, np.int64)
-        start = np.zeros((first[-1], len(CAMERAS)), np.uint32)
-        length = np.zeros((first[-1], len(CAMERAS)), np.uint32)
-        for camera in cameras:
-            column = CAMERAS.index(camera)
-            sizes = _flat(rows[f"{camera}_lengths"]).to_numpy().astype(np.int64)
-            strides = sizes + 1 + varint_sizes(np.append(sizes[1:], 0))
-            before = np.cumsum(strides) - strides
-            base[:, column] = rows[f"{camera}_base"].to_numpy()
-            length[:, column] = sizes
-            start[:, column] = before - np.repeat(before[first[:-1]], np.diff(first))
-        for name, values in (("image_base", base), ("image_start", start), ("image_length", length)):
-            self.append(name, values)
 
     def add_segments(self, column: pa.ChunkedArray, first: NDArray[np.int64]) -> None:
         lists = one_array(column)
@@ -151,6 +152,21 @@ class _Writer:
     def _codes(self, name: str, values: Sequence[str]) -> NDArray[np.int32]:
         vocabulary = self.vocabularies[name]
         return np.array([vocabulary.setdefault(value, len(vocabulary)) for value in values], np.int32)
+
+
+def _place_pictures(
+    rows: pa.Table, first: NDArray[np.int64], cameras: Sequence[str], episodes: NDArray[Any], steps: NDArray[Any]
+) -> None:
+    """Fills in where each JPEG lies; first: where episodes begin among the steps, [e + 1]."""
+    episodes["image_base"], steps["image_start"], steps["image_length"] = -1, 0, 0
+    for camera in cameras:
+        column = CAMERAS.index(camera)
+        sizes = _flat(rows[f"{camera}_lengths"]).to_numpy().astype(np.int64)
+        strides = sizes + 1 + varint_sizes(np.append(sizes[1:], 0))
+        before = np.cumsum(strides) - strides
+        episodes["image_base"][:, column] = rows[f"{camera}_base"].to_numpy()
+        steps["image_length"][:, column] = sizes
+        steps["image_start"][:, column] = before - np.repeat(before[first[:-1]], np.diff(first))
 
 
 def segment_of_step(
