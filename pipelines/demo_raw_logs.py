@@ -148,12 +148,12 @@ def _write_droid_table(path: Path, recording: Recording, start: datetime) -> Non
             {
                 "time": f"{start:%a_%b_%d_%H:%M:%S_%Y}", "robot_serial_number": "panda-000000-0000000",
                 "version_number": "1.3", "user": "Demo Operator", "building": "Drawn", "scene_id": 1,
-                "current_task": recording.scene.task.capitalize(), "success": recording.success,
+                "current_task": recording.scene.task, "success": recording.success,
                 "failure": not recording.success, "movement_enabled": True, "controller_on": True,
             }
         )  # fmt: skip
         for name in ("fixed_tasks", "new_tasks"):
-            file.attrs.create(name, [recording.scene.task.capitalize()], dtype=h5py.string_dtype())
+            file.attrs.create(name, [recording.scene.task], dtype=h5py.string_dtype())
 
 
 def _droid_robot_columns(recording: Recording) -> dict[str, np.ndarray]:
@@ -253,7 +253,7 @@ def _droid_metadata(recording: Recording, name: str, user: str, start: datetime,
         "uuid": name, "lab": LAB, "user": "Demo Operator", "user_id": user, "date": f"{start:%Y-%m-%d}",
         "timestamp": f"{start:%Y-%m-%d-%Hh-%Mm-%Ss}", "hdf5_path": f"{place}/trajectory.h5", "building": "Drawn",
         "scene_id": 1, "success": recording.success, "robot_serial": "panda-000000-0000000", "droid_version": "1.3",
-        "current_task": recording.scene.task.capitalize(), "trajectory_length": len(recording.commands),
+        "current_task": recording.scene.task, "trajectory_length": len(recording.commands),
         **{f"{role}_cam_serial": serial for role, serial in roles.items()},
         **{f"{role}_cam_extrinsics": [0.4, 0.0, 0.9, np.pi, 0.0, np.pi / 2] for role in roles},
         **{f"{role}_svo_path": f"{place}/recordings/SVO/{serial}.svo" for role, serial in roles.items()},
