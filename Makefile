@@ -32,6 +32,8 @@ runs/bench/pretrain.yaml: .venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "embodimix needs Python 3.11; found " + sys.version.split()[0] + ". Run: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Tests talk to the policy server with it. It asks for numpy 1 but runs with numpy 2; what it needs is in '.[dev]'.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt openpi-client
 	touch .venv/.ready
 
 clean:

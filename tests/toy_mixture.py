@@ -58,14 +58,15 @@ class ToyMixture:
 
     @property
     def spec(self) -> Any:
-        return SimpleNamespace(path=self.path, seed=5, name="toy", action=SimpleNamespace(normalization="quantile"))
+        action = SimpleNamespace(normalization="quantile", rate_hz=None)
+        return SimpleNamespace(path=self.path, seed=5, name="toy", action=action)
 
     @property
     def groups(self) -> tuple[Any, ...]:
         return tuple(
             SimpleNamespace(
                 name=name, probability=0.5, norm_keys=(key,), n_validation_episodes=3, n_steps=500_000,
-                effective_epochs=lambda draws: 0.5 * draws / 500_000,
+                control_hz=(20.0,), effective_epochs=lambda draws: 0.5 * draws / 500_000,
             )
             for name, key in zip(("push", "lift"), NORM_KEYS, strict=True)
         )

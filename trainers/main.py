@@ -10,6 +10,7 @@ import model.cli
 import pipelines.cli
 import trainers.cli
 import trainers.demo_cli
+import trainers.serve_cli
 from pipelines.errors import EmbodimixError
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
@@ -28,7 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli, trainers.demo_cli):
+    for part in (
+        pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli, trainers.serve_cli,
+        trainers.demo_cli,
+    ):  # fmt: skip
         part.add_commands(commands)
     return parser
 

@@ -3,6 +3,7 @@
     RUN/config.yaml            the resolved config (trainers.config)
         mixture.lock.json      groups, probabilities and dataset fingerprints it trains on
         statistics.json        what normalizes state and action, per norm key
+        robots.json            slots, parts and rates of the robots it learned to drive
         checkpoints/<step>/    parameters, optimizer, moving average, and the position in the stream
         metrics.jsonl          one line per logged step; tensorboard/ the same as curves
         eval/                  reports of `embodimix eval`
@@ -40,6 +41,10 @@ class RunDirectory:
     @property
     def statistics_path(self) -> Path:
         return self.path / "statistics.json"
+
+    @property
+    def robots_path(self) -> Path:
+        return self.path / "robots.json"
 
     @property
     def checkpoints(self) -> Path:

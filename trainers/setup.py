@@ -17,6 +17,7 @@ from pipelines.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
+from trainers.robots import write_robots
 from trainers.run import CLAIM, RunDirectory
 from trainers.step import TrainState, new_state
 
@@ -50,6 +51,8 @@ def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     if not run.exists():
         run.write_lock(mixture.lock())
         mixture.save_statistics(run.statistics_path)
+    if not run.robots_path.exists():
+        write_robots(run.robots_path, mixture)
     run.write_config(config)
 
 

@@ -1,0 +1,96 @@
+"""The robots that a run knows: slots, names, units and rates per norm key, kept in the run so that it can act alone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.mixture import Mixture
+from pipelines.errors import UsageError, nearest
+from pipelines.files import write_atomically
+from trainers.baselines import slot_units
+
+SCHEMA = "embodimix.robots/v1"
+# The published open-loop horizons: half a second at 50 Hz, 0.8 s at 20 Hz.
+FAST_HZ, FAST_S = 50.0, 0.5
+SLOW_HZ, SLOW_S = 20.0, 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robot:
+    """One norm key. parts: action slots of each part; control_hz: rates of its data, ascending."""
+
+    norm_key: str
+    parts: Mapping[str, tuple[int, ...]]
+    control_hz: tuple[float, ...]
+
+    @property
+    def control_mode(self) -> str:
+        return self.norm_key.split("/")[1]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each of the 18 slots, '' where it has none."""
+        return slot_units(self.control_mode, self.parts)
+
+    def slot_names(self, mask: NDArray[np.bool_]) -> list[str]:
+        """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
+        named = {
+            slot: f"{part}[{index}]" if len(slots) > 1 else part
+            for part, slots in self.parts.items()
+            for index, slot in enumerate(slots)
+        }
+        return [f"{named.get(slot, f'slot {slot}')} ({self.units[slot]})" for slot in np.flatnonzero(mask).tolist()]
+
+
+def open_loop_steps(control_hz: float, horizon: int) -> int:
+    """How many actions of a chunk are carried out before the next look, at most the horizon.
+
+    50 Hz and 20 Hz are the paper's, 25 and 16 actions; the seconds between are on the line through both, and other
+    rates keep the seconds of the nearer one, which no source states.
+
+    >>> [open_loop_steps(hz, 50) for hz in (50, 20, 10, 5, 3)]
+    [25, 16, 8, 4, 2]
+    """
+    seconds = float(np.interp(control_hz, [SLOW_HZ, FAST_HZ], [SLOW_S, FAST_S]))
+    return int(np.clip(round(control_hz * seconds), 1, horizon))
+
+
+def write_robots(path: Path, mixture: Mixture) -> None:
+    """Writes parts and rates of every norm key of the mixture; a mixture that resamples has that one rate."""
+    rate = mixture.spec.action.rate_hz
+    robots = {}
+    for key, parts in mixture.parts.items():
+        rates = {hz for group in mixture.groups if key in group.norm_keys for hz in group.control_hz}
+        robots[key] = {"parts": parts, "control_hz": sorted(rates) if rate is None else [rate]}
+    write_atomically(path, json.dumps({"schema": SCHEMA, "robots": robots}, indent=1).encode())
+
+
+def read_robots(path: Path) -> dict[str, Robot]:
+    """Reads back `write_robots`; UsageError where there is no such file."""
+    if not path.exists():
+        raise UsageError(f"{path}: expected the robots that the run was trained on; found no such file")
+    return {
+        key: Robot(
+            norm_key=key, parts={part: tuple(slots) for part, slots in entry["parts"].items()},
+            control_hz=tuple(entry["control_hz"]),
+        )
+        for key, entry in json.loads(path.read_text())["robots"].items()
+    }  # fmt: skip
+
+
+def find_robot(robots: Mapping[str, Robot], name: str | None) -> Robot:
+    """The robot whose norm key is `name` or begins with it (`ur5e`, `franka/ee_delta`); without name, the only one."""
+    found = [
+        robot for key, robot in robots.items() if name is None or key == name or key.startswith(name.rstrip("/") + "/")
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(f"robot {name!r}: the run was not trained on it. {nearest(str(name), robots)}")
+    raise UsageError(
+        f"robot {name!r}: expected one of {', '.join(robot.norm_key for robot in found)}; name one with --robot"
+    )
