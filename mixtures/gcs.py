@@ -11,7 +11,11 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, urlparse
+
+from mixtures.connection import Server
+from mixtures.ranges import Request
 
 HOST = "https://storage.googleapis.com"
 TOKEN_URL = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
@@ -19,6 +23,33 @@ TOKEN_MARGIN_S = 300.0
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 _connections = threading.local()
+
+
+def range_request(path: str, offset: int, length: int) -> Request:
+    """The request for `length` bytes at `offset` of gs://bucket/key. Raises OSError without credentials."""
+    server, head = _begin(path, os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT") or HOST)
+    lines = [f"{name}: {value}\r\n" for name, value in _authorization().items()]
+    lines.append(f"Range: bytes={offset}-{offset + length - 1}\r\n\r\n")
+    return Request(server=server, head=head + "".join(lines).encode())
+
+
+def renew_credentials() -> None:
+    """Has the next request ask for a new access token."""
+    _tokens.forget()
+
+
+@lru_cache(maxsize=4096)
+def _begin(path: str, url: str) -> tuple[Server, bytes]:
+    """The server and the first lines of a request for an object."""
+    bucket, _, key = path.removeprefix("gs://").partition("/")
+    parts = urlparse(url if "://" in url else f"http://{url}")
+    is_secure = parts.scheme == "https"
+    server = Server(host=parts.hostname or "", port=parts.port or (443 if is_secure else 80), is_secure=is_secure)
+    return server, f"GET {_place(bucket, key)}?alt=media HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+
+
+def _place(bucket: str, key: str) -> str:
+    return f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +69,7 @@ class GcsObject:
         return int(json.loads(self._request({}, "?fields=size"))["size"])
 
     def _request(self, headers: dict[str, str], query: str) -> bytes:
-        path = f"/storage/v1/b/{quote(self.bucket, safe='')}/o/{quote(self.key, safe='')}{query}"
+        path = _place(self.bucket, self.key) + query
         connection = _connection(self.answer_s)
         try:
             connection.request("GET", path, headers=headers | _authorization())
@@ -79,6 +110,9 @@ class _Tokens:
         self._token, self._ends = "", 0.0
         self._lock = threading.Lock()
 
+    def forget(self) -> None:
+        self._ends = 0.0
+
     def get(self) -> str:
         with self._lock:
             if time.time() > self._ends - TOKEN_MARGIN_S:
@@ -90,15 +124,19 @@ def _fetch_token() -> tuple[str, float]:
     """A token and when it ends: by google-auth where it is installed, or else from the machine's metadata server."""
     try:
         import google.auth
+        import google.auth.exceptions
         import google.auth.transport.requests
     except ImportError:
         request = urllib.request.Request(TOKEN_URL, headers={"Metadata-Flavor": "Google"})
         with urllib.request.urlopen(request, timeout=10) as response:
             content = json.load(response)
         return content["access_token"], time.time() + content["expires_in"]
-    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_only"])
-    credentials.refresh(google.auth.transport.requests.Request())
-    return credentials.token, credentials.expiry.timestamp() if credentials.expiry else time.time() + 600
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/devstorage.read_only"])
+        credentials.refresh(google.auth.transport.requests.Request())
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise PermissionError(f"no Google credentials: {error}") from error
+    return str(credentials.token), credentials.expiry.timestamp() if credentials.expiry else time.time() + 600
 
 
 _tokens = _Tokens()

@@ -1,66 +1,70 @@
 """The compressed pictures of a batch, read by exact ranges, and their decoding into the batch's buffer."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from mixtures.gather import Rows
-from mixtures.shard_files import ShardFiles
-from mixtures.stores import is_remote
+from mixtures.shard_files import Reads, ShardFiles
 from pipelines.errors import FailedWork
 from pipelines.images import letterbox
 from pipelines.slots import CAMERAS
 
-WAIT_S = 600.0
-
 
 class Pictures:
-    """The compressed pictures of a batch, read on demand or fetched ahead.
+    """The pictures of some samples of a batch: `begin` to read them, then `decode` them in another thread.
 
-    corrupt: names of pictures that were replaced by black ones, to add to; None where they fail the run instead.
+    part: the rows of the batch. corrupt: names of pictures that were replaced by black ones, to add to; None where
+    they fail the run instead.
     """
 
-    def __init__(self, files: ShardFiles, rows: Rows, corrupt: list[str] | None = None) -> None:
-        self.files, self.rows, self.corrupt = files, rows, corrupt
-        self.fetched: dict[tuple[int, int], Future[bytes]] = {}
+    def __init__(self, rows: Rows, steps: NDArray[np.int64], part: slice, corrupt: list[str] | None = None) -> None:
+        self.rows, self.steps, self.corrupt = rows, steps, corrupt
+        self.samples = range(*part.indices(len(rows.row)))
+        self.lengths = rows.image_length[part].tolist()
+        self.reads: Reads | None = None
 
-    def begin(self, fetcher: ThreadPoolExecutor) -> None:
-        """Fetches every picture of remote shards in the background."""
-        for i, table in enumerate(self.rows.tables):
-            for camera in np.flatnonzero(self.rows.image_length[i]) if is_remote(table.path) else ():
-                self.fetched[i, int(camera)] = fetcher.submit(self.read, i, int(camera))
+    def begin(self, files: ShardFiles) -> "Pictures":
+        """Begins to read them, where they lie in an object store."""
+        first = self.samples.start
+        offsets = self.rows.image_offset[first : self.samples.stop].tolist()
+        paths = [self.rows.tables[i].shards[self.rows.shard[i]] for i in self.samples]
+        self.reads = files.begin(
+            [
+                (path, offset, length)
+                for path, places, sizes in zip(paths, offsets, self.lengths, strict=True)
+                for offset, length in zip(places, sizes, strict=True)
+                if length
+            ]
+        )
+        return self
 
-    def get(self, i: int, camera: int) -> bytes:
-        """The JPEG of one camera of sample i, once it is there."""
-        task = self.fetched.pop((i, camera), None)
-        return self.read(i, camera) if task is None else task.result(timeout=WAIT_S)
+    def decode(self, images: NDArray[np.uint8]) -> None:
+        """Decodes them into their places in the batch's pictures; missing ones become black."""
+        assert self.reads is not None
+        number = 0
+        for i, lengths in zip(self.samples, self.lengths, strict=True):
+            for camera, length in enumerate(lengths):
+                if length == 0:
+                    images[i, camera] = 0
+                    continue
+                data = self.reads.get(number)
+                number += 1
+                try:
+                    _decode_into(data, images[i, camera])
+                except ValueError as error:
+                    self._replace(i, camera, images, error)
 
-    def read(self, i: int, camera: int) -> bytes:
+    def _replace(self, i: int, camera: int, images: NDArray[np.uint8], error: ValueError) -> None:
+        """Fails the run over a corrupt picture, or makes it black and notes its name."""
         rows = self.rows
         path = rows.tables[i].shards[rows.shard[i]]
-        return self.files.read(path, int(rows.image_offset[i, camera]), int(rows.image_length[i, camera]))
-
-
-def decode(pictures: Pictures, rows: Rows, steps: NDArray[np.int64], images: NDArray[np.uint8], part: slice) -> None:
-    """Reads and decodes the pictures of some samples into their places; missing ones become black."""
-    for i in range(*part.indices(len(rows.row))):
-        for camera in range(len(CAMERAS)):
-            if rows.image_length[i, camera] == 0:
-                images[i, camera] = 0
-                continue
-            data = pictures.get(i, camera)
-            try:
-                _decode_into(data, images[i, camera])
-            except ValueError as error:
-                path = rows.tables[i].shards[rows.shard[i]]
-                sample = f"{rows.tables[i].name}/{rows.episode_id[i]}/{steps[i]}"
-                name = f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}"
-                if pictures.corrupt is None:
-                    raise FailedWork(name) from error
-                pictures.corrupt.append(name)
-                images[i, camera], rows.camera_mask[i, camera] = 0, False
+        sample = f"{rows.tables[i].name}/{rows.episode_id[i]}/{self.steps[i]}"
+        name = f"{path}: corrupt JPEG of {CAMERAS[camera]} in sample {sample}: {error}"
+        if self.corrupt is None:
+            raise FailedWork(name) from error
+        self.corrupt.append(name)
+        images[i, camera], rows.camera_mask[i, camera] = 0, False
 
 
 def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:

@@ -2,10 +2,14 @@
 
 import os
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from mixtures.patience import with_retries
+from mixtures.ranges import WAIT_S, Fetch, Range, RangeReader
 from mixtures.staging import Stage
-from mixtures.stores import is_remote, open_object, with_retries
+from mixtures.stores import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
 from pipelines.errors import FailedWork
 
 MAX_OPEN = 256
@@ -13,7 +17,7 @@ MAX_OPEN_REMOTE = 16_384
 
 
 class ShardFiles:
-    """Keeps some shards open and reads ranges of them; safe to use from many threads.
+    """Reads ranges of shards, and keeps what that needs open; safe to use from many threads.
 
     stage: copies shards of object stores to local disk as they are used, None for never.
     """
@@ -22,14 +26,26 @@ class ShardFiles:
         self.stage = stage
         self._local = _Handles(_LocalFile, MAX_OPEN)
         self._remote = _Handles(open_object, MAX_OPEN_REMOTE)
+        self._lock = threading.Lock()
+        self._reader: RangeReader | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    def begin(self, ranges: Sequence[Range]) -> "Reads":
+        """Begins to read ranges (path, offset, length): those of object stores now, others when they are asked for."""
+        found = [(self._source(path), offset, length) for path, offset, length in ranges]
+        away = [i for i, (path, _, _) in enumerate(found) if is_remote(path)]
+        if not away:
+            return Reads(self, found)
+        slow = {i for i in away if needs_client(found[i][0])}
+        fast = [i for i in away if i not in slow]
+        fetch = self._ranges().fetch([found[i] for i in fast]) if fast else None
+        read = {i: self._executor().submit(self._read_with_client, *found[i]) for i in slow}
+        return Reads(self, found, fetch, {i: number for number, i in enumerate(fast)}, read)
 
     def read(self, path: str, offset: int, length: int) -> bytes:
         """Reads `length` bytes at `offset`. Raises FailedWork where the file is gone or ends before them."""
         if is_remote(path):
-            staged = self.stage.local_path(path) if self.stage else None
-            if staged is None:
-                return self._read_remote(path, offset, length)
-            path = staged
+            return self.begin([(path, offset, length)]).get(0)
         try:
             data = self._local.get(path).read_at(length, offset)
         except OSError as error:
@@ -37,15 +53,59 @@ class ShardFiles:
         return _checked(data, path, offset, length)
 
     def close(self) -> None:
-        """Closes every file that no reader still uses."""
+        """Ends reads on their way, and closes every file that no reader still uses."""
+        with self._lock:
+            reader, threads = self._reader, self._threads
+            self._reader = self._threads = None
+        if reader is not None:
+            reader.close()
+        if threads is not None:
+            threads.shutdown(wait=True, cancel_futures=True)
         self._local.clear()
         self._remote.clear()
         if self.stage:
             self.stage.close()
 
-    def _read_remote(self, path: str, offset: int, length: int) -> bytes:
+    def _source(self, path: str) -> str:
+        """Where a shard is read: its staged copy, or itself."""
+        if self.stage is None or not is_remote(path):
+            return path
+        return self.stage.local_path(path) or path
+
+    def _ranges(self) -> RangeReader:
+        with self._lock:
+            if self._reader is None:
+                self._reader = range_reader()
+            return self._reader
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="embodimix-fetch")
+            return self._threads
+
+    def _read_with_client(self, path: str, offset: int, length: int) -> bytes:
         handle = self._remote.get(path)
-        return _checked(with_retries(lambda: handle.read_at(length, offset), path), path, offset, length)
+        return with_retries(lambda: handle.read_at(length, offset), path)
+
+
+class Reads:
+    """Ranges that were begun; those of local files are read when they are asked for."""
+
+    def __init__(
+        self, files: ShardFiles, ranges: Sequence[Range], fetch: Fetch | None = None,
+        fetched: dict[int, int] | None = None, slow: dict[int, Future[bytes]] | None = None,
+    ) -> None:  # fmt: skip
+        self._files, self._ranges, self._fetch = files, ranges, fetch
+        self._fetched, self._slow = fetched or {}, slow or {}
+
+    def get(self, number: int) -> bytes:
+        """The bytes of one range. Raises FailedWork where the file is gone or ends before them."""
+        if self._fetch is not None and number in self._fetched:
+            return _checked(self._fetch.get(self._fetched[number]), *self._ranges[number])
+        if number in self._slow:
+            return _checked(self._slow[number].result(timeout=WAIT_S), *self._ranges[number])
+        return self._files.read(*self._ranges[number])
 
 
 class _Handles:

@@ -10,7 +10,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mixtures.stores import open_object, with_retries
+from mixtures.patience import with_retries
+from mixtures.stores import open_object
 from pipelines.errors import FailedWork
 from pipelines.files import atomic_file
 

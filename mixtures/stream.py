@@ -15,7 +15,8 @@ from mixtures.buffers import BufferPool
 from mixtures.compiled import Table
 from mixtures.gather import Rows, choose_language, gather_rows
 from mixtures.mixture import Mixture
-from mixtures.pictures import WAIT_S, Pictures, decode
+from mixtures.pictures import Pictures
+from mixtures.ranges import WAIT_S
 from mixtures.sampler import Sampler
 from mixtures.shard_files import ShardFiles
 from mixtures.staging import Stage
@@ -129,7 +130,6 @@ class Stream:
         self._threads = threads or THREADS_PER_CORE * len(os.sched_getaffinity(0))
         self.corrupt: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
-        self._fetcher: ThreadPoolExecutor | None = None
         self._is_remote = any(is_remote(table.path) for table in mixture.tables)
 
     @property
@@ -192,11 +192,12 @@ class Stream:
 
     def close(self) -> None:
         """Ends the threads and closes the files."""
-        for executor in (self._fetcher, self._executor):
-            if executor is not None:
-                executor.shutdown(wait=True, cancel_futures=True)
-        self._fetcher = self._executor = None
-        self._files.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        self._files.close()  # also ends what the threads wait for
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        self._executor = None
 
     def __enter__(self) -> "Stream":
         return self
@@ -238,22 +239,11 @@ class Stream:
         rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.spec.action)
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="embodimix-decode")
-        pictures = self._fetch(rows)
-        tasks = [
-            self._executor.submit(decode, pictures, rows, samples.step, images, slice(first, first + SAMPLES_PER_TASK))
-            for first in range(0, len(row), SAMPLES_PER_TASK)
-        ]
+        corrupt = self.corrupt if self.mixture.spec.corrupt_images == "black" else None
+        parts = [slice(first, first + SAMPLES_PER_TASK) for first in range(0, len(row), SAMPLES_PER_TASK)]
+        begun = [Pictures(rows, samples.step, part, corrupt).begin(self._files) for part in parts]
+        tasks = [self._executor.submit(pictures.decode, images) for pictures in begun]
         return _Pending(samples=samples, rows=rows, images=images, tasks=tasks, next_position=next_position)
-
-    def _fetch(self, rows: Rows) -> "Pictures":
-        """Begins to fetch the pictures that lie in an object store; local ones are read when they are decoded."""
-        replaces = self.mixture.spec.corrupt_images == "black"
-        pictures = Pictures(self._files, rows, self.corrupt if replaces else None)
-        if self._is_remote:
-            if self._fetcher is None:
-                self._fetcher = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="embodimix-fetch")
-            pictures.begin(self._fetcher)
-        return pictures
 
     def _finish(self, pending: "_Pending") -> Batch:
         """Fills in vectors and texts while the threads decode, waits for them, and returns the batch."""

@@ -15,7 +15,7 @@ from fake_store import FakeStore, serving
 from mixture_data import make_episode, write_dataset, write_spec
 from pyarrow import fs
 
-from mixtures import stores
+from mixtures import patience, stores
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.shard_files import ShardFiles
 from mixtures.staging import Stage
@@ -40,7 +40,7 @@ def store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
             monkeypatch.setenv(variable, server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setattr(stores, "FIRST_DELAY_S", 0.01)
+        monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
         stores._file_system.cache_clear()
         yield server
     stores._file_system.cache_clear()
@@ -78,7 +78,7 @@ def test_a_busy_store_is_asked_again(store: FakeStore, tmp_path: Path, scheme: s
 def test_a_store_that_stays_broken_fails_the_run_by_name(
     store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "ANSWER_S", 0.3)
+    monkeypatch.setattr(patience, "ANSWER_S", 0.3)
     stores._file_system.cache_clear()
     mixture = opened(tmp_path, tmp_path / "cache", "gs://bucket")
     store.failures = 10**9
