@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,9 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     for steps_seen in (1, 9, 17):
         process = subprocess.Popen(command, env=os.environ | quick_compilation)
         wait_for(lambda seen=steps_seen: len(batches(tmp_path / "killed")) >= seen, process)
+        time.sleep(random.uniform(0.0, 0.1))  # in the middle of a step, or of a checkpoint in the background
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait() in (-signal.SIGKILL, 0)
     killed = run_training(tmp_path / "killed", resume=True)
     assert (killed.step, killed.batches) == (30, whole.batches)
     assert batches(tmp_path / "killed") == batches(tmp_path / "whole")

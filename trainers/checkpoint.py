@@ -3,12 +3,14 @@
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -37,40 +39,53 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run; `save` returns when the checkpoint is complete on disk."""
+    """The checkpoints of one run, written in the background.
+
+    `save` returns when the state is out of the way of the next step; the checkpoint counts once all of it is on disk
+    under its final name, and one that a kill cut short is removed when the run is taken up. An error of the background
+    comes up at the next `save`, or at `finish`.
+    """
 
     def __init__(self, directory: Path, config: CheckpointConfig) -> None:
         self.directory = directory.resolve()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep,
             keep_period=config.keep_every or None,
-            enable_async_checkpointing=False,
+            enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._started: int | None = None
+
+    @property
+    def newest(self) -> int | None:
+        """The newest checkpoint's step, complete or being written."""
+        return self._started if self._started is not None else self._manager.latest_step()
 
     def steps(self) -> list[int]:
         """The complete checkpoints' steps, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Writes one checkpoint and drops those beyond the number to keep.
+        """Begins to write one checkpoint, after the one before is complete; drops those beyond the number to keep.
 
         FailedWork when the disk is full or cannot be written; the checkpoints before stay as they are.
         """
+        self.finish()
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
         progress_json = dataclasses.asdict(progress) | {"bit_sums": sums}
-        try:
+        self._started = progress.step
+        with self._failures_named():
             self._manager.save(
                 progress.step, args=ocp.args.Composite(progress=ocp.args.JsonSave(progress_json), **items)
             )
-        except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
-            raise FailedWork(
-                f"checkpoint {progress.step} was not saved to {self.directory}: {error}. "
-                "Make room and give --resume: the run goes on from the checkpoint before"
-            ) from error
+
+    def finish(self) -> None:
+        """Returns when no checkpoint is being written. FailedWork if one could not be."""
+        with self._failures_named():
+            self._manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads one checkpoint into the form and the placement of `like`; FailedWork if it is damaged."""
@@ -103,7 +118,24 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
+        """Finishes and lets go; what could not be written is said on stderr, for another error may be under way."""
+        try:
+            self.finish()
+        except FailedWork as error:
+            print(f"WARNING: {error}", file=sys.stderr)
         self._manager.close()
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore reports a full disk as ValueError
+            step, self._started = self._started, None
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise FailedWork(
+                f"checkpoint {step} was not saved to {self.directory}: {reason[0][:300]}. "
+                "Make room and give --resume: the run goes on from the checkpoint before"
+            ) from error
 
     def _read_progress(self, step: int) -> tuple[Progress, dict[str, int]]:
         stored = self._restored(step, {"progress": ocp.args.JsonRestore()})["progress"]
@@ -150,6 +182,8 @@ def bit_sum(tree: Tree) -> int:
 
     Any flipped bit changes it; the storage below has no checksum of its own for array data.
     """
+    if jax.default_backend() != "cpu":
+        return int(_device_bit_sum(jax.tree.leaves(tree)))
     total = 0
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
@@ -159,3 +193,10 @@ def bit_sum(tree: Tree) -> int:
     if jax.process_count() > 1:
         total = int(multihost_utils.process_allgather(np.uint32(total % 2**32)).sum(dtype=np.uint64))
     return total % 2**32
+
+
+@jax.jit
+def _device_bit_sum(leaves: list[jax.Array]) -> jax.Array:
+    """`bit_sum` where the arrays are, so that they need not come to the host; uint32 sums wrap by themselves."""
+    words = [jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}") for leaf in leaves]
+    return sum((word.sum(dtype=jnp.uint32) for word in words), jnp.zeros((), jnp.uint32))

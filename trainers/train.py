@@ -112,8 +112,9 @@ class Loop:
                     break
             watch.flush()
             self._note_audit(audit.report())
-            if progress.step not in self._checkpoints.steps():
+            if progress.step != self._checkpoints.newest:
                 self._checkpoints.save(state, progress)
+            self._checkpoints.finish()
         stopped_by = watch.stopped_by if progress.step < config.steps else 0
         return Summary(
             run=self._run.path, step=progress.step, loss=watch.loss, batches=progress.batches, stopped_by=stopped_by
