@@ -10,7 +10,7 @@ from typing import Any
 PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000
   embodimix mix plan mixture.yaml --explain 'in_house/fold shirt@arx'
-  embodimix mix plan mixture.yaml --html plan.html
+  embodimix mix plan mixture.yaml --stage posttrain --html plan.html
   embodimix mix plan mixtures/specs/oxe_magic_soup.yaml --published
 """
 LOCK_EXAMPLE = """example:
@@ -76,7 +76,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     about = "propose weights from per-group excess loss"
     optimize = _action(actions, "optimize", about, OPTIMIZE_EXAMPLE, run_optimize)
-    _add_spec(optimize)
+    _add_spec(optimize, has_stage=False)
     optimize.add_argument("--losses", required=True, metavar="REPORT", help="evaluation of the run to learn from")
     optimize.add_argument("--reference", required=True, metavar="REPORT", help="evaluation of the reference run")
     optimize.add_argument("--rate", type=float, default=1.0, metavar="X", help="size of the step; 1 unless given")
@@ -95,9 +95,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     mixture = None
     if arguments.published:
-        plan = plan_published(load_spec(arguments.spec, arguments.root), arguments.draws)
+        plan = plan_published(load_spec(arguments.spec, arguments.root, arguments.stage), arguments.draws)
     else:
-        mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+        mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
         plan = plan_of(mixture)
     if arguments.explain:
         print(explain(plan, arguments.explain))
@@ -118,7 +118,7 @@ def run_lock(arguments: argparse.Namespace) -> int:
     from pipelines.dataset import Dataset
     from pipelines.errors import UsageError
 
-    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     if arguments.verify:
         remote = [table.path for table in mixture.tables if is_remote(table.path)]
         if remote:
@@ -140,7 +140,9 @@ def run_diff(arguments: argparse.Namespace) -> int:
     from mixtures.compare import compare, load_lock, render
     from mixtures.compare_page import compare_page
 
-    old, new = (load_lock(path, arguments.root, arguments.draws) for path in (arguments.old, arguments.new))
+    old, new = (
+        load_lock(path, arguments.root, arguments.draws, arguments.stage) for path in (arguments.old, arguments.new)
+    )
     comparison = compare(old, new, arguments.old, arguments.new)
     print(json.dumps(asdict(comparison), indent=1) if arguments.json else render(comparison, arguments.draws))
     if arguments.html:
@@ -153,7 +155,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
     from mixtures.mixture import open_mixture
     from mixtures.preview import preview_page
 
-    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     _write(arguments.out, preview_page(mixture, arguments.samples, arguments.split))
     return 0
 
@@ -165,7 +167,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     from mixtures.mixture import open_mixture
     from mixtures.simulate import render, simulate
 
-    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root)
+    mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     draws = mixture.draws or sum(group.n_steps for group in mixture.groups)
     groups = simulate(mixture, draws, arguments.start)
     print(json.dumps([asdict(group) for group in groups], indent=1) if arguments.json else render(groups))
@@ -219,11 +221,14 @@ def _action(
     return parser
 
 
-def _add_spec(parser: argparse.ArgumentParser) -> None:
+def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
     parser.add_argument("spec", metavar="SPEC", help="a mixture spec (YAML)")
-    _add_options(parser)
+    _add_options(parser, has_stage)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
     parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="where relative dataset paths start, in place of the spec's root")
+    if has_stage:
+        about = "with what the spec's `stages` say of this stage of training"
+        parser.add_argument("--stage", choices=("pretrain", "posttrain"), help=about)

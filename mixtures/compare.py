@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixtures.grammar import Stage
 from mixtures.locks import SCHEMA, compare_locks
 from mixtures.mixture import open_mixture
 from mixtures.terminal import align
@@ -58,10 +59,12 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_n
     return Comparison(old=old_name, new=new_name, groups=tuple(changes), differences=tuple(compare_locks(old, new)))
 
 
-def load_lock(path: str, root: str | None = None, draws: int | None = None) -> dict[str, Any]:
+def load_lock(
+    path: str, root: str | None = None, draws: int | None = None, stage: Stage | None = None
+) -> dict[str, Any]:
     """The lock of a spec (*.yaml, which is opened) or of a lock file (*.json). Raises UsageError for other JSON."""
     if not path.endswith(".json"):
-        return open_mixture(path, root=root, draws=draws).lock()
+        return open_mixture(path, root=root, draws=draws, stage=stage).lock()
     try:
         lock = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:

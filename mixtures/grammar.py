@@ -10,11 +10,13 @@ SCHEMA = "embodimix.mixture/v1"
 GroupKey = Literal["task", "robot", "dataset", "control_mode"]
 Count = Literal["steps", "episodes", "hours"]
 Predicate = Literal["idle", "recovery", "segment", "success", "failure", "language"]
+Stage = Literal["pretrain", "posttrain"]
 ActionMode = Literal["absolute", "relative_to_first_state"]
 Normalization = Literal["quantile", "zscore"]
 GROUP_KEYS: tuple[str, ...] = get_args(GroupKey)
 COUNTS: tuple[str, ...] = get_args(Count)
 PREDICATES: tuple[str, ...] = get_args(Predicate)
+STAGES: tuple[str, ...] = get_args(Stage)
 ACTION_MODES: tuple[str, ...] = get_args(ActionMode)
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 STEP_PREDICATES = ("idle", "recovery", "segment")
@@ -54,6 +56,7 @@ _WEIGHTING = Fields(
     },
 )
 _ROOT = Text(about="the folder or URI that relative dataset paths start from; the file's own folder unless said")
+_SHARE = Number(about="fixed share of the draws of the level above; else by the rule", above=0, at_most=1)
 _MULTIPLIER = Number(about="factor on the weight that the rule gives", above=0)
 _MAX_EPOCHS = Number(about="most times that a step of a group may be drawn on average", above=0)
 _MIN_SHARE = Number(about="smallest share of all draws that each group here gets", at_least=0, at_most=1)
@@ -92,7 +95,7 @@ _GROUP = Fields(
     required=("name",),
     fields={
         "name": Text(about="the group's name"),
-        "share": Number(about="fixed share of the draws of the level above; else by the rule", above=0, at_most=1),
+        "share": _SHARE,
         "multiplier": _MULTIPLIER,
         "max_epochs": _MAX_EPOCHS,
         "min_share": _MIN_SHARE,
@@ -104,41 +107,75 @@ _GROUP = Fields(
         "groups": _GROUPS,
     },
 )  # fmt: skip
+_SEED = Number(about="the seed of the order of samples", integer=True, at_least=0, at_most=2**63 - 1)
+_DRAWS = Number(about="samples that training will draw, which max_epochs needs", integer=True, at_least=1)
+_LANGUAGE = Fields(
+    about="how often a text is the segment's or the task's",
+    fields={
+        "segment": Number(about="weight of segment texts", at_least=0),
+        "task": Number(about="weight of task texts", at_least=0),
+    },
+)
+_GROUP_MULTIPLIERS = MapOf(
+    about="factors on the weights of single groups, by the names that `mix plan` shows",
+    value=Number(about="factor on the group's weight", above=0),
+)
+_CORRUPT_IMAGES = Text(
+    about="what a picture that cannot be decoded does: fail, or black (masked, named and counted)",
+    choices=("fail", "black"),
+)
+_KINDS = Fields(
+    about="how often steps of each kind are drawn; 1 unless said",
+    fields={
+        "subtask": Number(about="weight of subtask segments", at_least=0, at_most=100),
+        "recovery": Number(about="weight of recovery segments", at_least=0, at_most=100),
+        "idle": Number(about="weight of idle segments and idle steps", at_least=0, at_most=100),
+    },
+)
+_STAGE = Fields(
+    about="what a stage changes",
+    fields={
+        "seed": _SEED,
+        "draws": _DRAWS,
+        "weighting": _WEIGHTING,
+        "filters": _FILTERS,
+        "language": _LANGUAGE,
+        "kinds": _KINDS,
+        "corrupt_images": _CORRUPT_IMAGES,
+        "group_multipliers": _GROUP_MULTIPLIERS,
+        "leave_out": ListOf(about="groups that the stage does not draw from, by path", item=Text(about="a path")),
+        "groups": MapOf(
+            about="what the stage changes in single groups of the spec, by path",
+            value=Fields(
+                about="what a stage changes in a group",
+                fields={
+                    "share": _SHARE, "multiplier": _MULTIPLIER, "max_epochs": _MAX_EPOCHS, "min_share": _MIN_SHARE,
+                    "weighting": _WEIGHTING, "filters": _FILTERS,
+                },
+            ),
+        ),
+    },
+)  # fmt: skip
 MIXTURE = Fields(
     about="a mixture spec",
     required=("schema", "name"),
     fields={
         "schema": Text(about="the schema", choices=(SCHEMA,)),
         "name": Text(about="the mixture's name"),
-        "seed": Number(about="the seed of the order of samples", integer=True, at_least=0, at_most=2**63 - 1),
-        "draws": Number(about="samples that training will draw, which max_epochs needs", integer=True, at_least=1),
+        "seed": _SEED,
+        "draws": _DRAWS,
         "root": _ROOT,
         "weighting": _WEIGHTING,
         "groups": _GROUPS,
         "datasets": _DATASETS,
         "filters": _FILTERS,
-        "language": Fields(
-            about="how often a text is the segment's or the task's",
-            fields={
-                "segment": Number(about="weight of segment texts", at_least=0),
-                "task": Number(about="weight of task texts", at_least=0),
-            },
-        ),
-        "group_multipliers": MapOf(
-            about="factors on the weights of single groups, by the names that `mix plan` shows",
-            value=Number(about="factor on the group's weight", above=0),
-        ),
-        "corrupt_images": Text(
-            about="what a picture that cannot be decoded does: fail, or black (masked, named and counted)",
-            choices=("fail", "black"),
-        ),
-        "kinds": Fields(
-            about="how often steps of each kind are drawn; 1 unless said",
-            fields={
-                "subtask": Number(about="weight of subtask segments", at_least=0, at_most=100),
-                "recovery": Number(about="weight of recovery segments", at_least=0, at_most=100),
-                "idle": Number(about="weight of idle segments and idle steps", at_least=0, at_most=100),
-            },
+        "language": _LANGUAGE,
+        "group_multipliers": _GROUP_MULTIPLIERS,
+        "corrupt_images": _CORRUPT_IMAGES,
+        "kinds": _KINDS,
+        "stages": Fields(
+            about="what a stage of training changes in this spec: " + " or ".join(STAGES),
+            fields={stage: _STAGE for stage in STAGES},
         ),
         "validation": Fields(
             about="the held-out part",

@@ -14,6 +14,7 @@ from mixtures.actions import Normalizer, relative_slots
 from mixtures.chunk_statistics import chunk_statistics
 from mixtures.compiled import Table, cache_folder, open_table
 from mixtures.document import SpecError
+from mixtures.grammar import Stage
 from mixtures.groups import Group, SplitIndex, share_out
 from mixtures.locks import compare_locks, make_lock
 from mixtures.overlays import overlay_segments
@@ -115,18 +116,19 @@ class Mixture:
 
 def open_mixture(
     path: str | Path, *, draws: int | None = None, root: str | None = None, cache: str | Path | None = None,
-    statistics: Path | None = None,
+    statistics: Path | None = None, stage: Stage | None = None,
 ) -> Mixture:  # fmt: skip
     """Opens a mixture spec: reads it, opens and compiles its datasets' indices, resolves groups, shares, statistics.
 
     draws: samples that training will draw, for max_epochs, in place of the spec's. root: where relative dataset paths
     start, in place of the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
     statistics file whose norm keys replace the merged ones, so that post-training normalizes as pretraining did.
+    stage: the stage of training whose overrides hold (see `mixtures.stages`); none where the spec says nothing of it.
 
     Raises UsageError for mistakes in the spec (with file, line and column), FailedWork for datasets that are missing,
     incomplete or changed.
     """
-    spec = load_spec(path, root)
+    spec = load_spec(path, root, stage)
     cache = cache_folder(cache)
     tables = _open_tables(spec, cache)
     resolved = resolve(spec, tables, cache)

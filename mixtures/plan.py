@@ -38,6 +38,7 @@ class Plan:
     tree: Branch
     groups: tuple[Group, ...]
     is_published: bool = False
+    stage: str | None = None
 
     def flags(self, group: Group) -> tuple[str, ...]:
         """What looks wrong with a group, with the reason."""
@@ -60,7 +61,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON, schema `embodimix.plan/v1`."""
         return {
-            "schema": SCHEMA, "name": self.name, "path": self.path, "seed": self.seed, "draws": self.draws,
+            "schema": SCHEMA, "name": self.name, "path": self.path, "stage": self.stage, "seed": self.seed,
+            "draws": self.draws,
             "is_published": self.is_published,
             "n_episodes": sum(group.n_episodes for group in self.groups),
             "n_steps": sum(group.n_steps for group in self.groups),
@@ -89,7 +91,7 @@ def plan_of(mixture: Mixture) -> Plan:
     spec = mixture.spec
     return Plan(
         name=spec.name, path=str(spec.path), seed=spec.seed, draws=mixture.draws, tree=mixture.tree,
-        groups=mixture.groups,
+        groups=mixture.groups, stage=spec.stage,
     )  # fmt: skip
 
 
@@ -133,7 +135,8 @@ def render(plan: Plan) -> str:
         ("all", f"{total['n_episodes']:,}", f"{total['n_steps']:,}", f"{total['hours']:.1f}", "100.00", "100.00", draws,
          "", "", "", "", "", "", "")
     )  # fmt: skip
-    lines = [f"{plan.name}: {len(plan.groups)} groups, seed {plan.seed}", *align(HEADER, rows)]
+    stage = f", stage {plan.stage}" if plan.stage else ""
+    lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align(HEADER, rows)]
     if plan.is_published:
         lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
     lines += [f"! {sentence}" for sentence in flag_sentences(plan)]

@@ -34,9 +34,10 @@ def _head(plan: Plan) -> str:
     hours = sum(group.hours for group in plan.groups)
     drawn = "" if plan.draws is None else f", {plan.draws:,} draws"
     source = "From published sizes and statistics, without filters and held-out episodes." if plan.is_published else ""
+    stage = f", stage {plan.stage}" if plan.stage else ""
     return (
-        f"<h1>{escape(plan.name)}</h1><p class='muted'>{len(plan.groups)} groups, {steps:,} steps, {hours:,.1f} h, "
-        f"seed {plan.seed}{drawn}. {escape(plan.path)}. {source}</p>"
+        f"<h1>{escape(plan.name)}{stage}</h1><p class='muted'>{len(plan.groups)} groups, {steps:,} steps, "
+        f"{hours:,.1f} h, seed {plan.seed}{drawn}. {escape(plan.path)}. {source}</p>"
     )
 
 

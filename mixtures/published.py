@@ -26,7 +26,8 @@ def plan_published(spec: Spec, draws: int | None) -> Plan:
         facts += [_facts(path, label, parts) for label, parts in sorted(members.items())]
     tree, groups = share_out(spec, facts, draws)
     return Plan(
-        name=spec.name, path=str(spec.path), seed=spec.seed, draws=draws, tree=tree, groups=groups, is_published=True
+        name=spec.name, path=str(spec.path), seed=spec.seed, draws=draws, tree=tree, groups=groups,
+        is_published=True, stage=spec.stage,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The mixture spec `embodimix.mixture/v1` as data: a YAML file and all that it includes, checked and frozen.
 
-The outermost file's `seed`, `language`, `validation`, `action` and `draws` hold for the whole mixture. An included
-file brings its groups, its `weighting` and its `filters`.
+The outermost file's `seed`, `language`, `validation`, `action`, `draws` and `stages` hold for the whole mixture. An
+included file brings its groups, its `weighting` and its `filters`.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixtures.document import Located, Mark, SpecError, read_document
-from mixtures.grammar import ABOUT_FILTER, GROUP_KEYS, MIXTURE, NAMED, STEP_PREDICATES, ActionMode, Normalization
+from mixtures.grammar import (
+    ABOUT_FILTER,
+    GROUP_KEYS,
+    MIXTURE,
+    NAMED,
+    STEP_PREDICATES,
+    ActionMode,
+    Normalization,
+    Stage,
+)  # fmt: skip
+from mixtures.stages import GroupChanges, changed, lay_over
 from mixtures.weights import alpha_from_temperature
 
 Source = tuple[str, str, tuple[str, ...]]
@@ -138,7 +148,8 @@ class ActionRule:
 class Spec:
     """A whole mixture spec, includes read in. `root` is the node that holds everything.
 
-    group_multipliers: factors on single groups' weights, by name, and where they stand.
+    group_multipliers: factors on single groups' weights, by name, and where they stand. stage: the stage of training
+    whose overrides are in it, None for the spec as it stands.
     """
 
     name: str
@@ -152,17 +163,23 @@ class Spec:
     group_multipliers: tuple[tuple[str, float, Mark], ...] = ()
     validation: ValidationRule = ValidationRule()
     action: ActionRule = ActionRule()
+    stage: Stage | None = None
 
 
-def load_spec(path: str | Path, root: str | None = None) -> Spec:
-    """Reads a spec and all it includes. `root` replaces the file's own `root`.
+def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> Spec:
+    """Reads a spec and all it includes, with what its `stages` say of `stage`. `root` replaces the file's own `root`.
 
     Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
     values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
     """
     file = Path(path)
-    document = read_document(file, MIXTURE, NAMED)
-    node = _mixture_node(document, file, _Context(root=root, stack=(file.resolve(),)))
+    written = read_document(file, MIXTURE, NAMED)
+    context = _Context(root=root, stack=(file.resolve(),))
+    node = _mixture_node(written, file, context)
+    document, changes = lay_over(written, stage)
+    if document is not written:
+        changes.check(_paths(node))
+        node = _mixture_node(document, file, replace(context, changes=changes))
     values = {
         "language": LanguageRule(**_plain(document, "language")),
         "corrupt_images": document.plain("corrupt_images", "fail"),
@@ -176,7 +193,13 @@ def load_spec(path: str | Path, root: str | None = None) -> Spec:
     if factors is not None:
         values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
     name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
-    return Spec(name=name, path=file, seed=seed, root=node, draws=draws, **values)
+    return Spec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
+
+
+def _paths(node: Node, path: str = "") -> list[str]:
+    """The paths of all nodes below one."""
+    inner = [(f"{path}/{child.name}" if path else child.name, child) for child in node.nodes]
+    return [found for place, child in inner for found in (place, *_paths(child, place))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +207,8 @@ class _Context:
     """What an outer part of a spec hands down to an inner one.
 
     stack: the files being read, outermost first. root: where relative paths start, if an outer part says so; base:
-    where they start here. folder: that of the file being read.
+    where they start here. folder: that of the file being read. path: names of the nodes that lead here; changes: what
+    the stage says of nodes.
     """
 
     stack: tuple[Path, ...]
@@ -195,6 +219,8 @@ class _Context:
     filters: tuple[Filter, ...] = ()
     max_epochs: float | None = None
     min_share: float = 0.0
+    path: str = ""
+    changes: GroupChanges = GroupChanges()
 
 
 def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
@@ -219,12 +245,20 @@ def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
 def _nodes(document: Located, file: Path, context: _Context) -> tuple[Node, ...]:
     nodes: list[Node] = []
     for item in document.plain("groups", []):
-        node = _node(item, file, context)
+        path = f"{context.path}/{item.plain('name')}" if context.path else item.plain("name")
+        if path in context.changes.left_out:
+            continue
+        item = changed(item, context.changes.overrides.get(path))
+        node = _node(item, file, replace(context, path=path))
         twin = next((other for other in nodes if other.name == node.name), None)
         if twin:
             message = f"two groups are named {node.name!r}; the first is on line {twin.mark.line}"
             raise SpecError(item["name"].mark, message)
         nodes.append(node)
+    if "groups" in document and not nodes:
+        raise SpecError(
+            document.key_marks["groups"], "the stage leaves out every group here; leave out what holds them"
+        )
     return tuple(nodes)
 
 
@@ -265,7 +299,8 @@ def _included(include: Located, file: Path, context: _Context) -> Node:
     if not path.is_file():
         raise SpecError(include.mark, f"expected a mixture spec to include, found no file {path}")
     inner = replace(context, stack=(*context.stack, path.resolve()))
-    return _mixture_node(read_document(path, MIXTURE, NAMED), path, inner)
+    document = changed(read_document(path, MIXTURE, NAMED), context.changes.overrides.get(context.path), ("weighting",))
+    return _mixture_node(document, path, inner)
 
 
 def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
