@@ -114,7 +114,7 @@ def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_er
 
 def open_evaluation_mixture(run: RunDirectory, config: RunConfig, spec: Path | None) -> Mixture:
     """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
-    mixture = open_mixture(spec or Path(config.mixture), statistics=run.statistics_path)
+    mixture = open_mixture(spec or Path(config.mixture), statistics=run.statistics_path, stage=config.stage)
     if spec is None:
         mixture.check_lock(run.read_lock())
     before, now = run.read_lock()["action"], mixture.lock()["action"]

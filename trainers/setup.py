@@ -41,7 +41,7 @@ def set_up(run: RunDirectory, request: Request) -> tuple[RunConfig, Mixture]:
     Nothing is written yet: see `record`.
     """
     check_request(run, request)
-    mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init))
+    mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
     config = _taken_up(run, request, mixture) if run.exists() else _new_run(request, mixture)
     return config, mixture
 
