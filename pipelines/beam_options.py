@@ -5,7 +5,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
 from pipelines.errors import UsageError, nearest
 
@@ -32,6 +32,9 @@ def make_beam_options(flags: Sequence[str], n_workers: int | None = None) -> Pip
     if runner in _REFUSED:
         raise UsageError(f"--runner={runner} is refused: {_REFUSED[runner]}. {_INSTEAD}")
     options = list(flags)
+    if known.save_main_session is None:
+        # Workers import every function from the wheel; the launcher's own session holds nothing that they need.
+        options.append("--no_save_main_session")
     if known.runner is None:
         options.append(f"--runner={LOCAL_RUNNER}")
     if runner == LOCAL_RUNNER and known.direct_num_workers == 1 and known.direct_running_mode == "in_memory":
@@ -45,6 +48,11 @@ def is_local(options: PipelineOptions) -> bool:
     """Says whether the work runs on this machine, in this process or its children."""
     runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
     return runner.rsplit(".", 1)[-1] == LOCAL_RUNNER
+
+
+def is_handed_over(options: PipelineOptions) -> bool:
+    """Says whether the launcher leaves the job to a template, and so does not see its end."""
+    return bool(options.view_as(GoogleCloudOptions).template_location)
 
 
 def check_reach(options: PipelineOptions, places: Mapping[str, str]) -> None:

@@ -127,6 +127,10 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
 
 
 def _print_counts(counts: dict[str, Any], directory: "Place") -> None:
+    if counts.get("handed_over"):
+        print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
+        print("no Beam options closes the dataset")
+        return
     done = " (already done)" if counts.get("already_done") else ""
     size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
     print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")

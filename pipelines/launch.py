@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipelines.adapters import FROM_LOG, Adapter
 from pipelines.append import Base, carry_shards, load_base, number_after, only_new
-from pipelines.beam_options import check_reach, is_local, make_beam_options
+from pipelines.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.convert import beat, heartbeat_path, load_measured, load_result
 from pipelines.dataset import INFO_FILE
 from pipelines.embodiments import get_embodiment
@@ -92,6 +92,7 @@ class Conversion:
 def convert(conversion: Conversion) -> dict[str, Any]:
     """Converts a source into a dataset, or goes on where an earlier run ended; returns the counts of the manifest.
 
+    A launcher that leaves the job to a template returns `handed_over` alone, since there is nothing to close yet.
     Raises UsageError when the output holds something else, FailedWork when work failed or nothing was kept.
     """
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
@@ -109,6 +110,8 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         if todo or before is None:
             with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
+            if is_handed_over(beam_options):
+                return {"handed_over": True}
         results = [result for shard in every if (result := load_result(job, shard))]
         measured = load_measured(job)
         if len(results) < len(every) or measured is None:
