@@ -1,21 +1,21 @@
 """What the policy costs: against computing everything, as compiled at full size, and on the machine at hand.
 
-    python -m benchmarks.model tiny                     train step, cameras left out against all computed
+    python -m benchmarks.model tiny                     train steps on a CPU: cameras left out, packed, all computed
     python -m benchmarks.model count                    FLOP per sample at full size, by analysis
-    python -m benchmarks.model compile --batch 1        full-size step and sampling compiled: memory, no run
-    python -m benchmarks.model run --model pi0 --batch 16    samples/s, FLOP/s and latency; for a GPU
+    python -m benchmarks.model compile                  full-size step and sampling, compiled: memory and FLOP, no run
+    python -m benchmarks.model gpu --batch 16           samples/s, FLOP/s and latency on one GPU
 
 The reference computes masked cameras, the last layer's unused half and one joint attention, as openpi does;
-before it is timed, its loss is checked against ours.
+before anything is timed against it, its loss is checked against ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import platform
 import resource
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,207 +24,201 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from model import flow, gemma, pi0, policy
-from model.attention import apply_rope, attend, attention_mask, token_positions
-from model.config import GemmaConfig, Pi0Config, named_config
-from model.inputs import CAMERAS, Observation
+from benchmarks.model_reference import Loss, bucketed_loss, everything_loss, forward_flops, traced_flops
+from model import flow, policy
+from model.config import Pi0Config, named_config
+from model.inputs import CAMERAS, Observation, observation_from_batch
+from model.packing import fit_packing
 from model.params import Params
-from model.siglip import dense
 
-Loss = Callable[..., jax.Array]
+PEAK_TFLOPS = 989.0  # H100 and H200, bfloat16
+GOALS = "goals: 40 samples/s with three cameras, 15 ms for 10 steps at batch 1"
+MISSING = {  # cameras of the samples in turn
+    "none missing": (3,),
+    "one missing everywhere": (2,),
+    "two missing everywhere": (1,),
+    "mixed, a third missing": (3, 2, 1, 2),
+    "mixed, half missing": (3, 1, 1, 1),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one of the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description=__doc__.split("\n")[0])
-    parser.add_argument("table", choices=("tiny", "count", "compile", "run"))
+    parser.add_argument("table", choices=("tiny", "count", "compile", "gpu"))
     parser.add_argument("--model", default="pi0")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parsed = parser.parse_args(arguments)
     device = jax.devices()[0]
     print(f"{platform.processor() or platform.machine()}, {device.device_kind}, jax {jax.__version__}")
-    {"tiny": tiny_table, "count": count_table, "compile": compile_table, "run": run_table}[parsed.table](parsed)
+    {"tiny": tiny_table, "count": count_table, "compile": compile_table, "gpu": gpu_table}[parsed.table](parsed)
 
 
 def tiny_table(parsed: argparse.Namespace) -> None:
-    """Train steps of the tiny config at batch 32, ours and the reference's in turn, best of the repeats."""
-    config, batch = named_config("tiny"), 32
+    """Train steps of the tiny config at batch 32, all ways in turn, best of the repeats."""
+    config = named_config("tiny")
     params = jax.jit(policy.init_params, static_argnums=0)(config, jax.random.key(0))
-    print("| cameras there | everything computed, ms | only what counts, ms | ratio |\n|---|---|---|---|")
-    for there in (3, 2, 1):
-        seen = observation(config, batch, there)
-        full, lean = observation(config, batch, there, keep_missing=True), seen
-        steps = {
-            "everything": (train_step(config, everything_loss), full),
-            "lean": (train_step(config, policy.loss_elements), lean),
+    print("| cameras | everything, ms | masked | one pass a count | packed | everything / packed |")
+    print("|---|---|---|---|---|---|")
+    for name, pattern in MISSING.items():
+        counts = np.resize(np.array(pattern), 32)
+        whole, left_out = observation(config, counts, drop=False), observation(config, counts)
+        packed = left_out.replace(packing=fit_packing(left_out.image_masks))
+        ways = {
+            "everything": (everything_loss, whole),
+            "masked": (policy.loss_elements, left_out),
+            "bucketed": (bucketed_loss(counts), left_out),
+            "packed": (policy.loss_elements, packed),
         }
-        losses = {name: float(step(params, batch_of)[1]) for name, (step, batch_of) in steps.items()}
-        np.testing.assert_allclose(losses["lean"], losses["everything"], rtol=1e-4)
-        best = {name: np.inf for name in steps}
+        steps = {way: (train_step(config, loss), seen) for way, (loss, seen) in ways.items()}
+        losses = {way: float(step(params, seen)[1]) for way, (step, seen) in steps.items()}
+        np.testing.assert_allclose(list(losses.values()), losses["everything"], rtol=1e-4)
+        best = dict.fromkeys(steps, np.inf)
         for _ in range(parsed.repeats):
-            for name, (step, batch_of) in steps.items():
-                best[name] = min(best[name], cpu_seconds(step, params, batch_of))
-        ratio = best["everything"] / best["lean"]
-        print(
-            f"| {there} of 3 | {1e3 * best['everything']:.0f} | {1e3 * best['lean']:.0f} | {ratio:.2f} |",
-            flush=True,
-        )
+            for way, (step, seen) in steps.items():
+                best[way] = min(best[way], cpu_seconds(step, params, seen))
+        numbers = " | ".join(f"{1e3 * seconds:.0f}" for seconds in best.values())
+        print(f"| {name} | {numbers} | {best['everything'] / best['packed']:.2f} |", flush=True)
     print("CPU time of the process, so that other work on the machine counts little")
 
 
 def count_table(parsed: argparse.Namespace) -> None:
-    """Forward FLOP per sample: what the reference's way costs, and ours."""
+    """Forward FLOP per sample: what the reference's way costs, and ours; and what a traced step does."""
     config = named_config("pi0", action_dim=32)
     print("| cameras there | everything, TFLOP | only what counts, TFLOP | ratio |\n|---|---|---|---|")
     for there in (3, 2, 1):
         everything, lean = forward_flops(config, 3, lean=False), forward_flops(config, there, lean=True)
         print(f"| {there} of 3 | {everything / 1e12:.2f} | {lean / 1e12:.2f} | {everything / lean:.2f} |")
+    params = shapes_of(config)
+    print("\n| batch of 8, as traced, TFLOP per sample | forward | forward and backward |\n|---|---|---|")
+    for name, pattern in MISSING.items():
+        row = []
+        for loss in (everything_loss, policy.loss_elements):
+            counts = np.resize(np.array(pattern), 8)
+            seen = observation(config, counts, drop=loss is not everything_loss)
+            if loss is not everything_loss:
+                seen = seen.replace(packing=fit_packing(seen.image_masks))
+            mean = mean_loss(config, loss)
+            row.append([traced_flops(f, params, seen) / 8e12 for f in (mean, jax.grad(mean))])
+        (before, before_both), (after, after_both) = row
+        print(f"| {name} | {before:.2f} → {after:.2f} | {before_both:.2f} → {after_both:.2f} |", flush=True)
 
 
 def compile_table(parsed: argparse.Namespace) -> None:
-    """Compiles the full-size train step and 10-step sampling from shapes alone and prints their memory."""
+    """Compiles the full-size train step and 10-step sampling from shapes alone: memory, and FLOP as traced."""
+    params = shapes_of(named_config(parsed.model))
+    print("| what | recomputed | batch | arguments, GB | temporary, GB | TFLOP per sample | compile, s |")
+    print("|---|---|---|---|---|---|---|")
+    for remat in ("none", "dots", "full"):
+        config = named_config(parsed.model, remat=remat)
+        for batch in (1, 2):
+            step, given = whole_step(config, batch, params)
+            print(compiled_row("train step", remat, batch, step, given), flush=True)
     config = named_config(parsed.model)
-    params = jax.eval_shape(partial(policy.init_params, config), jax.random.key(0))
-    print("| what | cameras | arguments, GB | temporary, GB | compile, s |\n|---|---|---|---|---|")
-    for there in (3, 1):
-        seen = jax.eval_shape(lambda there=there: observation(config, parsed.batch, there))
-        noise = jax.ShapeDtypeStruct((parsed.batch, config.horizon, config.action_dim), jnp.float32)
-        step, sample = train_step(config, policy.loss_elements), jax.jit(partial(policy.sample_actions, config))
-        for name, function, inputs in (
-            ("train step", step, (params, seen)),
-            ("10-step sample", sample, (params, seen, noise)),
-        ):
-            start = time.perf_counter()
-            memory = function.lower(*inputs).compile().memory_analysis()
-            seconds = time.perf_counter() - start
-            given, scratch = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
-            row = f"{name}, batch {parsed.batch} | {there} | {given:.2f} | {scratch:.2f} | {seconds:.0f}"
-            print(f"| {row} |", flush=True)
+    serving = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
+    seen = jax.eval_shape(lambda: observation(config, np.array([3])))
+    noise = jax.ShapeDtypeStruct((1, config.horizon, config.action_dim), jnp.float32)
+    for name, weights in (("10-step sample", params), ("10-step sample, bfloat16 weights", serving)):
+        sample = jax.jit(partial(policy.sample_actions, config))
+        print(compiled_row(name, "-", 1, sample, (weights, seen, noise)), flush=True)
 
 
-def run_table(parsed: argparse.Namespace) -> None:
-    """Times gradient steps and sampling on the device at hand."""
+def whole_step(config: Any, batch: int, params: Params) -> tuple[Any, tuple]:
+    """A train step that holds all that training holds: AdamW's moments and a moving average, updated in place."""
+    optimizer = optax.adamw(1e-4)
+
+    def step(params: Params, moments: Any, average: Params, seen: Observation) -> tuple:
+        loss, grads = jax.value_and_grad(mean_loss(config, policy.loss_elements))(params, seen)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: 0.99 * a + 0.01 * p, average, params)
+        return params, moments, average, loss
+
+    seen = jax.eval_shape(lambda: observation(config, np.full(batch, 3)))
+    return jax.jit(step, donate_argnums=(0, 1, 2)), (params, jax.eval_shape(optimizer.init, params), params, seen)
+
+
+def compiled_row(name: str, remat: str, batch: int, function: Any, inputs: tuple) -> str:
+    """One row of the compile table."""
+    start = time.perf_counter()
+    memory = function.lower(*inputs).compile().memory_analysis()
+    seconds = time.perf_counter() - start
+    given, scratch = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
+    flops = traced_flops(function, *inputs) / batch / 1e12
+    return f"| {name} | {remat} | {batch} | {given:.2f} | {scratch:.2f} | {flops:.2f} | {seconds:.0f} |"
+
+
+def gpu_table(parsed: argparse.Namespace) -> None:
+    """Times gradient steps and sampling on the device at hand, with each attention kernel."""
     config = named_config(parsed.model)
     params = jax.jit(policy.init_params, static_argnums=0)(config, jax.random.key(0))
-    print("| what | cameras | ms | samples/s | TFLOP/s |\n|---|---|---|---|---|")
-    for there in (3, 2, 1):
-        seen = jax.device_put(observation(config, parsed.batch, there))
-        step = train_step(config, policy.loss_elements)
-        seconds = best_wall(step, parsed.repeats, params, seen)
-        rate = parsed.batch / seconds
-        achieved = 3 * rate * forward_flops(config, there, lean=True) / 1e12 if isinstance(config, Pi0Config) else 0
-        print(
-            f"| gradient, batch {parsed.batch} | {there} | {1e3 * seconds:.1f} | {rate:.1f} | {achieved:.0f} |",
-            flush=True,
-        )
-    one = jax.device_put(observation(config, 1, 3))
+    print("| what | attention | cameras | ms | samples/s | TFLOP/s | of peak |\n|---|---|---|---|---|---|---|")
+    for kernel in ("plain", "auto"):
+        config = dataclasses.replace(config, attention=kernel)
+        for name, pattern in MISSING.items():
+            counts = np.resize(np.array(pattern), parsed.batch)
+            seen = observation(config, counts)
+            seen = jax.device_put(seen.replace(packing=fit_packing(seen.image_masks)))
+            step = jax.jit(jax.value_and_grad(mean_loss(config, policy.loss_elements)))
+            seconds = best_wall(step, parsed.repeats, params, seen)
+            rate, flops = parsed.batch / seconds, 0.0
+            if isinstance(config, Pi0Config):
+                flops = 3 * rate * np.mean([forward_flops(config, count, lean=True) for count in counts]) / 1e12
+            row = f"gradient, batch {parsed.batch} | {kernel} | {name} | {1e3 * seconds:.1f} | {rate:.1f}"
+            print(f"| {row} | {flops:.0f} | {flops / PEAK_TFLOPS:.0%} |", flush=True)
+    serving = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+    one = jax.device_put(observation(config, np.array([3])))
     noise = jnp.zeros((1, config.horizon, config.action_dim))
-    sample = jax.jit(partial(policy.sample_actions, config))
-    seconds = best_wall(sample, parsed.repeats, params, one, noise)
-    print(f"| 10-step sample, batch 1 | 3 | {1e3 * seconds:.1f} | {1 / seconds:.1f} | |")
+    for kernel in ("plain", "auto"):
+        sample = jax.jit(partial(policy.sample_actions, dataclasses.replace(config, attention=kernel)))
+        seconds = best_wall(sample, max(parsed.repeats, 20), serving, one, noise)
+        row = f"10-step sample, batch 1 | {kernel} | none missing | {1e3 * seconds:.1f} | {1 / seconds:.1f}"
+        print(f"| {row} | | |", flush=True)
+    print(GOALS)
 
 
-def observation(config: Any, batch: int, there: int, *, keep_missing: bool = False) -> Observation:
-    """An observation with `there` of three cameras; the missing ones are left out, or masked."""
-    names = CAMERAS if keep_missing else CAMERAS[:there]
-    size = config.image_size
-    ramp = jnp.arange(size * size * 3).reshape(size, size, 3) % 256
-    pictures = jnp.broadcast_to(ramp.astype(jnp.uint8), (batch, size, size, 3))
-    return Observation(
-        images={name: pictures for name in names},
-        image_masks={name: jnp.full(batch, name in CAMERAS[:there]) for name in names},
-        tokenized_prompt=jnp.ones((batch, config.max_tokens), jnp.int32),
-        tokenized_prompt_mask=jnp.broadcast_to(jnp.arange(config.max_tokens) < 12, (batch, config.max_tokens)),
-        state=jnp.zeros((batch, config.action_dim)),
+def observation(config: Any, counts: np.ndarray, *, drop: bool = True) -> Observation:
+    """Sample i has the first `counts[i]` cameras; with `drop`, those that no sample has are left out."""
+    batch, size = len(counts), config.image_size
+    ramp = (np.arange(size * size * 3) % 256).astype(np.uint8).reshape(size, size, 3)
+    pixels = np.broadcast_to(ramp, (batch, size, size, 3))
+    return observation_from_batch(
+        images=dict.fromkeys(CAMERAS, pixels),
+        image_masks={name: index < counts for index, name in enumerate(CAMERAS)},
+        tokenized_prompt=np.ones((batch, config.max_tokens), np.int32),
+        tokenized_prompt_mask=np.broadcast_to(np.arange(config.max_tokens) < 12, (batch, config.max_tokens)),
+        state=np.zeros((batch, config.action_dim)),
+        drop_missing=drop,
     )
+
+
+def shapes_of(config: Any) -> Params:
+    """The parameters' shapes, without allocating them."""
+    return jax.eval_shape(partial(policy.init_params, config), jax.random.key(0))
+
+
+def mean_loss(config: Any, loss_elements: Loss) -> Any:
+    """(params, observation) -> the mean loss at some noise and time."""
+
+    def loss(params: Params, seen: Observation) -> jax.Array:
+        shape = (seen.state.shape[0], config.horizon, config.action_dim)
+        noise, time_ = jax.random.normal(jax.random.key(1), shape), flow.sample_time(jax.random.key(2), shape[0])
+        return loss_elements(config, params, seen, jnp.zeros(shape), noise, time_).mean()
+
+    return loss
 
 
 def train_step(config: Any, loss_elements: Loss) -> Any:
     """Gradient of the mean loss and one AdamW update, jitted: (params, observation) -> (params, loss)."""
     optimizer = optax.adamw(1e-4)
 
-    def mean_loss(params: Params, seen: Observation) -> jax.Array:
-        shape = (seen.state.shape[0], config.horizon, config.action_dim)
-        noise, time_ = (
-            jax.random.normal(jax.random.key(1), shape),
-            flow.sample_time(jax.random.key(2), shape[0]),
-        )
-        return loss_elements(config, params, seen, jnp.zeros(shape), noise, time_).mean()
-
     def step(params: Params, seen: Observation) -> tuple[Params, jax.Array]:
-        loss, grads = jax.value_and_grad(mean_loss)(params, seen)
+        loss, grads = jax.value_and_grad(mean_loss(config, loss_elements))(params, seen)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         return optax.apply_updates(params, updates), loss
 
     return jax.jit(step)
-
-
-def everything_loss(
-    config: Pi0Config,
-    params: Params,
-    seen: Observation,
-    actions: jax.Array,
-    noise: jax.Array,
-    time_: jax.Array,
-) -> jax.Array:
-    """The loss by one joint pass: both experts through every layer, one attention over all tokens."""
-    llm = params["PaliGemma"]["llm"]
-    prefix, prefix_valid = pi0.embed_prefix(config, params, seen)
-    suffix = pi0.embed_suffix(config, params, seen.state, flow.interpolate(noise, actions, time_), time_)
-    valid, starts_block = pi0.whole_sequence(prefix_valid, suffix.starts_block)
-    mask, positions = attention_mask(valid, starts_block), token_positions(valid)
-    length = prefix.shape[1]
-    places = (positions[:, :length], positions[:, length:])
-
-    def body(streams: tuple, layers: tuple) -> tuple[tuple, None]:
-        normed = [
-            gemma.rms_norm(x, layer["pre_attention_norm"], None)[0] for x, layer in zip(streams, layers, strict=True)
-        ]
-        caches = [gemma.keys_values(*each) for each in zip(layers, normed, places, strict=True)]
-        queries = [
-            apply_rope(gemma.project(x, layer["q_einsum"], "bse,nek->bsnk", "", ""), place)
-            for x, layer, place in zip(normed, layers, places, strict=True)
-        ]
-        k, v = (jnp.concatenate(parts, 1) for parts in zip(*[(c.k, c.v) for c in caches], strict=True))
-        mixed = attend(jnp.concatenate(queries, 1), k, v, mask, config.attention)
-        out = []
-        for x, layer, part in zip(streams, layers, jnp.split(mixed, [length], axis=1), strict=True):
-            x = x + gemma.project(part, layer["attn_vec_einsum"], "bsnk,nke->bse", "", "")
-            out.append(x + gemma.feed_forward(layer["mlp"], gemma.rms_norm(x, layer["pre_ffw_norm"], None)[0]))
-        return tuple(out), None
-
-    streams = (prefix.astype(config.dtype), suffix.tokens.astype(config.dtype))
-    layers = tuple(gemma.expert_layers(llm["layers"], index) for index in (0, 1))
-    streams, _ = pi0.execution(config).scan(body, streams, layers)
-    out, _ = gemma.rms_norm(streams[1], llm["final_norm_1"], None)
-    predicted = dense(out[:, -config.horizon :].astype(jnp.float32), params["action_out_proj"])
-    return jnp.square(predicted - flow.target_velocity(noise, actions))
-
-
-def forward_flops(config: Pi0Config, cameras: int, *, lean: bool) -> float:
-    """FLOP of one sample's forward pass: two per multiply-add in products with weights and in attention."""
-    vit, tokens = config.siglip, config.siglip.tokens
-    block = 4 * vit.width**2 + 2 * vit.width * vit.mlp_dim + 2 * tokens * vit.width
-    patches = 3 * vit.patch_size**2 * vit.width + vit.width * config.prefix.width
-    images = cameras * tokens * (vit.depth * block + patches)
-    prefix = cameras * tokens + config.max_tokens
-    suffix = config.horizon + (0 if config.pi05 else 1)
-    seen = prefix if lean else prefix + suffix
-    depth, heads = config.prefix.depth, config.prefix.heads * config.prefix.head_dim
-    first = depth * (_gemma_weights(config.prefix) + 2 * seen * heads)
-    if lean:
-        kv = 2 * config.prefix.width * config.prefix.kv_heads * config.prefix.head_dim
-        first -= _gemma_weights(config.prefix) + 2 * seen * heads - kv
-    second = depth * (_gemma_weights(config.expert) + 2 * (prefix + suffix) * heads)
-    width, dims = config.expert.width, config.action_dim
-    ends = config.horizon * (2 * dims * width + (0 if config.pi05 else 3 * width**2)) + dims * width
-    return 2.0 * (images + prefix * first + suffix * second + ends)
-
-
-def _gemma_weights(config: GemmaConfig) -> int:
-    attention = 2 * config.width * config.heads * config.head_dim
-    return attention + 2 * config.width * config.kv_heads * config.head_dim + 3 * config.width * config.mlp_dim
 
 
 def cpu_seconds(step: Any, *arguments: Any) -> float:

@@ -9,6 +9,7 @@ with install_import_hook("model", "beartype.beartype"):
     from model import policy
     from model.config import EncoderConfig, GemmaConfig, Pi0Config, Pi0SmallConfig, SiglipConfig
     from model.inputs import CAMERAS, Observation
+    from model.packing import Packing
 import jax
 import jax.numpy as jnp
 
@@ -31,12 +32,14 @@ for config in (pi0, pi05, small):
     actions, time = jnp.zeros((2, 5, 4)), jnp.ones(2)
     loss = jax.eval_shape(lambda p: policy.loss_elements(config, p, seen, actions, actions, time), params)
     sampled = jax.eval_shape(lambda p: policy.sample_actions(config, p, seen, actions), params)
-    print(type(config).__name__, loss.shape, sampled.shape)
+    packed = seen.replace(packing=Packing(slots=2, groups=2))
+    again = jax.eval_shape(lambda p: policy.loss_elements(config, p, packed, actions, actions, time), params)
+    print(type(config).__name__, loss.shape, sampled.shape, again.shape)
 """
 
 
 def test_every_array_has_the_shape_that_its_type_states() -> None:
     done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    shapes = "(2, 5, 4) (2, 5, 4)"
+    shapes = "(2, 5, 4) (2, 5, 4) (2, 5, 4)"
     assert done.stdout.splitlines() == [f"{name} {shapes}" for name in ("Pi0Config", "Pi0Config", "Pi0SmallConfig")]
