@@ -1,6 +1,7 @@
 """Parity check: a recorded case (parameters, inputs, outputs) against this implementation.
 
     python -m model.check ../shared/goldens/openpi/pi0_d32 [MORE CASES]
+    python -m model.check --all ../shared/goldens
 
 CASE is a path stem: CASE.npz holds inputs and outputs, CASE_params.npz the parameters, CASE_grads.npz, where
 present, the gradients of the mean loss. The config is derived from the parameter shapes. Float32 cases run at
@@ -32,6 +33,8 @@ Arrays = dict[str, np.ndarray]
 # (rms of the difference, largest difference), both over the rms of the expected array.
 TOLERANCES = {"float32": (3e-5, 3e-4), "bfloat16": (3e-2, 3e-1)}
 GRADIENT_TOLERANCES = {"float32": (1e-4, 2e-3), "bfloat16": (3e-2, 3e-1)}
+SUMMARY_HEAD = """| case | arrays that agree | velocity off by | loss | samples | gradient norm |
+|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +64,31 @@ class Case:
 def main(arguments: list[str] | None = None) -> int:
     """Checks each case and prints its table."""
     parser = argparse.ArgumentParser(prog="python -m model.check", description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="+", metavar="CASE", help="path stem, e.g. goldens/openpi/pi0_d32")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="path stem, e.g. goldens/openpi/pi0_d32")
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="every case below this folder, one line each")
+    parsed = parser.parse_args(arguments)
+    if bool(parsed.cases) == bool(parsed.all):
+        parser.error("expected either cases or --all FOLDER")
     failed = 0
-    for stem in parser.parse_args(arguments).cases:
+    for stem in parsed.cases:
         rows = check_case(load_case(Path(stem)))
         print(f"{stem}\n{table(rows)}")
         failed += sum(not row.ok for row in rows)
+    if parsed.all:
+        print(SUMMARY_HEAD)
+        for stem in find_cases(parsed.all):
+            rows = check_case(load_case(stem))
+            print(summary(stem.name, rows), flush=True)
+            failed += sum(not row.ok for row in rows)
     return 1 if failed else 0
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """Stems of all recorded cases below `folder`. ValueError if there is none."""
+    stems = [path.with_suffix("") for path in sorted(folder.rglob("*.npz")) if _is_case(path)]
+    if not stems:
+        raise ValueError(f"{folder}: expected .npz files with inputs, outputs and parameters beside them; found none")
+    return stems
 
 
 def load_case(stem: Path) -> Case:
@@ -226,6 +247,28 @@ def table(rows: list[Row]) -> str:
         for row in rows
     ]
     return "\n".join([*lines, f"{sum(row.ok for row in rows)} of {len(rows)} arrays agree"])
+
+
+def summary(name: str, rows: list[Row]) -> str:
+    """A case as one line of a Markdown table: arrays that agree, and how far the velocity and the worst sample and
+    gradient are off; '-' where nothing of the kind is recorded."""
+
+    def worst(start: str) -> str:
+        errors = [row.rel_rms for row in rows if row.name.startswith(start)]
+        return f"{max(errors):.1e}" if errors else "-"
+
+    agree = f"{sum(row.ok for row in rows)} of {len(rows)}"
+    off = " | ".join(worst(start) for start in ("v_t", "loss_elem", "sample_actions", "grad_global_norm"))
+    return f"| `{name}` | {agree} | {off} |"
+
+
+def _is_case(path: Path) -> bool:
+    """Whether inputs, outputs and parameters are recorded; training runs have steps as well, and are no case."""
+    params = Path(f"{str(path.with_suffix('')).removesuffix('_bf16')}_params.npz")
+    if not params.exists():
+        return False
+    with np.load(path) as arrays:
+        return "in/image_u8/base_0_rgb" in arrays and "out/v_t" in arrays
 
 
 def _traced(case: Case) -> tuple[Params, Observation, Arrays]:
