@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.compiling import CODED, EPISODE, FORMAT, STEP, compile_table, one_array
+from mixtures.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
 from mixtures.remote import mirror_metadata, open_mirror, shard_sizes
 from mixtures.stores import is_remote
 from pipelines.dataset import INFO_FILE, Dataset, read_info
@@ -122,7 +122,7 @@ class Table:
 
     @cached_property
     def segment(self) -> NDArray[np.int32]:
-        """Row of each step's segment in `segment_texts` and `segment_kind`, int32 [t]; -1 outside all segments."""
+        """Row of each step's segment in `segment_texts` and `segments`, int32 [t]; -1 outside all segments."""
         return self._array("segment", np.int32, folder=self.segment_folder)
 
     @cached_property
@@ -131,9 +131,14 @@ class Table:
         return self._array("n_segmented", np.int32, folder=self.segment_folder)
 
     @cached_property
+    def segments(self) -> NDArray[Any]:
+        """The segments of all episodes, `SEGMENT` [segments]."""
+        return self._array("segments", SEGMENT, folder=self.segment_folder)
+
+    @property
     def segment_kind(self) -> NDArray[np.uint8]:
         """Index into `KINDS`, uint8 [segments]."""
-        return self._array("segment_kind", np.uint8, folder=self.segment_folder)
+        return self.segments["kind"]
 
     @cached_property
     def success(self) -> NDArray[np.int8]:

@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from mixtures.sampler import mix64, mix64_int
 from pipelines.dataset import Dataset
+from pipelines.episode import SegmentKind, SegmentSource
 from pipelines.index import read_fingerprint, read_sidecar
 from pipelines.slots import CAMERAS, N_SLOTS
 from pipelines.wire import varint_sizes
 
-FORMAT = "embodimix.compiled/v3"
+FORMAT = "embodimix.compiled/v4"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
 STEP = np.dtype(
     [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
@@ -32,7 +33,10 @@ EPISODE = np.dtype(
     ]
 )  # fmt: skip
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
-KINDS = ("subtask", "recovery", "idle")
+KINDS: tuple[str, ...] = get_args(SegmentKind)
+SOURCES: tuple[str, ...] = get_args(SegmentSource)
+# One segment: what it is, who made it, and the row of its episode.
+SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (
     "episode_id", *CODED, "n_steps", "control_hz", "success", "language", "segments", "state_mask", "action_mask",
     "camera_mask", "state", "action", "is_idle",
@@ -133,8 +137,12 @@ class _Writer:
         of_step = segment_of_step(begin, lengths, int(first[-1]), self.n_segments)
         self.append("segment", of_step)
         self.append("n_segmented", count_segmented(of_step, first))
-        kinds = [KINDS.index(kind) for kind in segments.field("kind").to_pylist()]
-        self.append("segment_kind", np.array(kinds, np.uint8))
+        found = np.empty(len(lengths), SEGMENT)
+        found["kind"] = [KINDS.index(kind) for kind in segments.field("kind").to_pylist()]
+        found["source"] = [SOURCES.index(source) for source in segments.field("source").to_pylist()]
+        found["confidence"], found["n_steps"] = segments.field("confidence").to_numpy(), lengths
+        found["episode"] = self.n_episodes + np.repeat(np.arange(len(per_episode)), per_episode)
+        self.append("segments", found)
         self.texts["segment_text"].append(segments.field("text").cast(pa.large_string()))
         self.n_segments += len(lengths)
 

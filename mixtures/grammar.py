@@ -5,6 +5,8 @@ from typing import Any, Literal, get_args
 
 from mixtures.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, Text
 from mixtures.document import json_schema as document_schema
+from pipelines.episode import SegmentKind, SegmentSource
+from pipelines.slots import CAMERAS
 
 SCHEMA = "embodimix.mixture/v1"
 GroupKey = Literal["task", "robot", "dataset", "control_mode"]
@@ -20,9 +22,44 @@ STAGES: tuple[str, ...] = get_args(Stage)
 ACTION_MODES: tuple[str, ...] = get_args(ActionMode)
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 STEP_PREDICATES = ("idle", "recovery", "segment")
+# What else a filter's mapping may ask: of episodes, of a step's place and segment, and of physical values of slots.
+EPISODE_LIMITS = {
+    "min_steps": "fewest steps of an episode",
+    "max_steps": "most steps of an episode",
+    "min_s": "shortest duration of an episode in seconds",
+    "max_s": "longest duration of an episode in seconds",
+    "min_hz": "lowest control rate",
+    "max_hz": "highest control rate",
+    "max_idle": "largest part of an episode's steps that are idle, 0 to 1",
+    "min_labelled": "smallest part of an episode's steps that lie in a segment, 0 to 1",
+}
+STEP_LIMITS = {
+    "from_step": "first step of an episode that matches",
+    "before_step": "first step of an episode that matches no more",
+    "last_steps": "how many steps at an episode's end match",
+    "min_confidence": "lowest confidence of the step's segment, 0 to 1",
+}
+SLOT_ARRAYS = ("state", "action")
+CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cameras": ("camera slots, all of which the episode must have", CAMERAS),
+    "kind": ("kinds of the step's segment", get_args(SegmentKind)),
+    "source": ("who made the step's segment", get_args(SegmentSource)),
+}
+STEP_KEYS = ("kind", "source", *STEP_LIMITS, *SLOT_ARRAYS)
 
 ABOUT_FILTER = "what to match: " + ", ".join(PREDICATES) + ", or a mapping such as {robot: [ur5e], min_steps: 20}"
 _NAMES = ListOf(about="a list of names", item=Text(about="a name"))
+
+
+def _names_of(about: str, choices: tuple[str, ...]) -> ListOf:
+    return ListOf(about=f"a list of {about}: {', '.join(choices)}", item=Text(about=about, choices=choices))
+
+
+def _slot_ranges(array: str) -> MapOf:
+    bounds = ListOf(about="the lowest and the highest value, for example [0, 1.5]", item=Number(about="a number"))
+    return MapOf(about=f"ranges of physical {array}s by slot, for example {{6: [0, 1]}}", value=bounds)
+
+
 _MATCH = AnyOf(
     about=ABOUT_FILTER,
     kinds=(
@@ -30,10 +67,10 @@ _MATCH = AnyOf(
         Fields(
             about="attributes that must all match",
             fields={key: _NAMES for key in GROUP_KEYS}
-            | {
-                "min_steps": Number(about="fewest steps of an episode", integer=True, at_least=1),
-                "max_steps": Number(about="most steps of an episode", integer=True, at_least=1),
-            },
+            | {key: _names_of(about, choices) for key, (about, choices) in CHOICES.items()}
+            | {key: Number(about=about, at_least=0) for key, about in EPISODE_LIMITS.items()}
+            | {key: Number(about=about, at_least=0) for key, about in STEP_LIMITS.items()}
+            | {key: _slot_ranges(key) for key in SLOT_ARRAYS},
         ),
     ),
 )

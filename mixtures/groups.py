@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.document import SpecError
+from mixtures.labels import Labels, labels_of
 from mixtures.selection import Grouped, Selected, has_language
 from mixtures.spec import Entry, Node, Spec
 from mixtures.weights import Branch, Leaf, Share, resolve_shares
@@ -23,7 +24,7 @@ class GroupFacts:
     place: the path of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
     ones; min_share, max_epochs: the tightest of theirs. language: part of the steps whose episode has an instruction
     or task name; segments: part of the steps with a segment; None where unknown. cameras: part of the episodes that
-    have each camera. slots: action slots in use.
+    have each camera. slots: action slots in use. labels: what its segments say, None where unknown.
     """
 
     name: str
@@ -44,6 +45,7 @@ class GroupFacts:
     segments: float | None
     cameras: Mapping[str, float]
     slots: tuple[int, ...]
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,7 @@ def facts_of(group: Grouped) -> GroupFacts:
         datasets=tuple(dict.fromkeys(f"{part.table.name}/{part.table.version}" for part in train)),
         language=spoken / n_steps, segments=segmented / recorded,
         cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
-        slots=tuple(np.flatnonzero(slots).tolist()),
+        slots=tuple(np.flatnonzero(slots).tolist()), labels=labels_of(train),
     )  # fmt: skip
 
 

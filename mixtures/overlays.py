@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
 from mixtures.compiled import Table
-from mixtures.compiling import KINDS, count_segmented, save_column, segment_of_step
-from pipelines.episode import Segment
+from mixtures.compiling import FORMAT, KINDS, SEGMENT, SOURCES, count_segmented, save_column, segment_of_step
+from pipelines.episode import Segment, SegmentKind, SegmentSource
 from pipelines.errors import FailedWork
 from pipelines.segment_tables import EpisodeKey, check_segments, episode_hash, overlay, read_segments
 
@@ -27,7 +28,7 @@ def overlay_segments(table: Table, paths: Sequence[str], cache: Path) -> Table:
     for path in paths:
         digest.update(_content_digest(path))
     name = digest.hexdigest()
-    folder = cache / "overlays" / name[:32]
+    folder = cache / "overlays" / hashlib.sha256(f"{FORMAT}/{name}".encode()).hexdigest()[:32]
     if not (folder / "segment_text.arrow").exists():
         _compile(table, paths, folder)
     return replace(table, fingerprint=name, segment_folder=folder)
@@ -53,7 +54,12 @@ def _compile(table: Table, paths: Sequence[str], folder: Path) -> None:
     try:
         of_step.tofile(scratch / "segment.bin")
         count_segmented(of_step, table.first_step).tofile(scratch / "n_segmented.bin")
-        np.array([KINDS.index(s.kind) for s in flat], np.uint8).tofile(scratch / "segment_kind.bin")
+        records = [
+            (KINDS.index(s.kind), SOURCES.index(s.source), s.confidence, row, s.end - s.start)
+            for row, found in enumerate(segments)
+            for s in found
+        ]
+        np.array(records, SEGMENT).tofile(scratch / "segments.bin")
         save_column(scratch / "segment_text.arrow", pa.array([s.text for s in flat], pa.large_string()))
         os.rename(scratch, folder)
     except OSError:
@@ -92,8 +98,14 @@ def _own_segments(table: Table, row: int) -> list[Segment]:
     numbers = table.segment[table.first_step[row] : table.first_step[row + 1]]
     edges = np.flatnonzero(np.diff(numbers, prepend=-2, append=-2))
     return [
-        Segment(start=int(a), end=int(b), text=table.segment_texts[int(numbers[a])].as_py(),
-                kind=KINDS[table.segment_kind[numbers[a]]])
+        _own_segment(table, int(numbers[a]), int(a), int(b))
         for a, b in zip(edges[:-1], edges[1:], strict=True)
         if numbers[a] >= 0
-    ]  # fmt: skip
+    ]
+
+
+def _own_segment(table: Table, number: int, start: int, end: int) -> Segment:
+    record = table.segments[number]
+    kind, source = cast(SegmentKind, KINDS[record["kind"]]), cast(SegmentSource, SOURCES[record["source"]])
+    text = table.segment_texts[number].as_py()
+    return Segment(start=start, end=end, text=text, kind=kind, source=source, confidence=float(record["confidence"]))

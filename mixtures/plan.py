@@ -1,10 +1,11 @@
 """The plan of a mixture: what will be drawn, how often, and what looks wrong, before anything is trained."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixtures.groups import Group
+from mixtures.labels import Labels
 from mixtures.mixture import Mixture
 from mixtures.terminal import align
 from mixtures.weights import Branch
@@ -19,7 +20,7 @@ LITTLE_LANGUAGE = 0.5
 MOST_FLAGS = 40
 HEADER = (
     "group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %", "cameras",
-    "slots", "Hz", "held out",
+    "slots", "Hz", "held out", "texts", "median s", "labels by",
 )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ class Plan:
             "expected_draws": None if self.draws is None else group.probability * self.draws,
             "effective_epochs": None if self.draws is None else group.effective_epochs(self.draws),
             "cameras": dict(group.cameras),
+            "labels": None if group.labels is None else asdict(group.labels),
             "flags": self.flags(group),
         }
 
@@ -133,7 +135,7 @@ def render(plan: Plan) -> str:
     draws = "-" if plan.draws is None else f"{plan.draws:,}"
     rows.append(
         ("all", f"{total['n_episodes']:,}", f"{total['n_steps']:,}", f"{total['hours']:.1f}", "100.00", "100.00", draws,
-         "", "", "", "", "", "", "")
+         "", "", "", "", "", "", "", "", "", "")
     )  # fmt: skip
     stage = f", stage {plan.stage}" if plan.stage else ""
     lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align(HEADER, rows)]
@@ -161,7 +163,22 @@ def row(plan: Plan, group: Group) -> tuple[str, ...]:
         "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}", _epochs(plan, group),
         _percent(group.language), _percent(group.segments), _cameras(group), _ranges(group.slots),
         ",".join(f"{hz:g}" for hz in group.control_hz), f"{group.n_validation_episodes:,}",
+        *_labels(group.labels),
     )  # fmt: skip
+
+
+def _labels(labels: Labels | None) -> tuple[str, str, str]:
+    """Different sentences of segments, their median length, and who made them."""
+    if labels is None:
+        return "-", "-", "-"
+    median = "-" if labels.median_s is None else f"{labels.median_s:.1f}"
+    return f"{labels.sentences:,}", median, parts_in_words(labels.sources)
+
+
+def parts_in_words(parts: Mapping[str, float]) -> str:
+    """Parts of a whole, the largest first: {"human": 0.2, "proposal": 0.8} is `proposal 80 human 20`."""
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    return " ".join(f"{name} {100 * part:.0f}" for name, part in ordered) or "-"
 
 
 def _epochs(plan: Plan, group: Group) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mixtures.charts import bars, histogram, legend, lines, page, sparkline, table
 from mixtures.mixture import Mixture
-from mixtures.plan import HEADER, Plan, flag_sentences, row
+from mixtures.plan import HEADER, Plan, flag_sentences, parts_in_words, row
 from mixtures.weights import resolve_shares, with_alpha
 from pipelines.errors import UsageError
 
@@ -25,7 +25,7 @@ def plan_page(plan: Plan, mixture: Mixture | None) -> str:
         sections.append(_epochs(plan))
     sections.append(_sweep(plan))
     if mixture is not None:
-        sections += [_coverage(plan), _lengths(mixture), _slots(plan, mixture)]
+        sections += [_coverage(plan), _labels(plan), _lengths(mixture), _slots(plan, mixture)]
     return page(f"Plan of {plan.name}", sections)
 
 
@@ -92,6 +92,29 @@ def _coverage(plan: Plan) -> str:
     }
     chart = bars([group.name for group in groups], spoken, unit=" %", digits=0)
     return f"<h2>Language and segments, part of the steps{_of(len(groups), plan)}</h2>{chart}"
+
+
+def _labels(plan: Plan) -> str:
+    """What the segments of each group are: who made them, of which kinds, how long, how many sentences."""
+    header = (
+        "group",
+        "steps with text %",
+        "sentences",
+        "instructions",
+        "median s",
+        "kinds, % of steps",
+        "by, % of steps",
+    )
+    rows = [
+        (
+            group.name, f"{100 * found.texts:.0f}", f"{found.sentences:,}", f"{found.instructions:,}",
+            "-" if found.median_s is None else f"{found.median_s:.1f}", parts_in_words(found.kinds),
+            parts_in_words(found.sources),
+        )
+        for group, found in ((group, group.labels) for group in plan.groups)
+        if found is not None
+    ]  # fmt: skip
+    return f"<h2>Segments and their sentences</h2>{table(header, rows)}"
 
 
 def _lengths(mixture: Mixture) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 
 from mixtures.compiled import Table
 from mixtures.groups import GroupFacts, SplitIndex, facts_of, split_index
+from mixtures.labels import Labels
 from mixtures.selection import select_groups, walk
 from mixtures.spec import Source, Spec
 from pipelines.errors import FailedWork
 from pipelines.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
 
-FORMAT = "embodimix.resolved/v2"
+FORMAT = "embodimix.resolved/v3"
 SPLITS = ("train", "validation")
 _ARRAYS = ("group_edges", "table", "row", "edges", "steps")
 _TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "slots")
@@ -106,10 +107,7 @@ def _save(resolved: Resolved, folder: Path) -> None:
 
 def _load(folder: Path) -> Resolved:
     content = json.loads((folder / "facts.json").read_text())
-    facts = tuple(
-        GroupFacts(**{key: tuple(value) if key in _TUPLES else value for key, value in group.items()})
-        for group in content["facts"]
-    )
+    facts = tuple(_facts(group) for group in content["facts"])
     splits = {
         split: SplitIndex(**{name: _array(folder / f"{split}-{name}.npy") for name in _ARRAYS}) for split in SPLITS
     }
@@ -117,6 +115,11 @@ def _load(folder: Path) -> Resolved:
         facts=facts, splits=splits, statistics=load_statistics(folder / "statistics.json"),
         parts={key: {part: tuple(s) for part, s in parts.items()} for key, parts in content["parts"].items()},
     )  # fmt: skip
+
+
+def _facts(group: Mapping[str, Any]) -> GroupFacts:
+    values: dict[str, Any] = {key: tuple(value) if key in _TUPLES else value for key, value in group.items()}
+    return GroupFacts(**values | {"labels": Labels(**group["labels"])})
 
 
 def _array(path: Path) -> Any:

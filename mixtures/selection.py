@@ -1,8 +1,9 @@
 """What a mixture draws from: filters, caps and the validation split turned into lists of episodes and steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixtures.compiled import Table
-from mixtures.compiling import KINDS
+from mixtures.compiling import KINDS, SOURCES
 from mixtures.document import SpecError
+from mixtures.grammar import EPISODE_LIMITS, GROUP_KEYS
 from mixtures.sampler import mix64
 from mixtures.spec import Entry, Filter, KindRule, Node, Source, Spec, ValidationRule
 from pipelines.errors import nearest
+from pipelines.slots import CAMERAS
 
 EPISODE_ID_DIGITS = 32
 _VALIDATION_KEY = 0x76616C69646174
@@ -83,7 +86,7 @@ def select(entry: Entry, table: Table, kinds: KindRule) -> Selected:
     usable: NDArray[np.bool_] | None = None if copies is None else copies > 0
     for rule in entry.filters:
         if rule.is_about_steps:
-            chosen = matching_steps(rule, table)
+            chosen = matching_steps(rule, entry, table)
             usable = (chosen if rule.keep else ~chosen) & (True if usable is None else usable)
         else:
             chosen = matching_episodes(rule, entry, table)
@@ -113,22 +116,44 @@ def kind_copies(kinds: KindRule, table: Table) -> NDArray[np.uint8] | None:
     weights = np.array([kinds.subtask, kinds.recovery, kinds.idle, 1.0])
     if (weights == 1).all():
         return None
-    kind = np.append(table.segment_kind, len(KINDS))[np.asarray(table.segment)]
+    kind = _of_segment(table, "kind", np.asarray(table.segment), len(KINDS))
     kind = np.where(table.is_idle, KINDS.index("idle"), kind)
     whole, part = np.floor(weights).astype(np.uint8)[kind], (weights % 1)[kind]
     words = mix64(np.arange(table.n_steps, dtype=np.uint64)) >> np.uint64(11)
     return whole + (words.astype(np.float64) / 2**53 < part)
 
 
-def matching_steps(rule: Filter, table: Table) -> NDArray[np.bool_]:
-    """The steps that a filter's predicate holds for, bool [t]."""
+def matching_steps(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bool_]:
+    """The steps that a filter holds for, bool [t]; what it says of episodes must hold for theirs."""
     if rule.predicate == "idle":
         return np.asarray(table.is_idle)
     segment = np.asarray(table.segment)
     if rule.predicate == "segment":
         return segment >= 0
-    kind = np.append(table.segment_kind, len(KINDS))  # a step outside all segments looks up the last, of no kind
-    return kind[segment] == KINDS.index("recovery")
+    if rule.predicate == "recovery":
+        return _of_segment(table, "kind", segment, len(KINDS)) == KINDS.index("recovery")
+    chosen = np.repeat(matching_episodes(rule, entry, table), table.n_steps_of)
+    for key, names in (("kind", KINDS), ("source", SOURCES)):
+        if key in dict(rule.values):
+            codes = [names.index(value) for value in dict(rule.values)[key]]
+            chosen &= np.isin(_of_segment(table, key, segment, len(names)), codes)
+    limits = dict(rule.limits)
+    if "min_confidence" in limits:
+        chosen &= _of_segment(table, "confidence", segment, -1) >= np.float32(limits["min_confidence"])
+    if not limits.keys().isdisjoint(("from_step", "before_step", "last_steps")):
+        step = np.arange(table.n_steps) - np.repeat(table.first_step[:-1], table.n_steps_of)
+        chosen &= step >= limits.get("from_step", 0)
+        chosen &= step < limits.get("before_step", np.inf)
+        chosen &= step >= np.repeat(table.n_steps_of - limits.get("last_steps", np.inf), table.n_steps_of)
+    for one in rule.ranges:
+        values = getattr(table, one.array)[:, one.slot]
+        chosen &= (values >= one.low) & (values <= one.high)
+    return chosen
+
+
+def _of_segment(table: Table, column: str, segment: NDArray[np.int32], otherwise: float) -> NDArray[Any]:
+    """A column of each step's segment [t]; a step outside all segments looks up what stands behind the last."""
+    return np.append(table.segments[column], np.array(otherwise, table.segments.dtype[column]))[segment]
 
 
 def matching_episodes(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bool_]:
@@ -139,13 +164,32 @@ def matching_episodes(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bo
         return np.asarray(table.success) == 0
     if rule.predicate == "language":
         return has_language(table)
-    chosen = table.n_steps_of >= rule.min_steps
-    if rule.max_steps is not None:
-        chosen &= table.n_steps_of <= rule.max_steps
+    chosen = np.ones(table.n_episodes, np.bool_)
+    for limit, value in rule.limits:
+        if limit in EPISODE_LIMITS:
+            quantity = _QUANTITIES[limit.partition("_")[2]](table)
+            chosen &= quantity >= value if limit.startswith("min_") else quantity <= value
     for attribute, values in rule.values:
-        codes, vocabulary = attribute_codes(attribute, entry, table)
-        chosen &= np.isin(codes, [code for code, value in enumerate(vocabulary) if value in values])
+        if attribute == "cameras":
+            chosen &= table.camera_mask[:, [CAMERAS.index(camera) for camera in values]].all(axis=1)
+        elif attribute in GROUP_KEYS:
+            codes, vocabulary = attribute_codes(attribute, entry, table)
+            chosen &= np.isin(codes, [code for code, value in enumerate(vocabulary) if value in values])
     return chosen
+
+
+def _idle_part(table: Table) -> NDArray[np.float64]:
+    idle = np.diff(np.concatenate([[0], np.cumsum(table.is_idle, dtype=np.int64)])[table.first_step])
+    return idle / np.maximum(table.n_steps_of, 1)
+
+
+_QUANTITIES: Mapping[str, Callable[[Table], NDArray[Any]]] = {
+    "steps": lambda table: table.n_steps_of,
+    "s": lambda table: table.n_steps_of / table.control_hz,
+    "hz": lambda table: table.control_hz,
+    "idle": _idle_part,
+    "labelled": lambda table: table.n_segmented / np.maximum(table.n_steps_of, 1),
+}
 
 
 def attribute_codes(attribute: str, entry: Entry, table: Table) -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -169,7 +213,7 @@ def check_filter_values(spec: Spec, tables: Mapping[Source, Table]) -> None:
     for entry in spec.root.all_entries():
         table = tables[entry.source]
         for rule in entry.filters:
-            for attribute, _ in rule.values:
+            for attribute in (key for key, _ in rule.values if key in GROUP_KEYS):
                 _, vocabulary = attribute_codes(attribute, entry, table)
                 known.setdefault((rule, attribute), set()).update(vocabulary)
     for (rule, attribute), names in known.items():
@@ -256,6 +300,5 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 
 
 def _nothing_left(entry: Entry, table: Table) -> str:
-    filters = [f"{'keep' if rule.keep else 'drop'}: {rule.predicate or dict(rule.values)}" for rule in entry.filters]
-    by = f" after {', '.join(filters)}" if filters else ""
+    by = f" after {', '.join(map(str, entry.filters))}" if entry.filters else ""
     return f"nothing is left of {table.name} {table.version} ({table.n_episodes} episodes, split {table.split}){by}"

@@ -11,16 +11,22 @@ from typing import Any, Literal
 from mixtures.document import Located, Mark, SpecError, read_document
 from mixtures.grammar import (
     ABOUT_FILTER,
+    CHOICES,
+    EPISODE_LIMITS,
     GROUP_KEYS,
     MIXTURE,
     NAMED,
+    SLOT_ARRAYS,
+    STEP_KEYS,
+    STEP_LIMITS,
     STEP_PREDICATES,
     ActionMode,
     Normalization,
     Stage,
-)  # fmt: skip
+)
 from mixtures.stages import GroupChanges, changed, lay_over
 from mixtures.weights import alpha_from_temperature
+from pipelines.slots import N_SLOTS
 
 Source = tuple[str, str, tuple[str, ...]]
 
@@ -35,23 +41,45 @@ class Weighting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Keeps or drops what a predicate says; `values` are the allowed values of one episode attribute each.
+class SlotRange:
+    """The physical values of one slot of `state` or `action` that match, both ends included."""
 
-    predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where `values`,
-    `min_steps` and `max_steps` decide, all of which must hold.
+    array: str
+    slot: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Keeps or drops what a predicate says, or what meets all conditions.
+
+    predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where the others decide.
+    values: allowed values of attributes (for `cameras`, which must all be there). limits: by key of the grammar's
+    EPISODE_LIMITS and STEP_LIMITS. ranges: of slots, at each step.
     """
 
     keep: bool
     mark: Mark
     predicate: str | None = None
     values: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    min_steps: int = 0
-    max_steps: int | None = None
+    limits: tuple[tuple[str, float], ...] = ()
+    ranges: tuple[SlotRange, ...] = ()
 
     @property
     def is_about_steps(self) -> bool:
-        return self.predicate in STEP_PREDICATES
+        keys = [key for key, _ in (*self.values, *self.limits)]
+        return self.predicate in STEP_PREDICATES or bool(self.ranges) or not set(keys).isdisjoint(STEP_KEYS)
+
+    @property
+    def rule(self) -> tuple[Any, ...]:
+        """What it does, wherever it stands."""
+        return self.keep, self.predicate, self.values, self.limits, self.ranges
+
+    def __str__(self) -> str:
+        ranges = {f"{r.array} {r.slot}": [r.low, r.high] for r in self.ranges}
+        conditions = {k: list(v) for k, v in self.values} | dict(self.limits) | ranges
+        return f"{'keep' if self.keep else 'drop'}: {self.predicate or conditions}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +335,7 @@ def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
     entries = [_entry(item, context) for item in document.plain("datasets", [])]
     seen: dict[tuple[object, ...], Entry] = {}
     for entry in entries:
-        rules = tuple(
-            (rule.keep, rule.predicate, rule.values, rule.min_steps, rule.max_steps) for rule in entry.filters
-        )
+        rules = tuple(rule.rule for rule in entry.filters)
         other = seen.setdefault((*entry.source, rules), entry)
         if other is not entry:
             raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
@@ -341,11 +367,25 @@ def _filter(item: Located) -> Filter:
         return Filter(keep=action == "keep", mark=match.mark, predicate=match.value)
     if not match.value:
         raise SpecError(match.mark, f"expected {ABOUT_FILTER}, found an empty mapping")
-    values = {key: tuple(v.value for v in match.plain(key)) for key in GROUP_KEYS if key in match}
+    values = {key: tuple(v.value for v in match.plain(key)) for key in (*GROUP_KEYS, *CHOICES) if key in match}
+    limits = {key: float(match.plain(key)) for key in (*EPISODE_LIMITS, *STEP_LIMITS) if key in match}
+    ranges = [_slot_range(array, *pair) for array in SLOT_ARRAYS for pair in match.plain(array, {}).items()]
     return Filter(
-        keep=action == "keep", mark=match.mark, values=tuple(values.items()),
-        min_steps=match.plain("min_steps", 0), max_steps=match.plain("max_steps"),
+        keep=action == "keep", mark=match.mark, values=tuple(values.items()), limits=tuple(limits.items()),
+        ranges=tuple(ranges),
     )  # fmt: skip
+
+
+def _slot_range(array: str, slot: str, bounds: Located) -> SlotRange:
+    numbers = [item.value for item in bounds.value]
+    if not slot.isdigit() or int(slot) >= N_SLOTS:
+        raise SpecError(
+            bounds.mark, f"expected a slot from 0 to {N_SLOTS - 1} in the ranges of {array}, found {slot!r}"
+        )
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        message = f"expected the lowest and the highest value of {array} {slot}, found {numbers}"
+        raise SpecError(bounds.mark, message)
+    return SlotRange(array=array, slot=int(slot), low=numbers[0], high=numbers[1])
 
 
 def _weighting(document: Located, inherited: Weighting) -> Weighting:

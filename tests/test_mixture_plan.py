@@ -50,7 +50,8 @@ def test_the_table_names_every_group_and_its_flags(spec: Path, capsys: pytest.Ca
     lines = table.splitlines()
     assert lines[0] == "test: 3 groups, seed 0"
     assert lines[4].split() == [
-        "other/untitled@ur5e", "2", "24", "0.0", "22.22", "25.00", "250", "10.4", "0", "100", ".L.", "0-6", "10", "0"
+        "other/untitled@ur5e", "2", "24", "0.0", "22.22", "25.00", "250", "10.4", "0", "100", ".L.", "0-6", "10", "0",
+        "4", "0.6", "proposal", "100",
     ]  # fmt: skip
     assert "! other/untitled@ur5e: over 4 epochs: each step is drawn 10.4 times" in lines
 

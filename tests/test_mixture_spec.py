@@ -78,7 +78,8 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
     text = HEAD + f"filters: [{{drop: idle}}]\ndatasets:\n  - path: a\n    {inner}\n"
     (entry,) = load_spec(write(tmp_path, text)).root.entries
     assert [f.predicate for f in entry.filters] == ["idle", None]
-    assert entry.filters[1] == Filter(keep=True, mark=entry.filters[1].mark, values=(("robot", ("arx",)),), min_steps=9)
+    assert entry.filters[1] == Filter(keep=True, mark=entry.filters[1].mark, values=(("robot", ("arx",)),),
+                                      limits=(("min_steps", 9.0),))  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,11 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ("datasets: [{path: a, cap_steps: 1.5}]\n", "m.yaml:3:33: expected most steps used"),
         ("datasets: [{path: a}]\nfilters: [{drop: idel}]\n", "m.yaml:4:18: expected what to match"),
         ("datasets: [{path: a}]\nfilters: [{drop: {robt: [a]}}]\n", "Did you mean 'robot'?"),
+        ("datasets: [{path: a}]\nfilters: [{drop: {state: {18: [0, 1]}}}]\n",
+         "m.yaml:4:31: expected a slot from 0 to 17 in the ranges of state, found '18'"),
+        ("datasets: [{path: a}]\nfilters: [{drop: {action: {6: [1, 0]}}}]\n",
+         "expected the lowest and the highest value of action 6, found [1.0, 0.0]"),
+        ("datasets: [{path: a}]\nfilters: [{drop: {source: [humn]}}]\n", "Did you mean 'human'?"),
         ("datasets: [{path: a}]\nlanguage: {segment: 0, task: 0}\n", "m.yaml:4:11: expected a weight above 0"),
         ("groups: [{name: a, include: b.yaml}]\n", "m.yaml:3:29: expected a mixture spec to include, found no file"),
         ("groups: &g [{name: a, groups: *g}]\n", "nested deeper than 16 levels"),
