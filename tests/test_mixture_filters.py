@@ -81,14 +81,14 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
     steps = slice(table.first_step[0], table.first_step[1])
     segments = [
         Segment(start=0, end=4, text="grip it", source="human", confidence=0.9),
-        Segment(start=4, end=6, text="wait", kind="idle", source="model", confidence=0.2),
+        Segment(start=4, end=6, text="wait", kind="idle", source="human", confidence=0.2),
     ]
     key = {"episode_id": table.episode_ids[0].as_py(), "annotator": "ann", "created": "2026-01-01T00:00:00Z"}
     movement = episode_hash(table.state[steps], table.action[steps])
     annotations = [Annotation(segment=s, tool_version="1", episode_hash=movement, **key) for s in segments]
     write_segments(folder / "new.parquet", annotations)
     tables = ", segments: [new.parquet]"
-    assert steps_of(opened(folder, "{keep: {source: [human, model]}}", tables)) == {0: [0, 1, 2, 3, 4, 5]}
+    assert steps_of(opened(folder, "{keep: {source: [human]}}", tables)) == {0: [0, 1, 2, 3, 4, 5]}
     assert steps_of(opened(folder, "{keep: {min_confidence: 0.5}}, {keep: {max_steps: 12}}", tables)) == {
         0: [0, 1, 2, 3]
     }
@@ -96,7 +96,7 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
     assert group.labels == Labels(
         texts=pytest.approx(26 / 44), sentences=4, instructions=2, median_s=0.7,
         kinds=pytest.approx({"subtask": 14 / 26, "recovery": 10 / 26, "idle": 2 / 26}),
-        sources=pytest.approx({"proposal": 20 / 26, "human": 4 / 26, "model": 2 / 26}),
+        sources=pytest.approx({"proposal": 20 / 26, "human": 6 / 26}),
     )  # fmt: skip
 
 
