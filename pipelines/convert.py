@@ -19,6 +19,7 @@ from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.files import write_atomically
 from pipelines.mapping import to_episode
 from pipelines.native import Located, NativeEpisode, Reject, Rejected
+from pipelines.patience import transient_cause, with_patience
 from pipelines.places import Place
 from pipelines.plan import Job, ShardId, load_references
 from pipelines.shards import finished_shard, write_shard
@@ -81,7 +82,14 @@ class ShardResult:
 
 
 def measure_shard(job: Job, shard: ShardId) -> Measured:
-    """Reads the vectors of a shard's episodes and returns their statistics; rejects are counted by the second pass."""
+    """Reads the vectors of a shard's episodes and returns their statistics; rejects are counted by the second pass.
+
+    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    """
+    return with_patience(lambda: _measure_shard(job, shard), f"measuring {shard.file_stem} of {job.directory}")
+
+
+def _measure_shard(job: Job, shard: ShardId) -> Measured:
     parts: list[Mapping[str, NormStatistics]] = []
     cameras: Counter[str] = Counter()
     for located in load_references(job, shard):
@@ -157,7 +165,14 @@ def load_measured(job: Job) -> Measured | None:
 
 
 def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
-    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each."""
+    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each.
+
+    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    """
+    return with_patience(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
+
+
+def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     rejects: list[Reject] = []
     kept: dict[str, KeptEpisode] = {}
     # Where the first pass kept nothing, an episode is still to be told what is wrong with it, not with the cameras.
@@ -195,14 +210,19 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
 
 
 def read_episode(job: Job, located: Located, cameras: Sequence[str]) -> Episode:
-    """Reads one episode into canonical slots and checks it. Raises Rejected for whatever is wrong with it."""
+    """Reads one episode into canonical slots and checks it.
+
+    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
+    """
     try:
         native = _reader(job.adapter.format).read(located, job.adapter)
         embodiment = _embodiment_of(job, native)
         episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
-    except Rejected:
-        raise
-    except UNREADABLE as error:
+    except (Rejected, *UNREADABLE) as error:
+        if passing := transient_cause(error):
+            raise passing from error
+        if isinstance(error, Rejected):
+            raise
         raise Rejected("unreadable", f"{located.reference.uri}: {type(error).__name__}: {error}") from error
     if fault := find_fault(episode):
         raise Rejected(*fault)

@@ -30,6 +30,7 @@ from pipelines.files import sweep_leftovers, write_atomically
 from pipelines.graph import ConvertAll
 from pipelines.manifest import finish_dataset, remove_tree
 from pipelines.native import Found
+from pipelines.patience import with_patience
 from pipelines.places import Place, RemotePath, as_place
 from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
 from pipelines.sources.folders import source_root
@@ -150,7 +151,7 @@ def statistics_of(conversion: Conversion, base: Base | None) -> Place | None:
 def find_episodes(conversion: Conversion) -> Found:
     """Scans the input. Raises UsageError when it is not what the format's reader expects."""
     reader = importlib.import_module(f"pipelines.sources.{conversion.adapter.format}")
-    return reader.find(conversion.source, conversion.adapter)
+    return with_patience(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
 
 
 def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Job:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipelines.errors import FailedWork, UsageError
+from pipelines.patience import with_patience
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,13 @@ class RemotePath:
             raise FileNotFoundError(f"{self}: no such object")
         from apache_beam.io.filesystem import CompressionTypes
 
-        return _file_systems().open(self.url, compression_type=CompressionTypes.UNCOMPRESSED)
+        kind = CompressionTypes.UNCOMPRESSED
+        return with_patience(lambda: _file_systems().open(self.url, compression_type=kind), self.url)
 
     def read_bytes(self) -> bytes:
+        return with_patience(self._read, self.url)
+
+    def _read(self) -> bytes:
         with self.open() as file:
             return file.read()
 
@@ -141,7 +146,7 @@ def _match(pattern: str) -> list[Any]:
     from apache_beam.io.filesystem import BeamIOError
 
     try:
-        return _file_systems().match([pattern])[0].metadata_list
+        return with_patience(lambda: _file_systems().match([pattern])[0].metadata_list, pattern)
     except BeamIOError as error:
         raise FailedWork(f"{pattern}: expected to list it, found {error}") from error
     except ValueError as error:

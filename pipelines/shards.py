@@ -18,6 +18,7 @@ from pipelines.index import (
     read_fingerprint,
     write_sidecar,
 )
+from pipelines.patience import transient_cause
 from pipelines.places import Place, RemotePath
 from pipelines.record import EpisodeTooLarge, Record, make_record
 from pipelines.schema import IMAGE_KEY
@@ -67,6 +68,8 @@ def write_shard(
             except DiskFull:
                 raise
             except FailedWork as error:
+                if passing := transient_cause(error):
+                    raise passing from error
                 n_rejected += 1
                 on_reject(episode.reference, _reason(error), str(error))
     fingerprint = Fingerprint(
