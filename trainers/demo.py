@@ -263,7 +263,7 @@ class Demo:
             Stage(
                 name=f"rollout_{run.name}", title=f"let the {run.name} policy act",
                 arguments=("trainers.demo_rollout", str(run), str(self.out / "evaluate.yaml"),
-                           str(self.scale.rollouts), str(self.seed), *ROLLOUT_ROBOTS, *labels),
+                           str(self.scale.rollouts * (1 + self.ablation)), str(self.seed), *ROLLOUT_ROBOTS, *labels),
                 output=self.out / "stages" / f"rollout_{run.name}.json",
             )
             for run in self._runs
