@@ -157,22 +157,20 @@ def test_a_worker_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     source = write_rlds(tmp_path / "in", {"train": [bridge_features(i) for i in range(N)]})
     convert(make_conversion(source, tmp_path / "undisturbed", n_shards=6))
     expected = hash_files(tmp_path / "undisturbed" / FOLDER)
-    for moment in ("references", "results"):
-        root = tmp_path / moment
-        options = ["--shards", "6", "--no-progress-limit", "4", *PROCESSES]
-        launcher = subprocess.Popen(command(source, root, *options), stderr=subprocess.PIPE, text=True)
-        wait_for(lambda root=root, moment=moment: any(root.glob(f"{FOLDER}/.work/{moment}/*.json")), launcher)
-        workers: list[int] = []
-        while not workers and launcher.poll() is None:
-            workers = worker_pids(launcher.pid)
-        os.kill(workers[0], signal.SIGKILL)
-        _, said = launcher.communicate(timeout=60)
-        if launcher.returncode:
-            assert "run the same command again" in said
-            assert not (root / FOLDER / "dataset_info.json").exists()
-        assert not [pid for pid in workers if is_running(pid)]
-        subprocess.run(command(source, root, "--shards", "6"), check=True, capture_output=True)
-        assert hash_files(root / FOLDER) == expected
+    root = tmp_path / "out"
+    options = ["--shards", "6", "--no-progress-limit", "10", *PROCESSES]
+    launcher = subprocess.Popen(command(source, root, *options), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(root.glob(f"{FOLDER}/.work/results/*.json")), launcher)
+    workers = worker_pids(launcher.pid)
+    os.kill(workers[0], signal.SIGKILL)
+    _, said = launcher.communicate(timeout=60)
+    # The runner may have moved the work; where it hangs, the supervisor ends it loudly.
+    if launcher.returncode:
+        assert "run the same command again" in said
+        assert not (root / FOLDER / "dataset_info.json").exists()
+    assert not [pid for pid in workers if is_running(pid)]
+    subprocess.run(command(source, root, "--shards", "6"), check=True, capture_output=True)
+    assert hash_files(root / FOLDER) == expected
 
 
 def wait_for(happened: Any, process: subprocess.Popen[str], limit_s: float = 60.0) -> None:
