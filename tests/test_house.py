@@ -12,8 +12,8 @@ PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
 CONTRACT = {
     "pipelines.slots", "pipelines.embodiments", "pipelines.episode", "pipelines.errors", "pipelines.images",
     "pipelines.statistics", "pipelines.summaries", "pipelines.tfrecord", "pipelines.index", "pipelines.files",
-    "pipelines.places", "pipelines.patience", "pipelines.wire", "pipelines.schema", "pipelines.record", "pipelines.shards",
-    "pipelines.dataset", "pipelines.rebuild",
+    "pipelines.places", "pipelines.patience", "pipelines.wire", "pipelines.schema", "pipelines.record",
+    "pipelines.shards", "pipelines.dataset", "pipelines.rebuild",
 }  # fmt: skip
 HEAVY = {"apache_beam", "tensorflow", "tensorflow_datasets", "jax", "flax", "optax", "orbax", "matplotlib"}
 MAY_IMPORT = {
