@@ -28,13 +28,18 @@ class BufferPool:
         self._lock = threading.Lock()
         self.n_made = 0
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of one array."""
+        return prod(self.shape) * self.kind.itemsize
+
     def take(self) -> NDArray[Any]:
         """An array with arbitrary content that nobody else holds."""
         with self._lock:
             memory = self._free.pop() if self._free else None
             self.n_made += memory is None
         if memory is None:
-            memory = mmap.mmap(-1, max(prod(self.shape) * self.kind.itemsize, 1))
+            memory = mmap.mmap(-1, max(self.n_bytes, 1))
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 memory.madvise(mmap.MADV_HUGEPAGE)
         return np.asarray(_Lease(self, memory))

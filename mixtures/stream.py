@@ -137,6 +137,11 @@ class Stream:
         """Distinct samples of the groups drawn from: usable steps."""
         return int(self.index.sizes[self._group_numbers].sum())
 
+    @property
+    def picture_bytes(self) -> int:
+        """Memory of all batches' pictures that this stream has lent or keeps for the next ones."""
+        return self._pool.n_made * self._pool.n_bytes
+
     def batch_at(self, position: int) -> Batch:
         """This host's rows of the batch that begins at a position of the global order."""
         return self._finish(self._start(position))
