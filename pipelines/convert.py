@@ -35,7 +35,9 @@ from pipelines.statistics import (
 from pipelines.validate import find_fault
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
-UNREADABLE = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+UNREADABLE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 _BEAT_S = 1.0
 
 

@@ -10,6 +10,8 @@ from pipelines.errors import FailedWork
 from pipelines.slots import IMAGE_SIZE
 
 JPEG_QUALITY = 95
+# More than any camera of a robot gives; a picture that says more would take the memory of the whole worker.
+MAX_PIXELS = 1 << 26
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG"
@@ -35,8 +37,11 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
 
 
 def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
-    """Decodes a JPEG to RGB uint8 [y, x, 3]. Raises CorruptImage, also for a file that is cut off."""
+    """Decodes a JPEG to RGB uint8 [y, x, 3]. Raises CorruptImage, also for a file that is cut off or absurdly large."""
     try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS:
+            raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a JPEG of {height} x {width}")
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
         raise CorruptImage(f"expected a readable JPEG, found {len(data)} bytes: {error}") from error
@@ -52,6 +57,8 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a PNG of {picture.size}")
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error

@@ -1,5 +1,6 @@
 """One episode as its source stores it, before it gets slots; what every source reader returns."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,11 @@ from numpy.typing import NDArray
 
 from pipelines.episode import DroppedSteps, Image, Reference
 from pipelines.errors import FailedWork
+from pipelines.images import MAX_PIXELS
+
+# More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
+MAX_ARRAY_BYTES = 1 << 28
+MAX_CHUNK_BYTES = 1 << 30
 
 
 class Rejected(FailedWork):
@@ -17,6 +23,19 @@ class Rejected(FailedWork):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def check_array_size(where: str, shape: Sequence[int], itemsize: int) -> None:
+    """Raises Rejected for an array of numbers, about to be read, that no episode has."""
+    if (size := math.prod(shape) * itemsize) > MAX_ARRAY_BYTES:
+        raise Rejected("absurd_size", f"{where}: expected one episode's numbers, found {list(shape)}: {size:.2g} bytes")
+
+
+def check_frames_size(where: str, shape: Sequence[int], chunk_bytes: int = 0) -> None:
+    """Raises Rejected for frames [t, y, x, 3] that no camera takes, or that cannot be read a few at a time."""
+    if math.prod(shape[1:3]) > MAX_PIXELS or chunk_bytes > MAX_CHUNK_BYTES:
+        found = f"{list(shape)}, {chunk_bytes} bytes a chunk"
+        raise Rejected("absurd_size", f"{where}: expected camera frames, found {found}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,3 +87,11 @@ def test_arrays_that_are_no_frame_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_grayscale_jpeg_of_the_target_size_becomes_three_colours() -> None:
     jpeg = simplejpeg.encode_jpeg(np.zeros((224, 224, 1), np.uint8), colorspace="GRAY", colorsubsampling="Gray")
     assert simplejpeg.decode_jpeg_header(to_jpeg(jpeg))[2] == "YCbCr"
+
+
+def test_a_small_file_that_claims_to_be_a_huge_picture_is_refused() -> None:
+    jpeg = bytearray(to_jpeg(np.zeros((16, 16, 3), np.uint8), size=16))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = b"\x75\x30\x75\x30"
+    with pytest.raises(CorruptImage, match="expected at most 67108864 pixels, found a JPEG of 30000 x 30000"):
+        to_jpeg(bytes(jpeg))

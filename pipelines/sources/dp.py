@@ -1,5 +1,6 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import zarr
 from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import FailedWork, UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
 from pipelines.sources.folders import find_folders
 from pipelines.sources.zarr import ZarrFrames
 
@@ -44,8 +45,12 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
             if array.shape[0] < end:
                 raise Rejected("unequal_lengths", f"{path}: data/{key}: expected {end} rows, found {array.shape[0]}")
             if array.dtype == np.uint8 and array.ndim == 4:
+                check_frames_size(f"{path}: data/{key}", array.shape, math.prod(array.chunks))
                 frames[key] = ZarrFrames(array, np.arange(start, end))
             elif array.dtype.kind in "fiub" and array.ndim <= 2:
+                where, shape = f"{path}: data/{key}", (end - start, *array.shape[1:])
+                check_array_size(where, shape, array.dtype.itemsize)
+                check_array_size(where, array.chunks, array.dtype.itemsize)
                 arrays[key] = np.asarray(array[start:end])
     except _READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
@@ -65,7 +70,9 @@ def _open(path: Path) -> zarr.Group:
 def _read_ends(path: Path) -> list[tuple[int, int]]:
     """First and end row of every episode. Raises FailedWork when the store is no replay buffer."""
     try:
-        ends = np.asarray(_open(path)["meta/episode_ends"][:], np.int64)
+        stored = _open(path)["meta/episode_ends"]
+        check_array_size(f"{path}: meta/episode_ends", stored.shape, 8)
+        ends = np.asarray(stored[:], np.int64)
     except _READ_ERRORS as error:
         raise FailedWork(f"{path}: expected a replay buffer with meta/episode_ends, found {error}") from error
     if not (np.diff(ends, prepend=0) > 0).all():

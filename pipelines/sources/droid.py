@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.adapters import Adapter
 from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
 
@@ -85,6 +85,7 @@ def _read_h5(file: h5py.File) -> tuple[dict[str, NDArray], NDArray | None, dict[
             raise KeyError(f"expected the group {group}, found {', '.join(file)}")
         for key, value in file[group].items():
             if isinstance(value, h5py.Dataset) and value.dtype.kind in "fiub":
+                check_array_size(f"{file.filename}: {group}/{key}", value.shape, value.dtype.itemsize)
                 arrays[f"{group}/{key}"] = value[:]
     times = file[_STEP_START][:] / 1000.0 if _STEP_START in file else None
     if times is not None and (len(times) < 2 or not (np.diff(times) > 0).all()):

@@ -1,5 +1,6 @@
 """Frames that lie in HDF5 files, read one by one when asked for; ALOHA's and robomimic's layouts of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.episode import Image
 from pipelines.images import CorruptImage
-from pipelines.native import Rejected
+from pipelines.native import Rejected, check_array_size, check_frames_size
 
 # What h5py raises on damaged files.
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -57,6 +58,7 @@ def open_frames(
             continue
         if len(dataset) != t:
             raise Rejected("missing_frames", f"{path}: {dataset.name}: expected {t} frames, found {len(dataset)}")
+        check_frames_size(f"{path}: {dataset.name}", dataset.shape, math.prod(dataset.chunks or ()))
         frames[name] = Hdf5Frames(path, dataset.name, t, lengths.get(name))
     return frames
 
@@ -67,7 +69,8 @@ def read_arrays(group: h5py.Group, keys: Sequence[str], t: int, where: str) -> d
     for key in keys:
         if key not in group:
             continue
+        if len(group[key]) != t:
+            raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} rows, found {len(group[key])}")
+        check_array_size(f"{where}: {key}", group[key].shape, group[key].dtype.itemsize)
         arrays[key] = np.asarray(group[key][:])
-        if len(arrays[key]) != t:
-            raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} rows, found {len(arrays[key])}")
     return arrays

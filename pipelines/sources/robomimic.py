@@ -49,7 +49,8 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         with h5py.File(path, "r") as file:
             group = file["data"][demo]
             t = len(group["actions"])
-            vectors = [f"obs/{key}" for key, item in group["obs"].items() if item.ndim < 3]
+            found = {key: item for key, item in group["obs"].items() if isinstance(item, h5py.Dataset)}
+            vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3]
             arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, f"{path}#{demo}")
             frames = open_frames(path, group["obs"], t, {})
             hz = _read_control_hz(file)

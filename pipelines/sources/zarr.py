@@ -1,5 +1,6 @@
 """In-house logs, `inhouse_log/v1`: one zarr group per episode, streams with their own rates and clocks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from pipelines.embodiments import load_embodiments
 from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage, to_jpeg
-from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
 from pipelines.sources.folders import find_folders, key_of, source_root
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
+MAX_CONTROL_HZ = 1000
 # A nonholonomic base told to go sideways faster than this was told something that it cannot do.
 _SIDEWAYS_M_S = 1e-6
 # Streams of the state: array -> whether its samples are interpolated (else the last one is held).
@@ -105,14 +107,14 @@ def _align(
 ) -> NativeEpisode:  # fmt: skip
     path = reference.uri
     control_hz = attributes.get("control_hz")
-    if not isinstance(control_hz, (int, float)) or not control_hz > 0:
-        raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, found {control_hz!r}")
+    if not isinstance(control_hz, (int, float)) or not 0 < control_hz <= MAX_CONTROL_HZ:
+        raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, at most 1000, found {control_hz!r}")
+    _check_joint_gap(path, streams["joints/position"][0])
     first, last = _span(streams, cameras)
     command, _ = streams["command/joint_position"]
     grid = make_grid(command, first, last, control_hz)
     if len(grid) == 0:
         raise Rejected("no_overlap", f"{path}: expected streams that overlap in time, found none that do")
-    _check_joint_gap(path, streams["joints/position"][0])
     _check_base(path, attributes.get("robot"), streams)
     arrays = {}
     for key, (times, values) in streams.items():
@@ -140,6 +142,7 @@ def _read_streams(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, Stre
             continue
         name = key.split("/")[0]
         times = stamps[name] if name in stamps else stamps.setdefault(name, _read_stamps(arrays, name, path))
+        check_array_size(f"{path}: {key}", arrays[key].shape, 8)
         values = np.asarray(arrays[key][:], np.float64)
         if values.ndim != 2 or len(values) != len(times):
             raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
@@ -148,6 +151,7 @@ def _read_streams(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, Stre
 
 
 def _read_stamps(arrays: Mapping[str, zarr.Array], name: str, path: str) -> NDArray[np.int64]:
+    check_array_size(f"{path}: {name}/timestamp_ns", arrays[f"{name}/timestamp_ns"].shape, 8)
     times = np.asarray(arrays[f"{name}/timestamp_ns"][:], np.int64)
     if len(times) == 0 or not (np.diff(times) > 0).all():
         raise Rejected("wrong_times", f"{path}: {name}/timestamp_ns: expected stamps that strictly increase")
@@ -168,6 +172,7 @@ def _open_cameras(
         times, array = _read_stamps(arrays, f"camera/{name}", path), arrays[f"camera/{name}/rgb"]
         if array.ndim != 4 or array.dtype != np.uint8 or array.shape[0] != len(times):
             raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
+        check_frames_size(f"{path}: camera {name}", array.shape, math.prod(array.chunks))
         cameras[slot] = times, array
     return cameras, tuple(missing)
 
