@@ -305,4 +305,4 @@ class _Line:
 
 
 def _start_of(content: bytes) -> str:
-    return content[:200].decode(errors="replace")
+    return " ".join(content[:200].decode(errors="replace").split())

@@ -1,19 +1,14 @@
 """Datasets in object stores: the same samples as from disk, through slow, busy and broken servers."""
 
-import os
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_store import FakeStore, serving
 from mixture_data import make_episode, write_dataset, write_spec
-from pyarrow import fs
 
 from mixtures import patience, stores
 from mixtures.mixture import Mixture, open_mixture
@@ -140,64 +135,3 @@ def test_staged_shards_are_read_from_disk_up_to_the_limit(store: FakeStore, tmp_
     assert stage.used_bytes <= stage.limit_bytes
     files.close()
     assert Stage(tmp_path / "stage", limit_bytes=10**9).local_path(uris[0]) is not None
-
-
-def go_binary(name: str, source: str) -> str:
-    """A program of a real server; the test is skipped, and says so, where it is not installed."""
-    go = shutil.which("go")
-    folder = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True).stdout.strip() if go else ""
-    binary = shutil.which(name) or shutil.which(name, path=os.path.join(folder, "bin"))
-    if binary is None:
-        pytest.skip(f"needs Go and `go install {source}@latest`")
-    return binary
-
-
-@contextmanager
-def running(command: list[str], port: int, **variables: str) -> Iterator[None]:
-    """Runs a server until the block ends; waits until it takes connections."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=os.environ | variables, **quiet) as server:
-        try:
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            stores._file_system.cache_clear()
-            yield
-        finally:
-            server.terminate()
-            stores._file_system.cache_clear()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def agrees_with_disk(root: Path, folder: Path, where: str) -> bool:
-    remote = opened(folder, folder / "cache", where)
-    local = opened(folder, folder / "cache", str(root / "bucket"))
-    with Stream(remote, batch_size=8) as one, Stream(local, batch_size=8) as other:
-        return same(one.batch_at(0), other.batch_at(0))
-
-
-def test_a_real_gcs_server_gives_the_same_samples(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    binary, port = go_binary("fake-gcs-server", "github.com/fsouza/fake-gcs-server"), free_port()
-    monkeypatch.setenv(ENDPOINTS["gs"], f"http://127.0.0.1:{port}")
-    options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory", "-data", str(root)]
-    with running([binary, *options], port):
-        assert agrees_with_disk(root, tmp_path, "gs://bucket")
-
-
-def test_a_real_s3_server_gives_the_same_samples(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    binary, port = go_binary("minio", "github.com/minio/minio"), free_port()
-    monkeypatch.setenv(ENDPOINTS["s3"], f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "minioadmin")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "minioadmin")
-    with running([binary, "server", "--address", f"127.0.0.1:{port}", str(tmp_path / "minio")], port):
-        system = fs.S3FileSystem(scheme="http", endpoint_override=f"127.0.0.1:{port}", allow_bucket_creation=True)
-        system.create_dir("bucket")
-        fs.copy_files(str(root / "bucket"), "bucket", fs.LocalFileSystem(), system)
-        assert agrees_with_disk(root, tmp_path, "s3://bucket")
