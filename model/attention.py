@@ -99,8 +99,12 @@ def takes_cudnn(kernel: Attention, dtype: DTypeLike, head_dim: int) -> bool:
 
 
 def _attend_cudnn(
-    query: Array, key: Array, value: Array, mask: Array | None, lengths: Array | None
-) -> Array:
+    query: Float[Array, "b s n k"],
+    key: Float[Array, "b t m k"],
+    value: Float[Array, "b t m k"],
+    mask: Bool[Array, "b r t"] | None,
+    lengths: Int[Array, " b"] | None,
+) -> Float[Array, "b s n k"]:
     """cuDNN's flash attention, without a mask, by lengths, or with a mask as a bias.
 
     Lengths are better than a mask where they say enough: no bias is read, and none gets a gradient. What cuDNN

@@ -53,7 +53,7 @@ def encode_text(
     x = embeddings["word"][tokens] + embeddings["position"][: tokens.shape[1]]
     x = layer_norm(x, embeddings["norm"], EPS).astype(dtype)
 
-    def block(x: Array, layer: Params) -> tuple[Array, None]:
+    def block(x: Float[Array, "b s e"], layer: Params) -> tuple[Float[Array, "b s e"], None]:
         attended = multi_head_attention(layer["attention"], x, x, mask[:, None], how.attention)
         x = layer_norm(x + attended, layer["attention_norm"], EPS)
         hidden = jax.nn.gelu(dense(x, layer["lin1"]), approximate=False)

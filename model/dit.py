@@ -60,7 +60,7 @@ def run_dit(
 ) -> Float[Array, "b h e"]:
     """Runs the blocks on action tokens, which all see each other, and the modulated norm at the end."""
 
-    def block(x: Array, layer_and_cache: tuple[Params, Cache]) -> tuple[Array, None]:
+    def block(x: Float[Array, "b s e"], layer_and_cache: tuple[Params, Cache]) -> tuple[Float[Array, "b s e"], None]:
         layer, seen = layer_and_cache
         shifts = jnp.split(dense(cond.astype(x.dtype), layer["modulation"])[:, None], 3 * BRANCHES, axis=-1)
         normed = modulated_norm(x, shifts[0], shifts[1])

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 ALPHA = 1.5  # of Beta(ALPHA, 1)
 CUTOFF = 0.999  # the paper's s
@@ -25,7 +25,7 @@ MIN_PERIOD = 4e-3
 MAX_PERIOD = 4.0
 
 
-def sample_time(key: jax.Array, batch: int, shift: float = 1.0) -> Float[Array, " b"]:
+def sample_time(key: PRNGKeyArray, batch: int, shift: float = 1.0) -> Float[Array, " b"]:
     """Draws flow times in (0.001, 1]. The inverse of Beta(a, 1)'s distribution function is u^(1/a).
 
     shift: 1 as published; above 1 it moves every time toward noise, t -> s t / (1 + (s - 1) t), as Esser et al. do
@@ -66,7 +66,7 @@ def integrate(
     """Euler from t = 1 (noise) to t = 0 (actions) in `num_steps` equal steps."""
     dt = -1.0 / num_steps
 
-    def step(x: Array, index: Array) -> tuple[Array, None]:
+    def step(x: Float[Array, "b h d"], index: Int[Array, ""]) -> tuple[Float[Array, "b h d"], None]:
         time = jnp.full(x.shape[:1], 1.0 + index * dt, jnp.float32)
         return x + dt * velocity(x, time), None
 

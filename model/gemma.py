@@ -82,7 +82,9 @@ def run_expert(
     """
     layers = expert_layers(params["layers"], index)
 
-    def body(x: Array, layer_and_past: tuple[Params, Cache | None]) -> tuple[Array, Cache]:
+    def body(
+        x: Float[Array, "b s e"], layer_and_past: tuple[Params, Cache | None]
+    ) -> tuple[Float[Array, "b s e"], Cache]:
         layer, seen = layer_and_past
         normed, gate = rms_norm(x, layer["pre_attention_norm"], cond)
         own = keys_values(layer, normed, positions)
@@ -120,12 +122,14 @@ def run_prefix_cache(
     layers = expert_layers(params["layers"], 0)
     rows, positions = view.rows, view.positions
 
-    def own_keys_values(layer: Params, x: Array) -> tuple[Array, Cache]:
+    def own_keys_values(
+        layer: Params, x: Float[Array, "g p e"]
+    ) -> tuple[Float[Array, "g p e"], Cache]:
         normed, _ = rms_norm(x, layer["pre_attention_norm"], None)
         own = keys_values(layer, normed, positions)
         return normed, own if rows is None else jax.tree.map(rows.unpack, own)
 
-    def body(x: Array, layer: Params) -> tuple[Array, Cache]:
+    def body(x: Float[Array, "g p e"], layer: Params) -> tuple[Float[Array, "g p e"], Cache]:
         normed, own = own_keys_values(layer, x)
         query = queries(layer, normed, positions)
         query = query if rows is None else rows.unpack(query)
@@ -169,7 +173,9 @@ def rms_norm(
     return (normed * (1.0 + scale) + shift).astype(x.dtype), gate
 
 
-def residual(x: Array, update: Array, gate: Array | None) -> Array:
+def residual(
+    x: Float[Array, "b s e"], update: Float[Array, "b s e"], gate: Float[Array, "b 1 e"] | None
+) -> Float[Array, "b s e"]:
     return x + update if gate is None else x + gate * update
 
 
@@ -205,7 +211,9 @@ def attention_out(layer: Params, mixed: Float[Array, "b s n k"]) -> Float[Array,
     return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsnr", "bsnr,nre->bse")
 
 
-def project(x: Array, params: Params, product: str, down: str, up: str) -> Array:
+def project(
+    x: Float[Array, "b s *e"], params: Params, product: str, down: str, up: str
+) -> Float[Array, "*c b s f"] | Float[Array, "*c b s m k"]:
     """An einsum with `w`, plus a low-rank path where adapters are present."""
     out = jnp.einsum(product, x, params["w"].astype(x.dtype))
     if "lora_a" in params:
@@ -220,8 +228,10 @@ def feed_forward(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s 
     return _linear(gate * _linear(x, params, "gating_einsum", 1), params, "linear", None)
 
 
-def _linear(x: Array, params: Params, name: str, part: int | None) -> Array:
-    def pick(key: str) -> Array:
+def _linear(
+    x: Float[Array, "b s e"], params: Params, name: str, part: int | None
+) -> Float[Array, "b s f"]:
+    def pick(key: str) -> Float[Array, "i o"]:
         return (params[key] if part is None else params[key][part]).astype(x.dtype)
 
     out = x @ pick(name)

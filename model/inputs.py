@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -103,7 +102,7 @@ def check_observation(config: PolicyConfig, observation: Observation) -> None:
     check_shape("tokenized_prompt_mask", observation.tokenized_prompt_mask, (batch, config.max_tokens))
 
 
-def check_shape(name: str, array: jax.Array | np.ndarray, expected: tuple[int, ...]) -> None:
+def check_shape(name: str, array: Shaped[Array, "*shape"] | np.ndarray, expected: tuple[int, ...]) -> None:
     """Raises ValueError unless `array` has the expected shape."""
     if tuple(array.shape) != expected:
         raise ValueError(f"{name}: expected shape {expected}; found {tuple(array.shape)}")

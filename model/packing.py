@@ -145,16 +145,22 @@ def _inverse(index: Int[Array, "g i"], length: int) -> Int[Array, "g p"]:
 
 
 @jax.custom_vjp
-def _move(x: Array, index: Array, back: Array) -> Array:
+def _move(
+    x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]
+) -> Shaped[Array, "g p *e"]:
     """x[index] in each group, zeros past the end. `back` is the inverse, by which gradients move: no sums needed."""
     return jax.vmap(lambda rows, places: rows.at[places].get(mode="fill", fill_value=0))(x, index)
 
 
-def _move_forward(x: Array, index: Array, back: Array) -> tuple[Array, tuple[Array, Array]]:
+def _move_forward(
+    x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]
+) -> tuple[Shaped[Array, "g p *e"], tuple[Int[Array, "g p"], Int[Array, "g i"]]]:
     return _move(x, index, back), (index, back)
 
 
-def _move_backward(indices: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+def _move_backward(
+    indices: tuple[Int[Array, "g p"], Int[Array, "g i"]], gradient: Shaped[Array, "g p *e"]
+) -> tuple[Shaped[Array, "g i *e"], None, None]:
     index, back = indices
     return _move(gradient, back, index), None, None
 

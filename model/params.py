@@ -1,3 +1,4 @@
+# ruff: noqa: F722
 """Parameter trees: declared shapes and initialisers, made, named and counted."""
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jaxtyping import Array, Float, PRNGKeyArray
 
 LARGEST_TOGETHER = 16**4
 
 Params = Mapping[str, Any]
-Initialiser = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+Initialiser = Callable[[PRNGKeyArray, tuple[int, ...]], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +28,11 @@ class Spec:
     init: Initialiser
 
 
-def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def zeros(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     return jnp.zeros(shape, jnp.float32)
 
 
-def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def ones(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     return jnp.ones(shape, jnp.float32)
 
 
@@ -40,7 +42,7 @@ class Normal:
 
     std: float
 
-    def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
         return self.std * jax.random.normal(key, shape, jnp.float32)
 
 
@@ -54,7 +56,7 @@ def fan_in(inputs: int) -> Initialiser:
     return normal(inputs**-0.5)
 
 
-def draw(specs: Mapping[str, Spec], key: jax.Array) -> Params:
+def draw(specs: Mapping[str, Spec], key: PRNGKeyArray) -> Params:
     """Makes every parameter; each one's key depends on its name alone, so that adding one moves no other.
 
     Small normal ones of like size are drawn together and cut to length, which gives the same values as one by

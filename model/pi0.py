@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from model import flow
 from model.attention import attention_mask, takes_cudnn, token_positions
@@ -64,7 +64,7 @@ def param_specs(config: Pi0Config) -> dict[str, Spec]:
     return specs
 
 
-def init_params(config: Pi0Config, key: jax.Array) -> Params:
+def init_params(config: Pi0Config, key: PRNGKeyArray) -> Params:
     """Draws float32 parameters."""
     return draw(param_specs(config), key)
 
@@ -109,7 +109,7 @@ def sample_actions(
     """
     prefix = encode_prefix(config, params, observation)
 
-    def step(x: Array, time: Array) -> Array:
+    def step(x: Float[Array, "b h d"], time: Float[Array, " b"]) -> Float[Array, "b h d"]:
         moved = suffix_velocity(config, params, prefix, observation.state, x, time)
         return moved if action_mask is None else moved * action_mask[:, None, :]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from model import flow
 from model.config import Pi0SmallConfig
@@ -56,7 +56,7 @@ def param_specs(config: Pi0SmallConfig) -> dict[str, Spec]:
     return specs
 
 
-def init_params(config: Pi0SmallConfig, key: jax.Array) -> Params:
+def init_params(config: Pi0SmallConfig, key: PRNGKeyArray) -> Params:
     """Draws float32 parameters."""
     return draw(param_specs(config), key)
 
@@ -98,7 +98,7 @@ def sample_actions(
     noise."""
     context = encode(config, params, observation)
 
-    def step(x: Array, time: Array) -> Array:
+    def step(x: Float[Array, "b h d"], time: Float[Array, " b"]) -> Float[Array, "b h d"]:
         moved = decode(config, params, context, x, time)
         return moved if action_mask is None else moved * action_mask[:, None, :]
 

@@ -1,10 +1,11 @@
+# ruff: noqa: F722
 """The policy that a config names: one set of functions for every architecture."""
 
 from __future__ import annotations
 
 from types import ModuleType
 
-import jax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from model import pi0, pi0_small
 from model.config import Pi0Config, PolicyConfig
@@ -14,7 +15,7 @@ from model.params import Params, param_count
 __all__ = ["Params", "init_params", "loss_elements", "param_count", "sample_actions", "velocity"]
 
 
-def init_params(config: PolicyConfig, key: jax.Array) -> Params:
+def init_params(config: PolicyConfig, key: PRNGKeyArray) -> Params:
     """Draws float32 parameters."""
     return _architecture(config).init_params(config, key)
 
@@ -23,17 +24,21 @@ def loss_elements(
     config: PolicyConfig,
     params: Params,
     observation: Observation,
-    actions: jax.Array,
-    noise: jax.Array,
-    time: jax.Array,
-) -> jax.Array:
+    actions: Float[Array, "b h d"],
+    noise: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b h d"]:
     """Squared velocity error [b, h, d], unreduced; see `model.pi0.loss_elements`."""
     return _architecture(config).loss_elements(config, params, observation, actions, noise, time)
 
 
 def velocity(
-    config: PolicyConfig, params: Params, observation: Observation, noisy_actions: jax.Array, time: jax.Array
-) -> jax.Array:
+    config: PolicyConfig,
+    params: Params,
+    observation: Observation,
+    noisy_actions: Float[Array, "b h d"],
+    time: Float[Array, " b"],
+) -> Float[Array, "b h d"]:
     """Predicted dx/dt [b, h, d]; see `model.pi0.velocity`."""
     return _architecture(config).velocity(config, params, observation, noisy_actions, time)
 
@@ -42,10 +47,10 @@ def sample_actions(
     config: PolicyConfig,
     params: Params,
     observation: Observation,
-    noise: jax.Array,
+    noise: Float[Array, "b h d"],
     num_steps: int = 10,
-    action_mask: jax.Array | None = None,
-) -> jax.Array:
+    action_mask: Bool[Array, "b d"] | None = None,
+) -> Float[Array, "b h d"]:
     """Actions [b, h, d] from noise; see `model.pi0.sample_actions`."""
     return _architecture(config).sample_actions(config, params, observation, noise, num_steps, action_mask)
 

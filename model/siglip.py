@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from model.attention import attend
 from model.config import Attention, DType, SiglipConfig
@@ -51,7 +51,7 @@ def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Spec]
     return specs
 
 
-def sincos_2d(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def sincos_2d(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "1 s e"]:
     """A starting position embedding that says row and column apart: a quarter of the width each of
     sin and cos of row and column. Learned from there on. A width not divisible by 4 is filled with zeros."""
     _, tokens, width = shape
@@ -84,7 +84,7 @@ def run_blocks(
 ) -> Float[Array, "b s e"]:
     """Runs pre-norm blocks: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def block(x: Array, layer: Params) -> tuple[Array, None]:
+    def block(x: Float[Array, "b s e"], layer: Params) -> tuple[Float[Array, "b s e"], None]:
         normed = layer_norm(x, layer["LayerNorm_0"])
         attention = layer["MultiHeadDotProductAttention_0"]
         x = x + multi_head_attention(attention, normed, normed, mask, how.attention)
@@ -116,7 +116,7 @@ def dense(x: Float[Array, "*b e"], params: Params) -> Float[Array, "*b f"]:
     return add_bias(x @ params["kernel"].astype(x.dtype), params["bias"])
 
 
-def add_bias(x: Array, bias: Array) -> Array:
+def add_bias(x: Float[Array, "*b"], bias: Float[Array, "*f"]) -> Float[Array, "*b"]:
     """Adds in float32: the bias's gradient is a sum over all tokens, too long for bfloat16."""
     return (x.astype(jnp.float32) + bias).astype(x.dtype)
 
