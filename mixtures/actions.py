@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +42,12 @@ class Normalizer:
         self, norm_keys: Sequence[str], action: Floats, state: Floats, state_mask: Mask, action_mask: Mask
     ) -> Floats:
         """Physical chunks [b, h, 18] to normalized float32 [b, h, 18]; state [b, 18] is that of the first step."""
+        moved: NDArray[Any] = action
         if self.mode == "relative_to_first_state":
             relative, wraps = self.relative_slots(norm_keys, state_mask & action_mask)
-            action = absolute_to_relative(action, state, relative, wraps)
+            moved = absolute_to_relative(action, state, relative, wraps)
         center, half_range = self._affines("action", norm_keys)
-        normalized = (action - center[:, None]) / half_range[:, None]
+        normalized = (moved - center[:, None]) / half_range[:, None]
         return np.where(action_mask[:, None], normalized, 0).astype(np.float32)
 
     def unnormalize_action(

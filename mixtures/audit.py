@@ -67,6 +67,8 @@ class Audit:
         self.shares = mixture.probabilities
         self.sizes = np.array([group.n_steps for group in mixture.groups])
         self.window = window
+        self._start: int | None = None
+        self._wait_s = 0.0
         self._begin()
 
     def add(self, batch: Batch, wait_s: float = 0.0) -> AuditReport | None:
@@ -98,8 +100,7 @@ class Audit:
     def _begin(self) -> None:
         self._counts = np.zeros(len(self.shares), np.int64)
         self._samples: Counter[tuple[int, str]] = Counter()
-        self._start: int | None = None
-        self._wait_s = 0.0
+        self._start, self._wait_s = None, 0.0
         self._began_s = time.perf_counter()
 
     def _excess_repeats(self) -> int:

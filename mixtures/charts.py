@@ -1,10 +1,11 @@
 """Small SVG charts and the HTML page around them; no drawing library needed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 COLOURS = ("#2563eb", "#f59e0b", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d")
 STYLE = """
@@ -57,7 +58,7 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str
 
 
 def lines(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str,
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]], x_label: str, y_label: str,
     width: int = 480, height: int = 260, dashed: Sequence[str] = (), mark: float | None = None,
 ) -> str:  # fmt: skip
     """Lines over one pair of axes, not drawn where y is NaN. mark: an x to draw a vertical line at.
@@ -69,19 +70,19 @@ def lines(
     frame = _Frame(width, height, (xs.min(), xs.max()), (np.nanmin(ys), np.nanmax(ys)))
     parts = [frame.axes(x_label, y_label)]
     if mark is not None:
-        x = frame.x(mark)
-        parts.append(f'<line x1="{x}" x2="{x}" y1="{frame.top}" y2="{frame.bottom}" stroke="#9ca3af"/>')
+        at = frame.x(mark)
+        parts.append(f'<line x1="{at}" x2="{at}" y1="{frame.top}" y2="{frame.bottom}" stroke="#9ca3af"/>')
     solid = [name for name in series if name not in dashed]
-    for name, (x, y) in series.items():
+    for name, (across, up) in series.items():
         place = dashed.index(name) if name in dashed else solid.index(name)
-        points = " ".join(f"{frame.x(a)},{frame.y(b)}" for a, b in zip(x, y, strict=True) if b == b)
+        points = " ".join(f"{frame.x(a)},{frame.y(b)}" for a, b in _points(across, up) if b == b)
         dash = ' stroke-dasharray="4 3"' if name in dashed else ""
         colour = COLOURS[place % len(COLOURS)]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
     return _svg(width, height, parts)
 
 
-def histogram(values: Sequence[float], label: str, width: int = 380, height: int = 190, bins: int = 30) -> str:
+def histogram(values: ArrayLike, label: str, width: int = 380, height: int = 190, bins: int = 30) -> str:
     """How many of the values fall into each of equal ranges."""
     counts, edges = np.histogram(np.asarray(values, float), bins)
     frame = _Frame(width, height, (edges[0], edges[-1]), (0, max(counts.max(), 1)))
@@ -93,7 +94,7 @@ def histogram(values: Sequence[float], label: str, width: int = 380, height: int
     return _svg(width, height, parts)
 
 
-def sparkline(values: Sequence[float], width: int = 66, height: int = 26, bins: int = 22) -> str:
+def sparkline(values: ArrayLike, width: int = 66, height: int = 26, bins: int = 22) -> str:
     """A histogram without axes."""
     counts, _ = np.histogram(np.asarray(values, float), bins)
     step, high = width / bins, max(counts.max(), 1)
@@ -139,6 +140,10 @@ class _Frame:
         turned = f"rotate(-90 11 {(self.top + self.bottom) / 2})"
         place = f'x="11" y="{(self.top + self.bottom) / 2}" text-anchor="middle" transform="{turned}"'
         return "".join([*parts, f"<text {place}>{escape(y_label)}</text>"])
+
+
+def _points(x: ArrayLike, y: ArrayLike) -> Iterator[tuple[float, float]]:
+    return zip(np.asarray(x, float).tolist(), np.asarray(y, float).tolist(), strict=True)
 
 
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:

@@ -118,8 +118,8 @@ class _Writer:
         steps["state"] = _flat(rows["state"]).to_numpy().reshape(-1, N_SLOTS)
         action = _flat(rows["action"]).to_numpy().astype(np.float32).reshape(-1, N_SLOTS)
         _place_pictures(rows, first, cameras, episodes, steps)
-        for name, values in (("episodes", episodes), ("steps", steps), ("action", action)):
-            self.append(name, values)
+        for name, array in (("episodes", episodes), ("steps", steps), ("action", action)):
+            self.append(name, array)
         self.append("motion", motion_words(np.concatenate([steps["state"], action], axis=1), first))
         self.add_segments(rows["segments"], first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))

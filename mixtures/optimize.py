@@ -63,6 +63,7 @@ def optimized_spec(mixture: Mixture, factors: Mapping[str, float], why: str) -> 
 def _without_key(text: str, key: str) -> str:
     """The YAML text without the lines of one top-level key and its value."""
     document = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(document, yaml.MappingNode), "the spec was read before"
     lines = text.splitlines(keepends=True)
     for name, value in document.value:
         if name.value == key:

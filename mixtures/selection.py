@@ -279,7 +279,9 @@ def _split(group: Grouped, rule: ValidationRule) -> Grouped:
     n_held = int((ordered < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())
     n_held = min(max(n_held, rule.min_per_group), len(ordered) - 1)
     held = np.isin(joined, ordered[:n_held])
-    train, validation, start = [], [], 0
+    train: list[Selected] = []
+    validation: list[Selected] = []
+    start = 0
     for part in group.train:
         mine = held[start : start + len(part.rows)]
         start += len(part.rows)

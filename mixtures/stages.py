@@ -52,13 +52,15 @@ def changed(document: Located, override: Located | None, keys: Sequence[str] | N
     """A mapping of the spec with an override's values (or those of `keys`), which keep the places where they stand."""
     if override is None:
         return document
-    values = dict(document.value)
+    values: dict[str, Located] = dict(document.value)
     for key, value in override.value.items():
         if keys is not None and key not in keys:
             continue
         before = values.get(key)
         if key in REPLACED or (before is None and key in (*MERGED, "weighting", "filters")):
             values[key] = value
+        elif before is None:
+            continue  # what is said of groups is laid over them, not over the spec
         elif key in MERGED:
             values[key] = _merged(before, value, before.value)
         elif key == "weighting":

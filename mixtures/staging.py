@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from mixtures.patience import with_retries
@@ -67,7 +68,7 @@ class Stage:
             with atomic_file(self.folder / name) as file:
                 for start in range(0, size, PIECE_BYTES):
                     length = min(PIECE_BYTES, size - start)
-                    file.write(with_retries(lambda n=length, at=start: source.read_at(n, at), path))
+                    file.write(with_retries(partial(source.read_at, length, start), path))
             self._ready[name] = str(self.folder / name)
         except (FailedWork, OSError):
             return  # The store stays the source; a read that fails there fails the run by name.
