@@ -1,6 +1,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# The modules that hold the contracts between the parts are type-checked strictly.
+# The modules that hold the contracts between the parts, and mixtures, are type-checked strictly.
 CONTRACT := $(addprefix pipelines/,slots.py embodiments.py episode.py errors.py images.py patience.py places.py files.py summaries.py \
             statistics.py tfrecord.py wire.py schema.py record.py index.py shards.py dataset.py rebuild.py segment_tables.py)
 
@@ -14,12 +14,14 @@ test: lint
 
 lint: .venv
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(CONTRACT)
+	$(BIN)/mypy $(CONTRACT) mixtures
 
 # The trainer is measured on the mixture of a quick demo.
 bench: runs/bench/pretrain.yaml
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.mixture_size
+	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.model tiny
 	$(BIN)/python -m benchmarks.train runs/bench/pretrain.yaml
 
