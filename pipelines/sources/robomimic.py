@@ -33,6 +33,8 @@ def find(source: str, adapter: Adapter) -> Found:
                 demos = sorted(file["data"]) if "data" in file else []
         except READ_ERRORS as error:
             raise FailedWork(f"{path}: expected a robomimic file, found {error}") from error
+        if not demos:
+            raise FailedWork(f"{path}: expected demonstrations under data, found none; take the file away, or mend it")
         for demo in demos:
             reference = Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train"))
             episodes.append(Located(reference=reference))
