@@ -100,6 +100,12 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
     )  # fmt: skip
 
 
+def test_labels_are_those_of_the_episodes_that_are_drawn_from(folder: Path) -> None:
+    (group,) = opened(folder, "{keep: {max_steps: 12}}").groups
+    assert group.labels is not None
+    assert (group.labels.sentences, group.labels.median_s, group.labels.texts) == (2, 0.6, 0.5)
+
+
 def test_parts_are_told_from_the_largest_on() -> None:
     assert parts_in_words({"human": 0.2, "proposal": 0.8}) == "proposal 80 human 20"
     assert parts_in_words({}) == "-"

@@ -22,7 +22,7 @@ class ScriptedServer:
     """Answers each request with the next act of its script, and with the asked range of 0, 1, 2 .. behind its end.
 
     Acts: a status; "close" (before an answer), "half" (closes inside one), "late" (no answer), "slices" (byte by byte),
-    "shut" (a whole answer, then closes).
+    "shut" (a whole answer, then closes), "all" (the first hundred bytes of the object, whatever was asked for).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -72,6 +72,8 @@ class ScriptedServer:
         answer = f"HTTP/1.1 206 Partial\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
         if isinstance(act, int) and act != 206:
             answer = f"HTTP/1.1 {act} No\r\nContent-Length: 4\r\n\r\nbusy".encode()
+        if act == "all":
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(range(100))
         if act == "late":
             time.sleep(1)
         if act == "slices":
@@ -131,6 +133,11 @@ def test_what_may_not_be_read_is_not_asked_for_again(server: ScriptedServer, sta
 def test_a_range_past_the_end_is_empty(server: ScriptedServer) -> None:
     server.script.append(416)
     assert read(server, ("a", 0, 4)) == [b""]
+
+
+def test_a_server_that_sends_the_whole_object_is_cut_to_the_range(server: ScriptedServer) -> None:
+    server.script.append("all")
+    assert read(server, ("a", 30, 4)) == [bytes(range(30, 34))]
 
 
 def test_an_expired_token_is_renewed_once(server: ScriptedServer) -> None:
