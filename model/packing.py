@@ -121,9 +121,10 @@ def place_tokens(images: Places, valid: Bool[Array, "b s"], image_tokens: int, t
     of_text = slots * image_tokens + row * text_tokens + jnp.arange(text_tokens)
     source = jnp.where(valid, jnp.concatenate([of_images, of_text], axis=1), packed)
     target = row * length + jnp.cumsum(valid, axis=1) - 1
-    empty = jnp.full((groups, packed), rows * length)
-    group = jnp.arange(groups)[:, None]
-    element = empty.at[group, source.reshape(groups, -1)].set(target.reshape(groups, -1), mode="drop")
+    empty = jnp.full(packed, rows * length)
+    element = jax.vmap(lambda at, number: empty.at[at].set(number, mode="drop"))(
+        source.reshape(groups, -1), target.reshape(groups, -1)
+    )
     places = Places(element=element, slot=_inverse(element, rows * length))
     return PackedRows(places=places, valid=jnp.arange(length) < valid.sum(1, keepdims=True))
 
@@ -138,10 +139,9 @@ def valid_first(
 
 def _inverse(index: Int[Array, "g i"], length: int) -> Int[Array, "g p"]:
     """Where each of `length` numbers stands in `index`; past the end where it does not."""
-    groups, count = index.shape
-    nowhere = jnp.full((groups, length), count)
-    group = jnp.arange(groups)[:, None]
-    return nowhere.at[group, index].set(jnp.broadcast_to(jnp.arange(count), index.shape), mode="drop")
+    count = index.shape[1]
+    nowhere = jnp.full(length, count)
+    return jax.vmap(lambda numbers: nowhere.at[numbers].set(jnp.arange(count), mode="drop"))(index)
 
 
 @jax.custom_vjp
