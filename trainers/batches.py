@@ -1,13 +1,17 @@
-"""From the stream's batches to the model's inputs: prompts to tokens, only the cameras that the mixture has."""
+"""From the stream's batches to the model's inputs: prompts to tokens, only the cameras that the mixture has, and only
+the images that are there where that pays."""
 
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 
+import jax
 import numpy as np
 
 from mixtures.stream import Batch
+from model.config import Pi0Config
 from model.inputs import Observation, observation_from_batch
+from model.packing import Packing, fit_packing
 from model.tokenizer import Tokenizer, tokenizer_for
 from pipelines.slots import CAMERAS
 from trainers.config import RunConfig
@@ -38,16 +42,34 @@ def build_observer(config: RunConfig) -> Callable[[Batch], Observation]:
     def observe(batch: Batch) -> Observation:
         encoded = [encode(text) for text in batch.language]
         slots = {camera: CAMERAS.index(camera) for camera in config.cameras}
+        there = {camera: batch.camera_mask[:, slot] for camera, slot in slots.items()}
         return observation_from_batch(
             images={camera: batch.images[:, slot] for camera, slot in slots.items()},
-            image_masks={camera: batch.camera_mask[:, slot] for camera, slot in slots.items()},
+            image_masks=there,
             tokenized_prompt=np.stack([ids for ids, _ in encoded]),
             tokenized_prompt_mask=np.stack([mask for _, mask in encoded]),
             state=batch.state,
-            drop_missing=False,  # one form of batch for the whole run: one compilation
+            drop_missing=False,  # one form of batch for the whole run: one compilation, or one per packing
+            packing=_packing(there) if packs_images(config) else None,
         )
 
     return observe
+
+
+def packs_images(config: RunConfig) -> bool:
+    """Whether images that only some samples lack are skipped: the same result, and one compilation for each size.
+
+    Not on a CPU, where models are so small that compiling takes longer than it saves; not where a batch is computed
+    in parts, each of which may hold more than its share; and not with several processes, since each sees its own
+    rows only while all must run one program.
+    """
+    alone = jax.process_count() == 1 and config.accumulate == 1
+    return alone and isinstance(config.policy, Pi0Config) and jax.default_backend() != "cpu"
+
+
+def _packing(there: dict[str, np.ndarray]) -> Packing | None:
+    devices, rows = jax.local_device_count(), len(next(iter(there.values())))
+    return fit_packing(there, groups=devices if rows % devices == 0 else 1)
 
 
 def chain_names(chain: str, names: list[str]) -> str:
