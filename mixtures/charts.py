@@ -109,7 +109,9 @@ def sparkline(values: ArrayLike, width: int = 66, height: int = 26, bins: int = 
 def legend(names: Sequence[str]) -> str:
     """The names of a chart's series beside their colours, as HTML."""
     return " ".join(
-        f'<span style="color:{COLOURS[i % len(COLOURS)]}">&#9632;</span> {escape(name)}' for i, name in enumerate(names)
+        f'<span style="white-space:nowrap"><span style="color:{COLOURS[i % len(COLOURS)]}">&#9632;</span> '
+        f"{escape(name)}</span>"
+        for i, name in enumerate(names)
     )
 
 

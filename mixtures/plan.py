@@ -20,8 +20,9 @@ LITTLE_LANGUAGE = 0.5
 MOST_FLAGS = 40
 HEADER = (
     "group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %", "cameras",
-    "slots", "Hz", "held out", "texts", "median s", "labels by",
+    "slots", "Hz", "held out",
 )  # fmt: skip
+LABEL_HEADER = ("texts", "median s", "labels by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def explain(plan: Plan, name: str) -> str:
 
 def render(plan: Plan) -> str:
     """The plan as a table for a terminal, with its flags below."""
-    rows = [row(plan, group) for group in plan.groups]
+    rows = [(*row(plan, group), *_labels(group.labels)) for group in plan.groups]
     total = plan.to_json()
     draws = "-" if plan.draws is None else f"{plan.draws:,}"
     rows.append(
@@ -138,7 +139,7 @@ def render(plan: Plan) -> str:
          "", "", "", "", "", "", "", "", "", "")
     )  # fmt: skip
     stage = f", stage {plan.stage}" if plan.stage else ""
-    lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align(HEADER, rows)]
+    lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align((*HEADER, *LABEL_HEADER), rows)]
     if plan.is_published:
         lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
     lines += [f"! {sentence}" for sentence in flag_sentences(plan)]
@@ -161,9 +162,8 @@ def row(plan: Plan, group: Group) -> tuple[str, ...]:
         f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
         "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}", _epochs(plan, group),
-        _percent(group.language), _percent(group.segments), _cameras(group), _ranges(group.slots),
+        _percent(group.language), _percent(group.segments), _cameras(group), slots_in_words(group.slots),
         ",".join(f"{hz:g}" for hz in group.control_hz), f"{group.n_validation_episodes:,}",
-        *_labels(group.labels),
     )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def _cameras(group: Group) -> str:
     return "".join("." if part == 0 else letter.upper() if part == 1 else letter for letter, part in letters)
 
 
-def _ranges(slots: Sequence[int]) -> str:
+def slots_in_words(slots: Sequence[int]) -> str:
     """Slots as ranges: (0, 1, 2, 6) is `0-2,6`."""
     runs: list[list[int]] = []
     for slot in slots:

@@ -9,6 +9,7 @@ import simplejpeg
 
 from mixtures.charts import legend, lines, page
 from mixtures.mixture import Group, Mixture
+from mixtures.plan import slots_in_words
 from mixtures.stream import Batch, Stream
 from pipelines.slots import CAMERAS, is_joint_mode
 
@@ -40,7 +41,11 @@ def _group_section(group: Group, batch: Batch, mixture: Mixture) -> str:
 def _sample(batch: Batch, i: int, mixture: Mixture) -> str:
     kind = "segment" if batch.is_segment_text[i] else "task"
     rate = f"{batch.control_hz[i]:g} Hz"
-    facts = f"{batch.names[i]} &middot; {escape(batch.norm_key[i])} &middot; {rate}"
+    state, action = (slots_in_words(np.flatnonzero(mask[i]).tolist()) for mask in (batch.state_mask, batch.action_mask))
+    missing = [name for name, has in zip(CAMERAS, batch.camera_mask[i], strict=True) if not has]
+    masks = f"state slots {state or 'none'}, action slots {action or 'none'}"
+    masks += f", masked: {', '.join(missing)}" if missing else ""
+    facts = f"{batch.names[i]} &middot; {escape(batch.norm_key[i])} &middot; {rate} &middot; {masks}"
     text = f"<p><b>{escape(batch.language[i]) or '(no text)'}</b> <span class='muted'>({kind})</span></p>"
     pictures = "".join(
         f"<figure>{_picture(batch.images[i, camera])}<figcaption>{name}</figcaption></figure>"
