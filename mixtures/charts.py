@@ -15,7 +15,7 @@ p { margin: .3rem 0; } .muted { color: #6b7280; } .flag { color: #b45309; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
 th { text-align: right; color: #6b7280; font-weight: 600; border-bottom: 1px solid #d1d5db; padding: 3px 8px; }
 td { text-align: right; padding: 2px 8px; border-bottom: 1px solid #f3f4f6; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 14rem; }
 .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
 .sample { margin: .3rem 0 1.4rem; }
 figure { margin: 0; } figcaption { color: #6b7280; font-size: 12px; max-width: 480px; }
