@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from annotation_tools.propose import idle_steps, propose_segments
 from pipelines.adapters import FROM_LOG
 from pipelines.embodiments import Embodiment, get_embodiment
@@ -92,7 +94,7 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
 
 
 def _measure_shard(job: Job, shard: ShardId) -> Measured:
-    parts: list[Mapping[str, NormStatistics]] = []
+    vectors, n_episodes = PendingVectors(), 0
     cameras: Counter[str] = Counter()
     for located in load_references(job, shard):
         beat(job)
@@ -101,12 +103,43 @@ def _measure_shard(job: Job, shard: ShardId) -> Measured:
                 episode = read_episode(job, local, CAMERAS)
         except Rejected:
             continue
-        summary = summarize_episode(
-            episode.norm_key, episode.state, episode.action, episode.state_mask, episode.action_mask
-        )
-        parts.append({episode.norm_key: summary})
+        vectors.add(episode)
+        n_episodes += 1
         cameras.update(list(episode.images))
-    return Measured(statistics=merge_statistics(parts), cameras=dict(cameras), n_episodes=len(parts))
+    return Measured(statistics=vectors.summarize(), cameras=dict(cameras), n_episodes=n_episodes)
+
+
+class PendingVectors:
+    """Vectors of episodes that are summarized together: a summary costs more by its calls than by its steps.
+
+    Summaries merge bit for bit, so how many go together changes nothing.
+    """
+
+    def __init__(self, most_steps: int = 1 << 15) -> None:
+        self._most_steps = most_steps
+        self._waiting: dict[tuple[str, bytes, bytes], list[Episode]] = {}
+        self._n_steps = 0
+        self._statistics: dict[str, NormStatistics] = {}
+
+    def add(self, episode: Episode) -> None:
+        """Takes the vectors of one more episode."""
+        key = episode.norm_key, episode.state_mask.tobytes(), episode.action_mask.tobytes()
+        self._waiting.setdefault(key, []).append(replace(episode, images={}))
+        self._n_steps += episode.n_steps
+        if self._n_steps >= self._most_steps:
+            self.summarize()
+
+    def summarize(self) -> dict[str, NormStatistics]:
+        """Returns the statistics of all that was added, by norm key."""
+        parts: list[Mapping[str, NormStatistics]] = [self._statistics]
+        for (norm_key, _, _), episodes in self._waiting.items():
+            state = np.concatenate([episode.state for episode in episodes])
+            action = np.concatenate([episode.action for episode in episodes])
+            together = summarize_episode(norm_key, state, action, episodes[0].state_mask, episodes[0].action_mask)
+            parts.append({norm_key: replace(together, n_episodes=len(episodes))})
+        self._statistics = merge_statistics(parts)
+        self._waiting, self._n_steps = {}, 0
+        return self._statistics
 
 
 def merge_measured(parts: Sequence[Measured]) -> Measured:

@@ -9,10 +9,11 @@ from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.adapters import get_adapter
-from pipelines.convert import Measured, merge_measured
+from pipelines.convert import Measured, PendingVectors, merge_measured
+from pipelines.episode import Episode, Reference
 from pipelines.graph import ConvertAll, ConvertShard, MergeMeasured
 from pipelines.plan import Job, ShardId
-from pipelines.statistics import NormStatistics, save_statistics, summarize_episode
+from pipelines.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
 
 JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
 SHARDS = tuple(ShardId(split="train", shard=i, n_shards=500) for i in range(500))
@@ -52,3 +53,33 @@ def test_measurements_merge_in_any_order_and_grouping(order: tuple[int, ...], tm
     save_statistics(tmp_path / "a.json", merged.statistics)
     save_statistics(tmp_path / "b.json", merge_measured(parts).statistics)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_vectors_summarized_together_are_those_summarized_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [
+        still_episode(rng.normal(size=(t, 18)).astype(np.float32), robot) for t, robot in
+        ((3, "ur5e"), (50, "ur5e"), (7, "widowx"), (1, "ur5e"))
+    ]  # fmt: skip
+    one_by_one = merge_statistics(
+        [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes]
+    )
+    for most_steps in (1, 10, 1000):
+        pending = PendingVectors(most_steps)
+        for episode in episodes:
+            pending.add(episode)
+        save_statistics(tmp_path / f"{most_steps}.json", pending.summarize())
+    save_statistics(tmp_path / "expected.json", one_by_one)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert one_by_one["ur5e/joint_position/pi18/v1"].n_episodes == 3
+
+
+def still_episode(values: np.ndarray, robot: str) -> Episode:
+    t, mask = len(values), np.arange(18) < 7
+    return Episode(
+        reference=Reference(uri="a", key="a"), robot=robot, control_mode="joint_position", control_hz=10.0,
+        state=values, action=values / 2, timestamp_s=np.arange(t) / 10, state_mask=mask, action_mask=mask,
+        parts={"arm0": tuple(range(6)), "gripper0": (6,)}, images={}, dataset_cameras=(), task="x", language=("x",),
+        success=1, is_terminal=True, reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32),
+        is_idle=np.zeros(t, bool),
+    )  # fmt: skip

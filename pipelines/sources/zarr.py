@@ -1,12 +1,16 @@
 """In-house logs, `inhouse_log/v1`: one zarr group per episode, streams with their own rates and clocks."""
 
+import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore, StorePath
 
 from pipelines.adapters import Adapter
 from pipelines.alignment import hold, interpolate, latest_index, make_grid, report_stream
@@ -52,17 +56,28 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        group = zarr.open_group(path, mode="r")
-        attributes = dict(group.attrs)
+        attributes, arrays = _open_arrays(Path(path))
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
-        # One walk over the metadata; asking the group for every array costs more than reading it.
-        arrays = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
         streams = _read_streams(arrays, path)
         cameras, missing = _open_cameras(arrays, attributes, path)
     except _READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
     return _align(located.reference, attributes, streams, cameras, missing)
+
+
+def _open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, zarr.Array]]:
+    """The log's attributes, and its arrays by name; asking the group for every array costs more than reading it."""
+    attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+    store = LocalStore(folder, read_only=True)
+    arrays = {}
+    for parent, below, files in os.walk(folder):
+        metadata = json.loads(Path(parent, "zarr.json").read_bytes()) if "zarr.json" in files else {}
+        if metadata.get("node_type") == "array":
+            below.clear()
+            name = Path(parent).relative_to(folder).as_posix()
+            arrays[name] = zarr.Array.from_dict(StorePath(store, name), metadata)
+    return attributes, arrays
 
 
 Stream = tuple[NDArray[np.int64], NDArray[np.float64]]
