@@ -1,8 +1,11 @@
 """In-house logs, `inhouse_log/v1`: one zarr group per episode, streams with their own rates and clocks."""
 
+import asyncio
+import functools
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +62,9 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         attributes, arrays = _open_arrays(Path(path))
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
-        streams = _read_streams(arrays, path)
-        cameras, missing = _open_cameras(arrays, attributes, path)
+        numbers = _read_numbers(arrays, path)
+        streams = _read_streams(numbers, path)
+        cameras, missing = _open_cameras(arrays, numbers, attributes, path)
     except _READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
     return _align(located.reference, attributes, streams, cameras, missing)
@@ -146,35 +150,57 @@ def _align(
     )  # fmt: skip
 
 
-def _read_streams(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, Stream]:
+def _read_numbers(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, NDArray]:
+    """Every array that alignment needs, read at once: in turns, zarr takes longer to wait than to read."""
+    wanted = {
+        key: array for key, array in arrays.items()
+        if key in _STATES or key in _COMMANDS or key.endswith("/timestamp_ns")
+    }  # fmt: skip
+    for key, array in wanted.items():
+        check_array_size(f"{path}: {key}", array.shape, 8)
+
+    async def read_all() -> list[Any]:
+        return await asyncio.gather(*(array.async_array.getitem(slice(None)) for array in wanted.values()))
+
+    values = asyncio.run_coroutine_threadsafe(read_all(), _reading_loop()).result()
+    return {key: np.asarray(value) for key, value in zip(wanted, values, strict=True)}
+
+
+@functools.cache
+def _reading_loop() -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own, for as long as the process lasts."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="zarr-reading", daemon=True).start()
+    return loop
+
+
+def _read_streams(numbers: Mapping[str, NDArray], path: str) -> dict[str, Stream]:
     """Every stream of numbers: stamps int64 [n], strictly increasing, and values float64 [n, k]."""
     streams: dict[str, Stream] = {}
     stamps: dict[str, NDArray[np.int64]] = {}
     for key in (*_STATES, *_COMMANDS):
-        if key not in arrays:
+        if key not in numbers:
             if key in _REQUIRED:
-                raise Rejected("missing_key", f"{path}: expected the array {key}, found {', '.join(sorted(arrays))}")
+                raise Rejected("missing_key", f"{path}: expected the array {key}, found {', '.join(sorted(numbers))}")
             continue
         name = key.split("/")[0]
-        times = stamps[name] if name in stamps else stamps.setdefault(name, _read_stamps(arrays, name, path))
-        check_array_size(f"{path}: {key}", arrays[key].shape, 8)
-        values = np.asarray(arrays[key][:], np.float64)
+        times = stamps[name] if name in stamps else stamps.setdefault(name, _read_stamps(numbers, name, path))
+        values = np.asarray(numbers[key], np.float64)
         if values.ndim != 2 or len(values) != len(times):
             raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
         streams[key] = times, values
     return streams
 
 
-def _read_stamps(arrays: Mapping[str, zarr.Array], name: str, path: str) -> NDArray[np.int64]:
-    check_array_size(f"{path}: {name}/timestamp_ns", arrays[f"{name}/timestamp_ns"].shape, 8)
-    times = np.asarray(arrays[f"{name}/timestamp_ns"][:], np.int64)
+def _read_stamps(numbers: Mapping[str, NDArray], name: str, path: str) -> NDArray[np.int64]:
+    times = np.asarray(numbers[f"{name}/timestamp_ns"], np.int64)
     if len(times) == 0 or not (np.diff(times) > 0).all():
         raise Rejected("wrong_times", f"{path}: {name}/timestamp_ns: expected stamps that strictly increase")
     return times
 
 
 def _open_cameras(
-    arrays: Mapping[str, zarr.Array], attributes: Mapping[str, Any], path: str
+    arrays: Mapping[str, zarr.Array], numbers: Mapping[str, NDArray], attributes: Mapping[str, Any], path: str
 ) -> tuple[dict[str, tuple[NDArray[np.int64], zarr.Array]], tuple[str, ...]]:
     """Stamps and pictures by slot (`base_0_rgb`), and the slots that the attributes list but the log lacks."""
     cameras, missing = {}, []
@@ -184,7 +210,7 @@ def _open_cameras(
         if name not in there:
             missing.append(slot)
             continue
-        times, array = _read_stamps(arrays, f"camera/{name}", path), arrays[f"camera/{name}/rgb"]
+        times, array = _read_stamps(numbers, f"camera/{name}", path), arrays[f"camera/{name}/rgb"]
         if array.ndim != 4 or array.dtype != np.uint8 or array.shape[0] != len(times):
             raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
         check_frames_size(f"{path}: camera {name}", array.shape, math.prod(array.chunks))
