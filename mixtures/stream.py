@@ -27,6 +27,7 @@ from pipelines.slots import CAMERAS, IMAGE_SIZE
 WINDOW = 1024
 SAMPLES_PER_TASK = 8
 THREADS_PER_CORE = 2
+AHEAD_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,12 @@ class Stream:
         """Memory of all batches' pictures that this stream has lent or keeps for the next ones."""
         return self._pool.n_made * self._pool.n_bytes
 
+    @property
+    def default_prefetch(self) -> int:
+        """How many batches are read ahead of the one that is waited for; one at least."""
+        wanted = 2 + self._is_remote * -(-IN_FLIGHT // (len(CAMERAS) * self._rows_per_host))
+        return max(1, min(wanted, AHEAD_BYTES // self._pool.n_bytes - 1))
+
     def batch_at(self, position: int) -> Batch:
         """This host's rows of the batch that begins at a position of the global order."""
         return self._finish(self._start(position))
@@ -149,10 +156,10 @@ class Stream:
     def batches(self, start: int = 0, stop: int | None = None, prefetch: int | None = None) -> Iterator[Batch]:
         """Batches from position `start`, whole ones before `stop`; `prefetch` of them are read ahead.
 
-        Unless given, that is two, or as many more as keep an object store busy.
+        Unless given, that is two, or as many more as keep an object store busy, in `AHEAD_BYTES` of memory.
         """
         if prefetch is None:
-            prefetch = 2 + self._is_remote * -(-IN_FLIGHT // (len(CAMERAS) * self._rows_per_host))
+            prefetch = self.default_prefetch
         ahead: deque[_Pending] = deque()
         position = start
         while True:

@@ -160,6 +160,17 @@ def test_a_picture_buffer_is_used_again_only_when_nobody_holds_it(mixture: Mixtu
         assert stream._pool.n_made <= 5
 
 
+@pytest.mark.parametrize(
+    ("is_remote", "size", "expected"), [(False, 64, 2), (True, 64, 5), (True, 2048, 3), (False, 4096, 1)]
+)
+def test_batches_ahead_keep_a_store_busy_and_fit_into_memory(
+    mixture: Mixture, is_remote: bool, size: int, expected: int
+) -> None:
+    with Stream(mixture, batch_size=size) as stream:
+        stream._is_remote = is_remote
+        assert stream.default_prefetch == expected
+
+
 def test_groups_restrict_the_draws(mixture: Mixture) -> None:
     with Stream(mixture, batch_size=4, groups=["sort@arx"]) as stream:
         assert set(stream.samples(0, 200).group) == {mixture.group_index("sort@arx")}
