@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.errors import FailedWork
+from pipelines.errors import FailedWork, UsageError
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState
@@ -91,6 +91,15 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(
     assert (checkpoints.directory.parent / "checkpoints-damaged" / "2").is_dir()
     saved(checkpoints, 2)  # the place is free again
     assert checkpoints.steps() == [1, 2]
+
+
+def test_a_checkpoint_of_another_model_is_named_and_stays(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 1)
+    message = r"of another model .* trained a: expected float32\[512, 512\]; found float32\[64, 64\]"
+    for restore in (checkpoints.restore_newest, lambda like: checkpoints.restore_best(1, like)):
+        with pytest.raises(UsageError, match=message):
+            restore(large_state(0.0))
+    assert checkpoints.steps() == [1]
 
 
 def test_when_all_are_damaged_nothing_starts_over(checkpoints: Checkpoints) -> None:

@@ -1,5 +1,6 @@
 """Evaluation: units, baselines, masked means by hand, and the report of a trained toy run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, s
 
 from pipelines.errors import UsageError
 from trainers.baselines import holds_position, mean_action, repeat_state, slot_units
-from trainers.evaluate import Predictions, Request, evaluate, measure, overall, render
+from trainers.evaluate import Request, evaluate, render
+from trainers.measures import Predictions, by_slot, measure, overall
 from trainers.setup import Request as TrainRequest
 from trainers.train import train
 
@@ -62,22 +64,36 @@ def test_the_mean_action_is_that_of_the_norm_key(tmp_path: Path) -> None:
     assert not action[0, :, 7:].any()
 
 
-def test_errors_count_only_where_the_masks_say() -> None:
+def predictions(norm_key: str = "arm") -> Predictions:
     true = np.zeros((1, 2, 3), np.float32)
     policy = np.array([[[1.0, 3.0, 100.0], [100.0, 100.0, 100.0]]], np.float32)
-    report = measure(
-        Predictions(
-            names=["toy/e/0"], true=true, policy=policy, repeat_state=true + 2, mean_action=true + 4,
-            counts=np.array([[[True, True, False], [False, False, False]]]), half_range=np.array([[1.0, 2.0, 1.0]]),
-            units=np.array([["rad", "gripper", ""]]), flow_loss=np.array([0.5], np.float32),
-        )  # fmt: skip
-    )
+    return Predictions(
+        names=["toy/e/0"], norm_keys=[norm_key], true=true, policy=policy, repeat_state=true + 2, mean_action=true + 4,
+        counts=np.array([[[True, True, False], [False, False, False]]]), half_range=np.array([[1.0, 2.0, 1.0]]),
+        units=np.array([["rad", "gripper", ""]]), flow_loss=np.array([0.5], np.float32), swept=np.zeros((1, 0)),
+    )  # fmt: skip
+
+
+def test_errors_of_a_slot_are_in_its_unit_over_all_groups() -> None:
+    worse = dataclasses.replace(predictions(), policy=predictions().policy * 3)
+    slots = by_slot([predictions(), worse, predictions("other")])
+    baselines = {"repeat_state": 2.0, "mean_action": 4.0}
+    assert slots["arm"] == [
+        {"slot": 0, "unit": "rad", "policy": 2.0, "normalized": 2.0} | baselines,
+        {"slot": 1, "unit": "gripper", "policy": 6.0, "normalized": 3.0} | baselines,
+    ]
+    assert [row["policy"] for row in slots["other"]] == [1.0, 3.0]
+
+
+def test_errors_count_only_where_the_masks_say() -> None:
+    report = measure(predictions())
     assert report["error"] == {
         "rad": {"policy": 1.0, "repeat_state": 2.0, "mean_action": 4.0},
         "gripper": {"policy": 3.0, "repeat_state": 2.0, "mean_action": 4.0},
     }
     assert report["normalized_error"] == {"policy": 1.25, "repeat_state": 1.5, "mean_action": 3.0}
     assert report["normalized_error_by_step"]["policy"] == [1.25, None]
+    assert report["normalized_error_by_horizon"]["policy"] == [1.25, 1.25]
 
 
 def test_groups_count_by_their_share() -> None:
@@ -91,25 +107,51 @@ def test_groups_count_by_their_share() -> None:
         overall([{"name": "none", "samples": 0}])
 
 
-@pytest.fixture
-def toy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch.setattr)
-    (tmp_path / "toy.yaml").write_text("toy")
-    train(TrainRequest(
-        stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / "run", show_progress=False,
-        overrides=settings(batch_size=4, steps=1),
-    ))  # fmt: skip
-    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "toy.yaml").write_text("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch.setattr)
+        train(TrainRequest(
+            stage="pretrain", spec=folder / "toy.yaml", run=folder / "run", show_progress=False,
+            overrides=settings(batch_size=4, steps=1),
+        ))  # fmt: skip
+    return folder / "run"
 
 
 def test_a_run_is_evaluated_the_same_way_twice_and_drawn(toy_run: Path) -> None:
     request = Request(run=toy_run, samples=6, batch_size=4)
+    before = evaluate(dataclasses.replace(request, plots=False))
     report = evaluate(request)
-    assert evaluate(request) == report == json.loads((toy_run / "eval" / "step_1.json").read_text())
+    assert before["groups"] == report["groups"]
+    assert report == json.loads((toy_run / "eval" / "step_1.json").read_text())
     assert [(group["name"], group["samples"]) for group in report["groups"]] == [("push", 6), ("lift", 6)]
     assert set(report["groups"][1]["error"]) == {"rad", "rad/s", "m/s", "gripper"}
     assert {path.name for path in (toy_run / "eval" / "step_1").iterdir()} == {"push.png", "lift.png"}
     assert "all groups, by share" in render(report)
+
+
+def test_the_error_is_swept_over_flow_steps_and_drawn(toy_run: Path) -> None:
+    report = evaluate(Request(run=toy_run, samples=6, batch_size=4, flow_sweep=(2,)))
+    ten = [np.mean(of_samples_of(toy_run, group["name"])) for group in report["groups"]]
+    one = evaluate(Request(run=toy_run, samples=6, batch_size=4, flow_steps=2, plots=False))
+    for group, same, other in zip(report["groups"], one["groups"], ten, strict=True):
+        assert group["flow_sweep"] == {"2": pytest.approx(np.mean(of_samples_of(toy_run, same["name"])))}
+        assert group["flow_sweep"]["2"] != other
+    page = (toy_run / "eval" / "step_1.html").read_text()
+    assert "Error by number of flow steps" in page and f"<summary>{NORM_KEYS[1]}</summary>" in page
+    with pytest.raises(UsageError, match="--flow-sweep: expected positive numbers"):
+        evaluate(Request(run=toy_run, flow_sweep=(0,)))
+
+
+def of_samples_of(run: Path, group: str) -> list[float]:
+    return json.loads((run / "eval" / "step_1.samples.json").read_text())[group]["error"]
 
 
 def test_more_samples_than_there_are_count_once(toy_run: Path) -> None:

@@ -59,12 +59,15 @@ def test_the_page_shows_errors_beside_baselines(tmp_path: Path) -> None:
     group = {
         "name": "push <it>", "samples": 3, "share": 1.0, "flow_loss": 0.25, "error": {"rad": errors},
         "normalized_error": errors, "normalized_error_by_step": {name: [0.1, None] for name in errors},
+        "normalized_error_by_horizon": {name: [0.1, 0.1] for name in errors}, "flow_sweep": {"1": 0.3, "20": 0.1},
     }  # fmt: skip
     report = {
         "run": "runs/a", "step": 9, "mixture": "toy", "flow_steps": 10, "plots": None,
         "groups": [group, {"name": "lift", "samples": 0}], "overall": errors | {"flow_loss": 0.25},
+        "slots": {"arm/joint_position/pi18/v1": [{"slot": 6, "unit": "gripper", "normalized": 0.9} | errors]},
     }  # fmt: skip
     write_page(tmp_path / "page.html", report)
     page = (tmp_path / "page.html").read_text()
     assert "push &lt;it&gt;" in page and "<td class=best>0.1234" in page and "held-out episodes: lift" in page
-    assert page.count("data:image/png") == 1
+    assert "<td>6<td>gripper<td class=best>0.1234" in page and "<td>0.9000" in page
+    assert page.count("data:image/png") == 3  # by step, by horizon, by flow steps

@@ -22,6 +22,14 @@ def test_defaults_follow_the_stage_and_the_model() -> None:
     assert tiny.final_learning_rate == pytest.approx(1e-4)
 
 
+def test_of_an_expert_with_adapters_only_those_train() -> None:
+    assert resolved(model="pi0-lora").freeze == ("*/llm/*", "!*lora*")
+    assert resolved(policy__expert__lora_rank=4).freeze == ("*/llm/*_1/*", "!*lora*")
+    assert resolved(policy__prefix__lora_rank=4).freeze == ("*/llm/*", "!*_1/*", "!*lora*")
+    assert resolved(model="pi0-lora", freeze=["*/img/*"]).freeze == ("*/img/*",)
+    assert resolved(model="pi0-small").freeze == resolved().freeze == ()
+
+
 def test_yaml_is_a_round_trip() -> None:
     config = resolved(steps=7, freeze=["*/img/*"], optimizer__b2=0.99, policy__dtype="bfloat16")
     assert from_yaml(to_yaml(config)) == config
@@ -51,6 +59,9 @@ def test_sizes_of_the_model_change_together() -> None:
         ({"batch_sise": 8}, r"unknown setting 'batch_sise'. Did you mean 'batch_size'"),
         ({"optimizer.lerning_rate": 1.0}, r"Did you mean 'optimizer.learning_rate'"),
         ({"optimizer.learning_rate": "fast"}, r"learning_rate: expected a number; found 'fast'"),
+        ({"optimizer.schedule": "line"}, r"schedule: unknown choice 'line'. Did you mean 'cosine'"),
+        ({"eval_every": -1}, r"eval_every: expected zero or more; found -1"),
+        ({"peak_tflops": 0}, r"peak_tflops: expected a positive number; found 0"),
         ({"loss": "mse"}, r"loss: unknown choice 'mse'"),
         ({"seed": 1.5}, r"seed: expected int; found 1.5"),
         ({"policy.siglip.widht": 8}, r"unknown setting 'policy.siglip.widht'. Did you mean 'width'"),

@@ -9,10 +9,9 @@ from jax import ShapeDtypeStruct
 from jax.sharding import AbstractMesh
 from toy_mixture import open_toy_mixture
 
-from model.config import named_config
 from trainers.config import RunConfig, resolve
 from trainers.mesh import AXES
-from trainers.plan import device_bytes, forward_flops, make_plan, render
+from trainers.plan import device_bytes, make_plan, render
 
 
 def plan_of(tmp_path: Path, **overrides: Any) -> dict[str, Any]:
@@ -30,15 +29,10 @@ def test_the_full_size_has_the_published_numbers(tmp_path: Path) -> None:
     gib = plan["device_gib"]
     assert gib["parameters"] * 2**30 / 1e9 == pytest.approx(12.95, abs=0.01)
     assert sum(gib.values()) * 2**30 / 1e9 == pytest.approx(64.8, abs=0.1)
-    assert plan["sample_tflop"] == pytest.approx(4 * 4.04, rel=0.02)  # recomputed in the backward pass
-    assert plan["hours"] == pytest.approx(32_000 * 4 * 4.04 / 400 / 3600, rel=0.02)
+    forward = 4.04 * (1 - 0.046)  # nothing reads the last layer's work on the prefix
+    assert plan["sample_tflop"] == pytest.approx(4 * forward, rel=0.005)  # recomputed in the backward pass
+    assert plan["hours"] == pytest.approx(32_000 * 4 * forward / 400 / 3600, rel=0.005)
     assert "3,238,005,506 parameters train" in render(plan)
-
-
-def test_work_grows_with_the_cameras() -> None:
-    three, two = (forward_flops(named_config("pi0"), cameras) for cameras in (3, 2))
-    assert three == pytest.approx(4.04e12, rel=0.02)
-    assert two / three == pytest.approx(0.68, abs=0.02)  # 65 samples/s become 96
 
 
 def test_frozen_parameters_have_no_gradient(tmp_path: Path) -> None:

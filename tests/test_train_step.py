@@ -103,6 +103,18 @@ def test_the_rate_climbs_in_a_line_falls_as_a_cosine_and_stays() -> None:
     np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1.0, 0.868198, 0.55, 0.231802, 0.1, 0.1], atol=1e-6)
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize(("schedule", "peak"), [("cosine", 2.5e-5), ("rsqrt", 5e-5)])
+def test_the_rates_are_those_recorded_of_openpi(shared: Path, schedule: Any, peak: float) -> None:
+    recorded = np.load(shared / "goldens/openpi/lr_schedules.npz")
+    config = OptimizerConfig(
+        schedule=schedule, learning_rate=peak, final_learning_rate=2.5e-6, warmup_steps=1000, decay_steps=30_000,
+        ema_decay=0.99,
+    )  # fmt: skip
+    rates = [learning_rate(config, int(step)) for step in recorded["steps"]]
+    np.testing.assert_allclose(rates, recorded[f"{schedule}_default"], rtol=2e-5)  # recorded in float32
+
+
 def test_the_moving_average_forgets_its_start_quickly() -> None:
     average = move_average({"a": np.float32(0.0)}, {"a": np.float32(1.0)}, 0.99, np.int32(0))
     assert float(average["a"]) == pytest.approx(0.9)  # decay (1 + 0)/(10 + 0)
@@ -122,6 +134,14 @@ def test_a_freeze_pattern_that_matches_nothing_is_an_error() -> None:
         split_params({"img": 1, "out": 2}, ("imge",))
     with pytest.raises(UsageError, match="leaves no parameter to train"):
         split_params({"img": 1}, ("*",))
+
+
+def test_a_pattern_after_an_exclamation_mark_trains_all_the_same() -> None:
+    params = {"llm": {"w": 1, "lora_a": 2}, "out": 3}
+    trained, _ = split_params(params, ("llm/*", "!*lora*"))
+    assert trained == {"llm": {"w": None, "lora_a": 2}, "out": 3}
+    with pytest.raises(UsageError, match="'!lara' matches no parameter"):
+        split_params(params, ("llm/*", "!lara"))
 
 
 def test_equal_chains_mean_equal_names_in_equal_order() -> None:

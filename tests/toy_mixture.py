@@ -200,12 +200,14 @@ def quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 def stand_in(patch: Any) -> None:
     """Puts the toy in the place of mixtures on disk; `patch(module, name, value)` sets an attribute."""
     import trainers.evaluate
+    import trainers.replay
     import trainers.setup
     import trainers.train
+    import trainers.validation
 
-    for module in (trainers.evaluate, trainers.setup):
+    for module in (trainers.evaluate, trainers.setup, trainers.replay):
         patch(module, "open_mixture", open_toy_mixture)
-    for module in (trainers.evaluate, trainers.train):
+    for module in (trainers.evaluate, trainers.train, trainers.validation, trainers.replay):
         patch(module, "Stream", ToyStream)
 
 

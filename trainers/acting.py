@@ -35,7 +35,7 @@ class Actor:
         self.robots = read_robots(directory.robots_path)
         action = directory.read_lock()["action"]
         self._normalizer = Normalizer(
-            statistics=load_statistics(directory.statistics_path), mode=action["mode"],
+            statistics=load_statistics(directory.recorded_statistics()), mode=action["mode"],
             parts={key: robot.parts for key, robot in self.robots.items()}, normalization=action["normalization"],
         )  # fmt: skip
         self._encode = tokenizer_for(self.config.policy, self.config.tokenizer).encode

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from pipelines.errors import FailedWork
+from pipelines.errors import FailedWork, UsageError
 from trainers import hosts
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState
@@ -75,7 +75,7 @@ class Checkpoints:
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
-        progress_json = dataclasses.asdict(progress) | {"bit_sums": sums}
+        progress_json = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
         self._started = progress.step
         with self._failures_named():
             self._manager.save(
@@ -89,14 +89,16 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads one checkpoint into the form and the placement of `like`; FailedWork if it is damaged."""
-        progress, sums = self._read_progress(step)
-        parts = self._read_parts(step, {part: getattr(like, part) for part in PARTS}, sums)
+        expected = {part: getattr(like, part) for part in PARTS}
+        progress, sums = self._read_progress(step, expected)
+        parts = self._read_parts(step, expected, sums)
         return like.replace(step=_placed(progress.step, like), **parts), progress
 
     def restore_best(self, step: int, like: TrainState) -> TrainState:
         """Reads only the parameters and their moving average; the optimizer's state becomes None."""
-        progress, sums = self._read_progress(step)
-        parts = self._read_parts(step, {part: getattr(like, part) for part in PARTS if part != "optimizer"}, sums)
+        expected = {part: getattr(like, part) for part in PARTS if part != "optimizer"}
+        progress, sums = self._read_progress(step, expected)
+        parts = self._read_parts(step, expected, sums)
         return like.replace(step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
@@ -137,13 +139,26 @@ class Checkpoints:
                 "Make room and give --resume: the run goes on from the checkpoint before"
             ) from error
 
-    def _read_progress(self, step: int) -> tuple[Progress, dict[str, int]]:
+    def _read_progress(self, step: int, expected: Mapping[str, Tree]) -> tuple[Progress, dict[str, int]]:
         stored = self._restored(step, {"progress": ocp.args.JsonRestore()})["progress"]
         try:
-            sums = stored.pop("bit_sums")
-            return Progress(**stored), sums
+            sums, arrays = stored.pop("bit_sums"), stored.pop("arrays")
+            progress = Progress(**stored)
         except (AttributeError, KeyError, TypeError) as error:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: progress: {error}") from error
+        self._check_form(step, arrays, expected)
+        return progress, sums
+
+    def _check_form(self, step: int, arrays: Mapping[str, Mapping[str, str]], expected: Mapping[str, Tree]) -> None:
+        """UsageError if the checkpoint is whole but of another model; it must not be taken for a damaged one."""
+        for part, wanted in form_of(expected).items():
+            held = arrays[part]
+            for name in sorted(wanted.keys() | held.keys()):
+                if wanted.get(name) != held.get(name):
+                    raise UsageError(
+                        f"checkpoint {step} in {self.directory} is of another model than the run's config.yaml: {part} "
+                        f"{name}: expected {wanted.get(name, 'nothing')}; found {held.get(name, 'nothing')}"
+                    )
 
     def _read_parts(self, step: int, like: dict[str, Tree], sums: Mapping[str, int]) -> dict[str, Tree]:
         args = {part: ocp.args.StandardRestore(tree) for part, tree in like.items() if jax.tree.leaves(tree)}
@@ -175,6 +190,17 @@ class Checkpoints:
 
 def _placed(step: int, like: TrainState) -> jax.Array:
     return jax.device_put(np.int32(step), like.step.sharding)
+
+
+def form_of(parts: Mapping[str, Tree]) -> dict[str, dict[str, str]]:
+    """Per part, the type and shape of each array by its '/'-joined name, such as 'float32[64, 18]'."""
+    return {
+        part: {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for part, tree in parts.items()
+    }
 
 
 def bit_sum(tree: Tree) -> int:

@@ -19,7 +19,7 @@ TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
 Kill it at any moment: --resume continues from the newest checkpoint, on the same samples in the same order.
 """
 EVAL_EPILOG = """a worked example:
-  embodimix eval runs/pretrain --samples 256
+  embodimix eval runs/pretrain --samples 256 --flow-sweep 1,2,5,20
   embodimix eval runs/laundry --spec other_task.yaml --json
   embodimix eval runs/laundry --compare runs/laundry_from_scratch
 """
@@ -33,11 +33,17 @@ FLAGS: tuple[tuple[str, str, type, str], ...] = (
     ("--warmup-steps", "optimizer.warmup_steps", int, "linear warm-up (a tenth of the steps, at most 1000)"),
     ("--weight-decay", "optimizer.weight_decay", float, "of AdamW (1e-10)"),
     ("--ema-decay", "optimizer.ema_decay", float, "moving average of the parameters; 0 for none (0.999; tiny 0.99)"),
+    ("--schedule", "optimizer.schedule", str, "how the rate falls after the warm-up: cosine (default) or rsqrt"),
     ("--loss", "loss", str, "masked: only real slots and steps (default); openpi: all of them"),
     ("--checkpoint-every", "checkpoints.every", int, "steps between checkpoints (1000)"),
     ("--keep", "checkpoints.keep", int, "newest checkpoints to keep (2)"),
     ("--keep-every", "checkpoints.keep_every", int, "also keep multiples of this step (0: none)"),
     ("--log-every", "log_every", int, "steps between lines of metrics (1)"),
+    ("--batches-ahead", "batches_ahead", int, "batches to read ahead (2, more from object stores)"),
+    ("--eval-every", "eval_every", int, "steps between measurements on held-out episodes (0: none)"),
+    ("--eval-samples", "eval_samples", int, "held-out samples of each group then, at most (64)"),
+    ("--peak-tflops", "peak_tflops", float, "a device's peak, for MFU (known for common GPUs and TPUs)"),
+    ("--wandb", "wandb", str, "project at Weights & Biases to report to as well; WANDB_MODE=offline keeps it here"),
     ("--dtype", "policy.dtype", str, "float32 or bfloat16 activations; parameters stay float32"),
     ("--remat", "policy.remat", str, "what the backward pass recomputes: none, dots, full"),
 )
@@ -58,7 +64,21 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for stage in (pretrain, posttrain):
         _add_train_arguments(stage)
         stage.set_defaults(run=run_train)
+    again = _add(stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG)
+    again.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
+    again.add_argument("--step", type=int, metavar="N", help="as in the metrics (the newest that stopped the run)")
+    again.add_argument("--json", action="store_true", help="print the report as JSON")
+    again.set_defaults(run=run_replay)
     _add_eval(commands)
+
+
+def run_replay(arguments: argparse.Namespace) -> int:
+    """Computes a batch again and prints its worst samples and gradients."""
+    from trainers import replay
+
+    report = replay.replay(arguments.run_directory, arguments.step)
+    print(json.dumps(report, indent=1) if arguments.json else replay.render(report))
+    return 0
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -108,6 +128,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
     request = evaluate.Request(
         run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,
         batch_size=arguments.batch_size, flow_steps=arguments.flow_steps, plots=not arguments.no_plots,
+        flow_sweep=_flow_sweep(arguments.flow_sweep),
     )  # fmt: skip
     if arguments.compare is not None:
         compared = compare.compare(request, arguments.compare)
@@ -116,6 +137,13 @@ def run_eval(arguments: argparse.Namespace) -> int:
     report = evaluate.evaluate(request)
     print(json.dumps(report, indent=1) if arguments.json else evaluate.render(report))
     return 0
+
+
+def _flow_sweep(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(number) for number in text.split(","))) if text else ()
+    except ValueError:
+        raise UsageError(f"--flow-sweep {text}: expected numbers with commas, such as 1,2,5,20") from None
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +156,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for flag, setting, kind, text in FLAGS:
         parser.add_argument(flag, dest=setting, type=kind, metavar="X" if kind is float else "N", help=text)
-    parser.add_argument("--freeze", action="append", metavar="PATTERN", help="parameters that stay, such as */img/*")
+    parser.add_argument(
+        "--freeze", action="append", metavar="PATTERN", help="parameters to keep, such as */img/*; !PATTERN: not these"
+    )
     parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
     parser.add_argument("--device-tflops", type=float, metavar="X", help="what a device attains, for --plan's hours")
     parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
@@ -148,6 +178,7 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
     parser.add_argument("--flow-steps", type=int, default=10, help="Euler steps from noise to action (10)")
+    parser.add_argument("--flow-sweep", metavar="N,N,...", help="also the error with other numbers of steps: 1,2,5,20")
     parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")
     parser.add_argument("--no-plots", action="store_true", help="numbers only")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

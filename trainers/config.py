@@ -10,20 +10,22 @@ from typing import Any, Literal
 
 import yaml
 
-from model.config import NAMED, PolicyConfig, config_from_dict, named_config
+from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
 from pipelines.errors import UsageError, nearest
 
 SCHEMA = "embodimix.run/v1"
 Stage = Literal["pretrain", "posttrain"]
 Loss = Literal["masked", "openpi"]
+Schedule = Literal["cosine", "rsqrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW with linear warm-up and a decay.
 
-    learning_rate is the peak; it falls to final_learning_rate at decay_steps and stays there. ema_decay 0
-    keeps no moving average. clip_norm bounds the global norm of the gradient.
+    learning_rate is the peak. schedule 'cosine': it falls to final_learning_rate at decay_steps and stays there;
+    'rsqrt': it falls as 1/sqrt(1 + n/rsqrt_steps), n steps after the warm-up, and never ends. ema_decay 0 keeps no
+    moving average. clip_norm bounds the global norm of the gradient.
     """
 
     learning_rate: float
@@ -31,6 +33,8 @@ class OptimizerConfig:
     warmup_steps: int
     decay_steps: int
     ema_decay: float
+    schedule: Schedule = "cosine"
+    rsqrt_steps: float = 10_000.0
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -38,7 +42,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "clip_norm", "decay_steps"):
+        for name in ("learning_rate", "eps", "clip_norm", "decay_steps", "rsqrt_steps"):
             _require(getattr(self, name) > 0, f"optimizer.{name}", "a positive number", getattr(self, name))
         for name in ("warmup_steps", "final_learning_rate", "weight_decay"):
             _require(getattr(self, name) >= 0, f"optimizer.{name}", "zero or more", getattr(self, name))
@@ -76,9 +80,13 @@ class RunConfig:
     steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
     loss: 'masked' counts only real slots and steps inside the episode; 'openpi' averages over all of them.
     flow_time_shift: moves flow times toward noise (`model.flow.sample_time`); 1 as published.
-    freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are.
+    freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are; one that begins with '!' names
+    exceptions.
     fsdp: devices that the parameters are split over; samples are split over all devices.
-    log_every: steps between lines of metrics.
+    batches_ahead: batches that are read while one is computed; 0 for what the stream finds right.
+    log_every: steps between lines of metrics. eval_every: steps between measurements of the flow loss of held-out
+    episodes, on at most eval_samples of each group; 0 for none. peak_tflops: a device's peak, for the share of it that
+    is used (MFU); None takes it from the table in `trainers.work`. wandb: the project at Weights & Biases to report to.
     """
 
     schema: str = SCHEMA
@@ -98,13 +106,21 @@ class RunConfig:
     flow_time_shift: float = 1.0
     freeze: tuple[str, ...] = ()
     fsdp: int = 1
+    batches_ahead: int = 0
     log_every: int = 1
+    eval_every: int = 0
+    eval_samples: int = 64
+    peak_tflops: float | None = None
+    wandb: str | None = None
     optimizer: OptimizerConfig
     checkpoints: CheckpointConfig
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_samples"):
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        _require(self.batches_ahead >= 0, "batches_ahead", "zero or more", self.batches_ahead)
+        _require(self.eval_every >= 0, "eval_every", "zero or more", self.eval_every)
+        _require(self.peak_tflops is None or self.peak_tflops > 0, "peak_tflops", "a positive number", self.peak_tflops)
         _require(self.flow_time_shift > 0, "flow_time_shift", "a positive number", self.flow_time_shift)
         divides = self.batch_size % self.accumulate == 0
         _require(divides, "batch_size", f"a multiple of accumulate ({self.accumulate})", self.batch_size)
@@ -112,7 +128,10 @@ class RunConfig:
 
 SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
 # What a resumed run may change: it decides how far and how a run is watched, not what it computes.
-FREE_ON_RESUME = ("steps", "fsdp", "log_every", "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every")
+FREE_ON_RESUME = (
+    "steps", "fsdp", "batches_ahead", "log_every", "eval_every", "eval_samples", "peak_tflops", "wandb",
+    "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every",
+)  # fmt: skip
 
 
 def resolve(
@@ -144,6 +163,7 @@ def resolve(
         if given.get(file) is not None:
             given[file] = str(Path(checked(file, given[file], str)).resolve())
             _require(Path(given[file]).exists(), file, "a file or folder that exists", given[file])
+    given.setdefault("freeze", lora_freeze(policy))
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
     optimizer = _optimizer_defaults(stage, name, steps) | _taken(given, "optimizer.")
@@ -156,6 +176,20 @@ def resolve(
         checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
         **_checked_fields(RunConfig, given, ""),
     )  # fmt: skip
+
+
+def lora_freeze(policy: PolicyConfig) -> tuple[str, ...]:
+    """What stays by default: of an expert with adapters all but those, as openpi trains its LoRA variants.
+
+    The image encoder and the projections train, and so does an expert without adapters.
+    """
+    if not isinstance(policy, Pi0Config):
+        return ()
+    with_adapters = bool(policy.prefix.lora_rank), bool(policy.expert.lora_rank)
+    return {
+        (True, True): ("*/llm/*", "!*lora*"), (True, False): ("*/llm/*", "!*_1/*", "!*lora*"),
+        (False, True): ("*/llm/*_1/*", "!*lora*"), (False, False): (),
+    }[with_adapters]  # fmt: skip
 
 
 def resumed(saved: RunConfig, overrides: Mapping[str, Any], run: Path) -> RunConfig:

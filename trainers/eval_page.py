@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ def write_page(path: Path, report: Mapping[str, Any]) -> None:
         _table(groups, report["overall"]),
         f"<p class=soft>Without held-out episodes: {', '.join(empty)}</p>" if empty else "",
         "<h2>Error by step of the chunk</h2>", _image(_by_step(groups), "error by step of the chunk"),
+        "<h2>Error by open-loop horizon</h2><p>The mean over the steps up to one: what carrying out that many actions "
+        "before the next look costs.</p>", _image(_by_horizon(groups), "error by open-loop horizon"),
+        *_sweep(groups, report), "<h2>Error of each slot</h2>", *_slots(report["slots"]),
     ]  # fmt: skip
     for picture in sorted(Path(report["plots"]).glob("*.png")) if report["plots"] else []:
         body += [f"<h2>{html.escape(picture.stem)}</h2>", _image(picture.read_bytes(), picture.stem)]
@@ -59,14 +62,65 @@ def _row(first: tuple[str, ...], unit: str, errors: Mapping[str, float]) -> str:
 
 
 def _by_step(groups: list[dict[str, Any]]) -> bytes:
+    def draw(axes: Any, group: dict[str, Any]) -> None:
+        for name in PREDICTORS:
+            _line(axes, group["normalized_error_by_step"][name], label=name.replace("_", " "), **STYLES[name])
+
+    return _panels(groups, draw)
+
+
+def _by_horizon(groups: list[dict[str, Any]]) -> bytes:
+    def draw(axes: Any, group: dict[str, Any]) -> None:
+        for name in PREDICTORS:
+            errors = group["normalized_error_by_horizon"][name]
+            _line(axes, [None, *errors], label=name.replace("_", " "), **STYLES[name])
+
+    return _panels(groups, draw)
+
+
+def _sweep(groups: list[dict[str, Any]], report: Mapping[str, Any]) -> list[str]:
+    """Error against the number of flow steps, if it was asked for."""
+    if not groups or not groups[0]["flow_sweep"]:
+        return []
+
+    def draw(axes: Any, group: dict[str, Any]) -> None:
+        swept = {int(steps): error for steps, error in group["flow_sweep"].items()}
+        swept[report["flow_steps"]] = group["normalized_error"]["policy"]
+        steps = sorted(swept)
+        axes.plot(steps, [swept[step] for step in steps], marker="o", label="policy", **STYLES["policy"])
+        axes.set_xscale("log")
+        axes.set_xticks(steps, [str(step) for step in steps])
+        axes.minorticks_off()
+
+    text = "error by number of flow steps"
+    return [f"<h2>{text.capitalize()}</h2>", _image(_panels(groups, draw), text)]
+
+
+def _slots(slots: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """One table per norm key: each slot's error in its unit."""
+    head = "<tr><th>slot<th>unit<th>policy<th>repeat the state<th>training mean<th>policy, normalized</tr>"
+    tables = []
+    for key, rows in slots.items():
+        cells = "".join(
+            _row((str(row["slot"]),), row["unit"], row).removesuffix("</tr>") + f"<td>{row['normalized']:.4f}</tr>"
+            for row in rows
+        )
+        tables.append(f"<details><summary>{html.escape(key)}</summary><table>{head}{cells}</table></details>")
+    return tables
+
+
+def _line(axes: Any, values: list[float | None], **style: Any) -> None:
+    known = [(step, value) for step, value in enumerate(values) if value is not None]
+    axes.plot(*zip(*known, strict=True), **style)
+
+
+def _panels(groups: list[dict[str, Any]], draw: Callable[[Any, dict[str, Any]], None]) -> bytes:
+    """One panel a group, as a picture."""
     columns = min(len(groups), 4)
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.4 * rows), layout="constrained")
     for axes, group in zip(figure.subplots(rows, columns, squeeze=False).flat, groups, strict=False):
-        for name in PREDICTORS:
-            errors = group["normalized_error_by_step"][name]
-            known = [(step, error) for step, error in enumerate(errors) if error is not None]
-            axes.plot(*zip(*known, strict=True), label=name.replace("_", " "), **STYLES[name])
+        draw(axes, group)
         axes.set_title(group["name"], fontsize=7)
         axes.tick_params(labelsize=6)
         axes.set_ylim(bottom=0)

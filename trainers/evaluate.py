@@ -1,7 +1,7 @@
 """Evaluation on held-out episodes: flow loss and open-loop action error per group, beside two baselines."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,10 @@ from mixtures.stream import Batch, Stream
 from model import policy
 from pipelines.errors import UsageError
 from pipelines.files import write_atomically
-from trainers.baselines import UNITS, mean_action, repeat_state, slot_units
+from trainers.baselines import mean_action, repeat_state, slot_units
 from trainers.batches import build_batcher
 from trainers.config import RunConfig
+from trainers.measures import PREDICTORS, Predictions, by_slot, joined, measure, of_samples, overall, sample_means
 from trainers.run import RunDirectory
 from trainers.setup import read_best
 from trainers.step import TrainBatch, build_flow_loss
@@ -31,7 +32,11 @@ Tree = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command asks for. spec: another mixture than the run's; samples: at most that many per group."""
+    """What the command asks for.
+
+    spec: another mixture than the run's. samples: at most that many per group. flow_sweep: other numbers of flow steps
+    to state the error for.
+    """
 
     run: Path
     spec: Path | None = None
@@ -40,28 +45,7 @@ class Request:
     flow_steps: int = 10
     seed: int = 0
     plots: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """Held-out samples of one group with what was predicted for them; n samples, physical units.
-
-    true, policy, repeat_state, mean_action: [n, h, 18]. counts: bool [n, h, 18], where an error counts.
-    half_range: [n, 18], the normalization's unit. units: per sample the unit of each slot. flow_loss: [n].
-    """
-
-    names: list[str]
-    true: NDArray[np.float32]
-    policy: NDArray[np.float32]
-    repeat_state: NDArray[np.float32]
-    mean_action: NDArray[np.float32]
-    counts: NDArray[np.bool_]
-    half_range: NDArray[np.float64]
-    units: NDArray[np.str_]
-    flow_loss: NDArray[np.float32]
-
-
-PREDICTORS = ("policy", "repeat_state", "mean_action")
+    flow_sweep: tuple[int, ...] = ()
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -69,6 +53,8 @@ def evaluate(request: Request) -> dict[str, Any]:
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
     """
+    if any(number <= 0 for number in request.flow_sweep):
+        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
     for name in ("samples", "batch_size", "flow_steps"):
         if getattr(request, name) <= 0:
             raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
@@ -78,13 +64,15 @@ def evaluate(request: Request) -> dict[str, Any]:
     mixture = open_evaluation_mixture(run, config, None if own else request.spec)
     name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
     predict = build_predictor(config, mixture, params, request)
-    groups, sample_errors = [], {}
+    groups, sample_errors, measured = [], {}, []
     for index, group in enumerate(mixture.groups):
         if not group.n_validation_episodes:
             groups.append({"name": group.name, "samples": 0})
             continue
         predictions = predict(group.name, index)
-        groups.append({"name": group.name, "share": group.probability} | measure(predictions))
+        measured.append(predictions)
+        swept = dict(zip(map(str, request.flow_sweep), predictions.swept.mean(axis=0).tolist(), strict=True))
+        groups.append({"name": group.name, "share": group.probability} | measure(predictions) | {"flow_sweep": swept})
         sample_errors[group.name] = {"names": predictions.names, "error": of_samples(predictions)}
         if request.plots:
             from trainers.plots import plot_chunks
@@ -95,7 +83,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         "own_mixture": own, "samples": request.samples, "seed": request.seed, "flow_steps": request.flow_steps,
         "plots": str(run.path / "eval" / name) if request.plots else None,
         "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
-        "groups": groups, "overall": overall(groups),
+        "groups": groups, "overall": overall(groups), "slots": by_slot(measured),
     }  # fmt: skip
     write_report(run, name, report, sample_errors)
     return report
@@ -114,7 +102,7 @@ def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_er
 
 def open_evaluation_mixture(run: RunDirectory, config: RunConfig, spec: Path | None) -> Mixture:
     """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
-    mixture = open_mixture(spec or Path(config.mixture), statistics=run.statistics_path, stage=config.stage)
+    mixture = open_mixture(spec or Path(config.mixture), statistics=run.recorded_statistics(), stage=config.stage)
     if spec is None:
         mixture.check_lock(run.read_lock())
     before, now = run.read_lock()["action"], mixture.lock()["action"]
@@ -128,7 +116,8 @@ def build_predictor(
 ) -> Callable[[str, int], Predictions]:
     """Returns the function (group name, number for its noise) -> predictions on its held-out samples."""
     to_train_batch = build_batcher(config)
-    sample = jax.jit(partial(sample_masked, config, flow_steps=request.flow_steps))
+    steps = (request.flow_steps, *request.flow_sweep)
+    samplers = {number: jax.jit(partial(sample_masked, config, flow_steps=number)) for number in steps}
     flow_loss = jax.jit(build_flow_loss(config))
 
     def predict(group: str, index: int) -> Predictions:
@@ -138,9 +127,11 @@ def build_predictor(
         for number, batch in enumerate(batches):
             noise_key, loss_key = jax.random.split(jax.random.fold_in(key, number))
             inputs = to_train_batch(batch)
-            action = np.asarray(sample(params, inputs, noise_key))
-            parts.append(predictions_of(mixture, batch, action, np.asarray(flow_loss(params, inputs, loss_key))))
-        return _joined(parts, count)
+            actions = {k: np.asarray(sample(params, inputs, noise_key)) for k, sample in samplers.items()}
+            swept = [actions[k] for k in request.flow_sweep]
+            loss = np.asarray(flow_loss(params, inputs, loss_key))
+            parts.append(predictions_of(mixture, batch, actions[request.flow_steps], loss, swept))
+        return joined(parts, count)
 
     return predict
 
@@ -169,62 +160,31 @@ def held_out(mixture: Mixture, group: str, request: Request) -> tuple[int, Itera
 
 
 def predictions_of(
-    mixture: Mixture, batch: Batch, action: NDArray[np.float32], flow_loss: NDArray[np.float32]
-) -> Predictions:
-    """Turns a batch and its normalized predicted actions into physical units."""
+    mixture: Mixture, batch: Batch, action: NDArray[np.float32], flow_loss: NDArray[np.float32],
+    swept: Sequence[NDArray[np.float32]] = (),
+) -> Predictions:  # fmt: skip
+    """Turns a batch and its normalized predictions into physical units; swept: with other numbers of flow steps."""
     normalization = mixture.spec.action.normalization
     affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]
+    counts = batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :]
+    half_range = np.stack([affine.half_range for affine in affines])
+    errors = [
+        np.abs(mixture.unnormalize_batch_action(batch, other) - batch.action_physical) / half_range[:, None]
+        for other in swept
+    ]
     return Predictions(
         names=list(batch.names),
+        norm_keys=list(batch.norm_key),
         true=batch.action_physical,
         policy=mixture.unnormalize_batch_action(batch, action),
         repeat_state=repeat_state(mixture, batch),
         mean_action=mean_action(mixture, batch),
-        counts=batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :],
-        half_range=np.stack([affine.half_range for affine in affines]),
+        counts=counts,
+        half_range=half_range,
         units=np.array([slot_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
         flow_loss=flow_loss,
+        swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )
-
-
-def measure(predictions: Predictions) -> dict[str, Any]:
-    """Mean flow loss, and mean absolute error per unit, in units of the normalization, and by step of the chunk."""
-    errors = {name: np.abs(getattr(predictions, name) - predictions.true) for name in PREDICTORS}
-    of_unit = {unit: predictions.counts & (predictions.units == unit)[:, None, :] for unit in UNITS}
-    scaled = {name: error / predictions.half_range[:, None, :] for name, error in errors.items()}
-    return {
-        "samples": len(predictions.names),
-        "flow_loss": float(predictions.flow_loss.mean()),
-        "error": {
-            unit: {name: _mean(error, counts) for name, error in errors.items()}
-            for unit, counts in of_unit.items()
-            if counts.any()
-        },
-        "normalized_error": {name: _mean(error, predictions.counts) for name, error in scaled.items()},
-        "normalized_error_by_step": {
-            name: [_mean(error[:, h], predictions.counts[:, h]) for h in range(error.shape[1])]
-            for name, error in scaled.items()
-        },
-    }
-
-
-def of_samples(predictions: Predictions) -> list[float]:
-    """The policy's mean absolute error of each sample, in units of the normalization."""
-    scaled = np.abs(predictions.policy - predictions.true) / predictions.half_range[:, None, :]
-    counts = predictions.counts
-    return ((scaled * counts).sum(axis=(1, 2)) / np.maximum(counts.sum(axis=(1, 2)), 1)).tolist()
-
-
-def overall(groups: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the groups, each weighted by its share of the mixture."""
-    measured = [group for group in groups if group["samples"]]
-    if not measured:
-        raise UsageError("the mixture holds out no episodes; say `validation: {fraction: 0.1, min_per_group: 1}` in it")
-    weights = np.array([group["share"] for group in measured])
-    weights = weights / weights.sum()
-    means = {name: [group["normalized_error"][name] for group in measured] for name in PREDICTORS}
-    means["flow_loss"] = [group["flow_loss"] for group in measured]
-    return {name: float(weights @ np.array(values)) for name, values in means.items()}
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -246,16 +206,6 @@ def render(report: Mapping[str, Any]) -> str:
     head = f"{'all groups, by share':<40} {'':>7} {total['flow_loss']:>9.4f}"
     lines.append(f"{head:<58}  {'normalized':<10} " + " ".join(f"{total[name]:>9.4f}" for name in PREDICTORS))
     return "\n".join(lines)
-
-
-def _joined(parts: list[Predictions], count: int) -> Predictions:
-    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    names = [name for part in fields.pop("names") for name in part]
-    return Predictions(names=names[:count], **{name: np.concatenate(values)[:count] for name, values in fields.items()})
-
-
-def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float | None:
-    return float(values[where].mean()) if where.any() else None
 
 
 def _file_name(group: str) -> str:

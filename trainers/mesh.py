@@ -67,6 +67,8 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 def place_batch(mesh: Mesh, batch: Tree) -> Tree:
     """Sends this process's rows of a batch to its devices, as parts of the whole batch's arrays."""
     sharding = split_batch(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 

@@ -1,6 +1,8 @@
 """Numbers of a run as it goes: JSON lines, TensorBoard curves, and the progress bar."""
 
+import dataclasses
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,33 +11,62 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.errors import UsageError
 from pipelines.files import write_atomically
+from trainers.config import RunConfig
 from trainers.run import RunDirectory
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and tensorboard/; lines after `step`, of steps that a kill undid, are removed first."""
+    """Appends to metrics.jsonl and tensorboard/, and to Weights & Biases if a project is named.
 
-    def __init__(self, run: RunDirectory, *, step: int) -> None:
+    Lines after `step`, of steps that a kill undid, are removed first.
+    """
+
+    def __init__(self, run: RunDirectory, *, step: int, config: RunConfig) -> None:
         from tensorboardX import SummaryWriter
+        from tensorboardX.proto.summary_pb2 import Summary
 
+        self._wandb = None if config.wandb is None else open_wandb(run, config)
         keep_until(run.metrics_path, step)
         self._file = open(run.metrics_path, "a", buffering=1)
+        self._summary = Summary
         self._board = SummaryWriter(str(run.tensorboard), purge_step=step + 1 if step else None)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Writes one step's numbers; `step` is one of them. Nested numbers become curves `outer/inner`."""
         self._file.write(json.dumps(line) + "\n")
-        for name, value in curves(line).items():
-            self._board.add_scalar(name, value, line["step"])
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in curves(line).items()]
+        self._board.file_writer.add_summary(self._summary(value=values), line["step"])  # one event a line, not a number
+        if self._wandb is not None:
+            self._wandb.log(curves(line), step=line["step"])
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def open_wandb(run: RunDirectory, config: RunConfig) -> Any:
+    """Opens this run at Weights & Biases, the same one after a resume. UsageError where wandb is not installed."""
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError(
+            f"--wandb {config.wandb}: Weights & Biases is not installed; pip install wandb, or leave --wandb out"
+        ) from None
+    path = run.path / "wandb_id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(8).encode())
+    return wandb.init(
+        project=config.wandb, name=run.path.name, id=path.read_text(), resume="allow", dir=str(run.path),
+        config=dataclasses.asdict(config),
+    )  # fmt: skip
 
 
 class ProgressBar:
-    """A bar with loss, samples/s and the share of time spent waiting for data; silent when `show` is False."""
+    """A bar with loss, samples/s, the share of time spent waiting for data, and MFU; silent when `show` is False."""
 
     def __init__(self, *, start: int, steps: int, batch_size: int, show: bool) -> None:
         self._bar = tqdm(initial=start, total=steps, unit="step", disable=not show, dynamic_ncols=True)
@@ -44,13 +75,13 @@ class ProgressBar:
         self._wait_s = 0.0
         self._steps = 0
 
-    def advance(self, *, loss: float, wait_s: float) -> None:
+    def advance(self, *, loss: float, wait_s: float, mfu: float | None) -> None:
         self._steps += 1
         self._wait_s += wait_s
         elapsed = max(time.monotonic() - self._since, 1e-9)
         self._bar.set_postfix_str(
             f"loss {loss:.4f}, {self._steps * self._batch_size / elapsed:.1f} samples/s, "
-            f"data wait {self._wait_s / elapsed:.1%}",
+            f"data wait {self._wait_s / elapsed:.1%}" + ("" if mfu is None else f", MFU {mfu:.1%}"),
             refresh=False,
         )
         self._bar.update(1)

@@ -16,13 +16,18 @@ EMA_WARMUP = 10
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """The rate of a step, counted from 0: a line up to the peak, a half cosine down to the final rate, then level.
+    """The rate of a step, counted from 0: a line up to the peak, then down as the schedule says.
+
+    'cosine' is half a cosine down to the final rate, then level; 'rsqrt' is
+    peak/sqrt(1 + n/rsqrt_steps), n steps after the peak.
 
     Steps 0, 1, 2 of `warmup_steps` 3 take a quarter, a half and three quarters of the peak, step 3 all of it.
     It is computed outside the compiled step, so that runs which differ only in it share one compilation.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "rsqrt":
+        return config.learning_rate / math.sqrt(1.0 + (step - config.warmup_steps) / config.rsqrt_steps)
     span = max(config.decay_steps - config.warmup_steps, 1)
     fraction = min((step - config.warmup_steps) / span, 1.0)
     falling = config.learning_rate - config.final_learning_rate
@@ -48,14 +53,17 @@ def move_average(ema: Tree, params: Tree, decay: float, step: jax.Array) -> Tree
 def split_params(params: Tree, freeze: tuple[str, ...]) -> tuple[Tree, Tree]:
     """Splits into (trained, frozen), both of the full form with None where a parameter went to the other side.
 
-    A pattern matches '/'-joined names as in a shell, `*` also across '/'. UsageError if one matches nothing
-    or if nothing is left to train.
+    A pattern matches '/'-joined names as in a shell, `*` also across '/'; what a pattern after '!' matches trains all
+    the same. UsageError if one matches nothing or if nothing is left to train.
     """
     names = [_joined(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    matched: dict[bool, set[str]] = {True: set(), False: set()}
     for pattern in freeze:
-        if not fnmatch.filter(names, pattern):
+        found = fnmatch.filter(names, pattern.removeprefix("!"))
+        if not found:
             raise UsageError(f"freeze: {pattern!r} matches no parameter. {nearest(pattern, names)}")
-    frozen_names = {name for name in names for pattern in freeze if fnmatch.fnmatchcase(name, pattern)}
+        matched[not pattern.startswith("!")].update(found)
+    frozen_names = matched[True] - matched[False]
     if len(frozen_names) == len(names):
         raise UsageError(f"freeze: {', '.join(freeze)} leaves no parameter to train")
 

@@ -8,10 +8,10 @@ import jax
 from jax.sharding import AbstractMesh
 
 from mixtures.mixture import Mixture
-from model.config import Pi0Config
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
 from trainers.setup import abstract_state
+from trainers.work import forward_flops
 
 SCHEMA = "embodimix.train_plan/v1"
 Tree = Any
@@ -30,17 +30,15 @@ def make_plan(config: RunConfig, mixture: Mixture, *, device_tflops: float | Non
         "optimizer": state.optimizer, "moving_average": state.ema,
     }  # fmt: skip
     draws = config.steps * config.batch_size
-    flops = None
-    if isinstance(config.policy, Pi0Config):
-        flops = forward_flops(config.policy, len(config.cameras)) * (4 if config.policy.remat == "full" else 3)
-    hours = None if flops is None or not device_tflops else draws * flops / (devices * device_tflops * 1e12 * 3600)
+    flops = forward_flops(config.policy, len(config.cameras)) * (4 if config.policy.remat == "full" else 3)
+    hours = draws * flops / (devices * device_tflops * 1e12 * 3600) if device_tflops else None
     return {
         "schema": SCHEMA, "model": config.model, "devices": devices, "fsdp": config.fsdp,
         "parameters": {"trained": count(state.trained), "frozen": count(state.frozen)},
         "device_gib": {name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()},
         "batch_mib": config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
         "steps": config.steps, "batch_size": config.batch_size, "samples": draws,
-        "sample_tflop": None if flops is None else flops / 1e12, "hours": hours,
+        "sample_tflop": flops / 1e12, "hours": hours,
         "groups": [
             {"name": group.name, "share": group.probability, "draws": group.probability * draws,
              "epochs": group.effective_epochs(draws)}
@@ -62,26 +60,6 @@ def device_bytes(mesh: AbstractMesh, tree: Tree) -> int:
     )
 
 
-def forward_flops(policy: Pi0Config, cameras: int) -> float:
-    """Floating-point operations of one sample's forward pass: two per weight and token, and attention's products.
-
-    Full size, three cameras, 48 text tokens: 4.0e12.
-    """
-    image, prefix, expert = policy.siglip, policy.prefix, policy.expert
-    patches = image.tokens
-    image_weights = image.depth * (4 * image.width**2 + 2 * image.width * image.mlp_dim)
-    image_weights += 3 * image.patch_size**2 * image.width + image.width * prefix.width
-    image_flops = 2 * patches * image_weights + 4 * image.depth * patches**2 * image.width
-    seen = cameras * patches + policy.max_tokens
-    acting = policy.horizon + (0 if policy.pi05 else 1)
-    flops = cameras * image_flops
-    for gemma, tokens, attended in ((prefix, seen, seen), (expert, acting, seen + acting)):
-        heads = gemma.head_dim * (2 * gemma.heads + 2 * gemma.kv_heads)
-        weights = gemma.depth * (gemma.width * heads + 3 * gemma.width * gemma.mlp_dim)
-        flops += 2 * tokens * weights + 4 * gemma.depth * tokens * attended * gemma.heads * gemma.head_dim
-    return float(flops)
-
-
 def render(plan: Mapping[str, Any]) -> str:
     """The plan as text."""
     numbers, memory = plan["parameters"], plan["device_gib"]
@@ -93,8 +71,7 @@ def render(plan: Mapping[str, Any]) -> str:
         f"{plan['steps']:,} steps of {plan['batch_size']} = {plan['samples']:,} samples; "
         f"pictures of a batch {plan['batch_mib']:.1f} MiB",
     ]
-    if plan["sample_tflop"] is not None:
-        lines.append(f"{plan['sample_tflop']:.4f} TFLOP a sample, {plan['sample_tflop'] * plan['samples']:,.1f} in all")
+    lines.append(f"{plan['sample_tflop']:.4f} TFLOP a sample, {plan['sample_tflop'] * plan['samples']:,.1f} in all")
     if plan["hours"] is not None:
         lines.append(f"{plan['hours']:,.2f} hours at the rate given")
     lines.append(f"{'group':<48} {'share':>8} {'draws':>12} {'epochs':>9}")

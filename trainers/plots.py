@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from trainers.evaluate import Predictions
+    from trainers.measures import Predictions
 
 SHOWN_SAMPLES = 4
 STYLES = {

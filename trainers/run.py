@@ -69,7 +69,17 @@ class RunDirectory:
         return from_yaml(self.config_path.read_text())
 
     def read_lock(self) -> dict[str, Any]:
-        return json.loads(self.lock_path.read_text())
+        """UsageError where it is missing: what the run trained on would no longer be known."""
+        return json.loads(self._present(self.lock_path).read_text())
+
+    def recorded_statistics(self) -> Path:
+        """The file that normalizes what this run's policy sees and does. UsageError where it is missing."""
+        return self._present(self.statistics_path)
+
+    def _present(self, path: Path) -> Path:
+        if not path.exists():
+            raise UsageError(f"{path}: expected what the run wrote when it started; found no such file. Restore it")
+        return path
 
     def write_config(self, config: RunConfig) -> None:
         write_atomically(self.config_path, to_yaml(config).encode())

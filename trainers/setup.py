@@ -76,14 +76,19 @@ def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) ->
     restored = checkpoints.restore_newest(like)
     if restored is not None:
         return restored
+    return fresh_state(config, mesh, like), Progress()
+
+
+def fresh_state(config: RunConfig, mesh: Mesh, like: TrainState) -> TrainState:
+    """The state before the first step: from another run, from published weights, or drawn."""
     if config.init is not None or config.weights is not None:
         params = _init_params(config, mesh) if config.init is not None else _published_params(config)
-        return jax.device_put(new_state(config, params), split_state(mesh, like)), Progress()
+        return jax.device_put(new_state(config, params), split_state(mesh, like))
     start = jax.jit(
         lambda key: new_state(config, policy.init_params(config.policy, key)),
         out_shardings=split_state(mesh, like), compiler_options=_draw_options(),
     )  # fmt: skip
-    return start(jax.random.key(config.seed)), Progress()
+    return start(jax.random.key(config.seed))
 
 
 def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, int, Any]:
@@ -111,8 +116,8 @@ def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.
     """
     if run.exists():
-        return run.statistics_path
-    return None if init is None else RunDirectory(init).statistics_path
+        return run.recorded_statistics()
+    return None if init is None else RunDirectory(init).recorded_statistics()
 
 
 def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfig:

@@ -113,13 +113,12 @@ def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepR
 
     Noise and flow time follow from (seed, step) alone, so a resumed run is exact.
     """
-    optimizer = build_optimizer(config.optimizer)
+    optimizer, gradients = build_optimizer(config.optimizer), build_gradients(config)
 
     def train_step(
         state: TrainState, batch: TrainBatch, seed: jax.Array, rate: jax.Array
     ) -> tuple[TrainState, StepReport]:
-        key = jax.random.fold_in(seed, state.step)
-        grads, loss, sample_loss = _gradients(config, state, batch, key)
+        grads, loss, sample_loss = gradients(state, batch, seed)
         directions, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
         updates = jax.tree.map(lambda direction: -rate * direction, directions)
         trained = optax.apply_updates(state.trained, updates)
@@ -147,6 +146,15 @@ def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, jax.Array]
         return _sample_mean(squared, weights)
 
     return flow_loss
+
+
+def build_gradients(config: RunConfig) -> Callable[..., tuple[Tree, jax.Array, jax.Array]]:
+    """Returns the function (state, batch, seed key) -> (gradients, loss, loss of each sample) of its next step."""
+
+    def gradients(state: TrainState, batch: TrainBatch, seed: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+        return _gradients(config, state, batch, jax.random.fold_in(seed, state.step))
+
+    return gradients
 
 
 def _gradients(

@@ -5,11 +5,12 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,18 +21,18 @@ from mixtures.audit import Audit, AuditReport
 from mixtures.mixture import Mixture
 from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork, UsageError
-from pipelines.files import write_atomically
 from trainers import hosts
 from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
-from trainers.metrics import MetricsWriter, ProgressBar, group_means
 from trainers.optimizer import learning_rate
 from trainers.run import RunDirectory
 from trainers.setup import Request, record, set_up, start_or_restore
-from trainers.step import StepReport, TrainState, build_train_step
+from trainers.step import TrainBatch, TrainState, build_train_step
+from trainers.validation import Validation
+from trainers.watch import Pending, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,14 @@ def train(request: Request) -> Summary:
             checkpoints.close()
 
 
+class Placed(NamedTuple):
+    """A batch of the stream, the same on the devices, and the seconds that were spent waiting for it."""
+
+    batch: Batch
+    on_device: TrainBatch
+    wait_s: float
+
+
 class Loop:
     """Steps, metrics and checkpoints of one run.
 
@@ -86,6 +95,7 @@ class Loop:
         """Trains from `progress` to the last step; returns early, saved, after a signal."""
         config = self._config
         to_train_batch = build_batcher(config)
+        validation = Validation(config, self._mesh, self._mixture) if config.eval_every else None
         watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
         audit = Audit(self._mixture)
         step = jax.jit(
@@ -94,20 +104,30 @@ class Loop:
         )  # fmt: skip
         seed = jax.random.key(config.seed)
         end = progress.position + (config.steps - progress.step) * config.batch_size
-        with self._open_stream() as stream, watch, hosts.stop_signals() as stop_signal:
-            for batch, wait_s in timed(stream.batches(start=progress.position, stop=end)):
+        with self._open_stream() as stream, watch, hosts.stop_signals() as stop_signal, ExitStack() as stack:
+            read = stream.batches(start=progress.position, stop=end, prefetch=config.batches_ahead or None)
+            placed = placed_ahead(read, lambda batch: place_batch(self._mesh, to_train_batch(batch, stop_signal())))
+            stack.callback(placed.close)
+            for batch, on_device, wait_s in placed:
                 if progress.step == 0 and hosts.is_first():
                     page = self._run.path / "first_batch.html"
                     write_batch_page(page, batch, self._group_names, config.cameras)
                 rate = learning_rate(config.optimizer, progress.step)
-                state, report = step(state, place_batch(self._mesh, to_train_batch(batch, stop_signal())), seed, rate)
+                state, report = step(state, on_device, seed, rate)
                 names, group = self._drawn(stream, batch, progress.position)
                 progress = self._after(progress, batch.next_position, names, group)
-                watch.note(Pending(progress=progress, names=names, group=group, report=report, wait_s=wait_s))
+                pending = Pending(progress=progress, names=names, group=group, report=report, wait_s=wait_s)
+                if validation is not None and progress.step % config.eval_every == 0:
+                    watch.flush()
+                    jax.block_until_ready(report)
+                    with watch.aside("validation_s"):
+                        pending = dataclasses.replace(pending, validation=validation.measure(state))
+                watch.note(pending)
                 self._note_audit(audit.add(batch, wait_s))
                 if progress.step % config.checkpoints.every == 0:
                     watch.flush()
-                    self._checkpoints.save(state, progress)
+                    with watch.aside("checkpoint_s"):
+                        self._checkpoints.save(state, progress)
                 if watch.stopped_by:
                     break
             watch.flush()
@@ -149,101 +169,6 @@ class Loop:
         return Progress(step=progress.step + 1, position=position, batches=chain, draws=dict(draws))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pending:
-    """A step whose numbers may still be computing; names and group are of all its samples, in their order."""
-
-    progress: Progress
-    names: list[str]
-    group: NDArray[np.int64]
-    report: StepReport
-    wait_s: float
-
-
-class Watch:
-    """Writes the numbers of each step one step late, and stops the run when a loss is not finite."""
-
-    def __init__(
-        self, run: RunDirectory, config: RunConfig, group_names: tuple[str, ...], progress: Progress, show: bool
-    ) -> None:
-        self._run, self._config, self._group_names = run, config, group_names
-        self._writer = MetricsWriter(run, step=progress.step) if hosts.is_first() else None
-        self._bar = ProgressBar(
-            start=progress.step, steps=config.steps, batch_size=config.batch_size, show=show and hosts.is_first()
-        )
-        self._pending: Pending | None = None
-        self._since = time.monotonic()
-        self.loss = float("nan")
-        self.stopped_by = 0
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
-
-    def note(self, pending: Pending) -> None:
-        """Takes the newest step and writes the one before."""
-        self.flush()
-        self._pending = pending
-
-    def flush(self) -> None:
-        """Waits for the newest step's numbers and writes them. FailedWork if its loss is not finite."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        report = jax.device_get(pending.report)
-        now = time.monotonic()
-        step_s, self._since = now - self._since, now
-        self.loss, self.stopped_by = float(report.loss), int(report.stop_signal)
-        if not (np.isfinite(report.loss) and np.isfinite(report.grad_norm)):
-            self._stop_not_finite(pending, report)
-        self._bar.advance(loss=self.loss, wait_s=pending.wait_s)
-        step = pending.progress.step
-        due = step % self._config.log_every == 0 or step == self._config.steps
-        if due and self._writer is not None:
-            self._writer.write(self._line(pending, report, step_s))
-
-    def _line(self, pending: Pending, report: StepReport, step_s: float) -> dict[str, Any]:
-        scalars = {
-            name: float(getattr(report, name))
-            for name in ("loss", "grad_norm", "update_norm", "param_norm")
-        }
-        return {
-            "step": pending.progress.step,
-            "position": pending.progress.position,
-            **scalars,
-            "learning_rate": learning_rate(self._config.optimizer, pending.progress.step - 1),
-            "group_loss": group_means(report.sample_loss, pending.group, self._group_names),
-            "samples_per_s": self._config.batch_size / max(step_s, 1e-9),
-            "step_s": step_s,
-            "data_wait_s": pending.wait_s,
-            "batch": chain_names("", pending.names),
-            "batches": pending.progress.batches,
-        }
-
-    def _stop_not_finite(self, pending: Pending, report: StepReport) -> None:
-        step = pending.progress.step
-        samples = [
-            {"name": name, "group": self._group_names[group], "loss": float(loss)}
-            for name, group, loss in zip(pending.names, pending.group, report.sample_loss, strict=True)
-        ]
-        guilty = [sample["name"] for sample in samples if not np.isfinite(sample["loss"])]
-        path = self._run.path / f"not_finite_step_{step}.json"
-        numbers = {"step": step, "loss": float(report.loss), "grad_norm": float(report.grad_norm), "samples": samples}
-        if hosts.is_first():
-            write_atomically(path, json.dumps(numbers, indent=1).encode())
-        named = ", ".join(guilty[:8] or [sample["name"] for sample in samples[:8]])
-        raise FailedWork(
-            f"step {step}: expected a finite loss; found loss {float(report.loss)}, gradient norm "
-            f"{float(report.grad_norm)}, from samples {named} (all of the batch: {path}). No checkpoint holds it. "
-            f"See the pictures and numbers of a sample with `embodimix mix preview`; the same command with --resume "
-            f"reaches this batch again, with a lower --learning-rate in another run directory perhaps beyond it"
-        )
-
-
 @contextmanager
 def memory_explained() -> Iterator[None]:
     """Turns a device that runs out of memory into FailedWork that says what to change."""
@@ -259,11 +184,19 @@ def memory_explained() -> Iterator[None]:
         ) from error
 
 
-def timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Adds to each batch the seconds that were spent waiting for it."""
-    while True:
-        start = time.monotonic()
+def placed_ahead(batches: Iterator[Batch], place: Callable[[Batch], TrainBatch]) -> Generator[Placed, None, None]:
+    """Prepares and sends each batch in a thread while the one before is computed; adds the seconds spent waiting."""
+
+    def load() -> tuple[Batch, TrainBatch] | None:
         batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch, time.monotonic() - start
+        return None if batch is None else (batch, place(batch))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        coming = thread.submit(load)
+        while True:
+            began = time.monotonic()
+            loaded = coming.result()
+            if loaded is None:
+                return
+            coming = thread.submit(load)
+            yield Placed(*loaded, time.monotonic() - began)
