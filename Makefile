@@ -4,13 +4,18 @@ BIN := .venv/bin
 CONTRACT := $(addprefix pipelines/,slots.py embodiments.py episode.py errors.py images.py patience.py places.py files.py summaries.py \
             statistics.py tfrecord.py wire.py schema.py record.py index.py shards.py dataset.py rebuild.py segment_tables.py)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-flink lint bench clean
 
 demo: .venv
 	$(BIN)/embodimix demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The same job on an external pool of workers and, where Maven finds Beam's job server, on a real Flink cluster.
+test-flink: .venv
+	$(BIN)/python tests/flink_setup.py .cache/flink
+	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/test_cluster.py -rs
 
 lint: .venv
 	$(BIN)/ruff check .

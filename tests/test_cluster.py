@@ -1,0 +1,105 @@
+"""The same graph on servers of their own: workers of an external pool, and Apache Flink with a killed task manager.
+
+`make test-flink` runs these; they start real processes, and those on Flink need Java and what flink_setup.py fetches.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flink_cluster import Servers, wait_until
+from native_files import bridge_features, write_rlds
+from test_convert import hash_files, make_conversion
+
+from pipelines.launch import convert
+
+pytestmark = pytest.mark.cluster
+FLINK = Path(os.environ.get("EMBODIMIX_FLINK", "."))
+on_flink = pytest.mark.skipif(
+    not (FLINK / "job-server.jar").exists(), reason="needs Flink and Beam's job server for it; see make test-flink"
+)
+N, SHARDS = 24, 8
+FOLDER = "tiny/1.0.0"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rlds(tmp_path_factory.mktemp("source") / "tiny", {"train": [bridge_features(i) for i in range(N)]})
+
+
+@pytest.fixture(scope="module")
+def hashes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a local run writes."""
+    root = tmp_path_factory.mktemp("local")
+    convert(make_conversion(source, root, n_shards=SHARDS))
+    return hash_files(root / FOLDER)
+
+
+@pytest.fixture
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    started = Servers(tmp_path_factory.mktemp("servers"))
+    yield started
+    started.stop()
+
+
+def launch(source: Path, root: Path, jobs: int, pool: int) -> subprocess.Popen[str]:
+    arguments = [str(source), str(root), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
+    portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--parallelism=2"]
+    workers = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    command = [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, "--shards", str(SHARDS)]
+    return subprocess.Popen([*command, *portable, *workers], stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said[-2000:]
+
+
+def wait_for_first_shard(root: Path, process: subprocess.Popen[str]) -> None:
+    results = root / FOLDER / ".work/results"
+    wait_until(lambda: process.poll() is not None or any(results.glob("*.json")), "the first shard")
+    assert process.poll() is None, "the job ended before it could be disturbed"
+
+
+def test_workers_of_an_external_pool_write_the_same_bytes(
+    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    finish(launch(source, tmp_path, servers.start_python_job_server(), servers.start_pool()))
+    assert hash_files(tmp_path / FOLDER) == hashes
+
+
+@on_flink
+def test_flink_writes_the_same_bytes(
+    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    finish(launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool()))
+    assert hash_files(tmp_path / FOLDER) == hashes
+
+
+@on_flink
+def test_a_task_manager_that_is_killed_changes_nothing(
+    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    process = launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool())
+    wait_for_first_shard(tmp_path, process)
+    servers.kill("tasks0")
+    servers.start_task_manager(FLINK, "tasks2")
+    finish(process)
+    assert hash_files(tmp_path / FOLDER) == hashes
+
+
+@on_flink
+def test_a_worker_that_is_killed_changes_nothing(
+    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    process = launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool())
+    wait_for_first_shard(tmp_path, process)
+    tasks = Path(f"/proc/{servers.processes['pool'].pid}/task").glob("*/children")
+    workers = [int(pid) for task in tasks for pid in task.read_text().split()]
+    os.kill(workers[0], signal.SIGKILL)
+    finish(process)
+    assert hash_files(tmp_path / FOLDER) == hashes
