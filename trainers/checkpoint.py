@@ -142,11 +142,12 @@ class Checkpoints:
     def _read_progress(self, step: int, expected: Mapping[str, Tree]) -> tuple[Progress, dict[str, int]]:
         stored = self._restored(step, {"progress": ocp.args.JsonRestore()})["progress"]
         try:
-            sums, arrays = stored.pop("bit_sums"), stored.pop("arrays")
+            sums, arrays = stored.pop("bit_sums"), stored.pop("arrays", None)
             progress = Progress(**stored)
         except (AttributeError, KeyError, TypeError) as error:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: progress: {error}") from error
-        self._check_form(step, arrays, expected)
+        if arrays is not None:  # checkpoints of version 0.1.0 do not say
+            self._check_form(step, arrays, expected)
         return progress, sums
 
     def _check_form(self, step: int, arrays: Mapping[str, Mapping[str, str]], expected: Mapping[str, Tree]) -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
 from pipelines.errors import UsageError
-from trainers.checkpoint import Checkpoints, Progress
+from trainers.checkpoint import Checkpoints, Progress, form_of
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.robots import write_robots
@@ -151,8 +150,13 @@ def _init_params(config: RunConfig, mesh: Mesh) -> Any:
     assert config.init is not None
     _, _, params = read_best(RunDirectory(Path(config.init)), mesh)
     expected = jax.eval_shape(partial(policy.init_params, config.policy), jax.random.key(0))
-    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
-        raise UsageError(f"--init {config.init}: its parameters have other shapes than the model of this run")
+    found, wanted = (form_of({"": tree})[""] for tree in (params, expected))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UsageError(
+                f"--init {config.init}: {name}: expected {wanted.get(name, 'nothing')}, as this run's model has it; "
+                f"found {found.get(name, 'nothing')}. Leave out the settings of policy.*, or start from another run"
+            )
     return params
 
 
