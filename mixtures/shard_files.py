@@ -11,6 +11,7 @@ from mixtures.ranges import WAIT_S, Fetch, Range, RangeReader
 from mixtures.staging import Stage
 from mixtures.stores import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
 from pipelines.errors import FailedWork
+from pipelines.patience import transient_cause, with_patience
 
 MAX_OPEN = 256
 MAX_OPEN_REMOTE = 16_384
@@ -47,7 +48,7 @@ class ShardFiles:
         if is_remote(path):
             return self.begin([(path, offset, length)]).get(0)
         try:
-            data = self._local.get(path).read_at(length, offset)
+            data = self._read_local(path, offset, length)
         except OSError as error:
             raise FailedWork(f"{path}: expected a readable shard, found: {error}") from error
         return _checked(data, path, offset, length)
@@ -65,6 +66,16 @@ class ShardFiles:
         self._remote.clear()
         if self.stage:
             self.stage.close()
+
+    def _read_local(self, path: str, offset: int, length: int) -> bytes:
+        """Reads a file; one that fails as disks behind a network do for a moment is opened anew and read again."""
+        try:
+            return self._local.get(path).read_at(length, offset)
+        except OSError as error:
+            if transient_cause(error) is None:
+                raise
+        self._local.drop(path)
+        return with_patience(lambda: self._local.get(path).read_at(length, offset), path)
 
     def _source(self, path: str) -> str:
         """Where a shard is read: its staged copy, or itself."""
@@ -126,6 +137,10 @@ class _Handles:
             if len(self._files) > self.most:
                 del self._files[next(iter(self._files))]
         return file
+
+    def drop(self, path: str) -> None:
+        with self._lock:
+            self._files.pop(path, None)
 
     def clear(self) -> None:
         with self._lock:

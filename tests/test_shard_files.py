@@ -1,5 +1,6 @@
 """Byte ranges of shards: a file is never closed, nor taken for another, under a thread that reads it."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from mixtures import shard_files
 from mixtures.shard_files import ShardFiles
+from pipelines import patience
 from pipelines.errors import FailedWork
 
 
@@ -49,3 +51,25 @@ def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatc
 def test_a_range_past_the_end_is_refused(shard: str) -> None:
     with pytest.raises(FailedWork, match="expected 9 bytes at 95, found 5 of them"):
         ShardFiles().read(shard, 95, 9)
+
+
+def test_a_disk_that_fails_for_a_moment_is_read_again(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0))
+    read, failures, opened = os.pread, [errno.EIO, errno.ESTALE], []
+    monkeypatch.setattr(os, "open", lambda *a, real=os.open: opened.append(a) or real(*a))
+
+    def failing(*arguments: int) -> bytes:
+        if failures:
+            raise OSError(failures.pop(0), "gone for a moment")
+        return read(*arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    files = ShardFiles()
+    assert files.read(shard, 4, 6) == Path(shard).read_bytes()[4:10]
+    assert len(opened) == 2
+    failures += [errno.EIO] * 4
+    with pytest.raises(FailedWork, match="failed 3 times, the last time with: .*gone for a moment"):
+        files.read(shard, 4, 6)
+    failures[:] = [errno.EACCES]
+    with pytest.raises(FailedWork, match="expected a readable shard, found: .*gone for a moment"):
+        files.read(shard, 4, 6)
