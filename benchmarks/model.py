@@ -120,10 +120,10 @@ def compile_table(parsed: argparse.Namespace) -> None:
             state = params, jax.eval_shape(optimizer.init, params), params
             print(compiled_row("train step", remat, batch, step, (*state, seen)), flush=True)
     config = named_config(parsed.model)
-    serving = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
+    serving = jax.eval_shape(partial(policy.serving_params, config), params)
     seen = jax.eval_shape(lambda: observation(config, np.array([3])))
     noise = jax.ShapeDtypeStruct((1, config.horizon, config.action_dim), jnp.float32)
-    for name, weights in (("10-step sample", params), ("10-step sample, bfloat16 weights", serving)):
+    for name, weights in (("10-step sample", params), ("10-step sample, as served", serving)):
         sample = jax.jit(partial(policy.sample_actions, config))
         print(compiled_row(name, "-", 1, sample, (weights, seen, noise)), flush=True)
 
@@ -157,7 +157,7 @@ def gpu_table(parsed: argparse.Namespace) -> None:
     config = named_config(parsed.model)
     print("| what | attention | cameras | ms | samples/s | TFLOP/s | of peak |\n|---|---|---|---|---|---|---|")
     params = jax.jit(policy.init_params, static_argnums=0)(config, jax.random.key(0))
-    serving = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+    serving = jax.jit(policy.serving_params, static_argnums=0)(config, params)
     one = jax.device_put(observation(config, np.array([3])))
     noise = jnp.zeros((1, config.horizon, config.action_dim))
     for kernel in KERNELS:

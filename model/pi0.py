@@ -8,6 +8,8 @@ General Robot Control"; conventions as in openpi.
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -20,8 +22,13 @@ from model.gemma import Cache, PrefixView, embed_text, gemma_specs, run_expert, 
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
 from model.layers import Execution
 from model.packing import PackedRows, Packing, place_images, place_tokens, valid_first
-from model.params import Params, Spec, draw, fan_in, normal, prefixed, zeros
+from model.params import Params, Spec, draw, fan_in, flatten, normal, prefixed, unflatten, zeros
 from model.siglip import dense, encode_images, siglip_specs
+
+# Parameters that meet activations as the second factor of a product, by openpi's names.
+IN_ACTIVATION_TYPE = re.compile(
+    r"^PaliGemma/(img/(Transformer/.*|head/)kernel$|llm/(layers/.*(/w|gating_einsum|linear|lora_[ab])$|.*/Dense_0/))"
+)
 
 
 @struct.dataclass
@@ -67,6 +74,14 @@ def param_specs(config: Pi0Config) -> dict[str, Spec]:
 def init_params(config: Pi0Config, key: PRNGKeyArray) -> Params:
     """Draws float32 parameters."""
     return draw(param_specs(config), key)
+
+
+def serving_params(config: Pi0Config, params: Params) -> Params:
+    """Weights of products in the activations' type, to which every call would cast them: the same results from half
+    the bytes. Norms, biases, embeddings and the projections of state and actions stay float32. For acting only."""
+    flat = flatten(params)
+    cast = {name: leaf.astype(config.dtype) for name, leaf in flat.items() if IN_ACTIVATION_TYPE.search(name)}
+    return unflatten({**flat, **cast})
 
 
 def loss_elements(

@@ -12,12 +12,20 @@ from model.config import Pi0Config, PolicyConfig
 from model.inputs import Observation
 from model.params import Params, param_count
 
-__all__ = ["Params", "init_params", "loss_elements", "param_count", "sample_actions", "velocity"]
+__all__ = [
+    "Params", "init_params", "loss_elements", "param_count", "sample_actions", "serving_params", "velocity",
+]  # fmt: skip
 
 
 def init_params(config: PolicyConfig, key: PRNGKeyArray) -> Params:
     """Draws float32 parameters."""
     return _architecture(config).init_params(config, key)
+
+
+def serving_params(config: PolicyConfig, params: Params) -> Params:
+    """Parameters for acting alone, same results from fewer bytes; see `model.pi0.serving_params`. pi0-small's stay as
+    they are."""
+    return pi0.serving_params(config, params) if isinstance(config, Pi0Config) else params
 
 
 def loss_elements(

@@ -184,6 +184,21 @@ def test_a_config_survives_json_and_its_own_parameters() -> None:
     assert config_from_params(shapes, horizon=5, max_tokens=6) == CONFIG
 
 
+def test_serving_in_half_the_bytes_gives_the_very_same() -> None:
+    lora = dataclasses.replace(GEMMA, lora_rank=2)
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", pi05=True, expert=lora)
+    params = jax.jit(policy.init_params, static_argnums=0)(config, jax.random.key(0))
+    served = policy.serving_params(config, params)
+    types = {name: str(leaf.dtype) for name, leaf in flatten(served).items()}
+    assert types["PaliGemma/llm/layers/attn/q_einsum/w"] == types["PaliGemma/img/head/kernel"] == "bfloat16"
+    assert types["PaliGemma/llm/embedder/input_embedding"] == types["action_in_proj/kernel"] == "float32"
+    assert policy.param_count(served) == policy.param_count(params)
+    time = np.array([0.3, 0.8], np.float32)
+    velocity = jax.jit(policy.velocity, static_argnums=0)
+    found = [velocity(config, weights, observation(), actions(), time) for weights in (params, served)]
+    np.testing.assert_array_equal(*found)
+
+
 def test_tiny_learns_one_batch() -> None:
     target, noise, time = jnp.asarray(actions()), jnp.asarray(actions(seed=9)), jnp.array([0.4, 0.9])
 
