@@ -5,8 +5,9 @@
 Generated data: 40 groups in 40 datasets, 32,000 steps with three 224x224 JPEGs of some 24 KB, in the page cache. A
 sample is three decoded pictures, state and a chunk of 50. Every loader runs in a process of its own, by turns; the
 table gives medians over the rounds. The limit is such pictures decoded from memory, into one buffer that stays in the
-processor's cache, by one process a core. Processor time a sample, and its ratio to the limit's, hardly depend on what
-else the machine does; samples a second do. Takes some five minutes on two cores, and 2.4 GB of disk.
+processor's cache, by one process a core; `limit, batches` decodes them into batches, as every loader must. Processor
+time a sample, and its ratio to the limit's, hardly depend on what else the machine does; samples a second do. Takes
+some five minutes on two cores, and 2.4 GB of disk.
 
 The other loaders are written with tf.data as the public ones are: episodes read and parsed in parallel by group, cut
 into samples, groups mixed, shuffled in a buffer. `as openpi` decodes before it mixes and shuffles, so that the buffer
@@ -15,6 +16,7 @@ public defaults are 250,000 and up.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -35,6 +37,7 @@ import simplejpeg
 BATCH, HORIZON, DATASETS, EPISODES, STEPS, SHARDS = 64, 50, 40, 4, 200, 4
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 BUFFER = 500
+LIMITS = {"limit": 1, "limit, batches": 3 * BATCH}  # and how many pictures each decodes before it begins anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +122,8 @@ def measure(name: str, data: Path, seconds: float) -> Measurement:
     """Runs one loader for some seconds in this process."""
     begin = time.perf_counter()
     batches = LOADERS[name](data)
-    if name == "limit":
-        rate, cpu_ms = _limit(seconds)
+    if name in LIMITS:
+        rate, cpu_ms = _limit(seconds, LIMITS[name])
         return Measurement(name=name, samples_per_s=rate, cpu_ms=cpu_ms, first_s=0.0, memory_mb=0.0, pairs=0.0)
     peak = _Peak()
     pairs = [_same_episode_pairs(next(batches))]
@@ -216,30 +219,30 @@ def _tf_group(tf: Any, folder: Path) -> Any:
 
 
 LOADERS: dict[str, Callable[[Path], Iterator[list[str]]]] = {
-    "limit": lambda data: iter(()),
+    **{name: lambda data: iter(()) for name in LIMITS},
     "stream": stream_batches,
     "as openpi": openpi_batches,
     "as Octo": octo_batches,
 }
 
 
-def _limit(seconds: float) -> tuple[float, float]:
+def _limit(seconds: float, n_images: int) -> tuple[float, float]:
     """Samples a second, and processor ms a sample, of one process a core that only decodes preloaded bytes."""
     cores = len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
     with context.Pool(cores) as pool:
-        found = pool.starmap(_decode_forever, [(seconds, i) for i in range(cores)])
+        found = pool.starmap(_decode_forever, [(seconds, i, n_images) for i in range(cores)])
     return sum(rate for rate, _ in found), sum(cpu_ms for _, cpu_ms in found) / cores
 
 
-def _decode_forever(seconds: float, seed: int) -> tuple[float, float]:
+def _decode_forever(seconds: float, seed: int, n_images: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     pictures = [jpeg(rng) for _ in range(64)]
-    image = np.empty((224, 224, 3), np.uint8)
+    images = itertools.cycle(np.empty((n_images, 224, 224, 3), np.uint8))
     count, start, cpu_start = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         for picture in pictures[:60]:
-            simplejpeg.decode_jpeg(picture, "RGB", buffer=image)
+            simplejpeg.decode_jpeg(picture, "RGB", buffer=next(images))
         count += 20
     return count / (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start) / count
 
@@ -300,7 +303,7 @@ def _print(summary: dict[str, Measurement]) -> None:
     for name, one in summary.items():
         cells = [f"{one.samples_per_s:.0f}", f"{one.samples_per_s / limit.samples_per_s:.2f}", f"{one.cpu_ms:.3f}",
                  f"{limit.cpu_ms / one.cpu_ms:.2f}"]  # fmt: skip
-        cells += [f"{one.first_s:.2f}", f"{one.memory_mb:.0f}", f"{one.pairs:.1f}"] if one is not limit else [""] * 3
+        cells += [f"{one.first_s:.2f}", f"{one.memory_mb:.0f}", f"{one.pairs:.1f}"] if name not in LIMITS else [""] * 3
         print(f"| {name} | " + " | ".join(cells) + " |")
     print(f"\nPairs of one episode in a batch of {BATCH}; independent draws would have {expected:.1f}.")
     for name in ("as openpi", "as Octo"):
