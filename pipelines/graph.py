@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -11,12 +11,14 @@ from apache_beam.pvalue import AsSingleton
 
 from pipelines.convert import (
     Measured,
+    ShardResult,
     check_cameras,
     convert_shard,
     measure_shard,
     merge_measured,
     settle_measured,
 )
+from pipelines.images import codec_seconds
 from pipelines.plan import Job, ShardId
 
 _NAMESPACE = "embodimix"
@@ -45,16 +47,28 @@ class ConvertShard(beam.DoFn):
         self.job = job
 
     def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
-        started = time.monotonic()
+        started, before = time.monotonic(), codec_seconds()
         result = convert_shard(self.job, shard, measured)
-        counts = {
-            "episodes_out": result.n_episodes, "steps_out": result.n_steps, "bytes_out": result.n_bytes,
-            "milliseconds": int(1000 * (time.monotonic() - started)),
-        }  # fmt: skip
-        counts |= {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in result.rejects).items()}
-        for name, value in counts.items():
+        seconds = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
+        seconds["all"] = time.monotonic() - started
+        for name, value in count(result, seconds).items():
             Metrics.counter(_NAMESPACE, name).inc(value)
         yield result.shard.file_stem, result.n_episodes
+
+
+def count(result: ShardResult, seconds: Mapping[str, float]) -> dict[str, int]:
+    """Beam's counters of one shard: what came in and went out, what was left out by reason, and where time went.
+
+    steps_in holds the steps of the episodes that were kept, with those that the adapter drops from them.
+    """
+    whole = [reject for reject in result.rejects if reject.level == "episode"]
+    dropped = sum(reject.end - reject.start for reject in result.rejects if reject.level == "steps")
+    counts = {
+        "episodes_in": result.n_episodes + len(whole), "episodes_out": result.n_episodes,
+        "steps_in": result.n_steps + dropped, "steps_out": result.n_steps, "bytes_out": result.n_bytes,
+    }  # fmt: skip
+    counts |= {f"milliseconds_{stage}": round(1000 * spent) for stage, spent in seconds.items()}
+    return counts | {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in result.rejects).items()}
 
 
 class ConvertAll(beam.PTransform):

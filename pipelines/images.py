@@ -1,6 +1,11 @@
 """Camera frames: decoding, letterboxing to 224x224 and JPEG encoding."""
 
 import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -17,6 +22,9 @@ _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG"
 
 
+Stage = Literal["decode", "resize", "encode"]
+
+
 class CorruptImage(FailedWork):
     """A frame that is no readable picture."""
 
@@ -29,11 +37,30 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
     """
     if isinstance(image, bytes) and image.startswith(_JPEG_START) and _is_whole_at(image, size):
         return image
-    pixels = decode_image(image) if isinstance(image, bytes) else image
+    with timed("decode"):
+        pixels = decode_image(image) if isinstance(image, bytes) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise CorruptImage(f"expected a frame uint8 [y, x, 3], found {pixels.dtype} {list(pixels.shape)}")
-    boxed = np.ascontiguousarray(letterbox(pixels, size))
-    return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace="RGB", colorsubsampling="420")
+    with timed("resize"):
+        boxed = np.ascontiguousarray(letterbox(pixels, size))
+    with timed("encode"):
+        return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace="RGB", colorsubsampling="420")
+
+
+@contextmanager
+def timed(stage: Stage) -> Iterator[None]:
+    """Adds the time that the block takes to this thread's `codec_seconds`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = codec_seconds()
+        _thread.spent = spent | {stage: spent[stage] + time.perf_counter() - start}
+
+
+def codec_seconds() -> dict[Stage, float]:
+    """The seconds that this thread has spent so far in decoding, resizing and encoding pictures."""
+    return getattr(_thread, "spent", {"decode": 0.0, "resize": 0.0, "encode": 0.0})
 
 
 def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
@@ -95,4 +122,5 @@ def _is_whole_at(data: bytes, size: int) -> bool:
     return (height, width) == (size, size) and colorspace == "YCbCr" and data.rstrip(b"\0").endswith(_JPEG_END)
 
 
+_thread = threading.local()
 BLACK_JPEG = to_jpeg(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from native_files import bridge_features, picture, write_rlds
 
 from pipelines.adapters import get_adapter
 from pipelines.convert import Measured, PendingVectors, merge_measured
 from pipelines.episode import Episode, Reference
 from pipelines.graph import ConvertAll, ConvertShard, MergeMeasured
-from pipelines.plan import Job, ShardId
+from pipelines.launch import Conversion, make_job, plan_conversion
+from pipelines.plan import Job, ShardId, save_plan
 from pipelines.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
 
 JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
@@ -83,3 +86,33 @@ def still_episode(values: np.ndarray, robot: str) -> Episode:
         success=1, is_terminal=True, reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32),
         is_idle=np.zeros(t, bool),
     )  # fmt: skip
+
+
+def test_beam_counts_what_came_in_and_out_and_where_time_went(tmp_path: Path) -> None:
+    large = [picture(i, size=512) for i in range(12)]
+    episodes = [bridge_features(0, image_0=large), bridge_features(1, t=1), bridge_features(2, image_0=large)]
+    source = write_rlds(tmp_path / "in", {"train": episodes})
+    conversion = Conversion(
+        source=str(source), output_root=str(tmp_path), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"),
+        n_shards=1,
+    )  # fmt: skip
+    plan = plan_conversion(conversion, None)
+    job = make_job(conversion, plan)
+    save_plan(job, plan)
+    shards = tuple(plan.shards)
+    result = FnApiRunner().run_pipeline(*piped(ConvertAll(job, shards, shards)))
+    told = {m.key.metric.name: m.committed for m in result.metrics().query()["counters"] if m.key.metric.namespace}
+    counted = {name: n for name, n in told.items() if not name.startswith("milliseconds")}
+    assert counted | {"bytes_out": 0} == {
+        "episodes_in": 3, "episodes_out": 2, "steps_in": 24, "steps_out": 22, "bytes_out": 0, "rejected_one_step": 1,
+        "rejected_first_step_zero_action": 2,
+    }  # fmt: skip
+    stages = [told[f"milliseconds_{stage}"] for stage in ("decode", "resize", "encode")]
+    assert all(stages) and sum(stages) <= told["milliseconds_all"] + 2
+
+
+def piped(transform: beam.PTransform) -> tuple[beam.Pipeline, PipelineOptions]:
+    options = PipelineOptions(["--runner=FnApiRunner"])
+    pipeline = beam.Pipeline(options=options)
+    _ = pipeline | "Convert" >> transform
+    return pipeline, options

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.episode import Image
-from pipelines.images import CorruptImage
+from pipelines.images import CorruptImage, timed
 from pipelines.native import Rejected
 
 _DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
@@ -40,10 +40,11 @@ class VideoFrames(Sequence[Image]):
         index = range(self._n)[index]
         if self._frames is None or index < self._next:
             self._frames, self._next = decode_frames(self._path, self._first), 0
-        for frame in self._frames:
-            self._next += 1
-            if self._next == index + 1:
-                return frame
+        with timed("decode"):
+            for frame in self._frames:
+                self._next += 1
+                if self._next == index + 1:
+                    return frame
         raise CorruptImage(f"{self._path}: frame {index}: expected {self._n} frames that decode, found {self._next}")
 
 
