@@ -61,6 +61,31 @@ def make_source(directory: Path, n_episodes: int) -> Path:
     return folder
 
 
+def write_log(path: Path, number: int, seconds: int = 10, fps: int = 10) -> None:
+    """Writes an in-house log of some seconds with one camera of 480x640, commands at 10 Hz and joints at 50 Hz."""
+    import zarr
+
+    rng = np.random.default_rng(number)
+    joints, command = np.arange(0, seconds * 1000, 20), np.arange(10, seconds * 1000, 100)
+    camera = np.arange(5, seconds * 1000, 1000 // fps)
+    angles = 0.3 + np.cumsum(rng.normal(0, 0.002, (len(joints), 6)), axis=0)
+    coarse = rng.integers(0, 256, (len(camera), 60, 80, 3), np.uint8)
+    arrays = {
+        "joints/timestamp_ns": joints * 1_000_000, "joints/position": angles,
+        "gripper/timestamp_ns": joints * 1_000_000, "gripper/position": np.zeros((len(joints), 1)),
+        "command/timestamp_ns": command * 1_000_000, "command/joint_position": angles[: len(command) * 5 : 5],
+        "command/gripper": np.zeros((len(command), 1)), "camera/base_0/timestamp_ns": camera * 1_000_000,
+        "camera/base_0/rgb": np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2),
+    }  # fmt: skip
+    attributes = {
+        "schema": "inhouse_log/v1", "robot": "ur5e", "task": "lift the cube", "success": True, "control_hz": 10,
+        "cameras": {"base_0": {}}, "joint_names": [f"joint_{i}" for i in range(6)],
+    }  # fmt: skip
+    group = zarr.open_group(path, mode="w", attributes=attributes)
+    for key, values in arrays.items():
+        group.create_array(key, data=values, chunks=(16, *values.shape[1:]) if values.ndim == 4 else values.shape)
+
+
 def write_long_episode(directory: Path) -> None:
     """Writes a shard with one episode of 20,000 steps and three cameras, about 1.4 GB."""
     frames = _Repeated(make_jpegs(8, 224, 224))
