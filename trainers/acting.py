@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions import Normalizer
+from model import policy
 from model.inputs import observation_from_batch
 from model.tokenizer import tokenizer_for
 from pipelines.slots import IMAGE_SIZE, N_SLOTS
@@ -31,7 +32,8 @@ class Actor:
 
     def __init__(self, run: Path, *, flow_steps: int = 10, seed: int = 0) -> None:
         directory = RunDirectory(run)
-        self.config, self.step, self._params = read_best(directory)
+        self.config, self.step, params = read_best(directory)
+        self._params = policy.serving_params(self.config.policy, params)
         self.robots = read_robots(directory.robots_path)
         action = directory.read_lock()["action"]
         self._normalizer = Normalizer(
