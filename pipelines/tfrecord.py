@@ -1,8 +1,10 @@
 """Records in an uncompressed TFRecord file: length, masked CRC-32C, payload, masked CRC-32C."""
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
-from typing import IO, BinaryIO
+from pathlib import Path
+from typing import IO, BinaryIO, overload
 
 import google_crc32c
 
@@ -11,6 +13,9 @@ from pipelines.places import Place
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
+# Longer payloads are not read as a whole.
+LONG_BYTES = 1 << 26
+_PIECE_BYTES, _NEAR_BYTES = 1 << 20, 1 << 8
 
 
 class CorruptRecord(FailedWork):
@@ -68,10 +73,47 @@ def scan_records(path: Place) -> Iterator[tuple[int, int]]:
             number, start = number + 1, end
 
 
-def read_record(path: Place, offset: int, length: int) -> bytes:
-    """Reads the payload that `scan_records` found, and checks it. Raises CorruptRecord."""
+def read_record(path: Place, offset: int, length: int) -> "bytes | LongPayload":
+    """Reads the payload that `scan_records` found, checked; a long one stays in its file. Raises CorruptRecord."""
+    if length > LONG_BYTES and isinstance(path, Path):
+        return LongPayload(path, offset, length)
     with path.open("rb") as file:
         return _read_payload(file, f"{path}: record", offset, length)
+
+
+class LongPayload:
+    """A payload read from its file a piece at a time, for episodes that are longer than a worker's memory.
+
+    It is indexed and sliced like the bytes that it stands for. Raises CorruptRecord when they are not those written.
+    """
+
+    def __init__(self, path: Path, offset: int, length: int) -> None:
+        self._file = open(path, "rb", buffering=0)
+        self._offset, self._length = offset, length
+        self._start, self._near = 0, b""
+        crc = 0
+        for start in range(0, length, _PIECE_BYTES):
+            crc = google_crc32c.extend(crc, self[start : start + _PIECE_BYTES])
+        footer = os.pread(self._file.fileno(), FOOTER_BYTES, offset + length)
+        if len(footer) < FOOTER_BYTES or _mask(crc) != struct.unpack("<I", footer)[0]:
+            raise CorruptRecord(f"{path}: record at byte {offset - HEADER_BYTES}: {_crc_mismatch('payload')}")
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> bytes: ...
+    def __getitem__(self, index: int | slice, /) -> int | bytes:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(self._length)
+            return os.pread(self._file.fileno(), max(0, stop - start), self._offset + start)
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        if not self._start <= index < self._start + len(self._near):
+            self._start, self._near = index, self[index : index + _NEAR_BYTES]
+        return self._near[index - self._start]
 
 
 def _read_payload(file: IO[bytes], record: str, offset: int, length: int) -> bytes:

@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,16 @@ class CorruptExample(FailedWork):
     """Bytes that are no `tf.train.Example`."""
 
 
+class Payload(Protocol):
+    """Bytes, or what is indexed and sliced as they are."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> int: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class ByteStrings(Sequence[bytes]):
     """The values of a bytes list, cut out of the payload only when asked for.
@@ -30,7 +40,7 @@ class ByteStrings(Sequence[bytes]):
     offsets, lengths: int64 [n], the bytes of every value inside `payload`.
     """
 
-    payload: bytes
+    payload: Payload
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
@@ -118,7 +128,7 @@ def encode_example(features: Mapping[str, Value]) -> Encoded:
     return Encoded(position, _chunks(example_head, plan), {k: offsets[k] for k in features if _is_body(features[k])})
 
 
-def parse_example(payload: bytes) -> dict[str, Parsed]:
+def parse_example(payload: Payload) -> dict[str, Parsed]:
     """Reads every feature: float32 [n], int64 [n] or ByteStrings; an empty list is an empty array of floats.
 
     Raises CorruptExample for bytes that are no example.
@@ -165,7 +175,7 @@ def _varints(values: NDArray[np.int64]) -> bytes:
     return b"".join(varint(int(value)) for value in values)
 
 
-def _parse_entry(payload: bytes, start: int, end: int) -> tuple[str, Parsed]:
+def _parse_entry(payload: Payload, start: int, end: int) -> tuple[str, Parsed]:
     key, value = "", _NOTHING
     for tag, a, b in _fields(payload, start, end):
         if tag == _FIRST:
@@ -175,7 +185,7 @@ def _parse_entry(payload: bytes, start: int, end: int) -> tuple[str, Parsed]:
     return key, value
 
 
-def _parse_feature(payload: bytes, start: int, end: int) -> Parsed:
+def _parse_feature(payload: Payload, start: int, end: int) -> Parsed:
     for tag, a, b in _fields(payload, start, end):
         if tag == _FIRST:
             spans = [(x, y) for _, x, y in _fields(payload, a, b, _FIRST)]
@@ -188,7 +198,7 @@ def _parse_feature(payload: bytes, start: int, end: int) -> Parsed:
     return _NOTHING
 
 
-def _parse_floats(payload: bytes, start: int, end: int) -> NDArray[np.float32]:
+def _parse_floats(payload: Payload, start: int, end: int) -> NDArray[np.float32]:
     parts = [payload[a:b] for _, a, b in _fields(payload, start, end)]
     joined = b"".join(parts)
     if len(joined) % 4:
@@ -196,7 +206,7 @@ def _parse_floats(payload: bytes, start: int, end: int) -> NDArray[np.float32]:
     return np.frombuffer(joined, "<f4")
 
 
-def _parse_integers(payload: bytes, start: int, end: int) -> NDArray[np.int64]:
+def _parse_integers(payload: Payload, start: int, end: int) -> NDArray[np.int64]:
     """Packed varints; unpacked ones (tag 0x08 before each) are rare and read alike."""
     parts = [payload[a:b] for _, a, b in _fields(payload, start, end)]
     data = np.frombuffer(b"".join(parts), np.uint8)
@@ -214,7 +224,7 @@ def _parse_integers(payload: bytes, start: int, end: int) -> NDArray[np.int64]:
     return np.add.reduceat(bits, starts).view(np.int64)
 
 
-def _fields(payload: bytes, start: int, end: int, only: int | None = None) -> Iterator[tuple[int, int, int]]:
+def _fields(payload: Payload, start: int, end: int, only: int | None = None) -> Iterator[tuple[int, int, int]]:
     """Yields (tag, start, end) of the content of every field in payload[start:end]."""
     position = start
     while position < end:
@@ -240,7 +250,7 @@ def _fields(payload: bytes, start: int, end: int, only: int | None = None) -> It
         position += size
 
 
-def _read_varint(payload: bytes, position: int) -> tuple[int, int]:
+def _read_varint(payload: Payload, position: int) -> tuple[int, int]:
     """The value at a position, and the position after it."""
     value = payload[position]
     position += 1

@@ -5,9 +5,12 @@ import struct
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 import pytest
 
-from pipelines.tfrecord import CorruptRecord, iter_records, write_record
+from pipelines import tfrecord
+from pipelines.tfrecord import CorruptRecord, iter_records, read_record, write_record
+from pipelines.wire import encode_example, parse_example
 
 
 @pytest.fixture
@@ -70,3 +73,23 @@ def test_an_absurd_length_is_not_allocated(tmp_path: Path) -> None:
 def test_tensorflow_reads_the_file(two_records: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     assert [r.numpy() for r in tf.data.TFRecordDataset(str(two_records))] == [b"hello", b"world!"]
+
+
+def test_a_long_payload_stays_in_its_file_and_reads_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfrecord, "LONG_BYTES", 1000)
+    features = {"a": [b"x" * 700, b"", b"y" * 700], "n": np.arange(300)}
+    payload = b"".join(encode_example(features).chunks)
+    path = tmp_path / "x.tfrecord"
+    with open(path, "wb") as file:
+        write_record(file, b"before")
+        offset = write_record(file, payload)
+    read = read_record(path, offset, len(payload))
+    assert isinstance(read, tfrecord.LongPayload) and len(read) == len(payload)
+    assert read[5:900] == payload[5:900] and [read[i] for i in (0, 299, 7)] == [payload[i] for i in (0, 299, 7)]
+    parsed = parse_example(read)
+    assert list(parsed["a"]) == features["a"] and parsed["n"].tolist() == list(range(300))
+    damaged = bytearray(path.read_bytes())
+    damaged[offset + 700] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptRecord, match="record at byte 22: expected a payload that fits its checksum"):
+        read_record(path, offset, len(payload))

@@ -18,7 +18,7 @@ from pipelines.places import Place, RemotePath, as_place
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.staging import staged_shard
 from pipelines.tfrecord import CorruptRecord, read_record, scan_records
-from pipelines.wire import ByteStrings, CorruptExample, Parsed, parse_example
+from pipelines.wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
@@ -185,7 +185,7 @@ def _count(file: ShardFile) -> list[Located]:
     ]  # fmt: skip
 
 
-def _read_payload(located: Located) -> bytes:
+def _read_payload(located: Located) -> Payload:
     """The bytes of a record: by offset and length on a disk, by number in an object store. Raises CorruptRecord."""
     place = as_place(located.reference.uri)
     if not isinstance(place, RemotePath):
