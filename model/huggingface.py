@@ -37,6 +37,8 @@ PI0_STYLE = {
     "projector.": "paligemma_with_expert.paligemma.model.multi_modal_projector.linear.",
     "expert.": "paligemma_with_expert.gemma_expert.model.",
 }
+# Some files hold the tied embedding under the name of the output head alone.
+EMBEDDING, HEADS = "text.embed_tokens.weight", ("lm_head.weight", "text.lm_head.weight")
 # Output heads are tied to the embedding or unused; the expert reads no text.
 UNUSED = re.compile(r"(^|\.)lm_head\.weight$|^expert\.embed_tokens\.weight$|\.position_ids$")
 
@@ -74,6 +76,9 @@ def from_huggingface(config: Pi0Config, theirs: Mapping[str, np.ndarray]) -> tup
     Embedding rows beyond the config's vocabulary are padding and left out.
     """
     named = {canonical_name(name): array for name, array in theirs.items()}
+    for head in HEADS:
+        if head in named:
+            named.setdefault(EMBEDDING, named[head])
     ours: Arrays = {}
     read: set[str] = set()
     for name, rules in _by_ours(config).items():

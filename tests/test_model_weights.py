@@ -182,6 +182,20 @@ def test_a_missing_array_is_named_or_kept_when_asked(
     assert "1 in the file, not read\n  normalize_inputs.buffer" in str(report)
 
 
+def test_lerobots_names_and_a_tied_embedding_under_the_heads_name_are_understood(
+    shared: Path, tmp_path: Path, recorded: dict, config: Pi0Config, initial: Params
+) -> None:
+    theirs = {f"model.{name}": array for name, array in read_safetensors(shared / "goldens/hf_pi0_tiny").items()}
+    vlm = "model.paligemma_with_expert.paligemma."
+    embedding = theirs.pop(vlm + "model.language_model.model.embed_tokens.weight")
+    head = np.concatenate([embedding, np.zeros((64, embedding.shape[1]), np.float32)])
+    write_safetensors(tmp_path / "model.safetensors", theirs | {vlm + "lm_head.weight": head})
+    params, report = load_params(tmp_path, config, initial)
+    assert report.layout == "hf-pi0" and len(report.loaded) == 50 and report.unread == ()
+    for name, array in flatten(params).items():
+        np.testing.assert_array_equal(array, recorded[name], err_msg=name)
+
+
 def test_a_cut_safetensors_file_is_refused(shared: Path, tmp_path: Path) -> None:
     data = (shared / "goldens/hf_pi0_tiny/model.safetensors").read_bytes()
     cut = tmp_path / "cut.safetensors"
