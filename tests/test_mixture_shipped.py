@@ -48,3 +48,14 @@ def test_pi0s_mixture_has_its_papers_shape() -> None:
     assert sum(group.probability for group in in_house) == pytest.approx(0.909)
     weights = [group.n_steps**0.43 for group in in_house]
     assert [group.probability for group in in_house] == pytest.approx([0.909 * w / sum(weights) for w in weights])
+
+
+def test_two_stages_draw_from_one_spec() -> None:
+    spec = SPECS / "two_stages.yaml"
+    pretrain, posttrain = (plan_published(load_spec(spec, stage=stage), None) for stage in ("pretrain", "posttrain"))
+    before = {group.name: group.probability for group in pretrain.groups}
+    assert len(before) == 4 and before["open_data/bridge"] == pytest.approx(0.2)
+    after = {group.name: group.probability for group in posttrain.groups}
+    assert after["tables/bus tables@ur5e"] == pytest.approx(0.1)
+    parts = [after[f"laundry/fold laundry@{robot}"] for robot in ("arx_dual", "ur5e_dual")]
+    assert parts == pytest.approx([0.9 * n**0.43 / (40**0.43 + 25**0.43) for n in (40, 25)])
