@@ -148,5 +148,36 @@ def _bridge_episode(number: int) -> dict:
     }  # fmt: skip
 
 
+def convert_long_episode(directory: Path) -> None:
+    """Converts what `write_long_episode` wrote, as a worker does: measures its shard, then writes it."""
+    from pipelines.adapters import parse_adapter
+    from pipelines.convert import convert_shard, measure_shard, settle_measured
+    from pipelines.launch import Conversion, make_job, plan_conversion, prepare_output
+
+    parts = {"arm0": "[0:6]", "gripper0": "[6]"}
+    entry = {
+        "title": "shards of this project", "format": "rlds", "robot": "ur5e", "control_mode": "joint_position",
+        "control_hz": 50, "cameras": {camera: f"observation/{camera}" for camera in LONG_CAMERAS},
+        "widths": {"observation/state_physical": 18, "action_physical": 18},
+        "state": _part_sources("observation/state_physical", parts), "action": _part_sources("action_physical", parts),
+    }  # fmt: skip
+    conversion = Conversion(
+        source=str(directory), output_root=str(directory / "out"), name="long", version="1.0.0",
+        adapter=parse_adapter("long", entry), n_shards=1,
+    )  # fmt: skip
+    plan = plan_conversion(conversion, None)
+    job = make_job(conversion, plan)
+    prepare_output(job, plan, None)
+    (shard,) = plan.shards
+    result = convert_shard(job, shard, settle_measured(measure_shard(job, shard), job))
+    assert result.n_steps == LONG_STEPS, result.rejects
+
+
+def _part_sources(key: str, parts: Mapping[str, str]) -> dict[str, dict]:
+    """The arm's joints and the gripper, as they are stored."""
+    kinds = {"arm0": {"form": "joints"}, "gripper0": {"open": 0, "closed": 1}}
+    return {part: {"from": key + dims} | kinds[part] for part, dims in parts.items()}
+
+
 if __name__ == "__main__":
-    write_long_episode(Path(sys.argv[2]))
+    {"write_long": write_long_episode, "convert_long": convert_long_episode}[sys.argv[1]](Path(sys.argv[2]))
