@@ -121,12 +121,14 @@ def a_hopper_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
 
 
-@pytest.mark.parametrize("packing", [None, Packing(slots=5)], ids=str)
-def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: None, packing: Packing | None) -> None:
-    config = named_config("pi0", attention="cudnn")
-    params = jax.eval_shape(partial(policy.init_params, config), jax.random.key(0))
-    numbers = jax.ShapeDtypeStruct((2, 50, 18), jnp.float32)
-    tokens = (2, config.max_tokens)
+LOGITS = re.compile(r"tensor<2x(?:1x)?8x(?:816|51)x\d+xf32>")  # of all heads at once, as the plain kernel has them
+FULL_SIZE = named_config("pi0", attention="cudnn")
+NUMBERS = jax.ShapeDtypeStruct((2, 50, 18), jnp.float32)
+
+
+def full_size_inputs(packing: Packing | None) -> tuple[policy.Params, Observation]:
+    params = jax.eval_shape(partial(policy.init_params, FULL_SIZE), jax.random.key(0))
+    tokens = (2, FULL_SIZE.max_tokens)
     seen = Observation(
         images={name: jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.uint8) for name in CAMERAS},
         image_masks={name: jax.ShapeDtypeStruct((2,), bool) for name in CAMERAS},
@@ -135,12 +137,23 @@ def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: N
         state=jax.ShapeDtypeStruct((2, 18), jnp.float32),
         packing=packing,
     )
+    return params, seen
 
+
+def test_full_size_sampling_lowers_for_a_gpu(a_hopper_gpu: None) -> None:
+    sample = jax.jit(partial(policy.sample_actions, FULL_SIZE))
+    text = sample.trace(*full_size_inputs(None), NUMBERS).lower(lowering_platforms=("cuda",)).as_text()
+    assert "PADDING" in text and "@__cudnn$fmhaScaleBiasSoftmax(" in text and "Backward" not in text
+    assert not LOGITS.findall(text)
+
+
+@pytest.mark.parametrize("packing", [None, Packing(slots=5)], ids=str)
+def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: None, packing: Packing | None) -> None:
     def loss(params: policy.Params, *inputs: jax.Array) -> jax.Array:
-        return policy.loss_elements(config, params, *inputs).mean()
+        return policy.loss_elements(FULL_SIZE, params, *inputs).mean()
 
     time = jax.ShapeDtypeStruct((2,), jnp.float32)
-    traced = jax.jit(jax.grad(loss)).trace(params, seen, numbers, numbers, time)
+    traced = jax.jit(jax.grad(loss)).trace(*full_size_inputs(packing), NUMBERS, NUMBERS, time)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     calls = {name: text.count(f"@__cudnn$fmha{name}(") for name in (
         "Softmax", "SoftmaxBackward", "ScaleBiasSoftmax", "ScaleBiasSoftmaxBackward"
@@ -149,4 +162,4 @@ def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: N
     assert calls["ScaleBiasSoftmaxBackward"] == 1  # the suffix
     assert calls["Softmax"] >= 2 and calls["ScaleBiasSoftmax"] >= 1
     assert "PADDING" in text
-    assert not re.findall(r"tensor<2x(?:1x)?8x(?:816|51)x\d+xf32>", text)
+    assert not LOGITS.findall(text)
