@@ -6,7 +6,7 @@ from pathlib import Path
 EPILOG = """a worked example:
   embodimix demo                             about 8 minutes on two cores; then open runs/demo/report.html
   embodimix demo --quick                     the same way end to end in about 2 minutes, too short to learn much
-  embodimix demo --ablation                  and what pretraining was good for: the task learned from scratch
+  embodimix demo --ablation                  and what pretraining and segment language are good for; about 18 minutes
   embodimix demo --out runs/other --seed 7   other demonstrations
 
 It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
@@ -25,8 +25,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="fewer demonstrations and steps; nothing left out")
     parser.add_argument(
-        "--ablation", action="store_true", help="also train on the task alone, as long as post-training, and compare"
-    )
+        "--ablation", action="store_true",
+        help="also post-train with segment sentences, and train from scratch; ask all in three ways, and compare",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the demonstrations and the training (0)")
     parser.set_defaults(run=run_demo)
