@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mixtures import patience
 from mixtures.connection import Answer, Connection, Server, find_addresses
-from pipelines.errors import FailedWork
+from pipelines.errors import EmbodimixError, FailedWork
 
 Range = tuple[str, int, int]
 WAIT_S = 600.0
@@ -146,16 +146,18 @@ class RangeReader:
             self._new.append(heapq.heappop(self._later)[2])
         touched: set[_Line] = set()
         while self._new:
-            read = self._new.popleft()
+            read = self._new[0]  # stays there, so that nothing that goes wrong here can lose it
             if read.fetch._error is None:
                 try:
                     request = self._request_of(read.path, read.offset, read.length)
+                    line = self._lines.setdefault(request.server, _Line(request.server))
+                    line.queue.append((read, request.head))
+                    touched.add(line)
                 except OSError as error:  # for example, no credentials
                     self._failed(read, error)
-                    continue
-                line = self._lines.setdefault(request.server, _Line(request.server))
-                line.queue.append((read, request.head))
-                touched.add(line)
+                except EmbodimixError as error:
+                    read.fetch._fail(FailedWork(str(error)))
+            self._new.popleft()
         for line in touched:
             self._start(line)
 
@@ -181,6 +183,7 @@ class RangeReader:
             answer = connection.proceed()
         except OSError as error:
             self._broken(connection, error)
+            self._start(self._lines[connection.server])
             return
         if connection.events != before or connection.socket is not descriptor:
             self._selector.unregister(descriptor)
@@ -231,7 +234,6 @@ class RangeReader:
         elif read is not None:
             line.addresses = []
             self._failed(read, error)
-        self._start(line)
 
     def _failed(self, read: "_Read", error: OSError) -> None:
         read.attempts += 1
@@ -256,6 +258,7 @@ class RangeReader:
             late = [connection for connection, (_, deadline) in line.busy.items() if deadline < now]
             for connection in late:
                 self._broken(connection, TimeoutError(f"no answer in {patience.ANSWER_S:g} s"))
+            self._start(line)
 
     def _waiting(self) -> "Iterator[_Read]":
         yield from self._new

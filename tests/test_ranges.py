@@ -15,7 +15,7 @@ import pytest
 from mixtures import connection, gcs, patience, s3
 from mixtures.connection import Server
 from mixtures.ranges import RangeReader, Request
-from pipelines.errors import FailedWork
+from pipelines.errors import FailedWork, UsageError
 
 
 class ScriptedServer:
@@ -170,6 +170,31 @@ def test_closing_ends_what_waits(server: ScriptedServer) -> None:
         fetch.get(0)
     with pytest.raises(FailedWork, match="has ended"):
         reader.fetch([("a", 0, 2)])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(UsageError("a: unknown scheme"), "a: unknown scheme"), (ValueError(), "a: the reader was closed")],
+)
+def test_a_request_that_cannot_be_made_fails_what_waits(error: Exception, message: str) -> None:
+    def broken(path: str, offset: int, length: int) -> Request:
+        raise error
+
+    reader = RangeReader(broken, 1)
+    with pytest.raises(FailedWork, match=message):
+        reader.fetch([("a", 0, 2)]).get(0)
+    reader.close()
+
+
+def test_a_server_that_goes_away_with_many_connections_open(server: ScriptedServer) -> None:
+    reader = RangeReader(server.request, 300)
+    fetch = reader.fetch([("a", i, 2) for i in range(300)])
+    assert fetch.get(0) == b"\0\1"
+    server.script.extend(["close"] * 300)
+    fetch = reader.fetch([("a", i, 2) for i in range(600)])
+    assert [fetch.get(i) for i in range(3)] == [b"\0\1", b"\1\2", b"\2\3"]
+    reader.close()
 
 
 def test_nobody_at_home_fails_by_name(server: ScriptedServer) -> None:
