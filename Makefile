@@ -29,6 +29,7 @@ bench: runs/bench/pretrain.yaml
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.model tiny
 	$(BIN)/python -m benchmarks.train runs/bench/pretrain.yaml
+	$(BIN)/python -m benchmarks.scale
 
 runs/bench/pretrain.yaml: .venv
 	$(BIN)/embodimix demo --quick --out runs/bench
