@@ -180,8 +180,12 @@ class Stream:
         return Samples(position=positions, group=group, epoch=epoch, index=index, episode=episode, step=step)
 
     def gather(self, episodes: Sequence[int], steps: Sequence[int]) -> Batch:
-        """The samples at the given steps of rows of `episodes()`; their texts are those of the position 0."""
+        """The samples at the given steps of rows of `episodes()`; their texts are those of the position 0.
+
+        Raises UsageError for a row or a step that is not there.
+        """
         episode, step = np.asarray(episodes, np.int64), np.asarray(steps, np.int64)
+        self._check_samples(episode, step)
         group = np.searchsorted(self.index.group_edges, episode, side="right") - 1
         position = np.full(len(episode), -1, np.int64)
         images = np.empty((len(episode), len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -279,6 +283,14 @@ class Stream:
             action_physical=rows.action, language=language, is_segment_text=is_segment, norm_key=rows.norm_key,
             control_hz=rows.control_hz,
         )  # fmt: skip
+
+    def _check_samples(self, episodes: NDArray[np.int64], steps: NDArray[np.int64]) -> None:
+        for episode, step in zip(episodes.tolist(), steps.tolist(), strict=True):
+            if not 0 <= episode < len(self.index.row):
+                raise UsageError(f"expected a row of the {len(self.index.row)} episodes, found {episode}")
+            table, row = self._where(episode)
+            if not 0 <= step < table.n_steps_of[row]:
+                raise UsageError(f"expected a step below {table.n_steps_of[row]} of episode {episode}, found {step}")
 
     def _where(self, episode: int) -> tuple[Table, int]:
         return self.mixture.tables[self.index.table[episode]], int(self.index.row[episode])

@@ -1,14 +1,18 @@
 """Reading many ranges at once: order, slices of answers, failures of every kind, and the requests themselves."""
 
+import io
+import json
 import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +236,25 @@ def test_a_signature_is_that_of_the_published_example() -> None:
     }
     signed = s3.authorization("GET", "/test.txt", headers, "us-east-1", "20130524T000000Z", credentials)
     assert signed.endswith("Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41")
+
+
+def test_tokens_come_from_the_machines_account_and_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", raising=False)
+    monkeypatch.setitem(sys.modules, "google.auth", None)
+    asked = []
+
+    def answer(request: Any, timeout: float) -> io.BytesIO:
+        asked.append(request.get_header("Metadata-flavor"))
+        return io.BytesIO(json.dumps({"access_token": f"token{len(asked)}", "expires_in": 3600}).encode())
+
+    monkeypatch.setattr(gcs.urllib.request, "urlopen", answer)
+    gcs.renew_credentials()
+    first, second = (gcs.range_request("gs://robots/x", start, 5) for start in (0, 10))
+    assert first.server == Server(host="storage.googleapis.com", port=443, is_secure=True)
+    assert b"\r\nAuthorization: Bearer token1\r\n" in first.head and b"token1" in second.head
+    gcs.renew_credentials()
+    assert b"token2" in gcs.range_request("gs://robots/x", 0, 5).head and asked == ["Google"] * 2
+    gcs.renew_credentials()
 
 
 def test_requests_name_bucket_key_and_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

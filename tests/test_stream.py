@@ -184,6 +184,12 @@ def test_gather_reads_the_samples_asked_for(stream: Stream) -> None:
     assert batch.position.tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize(("episode", "step"), [(99, 0), (0, 12), (0, -1)])
+def test_gather_refuses_what_is_not_there(stream: Stream, episode: int, step: int) -> None:
+    with pytest.raises(UsageError, match="expected a (row of the 11 episodes|step below 12 of episode 0), found"):
+        stream.gather([episode], [step])
+
+
 def test_a_split_without_episodes_and_an_unknown_group_are_refused(folder: Path, mixture: Mixture) -> None:
     spec = write_spec(folder, "datasets: [{path: a/1.0.0}]\n", "plain.yaml")
     plain = open_mixture(spec, cache=folder / "cache")
