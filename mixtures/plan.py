@@ -107,7 +107,7 @@ def explain(plan: Plan, name: str) -> str:
     share, leaf = group.share, group.share.leaf
     alpha = share.levels[-1].alpha
     lines = [
-        name,
+        f"{name}, stage {plan.stage}" if plan.stage else name,
         f"  n = {leaf.count:,.10g}; weight = {leaf.multiplier:g} * n ** {alpha:g} = {share.weight:,.6g}",
     ]
     for level in share.levels:

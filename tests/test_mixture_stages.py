@@ -166,3 +166,7 @@ def test_the_plan_of_a_stage_says_so(spec: Path, capsys: pytest.CaptureFixture[s
     arguments = parser.parse_args(["mix", "plan", str(spec), "--published", "--stage", "posttrain"])
     assert arguments.run(arguments) == 0
     assert capsys.readouterr().out.startswith("test, stage posttrain: 2 groups, seed 3\n")
+    arguments.explain = "open_data/a/a@unknown"
+    assert arguments.run(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("open_data/a/a@unknown, stage posttrain\n") and "open_data: 10.0000% of the level" in text
