@@ -119,7 +119,8 @@ def test_the_page_shows_latency_counts_and_robots(running: ServerInThread) -> No
     WebsocketClientPolicy("127.0.0.1", running.port).infer(observation())
     page = running.get("/")
     assert "p50" in page and "p95" in page and "p99" in page and "Answered 1, refused 0, failed 0" in page
-    assert ARM in page and "20 Hz" in page and "model tiny" in page.lower()
+    assert ARM in page and "20 Hz" in page and "Model tiny" in page
+    assert "arm0[0-5] (rad), gripper0 (gripper), base[0] (m/s), base[1] (rad/s)" in page
     assert set(json.loads(running.get("/report.json"))["latency_ms"]["infer_ms"]) == {"p50", "p95", "p99"}
     with pytest.raises(urllib.error.HTTPError, match="404"):
         running.get("/other")

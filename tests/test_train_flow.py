@@ -1,5 +1,6 @@
 """The way from stored shards through the real stream to a resumed, evaluated run."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import pytest
 from stored_episodes import make_episode, store_dataset
 from toy_mixture import quick_compilation, settings
 
+from mixtures.mixture import open_mixture
+from trainers.acting import Actor
 from trainers.evaluate import Request as EvalRequest
 from trainers.evaluate import evaluate
 from trainers.metrics import read_metrics
+from trainers.observations import Look
+from trainers.robots import find_robot
 from trainers.run import RunDirectory
 from trainers.setup import Request, read_best
 from trainers.train import train
@@ -57,3 +62,21 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
     assert (config.policy.horizon, config.cameras) == (10, ("base_0_rgb", "left_wrist_0_rgb"))
     report = evaluate(EvalRequest(run=tmp_path / "whole", samples=6, batch_size=6))
     assert set(report["groups"][0]["error"]) == {"rad", "gripper"}
+    serves_without_the_data(tmp_path / "whole", spec)
+
+
+def serves_without_the_data(run: Path, spec: Path) -> None:
+    """The policy acts from the run directory alone; its relative actions are added to the state that it is shown."""
+    mixture = open_mixture(spec)
+    shutil.rmtree(spec.parent / "toy")
+    actor = Actor(run, flow_steps=1)
+    robot = find_robot(actor.robots, None)
+    state_mask, action_mask = actor.state_mask(robot), actor.action_mask(robot)
+    state = np.where(state_mask, 0.3, 0).astype(np.float32)
+    actor._sample = lambda *_: np.full((1, 10, 18), 0.25, np.float32)
+    actions = actor.act(robot, Look(images={}, state=state, prompt="go"))
+    expected = mixture.unnormalize_action(
+        [robot.norm_key], np.full((1, 10, 18), 0.25), state[None], state_mask[None], action_mask[None]
+    )
+    np.testing.assert_array_equal(actions, expected[0][:, action_mask])
+    assert robot.units[0] == "rad" and robot.control_hz == tuple(mixture.groups[0].control_hz)

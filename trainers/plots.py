@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainers.measures import Predictions
 
 SHOWN_SAMPLES = 4
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "true": {"color": "black", "linewidth": 2.0},
     "policy": {"color": "tab:red", "linewidth": 1.5},
     "repeat_state": {"color": "tab:blue", "linestyle": "dotted"},

@@ -43,8 +43,8 @@ def replay(path: Path, step: int | None = None) -> dict[str, Any]:
     train_step = jax.jit(build_train_step(config), donate_argnums=0)
     with Stream(mixture, batch_size=config.batch_size) as stream:
         for number in range(start, step - 1):
-            batch = to_train_batch(stream.batch_at(number * config.batch_size))
-            state, _ = train_step(state, batch, seed, learning_rate(config.optimizer, number))
+            inputs = to_train_batch(stream.batch_at(number * config.batch_size))
+            state, _ = train_step(state, inputs, seed, learning_rate(config.optimizer, number))
         batch = stream.batch_at((step - 1) * config.batch_size)
     grads, loss, sample_loss = jax.jit(build_gradients(config))(state, to_train_batch(batch), seed)
     report = {

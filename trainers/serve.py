@@ -94,6 +94,8 @@ class PolicyServer:
         port = port_of(server)
         print(json.dumps(self.metadata() | {"port": port}), flush=True)
         print(f"robots: ws://{self._request.host}:{port}  page: http://{self._request.host}:{port}/", file=sys.stderr)
+        if self._request.api_key is None and self._request.host not in ("127.0.0.1", "::1", "localhost"):
+            print("WARNING: whoever reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
         await stop.wait()
         await self.finish(server)
 

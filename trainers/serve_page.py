@@ -51,4 +51,17 @@ def _robots(metadata: Mapping[str, Any]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return html.escape(", ".join(names)) or "nothing"
+    """Slots of one part and unit together: `arm0[0-5] (rad), gripper0 (gripper)`."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        slot, _, unit = name.partition(" ")
+        part, _, index = slot.partition("[")
+        parts.setdefault((part, unit), []).append(index.rstrip("]"))
+    listed = [f"{part}{_range(indices)} {unit}" for (part, unit), indices in parts.items()]
+    return html.escape(", ".join(listed)) or "nothing"
+
+
+def _range(indices: list[str]) -> str:
+    if not indices[0]:
+        return ""
+    return f"[{indices[0]}]" if len(indices) == 1 else f"[{indices[0]}-{indices[-1]}]"

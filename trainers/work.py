@@ -20,6 +20,7 @@ PEAK_TFLOPS: Mapping[str, float] = {
     "NVIDIA A100": 312.0, "NVIDIA L40S": 362.0, "NVIDIA L4": 121.0, "NVIDIA GeForce RTX 4090": 165.0,
     "TPU v4": 275.0, "TPU v5 lite": 197.0, "TPU v5": 459.0, "TPU v6 lite": 918.0,
 }  # fmt: skip
+PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def peak_tflops(device_kind: str) -> float | None:
@@ -65,15 +66,16 @@ def count_flops(traced: ClosedJaxpr | Jaxpr) -> int:
 
 
 def _of_equation(equation: Any) -> int:
-    name, out = equation.primitive.name, equation.outvars[0].aval if equation.outvars else None
+    name = equation.primitive.name
+    made = math.prod(equation.outvars[0].aval.shape) if name in PRODUCTS else 0
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return 2 * math.prod(out.shape) * math.prod(left[axis] for axis in contracted)
+        return 2 * made * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = equation.params["dimension_numbers"].rhs_spec[0]
-        return 2 * math.prod(out.shape) * math.prod(kernel) // kernel[outputs]
+        return 2 * made * math.prod(kernel) // kernel[outputs]
     times = equation.params["length"] if name == "scan" else 1
     return times * sum(count_flops(part) for part in _parts(equation))
 
