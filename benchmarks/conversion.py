@@ -1,9 +1,9 @@
 """What conversion costs: against the codecs alone, against TFDS's own builders on the same work, and in memory.
 
-    python -m benchmarks.conversion [--episodes 40] [--json FILE]
+    python -m benchmarks.conversion [--episodes 120] [--json FILE]
 
 Every table states ratios of numbers measured in this one run. Source: generated RLDS episodes of 50 steps with one
-JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some four minutes on two cores.
+JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some six minutes on two cores.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Cost:
 def main() -> int:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--episodes", type=int, default=120)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     results = {"codec": codec_table(), "store": store_table(), "memory": memory_of_a_long_episode()}

@@ -3,12 +3,15 @@
 `make test-flink` runs these; they start real processes, and those on Flink need Java and what flink_setup.py fetches.
 """
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from flink_cluster import Servers, wait_until
@@ -70,6 +73,30 @@ def test_workers_of_an_external_pool_write_the_same_bytes(
 ) -> None:
     finish(launch(source, tmp_path, servers.start_python_job_server(), servers.start_pool()))
     assert hash_files(tmp_path / FOLDER) == hashes
+
+
+def test_launchers_killed_at_random_moments_with_their_workers_lose_nothing(
+    source: Path, hashes: dict[str, str], tmp_path: Path
+) -> None:
+    """Ten launchers, each ended with all its workers within the time that an undisturbed run takes."""
+    random = Random(0)
+    arguments = [str(source), str(tmp_path), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
+    command = [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, "--shards", str(SHARDS)]
+    processes = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    killed = 0
+    for _ in range(10):
+        run = subprocess.Popen([*command, *processes], stderr=subprocess.DEVNULL, start_new_session=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(random.uniform(0.5, 8.0))
+        killed += run.poll() is None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert killed >= 3
+    subprocess.run(command, check=True, capture_output=True)
+    assert hash_files(tmp_path / FOLDER) == hashes
+    manifest = json.loads((tmp_path / FOLDER / "manifest.json").read_text())
+    assert manifest["counts"]["episodes_in"] == manifest["counts"]["episodes_out"] == N
 
 
 @on_flink
