@@ -1,6 +1,5 @@
 """Large arrays that are used again once nobody holds them, so that batches cost no fresh pages."""
 
-import mmap
 import threading
 from collections import deque
 from math import prod
@@ -24,7 +23,7 @@ class BufferPool:
     def __init__(self, shape: tuple[int, ...], kind: Any) -> None:
         self.shape = shape
         self.kind = np.dtype(kind)
-        self._free: deque[mmap.mmap] = deque()
+        self._free: deque[NDArray[np.uint8]] = deque()
         self._lock = threading.Lock()
         self.n_made = 0
 
@@ -39,12 +38,10 @@ class BufferPool:
             memory = self._free.pop() if self._free else None
             self.n_made += memory is None
         if memory is None:
-            memory = mmap.mmap(-1, max(self.n_bytes, 1))
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                memory.madvise(mmap.MADV_HUGEPAGE)
+            memory = np.empty(self.n_bytes, np.uint8)  # private memory, for which numpy asks for huge pages
         return np.asarray(_Lease(self, memory))
 
-    def give_back(self, memory: mmap.mmap) -> None:
+    def give_back(self, memory: NDArray[np.uint8]) -> None:
         """Takes memory back; called when a lease ends."""
         self._free.append(memory)
 
@@ -52,9 +49,9 @@ class BufferPool:
 class _Lease:
     """The owner of one lent array: numpy keeps it alive while the array or a view of it lives."""
 
-    def __init__(self, pool: BufferPool, memory: mmap.mmap) -> None:
+    def __init__(self, pool: BufferPool, memory: NDArray[np.uint8]) -> None:
         self._pool, self._memory = pool, memory
-        address = np.frombuffer(memory, np.uint8).ctypes.data
+        address = memory.ctypes.data
         self.__array_interface__ = {
             "shape": pool.shape, "typestr": pool.kind.str, "data": (address, False), "version": 3
         }  # fmt: skip
