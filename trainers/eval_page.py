@@ -93,7 +93,8 @@ def _sweep(groups: list[dict[str, Any]], report: Mapping[str, Any]) -> list[str]
         axes.minorticks_off()
 
     text = "error by number of flow steps"
-    return [f"<h2>{text.capitalize()}</h2>", _image(_panels(groups, draw), text)]
+    note = "One step goes to the mean of what may come, which this error favours; more steps draw one of it."
+    return [f"<h2>{text.capitalize()}</h2><p>{note}</p>", _image(_panels(groups, draw), text)]
 
 
 def _slots(slots: Mapping[str, list[dict[str, Any]]]) -> list[str]:
@@ -119,7 +120,10 @@ def _panels(groups: list[dict[str, Any]], draw: Callable[[Any, dict[str, Any]], 
     columns = min(len(groups), 4)
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.4 * rows), layout="constrained")
-    for axes, group in zip(figure.subplots(rows, columns, squeeze=False).flat, groups, strict=False):
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    for axes, group in zip(panels, groups, strict=False):
         draw(axes, group)
         axes.set_title(group["name"], fontsize=7)
         axes.tick_params(labelsize=6)
