@@ -91,7 +91,6 @@ class ScriptedServer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
     monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
-    monkeypatch.setattr(patience, "ANSWER_S", 0.3)
     made = ScriptedServer()
     yield made
     made.socket.close()
@@ -113,7 +112,14 @@ def test_every_range_comes_back_in_its_place(server: ScriptedServer) -> None:
     assert server.n_connections <= 8 and len(server.heads) == 200
 
 
-@pytest.mark.parametrize("act", [503, 429, "close", "half", "late", "slices", "shut"])
+def test_a_store_that_does_not_answer_is_asked_again(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "ANSWER_S", 0.3)
+    server.script.append("late")
+    assert read(server, ("a", 0, 4)) == [b"\0\1\2\3"]
+    assert len(server.heads) >= 2
+
+
+@pytest.mark.parametrize("act", [503, 429, "close", "half", "slices", "shut"])
 def test_a_failing_store_is_asked_again(server: ScriptedServer, act: int | str) -> None:
     server.script.extend([act] * 3)
     assert read(server, ("a", 0, 4), ("a", 4, 4)) == [b"\0\1\2\3", b"\4\5\6\7"]
