@@ -1,5 +1,9 @@
 """The embodimix command: exit codes and messages."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 import trainers.main
@@ -25,3 +29,14 @@ def test_nearest_offers_the_likely_spelling() -> None:
 
 def test_nearest_lists_everything_when_nothing_is_near() -> None:
     assert nearest("zzz", ["franka", "ur5e"]) == "Known: franka, ur5e."
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    schema = [sys.executable, "-m", "trainers.main", "mix", "schema"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(schema, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

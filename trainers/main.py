@@ -1,6 +1,7 @@
 """The embodimix command: reads the arguments and hands over to the part that does the work."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -46,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.beam_options = rest
     try:
-        return parsed.run(parsed)
+        code = parsed.run(parsed)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`); what Python flushes at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except EmbodimixError as error:
         print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
