@@ -21,7 +21,7 @@ from pipelines.statistics import load_statistics, save_statistics
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
 from trainers.setup import Request, read_best
-from trainers.train import Summary, memory_explained, train
+from trainers.train import Summary, memory_explained, placed_ahead, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -200,6 +200,26 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
     assert read_best(RunDirectory(tmp_path / "run"))[1] == 2
     samples = json.loads((tmp_path / "run" / "not_finite_step_4.json").read_text())["samples"]
     assert [sample["name"] for sample in samples] == ["toy/e1/2", "toy/e1/3", "toy/e1/4", "toy/e1/5"]
+
+
+def test_the_next_batch_is_sent_while_one_is_computed() -> None:
+    sent: list[int] = []
+    placed = placed_ahead(iter([1, 2, 3]), lambda batch: sent.append(batch) or 10 * batch)  # type: ignore[arg-type]
+    first = next(placed)
+    assert (first.batch, first.on_device) == (1, 10)
+    deadline = time.monotonic() + 10
+    while sent != [1, 2] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert sent == [1, 2]  # one ahead, and only one
+    assert [item.batch for item in placed] == [2, 3]
+
+
+def test_a_batch_that_cannot_be_sent_stops_the_run() -> None:
+    def fail(batch: Any) -> Any:
+        raise FailedWork(f"batch {batch}")
+
+    with pytest.raises(FailedWork, match="batch 1"):
+        next(placed_ahead(iter([1]), fail))  # type: ignore[list-item]
 
 
 def test_a_device_without_memory_is_told_what_to_change() -> None:

@@ -53,7 +53,7 @@ def summaries(processes: list[subprocess.Popen[str]]) -> list[dict[str, object]]
 def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path, quick_compilation: dict[str, str]) -> None:
     (tmp_path / "toy.yaml").write_text("toy")
     (tmp_path / "small.json").write_text(json.dumps(settings(batch_size=4)))
-    both = start(tmp_path, quick_compilation, 2, "--steps", "100000")
+    both = start(tmp_path, quick_compilation, 2, "--steps", "100000", "--eval-every", "2")
     wait_for(lambda: len(read_metrics(tmp_path / "run" / "metrics.jsonl")) > 3, both[0])
     both[1].send_signal(signal.SIGTERM)
     first, second = summaries(both)
@@ -64,7 +64,7 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path, quick_compi
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, step + 2))
     assert lines[-1]["position"] == 4 * (step + 1)
-    assert set(lines[0]["group_loss"]) == {"push", "lift"}
+    assert set(lines[0]["group_loss"]) == set(lines[1]["validation"]["group_loss"]) == {"push", "lift"}
     assert alone["batches"] == lines[-1]["batches"]
 
 

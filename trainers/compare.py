@@ -26,8 +26,10 @@ def compare(request: Request, other: Path) -> dict[str, Any]:
     """
     if request.run.resolve() == other.resolve():
         raise UsageError(f"--compare {other}: expected another run than the one compared with")
-    spec = request.spec or Path(RunDirectory(request.run).read_config().mixture)
-    reports = [evaluate(dataclasses.replace(request, run=run, spec=spec)) for run in (request.run, other)]
+    if request.spec is None:
+        own = RunDirectory(request.run).read_config()
+        request = dataclasses.replace(request, spec=Path(own.mixture), stage=own.stage)
+    reports = [evaluate(dataclasses.replace(request, run=run)) for run in (request.run, other)]
     samples = [json.loads(Path(report["sample_errors"]).read_text()) for report in reports]
     groups, resampled, shares = [], [], []
     for group in reports[0]["groups"]:

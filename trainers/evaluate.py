@@ -19,7 +19,7 @@ from pipelines.errors import UsageError
 from pipelines.files import write_atomically
 from trainers.baselines import mean_action, repeat_state, slot_units
 from trainers.batches import build_batcher
-from trainers.config import RunConfig
+from trainers.config import RunConfig, Stage
 from trainers.measures import PREDICTORS, Predictions, by_slot, joined, measure, of_samples, overall, sample_means
 from trainers.run import RunDirectory
 from trainers.setup import read_best
@@ -34,12 +34,13 @@ Tree = Any
 class Request:
     """What the command asks for.
 
-    spec: another mixture than the run's. samples: at most that many per group. flow_sweep: other numbers of flow steps
-    to state the error for.
+    spec: another mixture than the run's; stage: with what it says of another stage than the run's. samples: at most
+    that many per group. flow_sweep: other numbers of flow steps to state the error for.
     """
 
     run: Path
     spec: Path | None = None
+    stage: Stage | None = None
     samples: int = 128
     batch_size: int = 32
     flow_steps: int = 10
@@ -61,7 +62,7 @@ def evaluate(request: Request) -> dict[str, Any]:
     run = RunDirectory(request.run)
     config, step, params = read_best(run)
     own = request.spec is None or request.spec.resolve() == Path(config.mixture)
-    mixture = open_evaluation_mixture(run, config, None if own else request.spec)
+    mixture = open_evaluation_mixture(run, config, None if own else request.spec, request.stage)
     name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
     predict = build_predictor(config, mixture, params, request)
     groups, sample_errors, measured = [], {}, []
@@ -100,9 +101,13 @@ def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_er
         write_page(run.path / "eval" / f"{name}.html", report)
 
 
-def open_evaluation_mixture(run: RunDirectory, config: RunConfig, spec: Path | None) -> Mixture:
+def open_evaluation_mixture(
+    run: RunDirectory, config: RunConfig, spec: Path | None, stage: Stage | None = None
+) -> Mixture:
     """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
-    mixture = open_mixture(spec or Path(config.mixture), statistics=run.recorded_statistics(), stage=config.stage)
+    mixture = open_mixture(
+        spec or Path(config.mixture), statistics=run.recorded_statistics(), stage=stage or config.stage
+    )
     if spec is None:
         mixture.check_lock(run.read_lock())
     before, now = run.read_lock()["action"], mixture.lock()["action"]
