@@ -156,7 +156,7 @@ def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
 def workers_table(builders: dict[str, dict[str, float]]) -> dict[str, float]:
     """How much faster two workers convert than one, without the seconds that a launcher takes to start and to close."""
     one, two = (builders[f"embodimix, {n}"]["wall_s"] for n in ("1 worker", "2 workers"))
-    start = builders["embodimix, nothing to do"]["wall_s"]
+    start = builders["embodimix, 1 episode"]["wall_s"]
     times = (one - start) / (two - start)
     print(f"\ntwo workers: {times:.2f} times one, {start:.1f} s of starting and closing left out of both")
     return {"times_faster": times, "start_s": start}
@@ -186,11 +186,13 @@ def builder_table(folder: Path, n_episodes: int) -> dict[str, dict[str, float]]:
     """Our conversion and TFDS's builders over the same source."""
     source = make_source(folder / "source", n_episodes)
     python = [sys.executable, "-m"]
-    convert = [*python, "trainers.main", "convert", "rlds", str(source), str(folder / "ours")]
+    start = [*python, "trainers.main", "convert", "rlds"]
+    one_episode = [*start, str(make_source(folder / "one", 1)), str(folder / "ours")]
+    convert = [*start, str(source), str(folder / "ours")]
     convert += ["--name", "toy", "--version", "1.0.0", "--adapter", "bridge_orig"]
     ways = {
         "embodimix, 1 worker": [*convert, "--workers", "1"],
-        "embodimix, nothing to do": [*convert, "--workers", "1"],
+        "embodimix, 1 episode": [*one_episode, "--name", "one", *convert[-4:], "--workers", "1"],
         "embodimix, 2 workers": [*convert[:-4], "--version", "1.0.1", *convert[-2:], "--workers", "2"],
         "TFDS, sequential": [*python, "benchmarks.tfds_builders", "sequential", str(source), str(folder / "tfds")],
         "TFDS, Beam": [*python, "benchmarks.tfds_builders", "beam", str(source), str(folder / "tfds_beam")],
@@ -199,7 +201,7 @@ def builder_table(folder: Path, n_episodes: int) -> dict[str, dict[str, float]]:
     table = {}
     for name, command in ways.items():
         cost = measured(command)
-        rate = n_episodes * STEPS / cost.wall_s
+        rate = (1 if "1 episode" in name else n_episodes) * STEPS / cost.wall_s
         print(f"{name:24} {cost.wall_s:10.1f} {cost.cpu_s:7.1f} {cost.peak_mb:9.0f} {rate:12.0f}")
         table[name] = asdict(cost) | {"pictures_per_s": rate}
     return table
