@@ -1,14 +1,13 @@
 """Checkpoints: the round trip, which ones stay, and damage that is found rather than trained on."""
 
-import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_mixture import file_size_limit
 
 from pipelines.errors import FailedWork, UsageError
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum
@@ -107,17 +106,6 @@ def test_when_all_are_damaged_nothing_starts_over(checkpoints: Checkpoints) -> N
     largest_file(checkpoints.directory / "1").write_bytes(b"")
     with pytest.raises(FailedWork, match="no checkpoint can be read: checkpoint 1 in .* is damaged"):
         checkpoints.restore_newest(state_of(0.0))
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, as if the disk were full there."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def large_state(value: float) -> TrainState:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from toy_mixture import NORM_KEYS, quick_compilation, settings, stand_in, toy_statistics, wait_for
+from toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics, wait_for
 
 from pipelines.errors import FailedWork, UsageError
 from pipelines.statistics import load_statistics, save_statistics
@@ -88,6 +88,16 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     assert (killed.step, killed.batches) == (30, whole.batches)
     assert batches(tmp_path / "killed") == batches(tmp_path / "whole")
     same_parameters(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_loses_nothing(tmp_path: Path, run_training: Train) -> None:
+    whole = run_training(tmp_path / "whole", steps=6)
+    run_training(tmp_path / "run", steps=2, optimizer__decay_steps=6)
+    with file_size_limit(20_000), pytest.raises(FailedWork, match="checkpoint 4 was not saved .* Make room and give"):
+        run_training(tmp_path / "run", steps=6, resume=True, checkpoints__every=2)
+    assert read_best(RunDirectory(tmp_path / "run"))[1] == 2
+    assert run_training(tmp_path / "run", steps=6, resume=True).batches == whole.batches
+    same_parameters(tmp_path / "whole", tmp_path / "run")
 
 
 def test_sigterm_saves_the_step_and_says_so(
