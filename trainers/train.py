@@ -28,9 +28,10 @@ from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
+from trainers.plan import count
 from trainers.run import RunDirectory
 from trainers.setup import Request, record, set_up, start_or_restore
-from trainers.step import TrainBatch, TrainState, build_train_step
+from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
 from trainers.validation import Validation
 from trainers.watch import Pending, Watch
 
@@ -98,10 +99,7 @@ class Loop:
         validation = Validation(config, self._mesh, self._mixture) if config.eval_every else None
         watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
         audit = Audit(self._mixture)
-        step = jax.jit(
-            build_train_step(config), donate_argnums=0,
-            out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
-        )  # fmt: skip
+        step = self._compiled(state)
         seed = jax.random.key(config.seed)
         end = progress.position + (config.steps - progress.step) * config.batch_size
         with self._open_stream() as stream, watch, hosts.stop_signals() as stop_signal, ExitStack() as stack:
@@ -118,10 +116,7 @@ class Loop:
                 progress = self._after(progress, batch.next_position, names, group)
                 pending = Pending(progress=progress, names=names, group=group, report=report, wait_s=wait_s)
                 if validation is not None and progress.step % config.eval_every == 0:
-                    watch.flush()
-                    jax.block_until_ready(report)
-                    with watch.aside("validation_s"):
-                        pending = dataclasses.replace(pending, validation=validation.measure(state))
+                    pending = validated(pending, validation, state, watch)
                 watch.note(pending)
                 self._note_audit(audit.add(batch, wait_s))
                 if progress.step % config.checkpoints.every == 0:
@@ -139,6 +134,15 @@ class Loop:
         return Summary(
             run=self._run.path, step=progress.step, loss=watch.loss, batches=progress.batches, stopped_by=stopped_by
         )
+
+    def _compiled(self, state: TrainState) -> Callable[..., tuple[TrainState, StepReport]]:
+        """The step for this mesh; says how much of the model it trains."""
+        if self._show_progress and hosts.is_first():
+            print(f"{count(state.trained):,} parameters train, {count(state.frozen):,} stay", file=sys.stderr)
+        return jax.jit(
+            build_train_step(self._config), donate_argnums=0,
+            out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
+        )  # fmt: skip
 
     def _open_stream(self) -> Stream:
         return Stream(
@@ -167,6 +171,14 @@ class Loop:
         draws.update(self._group_names[index] for index in group)
         chain = chain_names(progress.batches, names)
         return Progress(step=progress.step + 1, position=position, batches=chain, draws=dict(draws))
+
+
+def validated(pending: Pending, validation: Validation, state: TrainState, watch: Watch) -> Pending:
+    """Adds what the state after the step does on held-out episodes; the time it takes is no time of the step."""
+    watch.flush()
+    jax.block_until_ready(pending.report)
+    with watch.aside("validation_s"):
+        return dataclasses.replace(pending, validation=validation.measure(state))
 
 
 @contextmanager
