@@ -152,7 +152,7 @@ def command(source: Path, root: Path, *options: str) -> list[str]:
 PROCESSES = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_worker_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     source = write_rlds(tmp_path / "in", {"train": [bridge_features(i) for i in range(N)]})
     convert(make_conversion(source, tmp_path / "undisturbed", n_shards=6))
