@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,21 +79,21 @@ def test_workers_of_an_external_pool_write_the_same_bytes(
 def test_launchers_killed_at_random_moments_with_their_workers_lose_nothing(
     source: Path, hashes: dict[str, str], tmp_path: Path
 ) -> None:
-    """Ten launchers, each ended with all its workers within the time that an undisturbed run takes."""
+    """Ten launchers, ended with all their workers at any moment; a dataset that gets whole is begun anew."""
     random = Random(0)
     arguments = [str(source), str(tmp_path), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
     command = [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, "--shards", str(SHARDS)]
     processes = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    killed = 0
     for _ in range(10):
         run = subprocess.Popen([*command, *processes], stderr=subprocess.DEVNULL, start_new_session=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(random.uniform(0.5, 8.0))
-        killed += run.poll() is None
+            run.wait(random.uniform(0.5, 5.0))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    assert killed >= 3
+        if (tmp_path / FOLDER / "dataset_info.json").exists():
+            assert hash_files(tmp_path / FOLDER) == hashes
+            shutil.rmtree(tmp_path / "tiny")
     subprocess.run(command, check=True, capture_output=True)
     assert hash_files(tmp_path / FOLDER) == hashes
     manifest = json.loads((tmp_path / FOLDER / "manifest.json").read_text())
