@@ -103,6 +103,8 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         plan = plan_conversion(conversion, base)
         job = make_job(conversion, plan, base)
         if counts := read_finished(job):
+            # A launcher that was killed at its very end left it.
+            remove_tree(job.work)
             return counts
         prepare_output(job, plan, statistics_of(conversion, base))
         every = tuple(sorted(plan.shards))

@@ -92,6 +92,7 @@ def test_launchers_killed_at_random_moments_with_their_workers_lose_nothing(
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         if (tmp_path / FOLDER / "dataset_info.json").exists():
+            subprocess.run(command, check=True, capture_output=True)
             assert hash_files(tmp_path / FOLDER) == hashes
             shutil.rmtree(tmp_path / "tiny")
     subprocess.run(command, check=True, capture_output=True)
