@@ -37,7 +37,7 @@ def good() -> Results:
         n_steps=40, frames={"base_0_rgb": (jpeg,) * 6},
         segments=((0.0, 1.2, "reach", "subtask"), (1.2, 2.0, "hold still", "idle")),
     )  # fmt: skip
-    group = {"name": "a@x", "n_episodes": 3, "n_steps": 90, "raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
+    group = {"name": "in_house/a@x", "n_episodes": 3, "n_steps": 90, "raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
     rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
     return Results(
         quick=False,
@@ -45,12 +45,12 @@ def good() -> Results:
         kept=(Kept(name="in_house", episodes=WRITTEN - FLAWED, steps=900, robots=("ur5e",), rejects=rejects),),
         shown=(shown,),
         plan={"groups": [group]},
-        drawn={"a@x": 0.41},
-        task_groups=("a@x",),
+        drawn={"in_house/a@x": 0.41},
+        task_groups=("in_house/a@x",),
         losses={"pretrained": falling, "posttrained": falling},
         evals={
-            "pretrained": evaluation(0.3, "b@y", "a@x"),
-            "posttrained": evaluation(0.1, "b@y", "a@x"),
+            "pretrained": evaluation(0.3, "b@y", "in_house/a@x"),
+            "posttrained": evaluation(0.1, "b@y", "in_house/a@x"),
         },
         rollouts={
             "pretrained": [outcome(2, lifted_other=1)],
@@ -63,7 +63,7 @@ def test_good_results_have_no_findings(good: Results) -> None:
     assert findings(good) == []
     rows = [(row.group, row.is_task, row.policies) for row in good.errors]
     both = {"pretrained": 0.3, "posttrained": 0.1}
-    assert rows == [("a@x", True, both), ("b@y", False, both)]
+    assert rows == [("in_house/a@x", True, both), ("b@y", False, both)]
 
 
 def test_a_policy_that_loses_to_a_baseline_is_a_finding(good: Results) -> None:
@@ -74,9 +74,9 @@ def test_a_policy_that_loses_to_a_baseline_is_a_finding(good: Results) -> None:
 
 
 def test_post_training_that_does_not_help_is_a_finding(good: Results) -> None:
-    evals = dict(good.evals) | {"posttrained": evaluation(0.35, "b@y", "a@x")}
+    evals = dict(good.evals) | {"posttrained": evaluation(0.35, "b@y", "in_house/a@x")}
     assert findings(replace(good, evals=evals)) == [
-        "a@x: expected the post-trained policy below 0.300, the pretrained one; found 0.350"
+        "in_house/a@x: expected the post-trained policy below 0.300, the pretrained one; found 0.350"
     ]
 
 
@@ -107,8 +107,8 @@ def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(goo
     behind = evaluation(0.3, "b@y")["groups"]
     behind[0]["error"] = {"m": {"policy": 0.45, "repeat_state": 0.4, "mean_action": 0.5}}
     evals = {
-        "pretrained": {"groups": behind + evaluation(0.3, "a@x")["groups"]},
-        "posttrained": {"groups": evaluation(0.6, "b@y")["groups"] + evaluation(0.1, "a@x")["groups"]},
+        "pretrained": {"groups": behind + evaluation(0.3, "in_house/a@x")["groups"]},
+        "posttrained": {"groups": evaluation(0.6, "b@y")["groups"] + evaluation(0.1, "in_house/a@x")["groups"]},
     }
     evals["posttrained"]["groups"][0]["error"] = dict(behind[0]["error"])
     results = replace(good, evals=evals)
@@ -119,7 +119,7 @@ def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(goo
 
 
 def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_path: Path) -> None:
-    evals = dict(good.evals) | {run: evaluation(0.2, "b@y", "a@x") for run in ("segments", "scratch")}
+    evals = dict(good.evals) | {run: evaluation(0.2, "b@y", "in_house/a@x") for run in ("segments", "scratch")}
     asked = [outcome(5), outcome(7, "script"), outcome(4, "high_level")]
     elsewhere = outcome(0) | {"robot": "z"}
     rollouts = dict(good.rollouts) | {"segments": asked, "scratch": [outcome(1)]}

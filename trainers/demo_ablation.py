@@ -58,7 +58,8 @@ def ablation_rows(results: Results) -> list[Row]:
 
 def _rows(results: Results, run: str) -> Iterator[Row]:
     tasks = [row.policies[run] for row in results.errors if row.is_task]
-    outcomes = [o for o in results.rollouts[run] if f"{o['task']}@{o['robot']}" in results.task_groups]
+    trained = {name.rsplit("/", 1)[-1] for name in results.task_groups}  # without the mixture's groups around them
+    outcomes = [o for o in results.rollouts[run] if f"{o['task']}@{o['robot']}" in trained]
     for condition in dict.fromkeys(o["condition"] for o in outcomes):
         of_it = [o for o in outcomes if o["condition"] == condition]
         counts = {
