@@ -37,7 +37,8 @@ def good() -> Results:
         n_steps=40, frames={"base_0_rgb": (jpeg,) * 6},
         segments=((0.0, 1.2, "reach", "subtask"), (1.2, 2.0, "hold still", "idle")),
     )  # fmt: skip
-    group = {"name": "in_house/a@x", "n_episodes": 3, "n_steps": 90, "raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
+    shares = {"raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
+    group = {"name": "in_house/a@x", "n_episodes": 3, "n_steps": 90, **shares}
     rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
     return Results(
         quick=False,
