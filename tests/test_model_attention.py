@@ -62,10 +62,10 @@ def cudnn_by_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("heads", [(2, 2), (4, 1)])
-def test_a_mask_is_understood_alike(cudnn_by_xla: None, heads: tuple[int, int]) -> None:
-    query, key, value = random_heads(heads, 0)
-    mask = jnp.array(np.random.default_rng(1).random((2, 5, 6)) < 0.5).at[:, :, 0].set(True)
+def test_a_mask_is_understood_alike(cudnn_by_xla: None) -> None:
+    query, key, value = random_heads((4, 1), 0)
+    mask = np.random.default_rng(1).random((2, 5, 6)) < 0.5
+    mask[:, :, 0] = True
     for seen in (None, mask, mask[:, :1]):
         np.testing.assert_allclose(
             attend(query, key, value, seen, "cudnn"), attend(query, key, value, seen, "plain"), atol=2e-6
@@ -90,8 +90,7 @@ SMALL = Pi0Config(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("packing", [None, Packing(slots=4)], ids=str)
-def test_the_whole_policy_asks_cudnn_for_the_same(cudnn_by_xla: None, packing: Packing | None) -> None:
+def test_the_whole_policy_asks_cudnn_for_the_same(cudnn_by_xla: None) -> None:
     rng = np.random.default_rng(0)
     there = np.array([[0, 1], [1, 1], [1, 0]], bool)
     seen = Observation(
@@ -100,17 +99,15 @@ def test_the_whole_policy_asks_cudnn_for_the_same(cudnn_by_xla: None, packing: P
         tokenized_prompt=rng.integers(1, 20, (2, 6)),
         tokenized_prompt_mask=np.arange(6) < np.array([[4], [2]]),
         state=rng.normal(size=(2, 4)).astype(np.float32),
-        packing=packing,
     )
     params = jax.jit(policy.init_params, static_argnums=0)(SMALL, jax.random.key(0))
     noisy, time = rng.normal(size=(2, 4, 4)).astype(np.float32), np.array([0.3, 0.9], np.float32)
-    velocities = [
-        jax.jit(policy.velocity, static_argnums=0)(
-            dataclasses.replace(SMALL, attention=kernel), params, seen, noisy, time
-        )
-        for kernel in ("cudnn", "plain")
-    ]
-    np.testing.assert_allclose(*velocities, atol=3e-6)
+    velocity = jax.jit(policy.velocity, static_argnums=0)
+    plain = velocity(SMALL, params, seen, noisy, time)
+    config = dataclasses.replace(SMALL, attention="cudnn")
+    for packing in (None, Packing(slots=4)):
+        found = velocity(config, params, seen.replace(packing=packing), noisy, time)
+        np.testing.assert_allclose(found, plain, atol=3e-6)
 
 
 @pytest.fixture
