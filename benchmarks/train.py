@@ -170,14 +170,14 @@ class BareStep:
         self._seed = jax.random.key(0)
 
     def seconds(self, steps: int) -> list[float]:
-        """Of each of so many steps, after some that settle."""
-        seconds = []
-        for _ in range(steps + SETTLED):
-            began = time.perf_counter()
+        """Between the ends of so many steps, after some that settle; each is begun before the one before has ended."""
+        ends, before = [], None
+        for _ in range(steps + SETTLED + 1):
             self._state, report = self._step(self._state, self._batch, self._seed, 1e-4)
-            jax.block_until_ready((self._state, report))
-            seconds.append(time.perf_counter() - began)
-        return seconds[SETTLED:]
+            jax.block_until_ready(before)
+            ends.append(time.perf_counter())
+            before = report
+        return np.diff(ends[SETTLED:]).tolist()
 
     def saving(self) -> tuple[float, float]:
         """Seconds that a checkpoint keeps the loop, and until it is complete; medians of five."""
