@@ -9,8 +9,9 @@ CONTRACT := $(addprefix pipelines/,slots.py embodiments.py episode.py errors.py 
 demo: .venv
 	$(BIN)/embodimix demo
 
+# A process a core; each file's tests stay together, since they share what is dear to make.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The same job on an external pool of workers and, where Maven finds Beam's job server, on a real Flink cluster.
 test-flink: .venv
