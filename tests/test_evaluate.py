@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, settings, stand_in
+from toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 
 from pipelines.errors import UsageError
 from trainers.baselines import holds_position, mean_action, repeat_state, slot_units
 from trainers.evaluate import Request, evaluate, render
 from trainers.measures import Predictions, by_slot, measure, overall
-from trainers.setup import Request as TrainRequest
-from trainers.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -114,15 +112,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]) -> Path:
-    folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "toy.yaml").write_text("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch.setattr)
-        train(TrainRequest(
-            stage="pretrain", spec=folder / "toy.yaml", run=folder / "run", show_progress=False,
-            overrides=settings(batch_size=4, steps=1),
-        ))  # fmt: skip
-    return folder / "run"
+    return train_toy(tmp_path_factory.mktemp("evaluate"))
 
 
 def test_a_run_is_evaluated_the_same_way_twice_and_drawn(toy_run: Path) -> None:

@@ -8,23 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_policy import CONFIG, PARAMS
 
 from model import check, policy
-from model.config import GemmaConfig, Pi0Config, SiglipConfig
+from model.config import Pi0Config
 from model.inputs import CAMERAS, Observation, observation_from_batch
 from model.packing import Packing, Places, fit_packing, place_images, place_tokens, valid_first
 
-GEMMA = GemmaConfig(width=16, depth=2, mlp_dim=24, heads=2, kv_heads=1, head_dim=8)
-CONFIG = Pi0Config(
-    siglip=SiglipConfig(width=16, depth=1, mlp_dim=24, heads=2, patch_size=8, image_size=16),
-    prefix=GEMMA,
-    expert=GEMMA,
-    vocab_size=20,
-    action_dim=4,
-    horizon=5,
-    max_tokens=6,
-)
-PARAMS = jax.jit(policy.init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 RNG = np.random.default_rng(3)
 THERE = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 1], [1, 0, 1]], bool)
 SEEN = Observation(

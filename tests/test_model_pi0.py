@@ -7,30 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_policy import CONFIG, GEMMA, PARAMS
 
 from model import policy
-from model.config import (
-    GemmaConfig,
-    Pi0Config,
-    SiglipConfig,
-    config_from_dict,
-    config_from_params,
-    named_config,
-)
+from model.config import config_from_dict, config_from_params, named_config
 from model.inputs import CAMERAS, Observation, observation_from_batch
 from model.params import flatten
-
-GEMMA = GemmaConfig(width=16, depth=2, mlp_dim=24, heads=2, kv_heads=1, head_dim=8)
-CONFIG = Pi0Config(
-    siglip=SiglipConfig(width=16, depth=1, mlp_dim=24, heads=2, patch_size=8, image_size=16),
-    prefix=GEMMA,
-    expert=GEMMA,
-    vocab_size=20,
-    action_dim=4,
-    horizon=5,
-    max_tokens=6,
-)
-PARAMS = jax.jit(policy.init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 def observation(batch: int = 2, cameras: tuple[str, ...] = CAMERAS) -> Observation:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from toy_mixture import HORIZON, NORM_KEYS, quick_compilation, settings, stand_in, toy_statistics
+from toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
 
 from pipelines.errors import FailedWork, UsageError
 from trainers import messages
@@ -26,8 +26,6 @@ from trainers.observations import Names, read_look
 from trainers.robots import find_robot, open_loop_steps, read_robots
 from trainers.serve import PolicyServer, Request, port_of
 from trainers.serve_cli import run_serve
-from trainers.setup import Request as TrainRequest
-from trainers.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -36,15 +34,7 @@ ARM, BASE = NORM_KEYS
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    (folder / "toy.yaml").write_text("toy")
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch.setattr)
-        train(TrainRequest(
-            stage="pretrain", spec=folder / "toy.yaml", run=folder / "run", show_progress=False,
-            overrides=settings(batch_size=4, steps=1),
-        ))  # fmt: skip
-    return folder / "run"
+    return train_toy(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")

@@ -210,6 +210,22 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def train_toy(folder: Path) -> Path:
+    """One step on the toy mixture; returns the run's folder."""
+    from trainers.setup import Request
+    from trainers.train import train
+
+    (folder / "toy.yaml").write_text("toy")
+    request = Request(
+        stage="pretrain", spec=folder / "toy.yaml", run=folder / "run", show_progress=False,
+        overrides=settings(batch_size=4, steps=1),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch.setattr)
+        train(request)
+    return folder / "run"
+
+
 def stand_in(patch: Any) -> None:
     """Puts the toy in the place of mixtures on disk; `patch(module, name, value)` sets an attribute."""
     import trainers.evaluate

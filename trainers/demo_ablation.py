@@ -1,6 +1,5 @@
 """The demo's ablation: what pretraining and segment language are good for, one row per policy and way of asking."""
 
-import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ CONDITIONS = {
     "task": "the task's sentence", "script": "segment sentences of a script that knows the scene",
     "high_level": "segment sentences of a high-level policy",
 }  # fmt: skip
+HEADS = (
+    "policy", "asked by", "success", "95 %", "went to the cube that is meant", "lifted the other", "held-out error",
+)  # fmt: skip
 Z_95 = 1.959964
 
 
@@ -70,32 +72,12 @@ def _rows(results: Results, run: str) -> Iterator[Row]:
 
 def ablation_markdown(rows: Sequence[Row]) -> str:
     """The table for documents."""
-    lines = [
-        "| policy | asked by | success | 95 % | went to the cube that is meant | lifted the other | held-out error |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)]) + "\n"
+    table = (HEADS, ("---",) * len(HEADS), *map(cells, rows))
+    return "".join("| " + " | ".join(line) + " |\n" for line in table)
 
 
-def ablation_html(rows: Sequence[Row]) -> str:
-    """The table and how to read it, for the demo's page."""
-    heads = ("policy", "asked by", "success", "95 %", "went to the meant one", "lifted the other", "held-out error")
-    cells = "".join(
-        "<tr>" + "".join(f"<td{' class=n' * (k > 1)}>{html.escape(cell)}</td>" for k, cell in enumerate(_cells(row)))
-        + "</tr>" for row in rows
-    )  # fmt: skip
-    head = "".join(f"<th{' class=n' * (k > 1)}>{name}</th>" for k, name in enumerate(heads))
-    return (
-        "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
-        "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "
-        "number of steps; all act in the same new scenes. A policy is asked by the task's sentence, or by the sentence "
-        "of the step that comes next: said by a script that knows the scene, or chosen by a high-level policy that "
-        "sees joints and grippers and learned from the labelled segments.</p>"
-        f"<div class='card'><table><tr>{head}</tr>{cells}</table></div>"
-    )
-
-
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """What the table says of a row, in the order of `HEADS`."""
     low, high = row.interval
     return (
         NAMES[row.policy], CONDITIONS[row.condition], f"{row.successes}/{row.episodes}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.files import write_atomically
-from trainers.demo_ablation import ablation_html, ablation_rows
+from trainers.demo_ablation import HEADS, ablation_rows, cells
 from trainers.demo_results import Results, Shown
 
 STYLE = """
@@ -176,7 +176,25 @@ def _rollouts(results: Results) -> str:
 
 
 def _ablation(results: Results) -> str:
-    return ablation_html(ablation_rows(results)) if "scratch" in results.rollouts else ""
+    """The ablation's table and how to read it, where the ablation was run."""
+    if "scratch" not in results.rollouts:
+        return ""
+    heads = (*HEADS[:2], *(f"#{head}" for head in HEADS[2:]))
+    rows = []
+    for row in ablation_rows(results):
+        policy, asked_by, *numbers = map(html.escape, cells(row))
+        rows.append(
+            f"<tr><td>{policy}</td><td>{asked_by}</td>"
+            + "".join(f"<td class=n>{number}</td>" for number in numbers) + "</tr>"
+        )  # fmt: skip
+    return (
+        "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
+        "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "
+        "number of steps; all act in the same new scenes. A policy is asked by the task's sentence, or by the sentence "
+        "of the step that comes next: said by a script that knows the scene, or chosen by a high-level policy that "
+        "sees joints and grippers and learned from the labelled segments.</p>"
+        f"<div class='card'>{_table(heads, rows)}</div>"
+    )
 
 
 def _logged(results: Results) -> str:
