@@ -1,5 +1,6 @@
 """A high-level policy learned from labelled segments: which sentence comes next."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,9 @@ def test_a_task_it_never_saw_is_named() -> None:
         learned.next_sentence("fold it", vector(0.0), {})
 
 
-def test_it_learns_what_the_table_says_of_each_stretch(tmp_path: Path) -> None:
+@pytest.fixture
+def labelled(tmp_path: Path) -> tuple[EpisodeStore, Path]:
+    """A dataset of two episodes, and a table that calls the first half of each `reach` and the second `take`."""
     dataset = make_dataset(tmp_path, n_episodes=2, n_shards=1)
     store = EpisodeStore(dataset)
     rows = []
@@ -48,6 +51,11 @@ def test_it_learns_what_the_table_says_of_each_stretch(tmp_path: Path) -> None:
                            created="2026-01-01T00:00:00Z", tool_version="0.1.0")
             )  # fmt: skip
     write_segments(dataset / "ann.parquet", rows)
+    return store, dataset
+
+
+def test_it_learns_what_the_table_says_of_each_stretch(labelled: tuple[EpisodeStore, Path]) -> None:
+    store, dataset = labelled
     brief = next(iter(store.briefs.values()))
     learned = learn_nearest_state(dataset, dataset / "ann.parquet", [brief.robot])
     assert sum(map(len, learned.sentences.values())) == sum(b.n_steps for b in store.briefs.values())
@@ -57,3 +65,14 @@ def test_it_learns_what_the_table_says_of_each_stretch(tmp_path: Path) -> None:
     assert one.next_sentence(brief.task, state[-1], {}) == "take"
     with pytest.raises(FailedWork, match="successful episodes of .'nobody'., found none"):
         learn_nearest_state(dataset, dataset / "ann.parquet", ["nobody"])
+
+
+def test_it_learns_nothing_from_failures(
+    labelled: tuple[EpisodeStore, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, dataset = labelled
+    failed, kept = store.briefs.values()
+    briefs = {failed.episode_id: replace(failed, success=0), kept.episode_id: kept}
+    monkeypatch.setattr(EpisodeStore, "briefs", briefs)
+    learned = learn_nearest_state(dataset, dataset / "ann.parquet", [kept.robot])
+    assert sum(map(len, learned.sentences.values())) == kept.n_steps
