@@ -35,6 +35,7 @@ from pipelines.statistics import (
     summarize_episode,
 )
 from pipelines.validate import find_fault
+from pipelines.writers import check_wanted
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
 UNREADABLE = (
@@ -97,6 +98,7 @@ def _measure_shard(job: Job, shard: ShardId) -> Measured:
     vectors, n_episodes = PendingVectors(), 0
     cameras: Counter[str] = Counter()
     for located in load_references(job, shard):
+        check_wanted(job.directory)
         beat(job)
         try:
             with staged(located, job.adapter.format) as local:
@@ -219,6 +221,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
 
     def read_all() -> Iterator[Episode]:
         for located in load_references(job, shard):
+            check_wanted(job.directory)
             beat(job)
             with staged(located, job.adapter.format) as local:
                 try:

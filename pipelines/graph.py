@@ -20,6 +20,7 @@ from pipelines.convert import (
 )
 from pipelines.images import codec_seconds
 from pipelines.plan import Job, ShardId
+from pipelines.writers import at_work
 
 _NAMESPACE = "embodimix"
 
@@ -48,7 +49,8 @@ class ConvertShard(beam.DoFn):
 
     def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
         started, before = time.monotonic(), codec_seconds()
-        result = convert_shard(self.job, shard, measured)
+        with at_work(self.job.directory):
+            result = convert_shard(self.job, shard, measured)
         seconds = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
         seconds["all"] = time.monotonic() - started
         for name, value in count(result, seconds).items():

@@ -36,10 +36,13 @@ from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, optio
 from pipelines.sources.folders import source_root
 from pipelines.staging import check_remote_input
 from pipelines.statistics import load_statistics
+from pipelines.writers import call_in, call_off
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _POLL_S = 0.2
+# One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
+_CALL_OFF_S = 60.0
 _REMOTE_POLL_S = 10.0
 
 
@@ -209,11 +212,19 @@ def prepare_output(job: Job, plan: Plan, statistics: Place | None) -> None:
 
 
 def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
-    """Runs the graph to its end. Raises FailedWork with the worker's own words when it fails."""
+    """Runs the graph to its end. Raises FailedWork with the worker's own words when it fails.
+
+    After a failure, or Ctrl-C, no thread of this process writes any more.
+    """
+    output = transform.job.directory
+    call_in(output)
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform
-    except (RuntimeError, OSError, EmbodimixError) as error:
+    except BaseException as error:
+        call_off(output, _CALL_OFF_S)
+        if not isinstance(error, (RuntimeError, OSError, EmbodimixError)):
+            raise
         message = worker_message(str(error))
         raise FailedWork(f"{message}. Finished shards are kept; run the same command again") from error
 

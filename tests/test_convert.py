@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from pipelines.adapters import get_adapter, parse_adapter
 from pipelines.beam_options import make_beam_options
 from pipelines.dataset import Dataset
 from pipelines.errors import FailedWork, UsageError
+from pipelines.graph import ConvertAll
 from pipelines.index import read_sidecar
-from pipelines.launch import Conversion, convert, worker_message
+from pipelines.launch import Conversion, convert, make_job, plan_conversion, run_beam, worker_message
+from pipelines.writers import at_work, check_wanted
 from trainers.main import main
 
 TRAIN = "tiny-train.tfrecord-00000-of-00001"
@@ -262,6 +265,33 @@ def test_a_full_disk_ends_loudly_and_the_rerun_finishes(
     assert not list((tmp_path / "tiny/1.0.0").glob("*tfrecord*"))
     convert(make_conversion(source, tmp_path))
     assert hash_files(tmp_path / "tiny/1.0.0") == hash_files(reference)
+
+
+def test_whoever_gets_a_failure_finds_a_quiet_folder(source: Path, tmp_path: Path) -> None:
+    """Beam's local runner tells of the first failure while other threads are still at work."""
+    job = make_job(make_conversion(source, tmp_path), plan_conversion(make_conversion(source, tmp_path), None))
+    begun, ended = threading.Event(), threading.Event()
+
+    def write_until_called_off() -> None:
+        with at_work(job.directory):
+            begun.set()
+            with pytest.raises(FailedWork, match="left undone, since another one failed"):
+                while True:
+                    check_wanted(job.directory)
+            time.sleep(0.05)
+            ended.set()
+
+    class FailsBesideAWriter(ConvertAll):
+        def expand(self, pipeline: Any) -> Any:
+            threading.Thread(target=write_until_called_off).start()
+            assert begun.wait(60)
+            raise FailedWork("the disk is gone")
+
+    with pytest.raises(FailedWork, match="the disk is gone. Finished shards are kept"):
+        run_beam(FailsBesideAWriter(job, (), ()), make_beam_options(()))
+    assert ended.is_set()
+    with pytest.raises(FailedWork, match="left undone"), at_work(job.directory):
+        pass
 
 
 def test_statistics_can_be_given(source: Path, reference: Path, tmp_path: Path) -> None:
