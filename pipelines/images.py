@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import simplejpeg
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from pipelines.errors import FailedWork
 from pipelines.slots import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 JPEG_QUALITY = 95
 # More than any camera of a robot gives; a picture that says more would take the memory of the whole worker.
@@ -23,6 +26,8 @@ _PNG_START = b"\x89PNG"
 
 
 Stage = Literal["decode", "resize", "encode"]
+# RGBX has a fourth byte without meaning: the layout that Pillow resizes in, so that nothing is repacked on the way.
+Colors = Literal["RGB", "RGBX"]
 
 
 class CorruptImage(FailedWork):
@@ -37,14 +42,18 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
     """
     if isinstance(image, bytes) and image.startswith(_JPEG_START) and _is_whole_at(image, size):
         return image
-    with timed("decode"):
-        pixels = decode_image(image) if isinstance(image, bytes) else image
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise CorruptImage(f"expected a frame uint8 [y, x, 3], found {pixels.dtype} {list(pixels.shape)}")
-    with timed("resize"):
-        boxed = np.ascontiguousarray(letterbox(pixels, size))
-    with timed("encode"):
-        return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace="RGB", colorsubsampling="420")
+    start = time.perf_counter()
+    pixels = _decode(image) if isinstance(image, bytes) else _checked(image)
+    decoded = time.perf_counter()
+    boxed = np.ascontiguousarray(letterbox(pixels, size, "RGBX"))
+    resized = time.perf_counter()
+    colors: Colors = "RGBX" if boxed.shape[2] == 4 else "RGB"
+    jpeg = simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
+    spent = _thread.spent
+    spent["decode"] += decoded - start
+    spent["resize"] += resized - decoded
+    spent["encode"] += time.perf_counter() - resized
+    return jpeg
 
 
 @contextmanager
@@ -54,22 +63,21 @@ def timed(stage: Stage) -> Iterator[None]:
     try:
         yield
     finally:
-        spent = codec_seconds()
-        _thread.spent = spent | {stage: spent[stage] + time.perf_counter() - start}
+        _thread.spent[stage] += time.perf_counter() - start
 
 
 def codec_seconds() -> dict[Stage, float]:
     """The seconds that this thread has spent so far in decoding, resizing and encoding pictures."""
-    return getattr(_thread, "spent", {"decode": 0.0, "resize": 0.0, "encode": 0.0})
+    return dict(_thread.spent)
 
 
-def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
-    """Decodes a JPEG to RGB uint8 [y, x, 3]. Raises CorruptImage, also for a file that is cut off or absurdly large."""
+def decode_jpeg(data: bytes, colors: Colors = "RGB") -> NDArray[np.uint8]:
+    """Decodes a JPEG to uint8 [y, x, 3 or 4]. Raises CorruptImage, also for one that is cut off or absurdly large."""
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
             raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a JPEG of {height} x {width}")
-        return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(data, colors)
     except ValueError as error:
         raise CorruptImage(f"expected a readable JPEG, found {len(data)} bytes: {error}") from error
 
@@ -91,8 +99,10 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error
 
 
-def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
+def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors = "RGB") -> NDArray[np.uint8]:
     """Scales a frame into size x size by bilinear filtering, its aspect kept, centred on black.
+
+    image: uint8 [y, x, 3 or 4]; one that has the size already is returned as it is, any other in `colors`.
 
     >>> letterbox(np.full((2, 4, 3), 9, np.uint8), 4)[:, 0, 0]
     array([0, 9, 9, 0], dtype=uint8)
@@ -100,17 +110,46 @@ def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE) -> NDArray[np.ui
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    from PIL import Image
-
     scale = size / max(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
-    resized = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR))
+    resized = _resize(image, new_height, new_width, colors)
     if (new_height, new_width) == (size, size):
         return resized
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    boxed = np.zeros((size, size, 3), np.uint8)
+    boxed = np.zeros((size, size, len(colors)), np.uint8)
     boxed[top : top + new_height, left : left + new_width] = resized
     return boxed
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    """Decodes in the layout that is cheapest to go on with."""
+    return decode_jpeg(data, "RGBX") if data.startswith(_JPEG_START) else decode_image(data)
+
+
+def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        raise CorruptImage(f"expected a frame uint8 [y, x, 3], found {frame.dtype} {list(frame.shape)}")
+    return frame
+
+
+def _resize(image: NDArray[np.uint8], height: int, width: int, colors: Colors) -> NDArray[np.uint8]:
+    """Scales a frame [y, x, 3 or 4] to uint8 [height, width, colors], with as few copies as Pillow allows."""
+    from PIL import Image
+
+    picture = Image.fromarray(image) if image.shape[2] == 3 else _view(image)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.frombuffer(resized.tobytes("raw", colors), np.uint8).reshape(height, width, len(colors))
+
+
+def _view(image: NDArray[np.uint8]) -> "Picture":
+    """Shows Pillow a frame [y, x, 4] where it lies."""
+    import pyarrow as pa
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    values = pa.Array.from_buffers(pa.uint8(), image.size, [None, pa.py_buffer(image)])
+    pixels = pa.Array.from_buffers(pa.list_(pa.uint8(), 4), height * width, [None], children=[values])
+    return Image.fromarrow(pixels, "RGB", (width, height))
 
 
 def _is_whole_at(data: bytes, size: int) -> bool:
@@ -122,5 +161,10 @@ def _is_whole_at(data: bytes, size: int) -> bool:
     return (height, width) == (size, size) and colorspace == "YCbCr" and data.rstrip(b"\0").endswith(_JPEG_END)
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.spent: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+
+
+_thread = _Thread()
 BLACK_JPEG = to_jpeg(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))

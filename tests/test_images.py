@@ -43,6 +43,12 @@ def test_a_larger_jpeg_is_encoded_again_at_the_target_size() -> None:
     assert abs(pixels.astype(int) - 90).max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (90, 161), (333, 100), (1, 7)])
+def test_a_jpeg_becomes_what_its_decoded_pixels_become(shape: tuple[int, int]) -> None:
+    jpeg = jpeg_of(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    assert to_jpeg(jpeg) == to_jpeg(decode_jpeg(jpeg)) == to_jpeg(letterbox(decode_jpeg(jpeg)))
+
+
 def test_an_array_is_encoded_with_its_channels_in_order() -> None:
     red = np.zeros((224, 224, 3), np.uint8)
     red[..., 0] = 255
