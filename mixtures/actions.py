@@ -47,8 +47,11 @@ class Normalizer:
             relative, wraps = self.relative_slots(norm_keys, state_mask & action_mask)
             moved = absolute_to_relative(action, state, relative, wraps)
         center, half_range = self._affines("action", norm_keys)
-        normalized = (moved - center[:, None]) / half_range[:, None]
-        return np.where(action_mask[:, None], normalized, 0).astype(np.float32)
+        values = np.subtract(moved, center[:, None])
+        values /= half_range[:, None]
+        normalized = np.zeros(values.shape, np.float32)
+        np.copyto(normalized, values, where=action_mask[:, None], casting="same_kind")
+        return normalized
 
     def unnormalize_action(
         self, norm_keys: Sequence[str], action: Floats, state: Floats, state_mask: Mask, action_mask: Mask

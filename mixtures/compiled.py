@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mixtures.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
 from mixtures.remote import mirror_metadata, open_mirror, shard_sizes
 from mixtures.stores import is_remote
+from mixtures.texts import TextLists, Texts
 from pipelines.dataset import INFO_FILE, Dataset, read_info
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.slots import N_SLOTS
@@ -165,6 +166,46 @@ class Table:
         """Text [segments]."""
         return load_column((self.segment_folder or self.folder) / "segment_text.arrow")
 
+    @cached_property
+    def episode_bytes(self) -> memoryview:
+        """The bytes of `episodes`, for a few of many; also below."""
+        return _bytes(self.episodes)
+
+    @cached_property
+    def step_bytes(self) -> memoryview:
+        """The bytes of `steps`."""
+        return _bytes(self.steps)
+
+    @cached_property
+    def action_bytes(self) -> memoryview:
+        """The bytes of `action`."""
+        return _bytes(self.action)
+
+    @cached_property
+    def segment_numbers(self) -> memoryview:
+        """The same as `segment`."""
+        return self.segment.data
+
+    @cached_property
+    def episode_id_at(self) -> Texts:
+        """The same as `episode_ids`, for a few of many."""
+        return Texts(self.episode_ids)
+
+    @cached_property
+    def languages_at(self) -> TextLists:
+        """The same as `languages`, for a few of many."""
+        return TextLists(self.languages)
+
+    @cached_property
+    def segment_text_at(self) -> Texts:
+        """The same as `segment_texts`, for a few of many."""
+        return Texts(self.segment_texts)
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether the shards lie in an object store."""
+        return is_remote(self.path)
+
     def codes(self, attribute: str) -> NDArray[np.int32]:
         """The index of each episode's value in the attribute's vocabulary, int32 [e]."""
         return self._codes[attribute]
@@ -242,6 +283,10 @@ def _load(folder: Path, path: str, home: str) -> Table:
         shard_sizes=tuple(content["shard_sizes"]), n_episodes=content["n_episodes"], n_steps=content["n_steps"],
         vocabularies={name: tuple(values) for name, values in content["vocabularies"].items()},
     )  # fmt: skip
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def load_column(path: Path) -> pa.Array:

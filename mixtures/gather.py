@@ -14,6 +14,8 @@ from mixtures.sampler import position_hash
 from mixtures.spec import ActionRule, LanguageRule
 from pipelines.slots import N_SLOTS
 
+_ACTION_BYTES = 4 * N_SLOTS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -45,65 +47,72 @@ def gather_rows(
 ) -> Rows:
     """Reads the index at `step` of episode `row` of `tables[table]`, for b samples.
 
-    Samples are read table by table, in as few operations as can be, and put back in their order at the end.
+    Slices of mapped files are joined: numpy lets other threads run at every `take`, and a thread that decodes then
+    takes its turn for longer than the copy lasts.
     """
-    order = np.argsort(table, kind="stable")
-    sorted_table, rows = table[order], row[order]
-    edges = [0, *(np.flatnonzero(np.diff(sorted_table)) + 1).tolist(), len(order)]
-    parts = [(tables[sorted_table[a]], slice(a, b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
-    episodes, steps = np.empty(len(order), EPISODE), np.empty(len(order), STEP)
-    segment = np.empty(len(order), np.int32)
-    for source, mine in parts:
-        _take(source.episodes, rows[mine], episodes[mine])
-    here = episodes["first_step"] + step[order]
-    for source, mine in parts:
-        _take(source.steps, here[mine], steps[mine])
-        _take(source.segment, here[mine], segment[mine])
-    action, is_inside = _chunks(parts, rows, here, episodes, rule)
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    episodes, steps = episodes[back], steps[back]
-    offset = episodes["image_base"] + steps["image_start"]
     owners = [tables[number] for number in table.tolist()]
-    keys = episodes["norm_key"].tolist()
+    numbers = row.tolist()
+    episodes = _joined([_slice(t.episode_bytes, EPISODE, i) for t, i in zip(owners, numbers, strict=True)], EPISODE)
+    here = (episodes["first_step"] + step).tolist()
+    steps = _joined([_slice(t.step_bytes, STEP, i) for t, i in zip(owners, here, strict=True)], STEP)
+    if rule.rate_hz is None:
+        control_hz = episodes["control_hz"]
+        action, is_inside = _native_chunks(owners, here, episodes["end_step"].tolist(), rule.horizon)
+    else:
+        control_hz = np.full(len(row), rule.rate_hz, np.float32)
+        action, is_inside = _chunks_at_rate(tables, table, row, step, rule)
     return Rows(
-        tables=owners, row=row, state=np.ascontiguousarray(steps["state"]), action=action[back],
-        is_inside=is_inside[back], state_mask=np.ascontiguousarray(episodes["state_mask"]),
+        tables=owners, row=row, state=np.ascontiguousarray(steps["state"]), action=action, is_inside=is_inside,
+        state_mask=np.ascontiguousarray(episodes["state_mask"]),
         action_mask=np.ascontiguousarray(episodes["action_mask"]),
-        camera_mask=np.ascontiguousarray(episodes["camera_mask"]),
-        control_hz=episodes["control_hz"] if rule.rate_hz is None else np.full(len(row), rule.rate_hz, np.float32),
-        shard=episodes["shard"], image_offset=offset,
+        camera_mask=np.ascontiguousarray(episodes["camera_mask"]), control_hz=control_hz, shard=episodes["shard"],
+        image_offset=episodes["image_base"] + steps["image_start"],
         image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
-        segment=segment[back],
-        norm_key=[t.vocabularies["norm_key"][key] for t, key in zip(owners, keys, strict=True)],
-        episode_id=[t.episode_ids[r].as_py() for t, r in zip(owners, row.tolist(), strict=True)],
+        segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
+        norm_key=[
+            t.vocabularies["norm_key"][key] for t, key in zip(owners, episodes["norm_key"].tolist(), strict=True)
+        ],
+        episode_id=[t.episode_id_at[i] for t, i in zip(owners, numbers, strict=True)],
     )  # fmt: skip
 
 
-def _chunks(
-    parts: Sequence[tuple[Table, slice]], rows: NDArray[np.int64], here: NDArray[np.int64], episodes: NDArray[Any],
-    rule: ActionRule,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:  # fmt: skip
-    """The chunks that begin at rows `here` of the tables' steps: float32 [b, h, 18], and bool [b, h] inside."""
-    action = np.empty((len(rows), rule.horizon, N_SLOTS), np.float32)
-    end = episodes["end_step"][:, None]
-    ahead = here[:, None] + np.arange(rule.horizon)
-    if rule.rate_hz is None:
-        inside = ahead < end
-        ahead = np.minimum(ahead, end - 1)
-        for source, mine in parts:
-            _take(source.action, ahead[mine], action[mine])
-        return action, inside
-    inside = np.empty(ahead.shape, np.bool_)
-    steps = here - episodes["first_step"]
-    for source, mine in parts:
-        action[mine], inside[mine] = read_chunks(source, rows[mine], steps[mine], rule)
+def _native_chunks(
+    owners: Sequence[Table], here: Sequence[int], ends: Sequence[int], horizon: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Chunks that begin at rows `here` of the tables' steps, whose episodes end before rows `ends`.
+
+    Float32 [b, h, 18], and bool [b, h], whether a step is inside; behind the end the last action is repeated.
+    """
+    parts: list[bytes | memoryview] = []
+    for table, begin, end in zip(owners, here, ends, strict=True):
+        source = table.action_bytes
+        parts.append(source[begin * _ACTION_BYTES : min(begin + horizon, end) * _ACTION_BYTES])
+        if end - begin < horizon:
+            last = source[(end - 1) * _ACTION_BYTES : end * _ACTION_BYTES]
+            parts.append(bytes(last) * (horizon - (end - begin)))
+    action = _joined(parts, np.dtype(np.float32)).reshape(len(here), horizon, N_SLOTS)
+    return action, np.arange(horizon) < (np.array(ends, np.int64) - np.array(here, np.int64))[:, None]
+
+
+def _chunks_at_rate(
+    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The same at the rule's rate, table by table."""
+    action = np.empty((len(row), rule.horizon, N_SLOTS), np.float32)
+    inside = np.empty((len(row), rule.horizon), np.bool_)
+    for number in np.unique(table).tolist():
+        mine = table == number
+        action[mine], inside[mine] = read_chunks(tables[number], row[mine], step[mine], rule)
     return action, inside
 
 
-def _take(source: NDArray[Any], rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Copies rows without the buffer that numpy uses where it checks them."""
-    np.take(source, rows, axis=0, out=out, mode="clip")
+def _slice(source: memoryview, kind: np.dtype[Any], row: int) -> memoryview:
+    return source[row * kind.itemsize : (row + 1) * kind.itemsize]
+
+
+def _joined(parts: Sequence[bytes | memoryview], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The parts as one array that can be written to."""
+    return np.frombuffer(bytearray().join(parts), kind)
 
 
 def choose_language(
@@ -114,17 +123,20 @@ def choose_language(
     A sample without a segment text takes one of its episode's instructions, each as likely, or else the task's name.
     """
     wants_segment = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task) < rule.segment
-    words = position_hash(seed, "instruction", positions)
+    drawn = zip(
+        rows.tables, rows.row.tolist(), np.where(wants_segment, rows.segment, -1).tolist(),
+        position_hash(seed, "instruction", positions).tolist(), strict=True,
+    )  # fmt: skip
     texts, is_segment = [], np.zeros(len(positions), np.bool_)
-    for i, (table, row) in enumerate(zip(rows.tables, rows.row, strict=True)):
-        text = table.segment_texts[int(rows.segment[i])].as_py() if wants_segment[i] and rows.segment[i] >= 0 else ""
+    for i, (table, row, segment, word) in enumerate(drawn):
+        text = table.segment_text_at[segment] if segment >= 0 else ""
         is_segment[i] = bool(text)
-        texts.append(text or _task_text(table, int(row), int(words[i])))
+        texts.append(text or _task_text(table, row, word))
     return texts, is_segment
 
 
 def _task_text(table: Table, row: int, word: int) -> str:
-    instructions = [text for text in table.languages[row].as_py() or () if text]
+    instructions = [text for text in table.languages_at[row] if text]
     if instructions:
         return instructions[word % len(instructions)]
     return table.vocabularies["task"][table.codes("task")[row]]

@@ -107,5 +107,5 @@ def _own_segments(table: Table, row: int) -> list[Segment]:
 def _own_segment(table: Table, number: int, start: int, end: int) -> Segment:
     record = table.segments[number]
     kind, source = cast(SegmentKind, KINDS[record["kind"]]), cast(SegmentSource, SOURCES[record["source"]])
-    text = table.segment_texts[number].as_py()
+    text = table.segment_text_at[number]
     return Segment(start=start, end=end, text=text, kind=kind, source=source, confidence=float(record["confidence"]))

@@ -1,5 +1,7 @@
 """The compressed pictures of a batch, read by exact ranges, and their decoding into the batch's buffer."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -19,41 +21,48 @@ class Pictures:
     """
 
     def __init__(self, rows: Rows, steps: NDArray[np.int64], part: slice, corrupt: list[str] | None = None) -> None:
-        self.rows, self.steps, self.corrupt = rows, steps, corrupt
-        self.samples = range(*part.indices(len(rows.row)))
-        self.lengths = rows.image_length[part].tolist()
+        self.rows, self.steps, self.corrupt, self.part = rows, steps, corrupt, part
+        self.files: ShardFiles | None = None
         self.reads: Reads | None = None
 
     def begin(self, files: ShardFiles) -> "Pictures":
         """Begins to read them, where they lie in an object store."""
-        first = self.samples.start
-        offsets = self.rows.image_offset[first : self.samples.stop].tolist()
-        paths = [self.rows.tables[i].shards[self.rows.shard[i]] for i in self.samples]
-        self.reads = files.begin(
-            [
+        self.files = files
+        if any(table.is_remote for table in self.rows.tables[self.part]):
+            ranges = [
                 (path, offset, length)
-                for path, places, sizes in zip(paths, offsets, self.lengths, strict=True)
-                for offset, length in zip(places, sizes, strict=True)
+                for _, path, offsets, lengths in self._places()
+                for offset, length in zip(offsets, lengths, strict=True)
                 if length
             ]
-        )
+            self.reads = files.begin(ranges)
         return self
 
     def decode(self, images: NDArray[np.uint8]) -> None:
         """Decodes them into their places in the batch's pictures; missing ones become black."""
-        assert self.reads is not None
+        assert self.files is not None
         number = 0
-        for i, lengths in zip(self.samples, self.lengths, strict=True):
+        for i, path, offsets, lengths in self._places():
             for camera, length in enumerate(lengths):
                 if length == 0:
                     images[i, camera] = 0
                     continue
-                data = self.reads.get(number)
-                number += 1
+                if self.reads is None:
+                    data = self.files.read(path, offsets[camera], length)
+                else:
+                    data = self.reads.get(number)
+                    number += 1
                 try:
                     _decode_into(data, images[i, camera])
                 except ValueError as error:
                     self._replace(i, camera, images, error)
+
+    def _places(self) -> Iterator[tuple[int, str, list[int], list[int]]]:
+        """Row of the batch, shard, and by camera the offset and the length of each picture."""
+        rows, part = self.rows, self.part
+        shards = [t.shards[i] for t, i in zip(rows.tables[part], rows.shard[part].tolist(), strict=True)]
+        offsets, lengths = rows.image_offset[part].tolist(), rows.image_length[part].tolist()
+        return zip(range(*part.indices(len(rows.row))), shards, offsets, lengths, strict=True)
 
     def _replace(self, i: int, camera: int, images: NDArray[np.uint8], error: ValueError) -> None:
         """Fails the run over a corrupt picture, or makes it black and notes its name."""

@@ -48,10 +48,10 @@ class ShardFiles:
         if is_remote(path):
             return self.begin([(path, offset, length)]).get(0)
         try:
-            data = self._read_local(path, offset, length)
+            data = self._local.get(path).read_at(length, offset)
         except OSError as error:
-            raise FailedWork(f"{path}: expected a readable shard, found: {error}") from error
-        return _checked(data, path, offset, length)
+            data = self._read_again(path, offset, length, error)
+        return data if len(data) == length else _checked(data, path, offset, length)
 
     def close(self) -> None:
         """Ends reads on their way, and closes every file that no reader still uses."""
@@ -67,15 +67,15 @@ class ShardFiles:
         if self.stage:
             self.stage.close()
 
-    def _read_local(self, path: str, offset: int, length: int) -> bytes:
-        """Reads a file; one that fails as disks behind a network do for a moment is opened anew and read again."""
+    def _read_again(self, path: str, offset: int, length: int, error: OSError) -> bytes:
+        """Reads from a file opened anew, if the error is of the kind that passes on disks behind a network."""
         try:
-            return self._local.get(path).read_at(length, offset)
-        except OSError as error:
             if transient_cause(error) is None:
-                raise
-        self._local.drop(path)
-        return with_patience(lambda: self._local.get(path).read_at(length, offset), path)
+                raise error
+            self._local.drop(path)
+            return with_patience(lambda: self._local.get(path).read_at(length, offset), path)
+        except OSError as last:
+            raise FailedWork(f"{path}: expected a readable shard, found: {last}") from last
 
     def _source(self, path: str) -> str:
         """Where a shard is read: its staged copy, or itself."""

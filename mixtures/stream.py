@@ -20,7 +20,7 @@ from mixtures.ranges import WAIT_S
 from mixtures.sampler import Sampler
 from mixtures.shard_files import ShardFiles
 from mixtures.staging import Stage
-from mixtures.stores import IN_FLIGHT, is_remote
+from mixtures.stores import IN_FLIGHT
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS, IMAGE_SIZE
 
@@ -131,7 +131,7 @@ class Stream:
         self._threads = threads or THREADS_PER_CORE * len(os.sched_getaffinity(0))
         self.corrupt: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
-        self._is_remote = any(is_remote(table.path) for table in mixture.tables)
+        self._is_remote = any(table.is_remote for table in mixture.tables)
 
     @property
     def n_samples(self) -> int:
@@ -202,7 +202,7 @@ class Stream:
         """`dataset/episode_id/step` of every sample."""
         rows = [self._where(int(episode)) for episode in samples.episode]
         return [
-            f"{table.name}/{table.episode_ids[row].as_py()}/{step}"
+            f"{table.name}/{table.episode_id_at[row]}/{step}"
             for (table, row), step in zip(rows, samples.step, strict=True)
         ]
 
@@ -299,7 +299,7 @@ class Stream:
         table, row = self._where(episode)
         texts = {name: table.vocabularies[name][table.codes(name)[row]] for name in ("robot", "task", "norm_key")}
         return EpisodeRow(
-            row=episode, dataset=table.name, episode_id=table.episode_ids[row].as_py(),
+            row=episode, dataset=table.name, episode_id=table.episode_id_at[row],
             group=self.mixture.groups[group].name, n_steps=int(table.n_steps_of[row]),
             control_hz=float(table.control_hz[row]), **texts,
         )  # fmt: skip
