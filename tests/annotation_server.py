@@ -25,5 +25,5 @@ class LocalServer:
 
     def end(self) -> None:
         self.server.should_exit = True
-        self.thread.join(timeout=20)
+        self.thread.join(timeout=60)
         self.review.store.close()

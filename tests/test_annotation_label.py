@@ -5,7 +5,6 @@ import contextlib
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -239,7 +238,7 @@ def completion(text: str) -> Reply:
 
 
 def labeler(endpoint: Endpoint, **changes: Any) -> HttpLabeler:
-    return HttpLabeler(**{"url": endpoint.url, "model": "org/vlm-7b", "timeout_s": 5.0, **changes})
+    return HttpLabeler(**{"url": endpoint.url, "model": "org/vlm-7b", "timeout_s": 60.0, **changes})
 
 
 def test_a_fine_server_labels_every_episode(
@@ -309,13 +308,15 @@ def test_times_that_stay_wrong_are_a_dead_letter_and_the_rest_goes_on(
 
 
 def test_a_slow_server_is_given_up_on_in_time(store: EpisodeStore, tmp_path: Path, endpoint: Any) -> None:
+    given_up = threading.Event()
+
     def behave(number: int, question: dict[str, Any]) -> Reply:
-        time.sleep(1.0)
+        given_up.wait(60)
         return completion(good(question))
 
-    began = time.monotonic()
     outcome = run(store, labeler(endpoint(behave), timeout_s=0.2), tmp_path, attempts=1)
-    assert {letter.reason for letter in outcome.dead_letters} == {"unavailable"} and time.monotonic() - began < 3
+    given_up.set()
+    assert {letter.reason for letter in outcome.dead_letters} == {"unavailable"}
 
 
 def test_a_wrong_key_ends_the_run_at_once(store: EpisodeStore, tmp_path: Path, endpoint: Any) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ N = 10
 def make_conversion(source: Path, root: Path, **changes: Any) -> Conversion:
     options: dict[str, Any] = {"name": "tiny", "version": "1.0.0", "adapter": get_adapter("bridge_orig"), "n_shards": 3}
     return Conversion(source=str(source), output_root=str(root), **options | changes)
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Other work on the machine can make anything slow."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -132,7 +141,8 @@ def test_a_conversion_killed_at_any_moment_goes_on_to_the_same_bytes(
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert not (tmp_path / "tiny/1.0.0/dataset_info.json").exists()
+        if (tmp_path / "tiny/1.0.0/dataset_info.json").exists():  # It was quicker than the kill.
+            Dataset.open(tmp_path / "tiny/1.0.0").verify_hashes()
     subprocess.run(command, check=True)
     assert hash_files(tmp_path / "tiny/1.0.0") == hash_files(reference)
 
@@ -319,8 +329,8 @@ def test_a_hung_run_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     job = launch.Job(directory=str(tmp_path), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
     (tmp_path / ".work/results").mkdir(parents=True)
     with launch.supervised(job, n_shards=1, no_progress_s=0.3):
-        time.sleep(0.7)
-    assert gave_up and gave_up[0] > 0.3
+        wait_until(lambda: gave_up)
+    assert gave_up[0] > 0.3
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatc
     files, together = ShardFiles(), threading.Barrier(4)
 
     def open_together(path: str) -> shard_files._LocalFile:
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         return shard_files._LocalFile(path)
 
     monkeypatch.setattr(files._local, "opener", open_together)
@@ -44,7 +44,7 @@ def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatc
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert len(found) == 4 and len({id(file) for file in found}) == 1
 
 

@@ -79,7 +79,7 @@ class PolicyServer:
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
         self._since = time.time()
-        self._counts = {"answered": 0, "refused": 0, "failed": 0, "connections": 0}
+        self._counts = {"asked": 0, "answered": 0, "refused": 0, "failed": 0, "connections": 0}
         self._last_error = ""
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
@@ -156,6 +156,7 @@ class PolicyServer:
         try:
             await connection.send(pack(self.metadata()))
             async for data in connection:
+                self._counts["asked"] += 1
                 async with self._turn:
                     previous_ms = await self._reply(connection, data, previous_ms)
         except ConnectionClosed:
