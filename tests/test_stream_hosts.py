@@ -35,7 +35,7 @@ def run_processes(spec: Path, count: int, batch_size: int, start: int, stop: int
         subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for command in commands
     ]
-    printed = [process.communicate(timeout=150) for process in processes]
+    printed = [process.communicate(timeout=400) for process in processes]
     assert all(process.returncode == 0 for process in processes), printed
     return [json.loads(stdout.splitlines()[-1]) for stdout, _ in printed]
 

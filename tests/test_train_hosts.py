@@ -44,7 +44,7 @@ def start(folder: Path, environment: dict[str, str], count: int, *more: str) -> 
 
 
 def summaries(processes: list[subprocess.Popen[str]]) -> list[dict[str, object]]:
-    printed = [process.communicate(timeout=150) for process in processes]
+    printed = [process.communicate(timeout=400) for process in processes]
     assert all(stdout for stdout, _ in printed), printed
     return [json.loads(stdout.splitlines()[-1]) for stdout, _ in printed]  # the transport writes a line of its own
 
