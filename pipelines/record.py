@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
@@ -16,11 +16,12 @@ from pipelines.images import BLACK_JPEG, to_jpeg
 from pipelines.schema import IMAGE_KEY
 from pipelines.slots import LAYOUT
 from pipelines.statistics import NormStatistics, normalize
-from pipelines.wire import Encoded, ListBody, Value, encode_example, field
+from pipelines.wire import Encoded, ListBody, Value, encode_example, field_head
 
 MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
 _SPOOL_BYTES = 32 << 20
 _CHUNK_BYTES = 1 << 20
+_GROUP_BYTES = 1 << 18
 
 
 class EpisodeTooLarge(FailedWork):
@@ -121,14 +122,27 @@ def segments_to_json(segments: Sequence[Segment]) -> str:
 def _spool(images: Iterable[Image], folder: str | None) -> Frames:
     """Encodes frames one by one into a temporary file, which stays in memory while it is small."""
     file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
-    digest, lengths, size = hashlib.sha256(), [], 0
+    digest, n_bytes = hashlib.sha256(), 0
+    lengths: list[int] = []
+    for jpegs in _groups(images):
+        block = b"".join(part for jpeg in jpegs for part in (field_head(len(jpeg)), jpeg))
+        digest.update(block)
+        n_bytes += file.write(block)
+        lengths += map(len, jpegs)
+    return Frames(file=file, n_bytes=n_bytes, lengths=np.array(lengths, np.int64), digest=digest.digest())
+
+
+def _groups(images: Iterable[Image]) -> Iterator[list[bytes]]:
+    """Yields the JPEGs of some 256 kB together: each call that lets go of Python's lock may have to wait for it."""
+    jpegs: list[bytes] = []
+    n_bytes = 0
     for image in images:
-        jpeg = to_jpeg(image)
-        value = field(jpeg)
-        digest.update(value)
-        size += file.write(value)
-        lengths.append(len(jpeg))
-    return Frames(file=file, n_bytes=size, lengths=np.array(lengths, np.int64), digest=digest.digest())
+        jpegs.append(to_jpeg(image))
+        n_bytes += len(jpegs[-1])
+        if n_bytes >= _GROUP_BYTES:
+            yield jpegs
+            jpegs, n_bytes = [], 0
+    yield jpegs
 
 
 def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Value]:

@@ -8,6 +8,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, overload
 
 import numpy as np
@@ -104,7 +105,13 @@ def varint_sizes(values: NDArray[np.integer]) -> NDArray[np.int64]:
 
 def field(content: bytes) -> bytes:
     """One value of a bytes list: tag, length, content."""
-    return bytes([_FIRST]) + varint(len(content)) + content
+    return field_head(len(content)) + content
+
+
+@lru_cache(maxsize=4096)
+def field_head(n_bytes: int) -> bytes:
+    """What stands before a value of so many bytes in a bytes list: tag and length."""
+    return bytes([_FIRST]) + varint(n_bytes)
 
 
 def encode_example(features: Mapping[str, Value]) -> Encoded:
@@ -160,7 +167,7 @@ def _list_content(value: Value) -> tuple[int, int, Iterator[bytes]]:
     if isinstance(value, ListBody):
         return _FIRST, value.n_bytes, value.chunks
     if not isinstance(value, np.ndarray):
-        content = b"".join(field(item) for item in value)
+        content = b"".join(part for item in value for part in (field_head(len(item)), item))
         return _FIRST, len(content), iter([content])
     if value.dtype.kind == "f":
         content = field(value.astype("<f4").tobytes()) if value.size else b""
