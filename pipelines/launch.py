@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -36,6 +35,7 @@ from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, optio
 from pipelines.sources.folders import source_root
 from pipelines.staging import check_remote_input
 from pipelines.statistics import load_statistics
+from pipelines.workers import deaths_noted, end_processes
 from pipelines.writers import call_in, call_off
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
@@ -267,40 +267,40 @@ def locked(directory: Place) -> Iterator[None]:
 
 @contextmanager
 def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
-    """Shows a progress bar over shards, and ends this process loudly when nothing was done for `no_progress_s`.
+    """Shows a progress bar over shards, and ends this process loudly when a worker process was killed, or nothing was
+    done for `no_progress_s`.
 
     A dead worker makes Beam's local runner wait for ever; 0 waits as long as the runner does.
     """
     beat(job)
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, ended), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        heartbeat_path(job).unlink(missing_ok=True)
+    with deaths_noted() as deaths:
+        watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, deaths, ended), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            heartbeat_path(job).unlink(missing_ok=True)
 
 
-def _watch(job: Job, n_shards: int, no_progress_s: float, ended: threading.Event) -> None:
+def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], ended: threading.Event) -> None:
     results, poll_s = job.work / "results", _POLL_S if isinstance(job.work, Path) else _REMOTE_POLL_S
     with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
         while not ended.wait(poll_s):
             bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
             silent_s = time.time() - heartbeat_path(job).stat().st_mtime
+            if deaths:
+                _give_up(f"a worker process was killed ({deaths[0]}); if memory ran out, use fewer --workers")
             if no_progress_s and silent_s > no_progress_s:
-                _give_up(silent_s)
+                _give_up(f"no worker has made progress for {silent_s:.0f} s; a worker may have been killed")
         bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
 
 
-def _give_up(silent_s: float) -> None:
+def _give_up(reason: str) -> None:
     """Ends this process and the workers it started; a hung runner cannot be asked to."""
-    print(
-        f"embodimix convert: no worker has made progress for {silent_s:.0f} s; a worker may have been killed. Finished "
-        "shards are kept; run the same command again", file=sys.stderr, flush=True,
-    )  # fmt: skip
-    for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+    advice = "Finished shards are kept; run the same command again"
+    print(f"embodimix convert: {reason}. {advice}", file=sys.stderr, flush=True)
+    end_processes()
     os._exit(1)

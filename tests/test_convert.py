@@ -26,7 +26,8 @@ from pipelines.dataset import Dataset
 from pipelines.errors import FailedWork, UsageError
 from pipelines.graph import ConvertAll
 from pipelines.index import read_sidecar
-from pipelines.launch import Conversion, convert, make_job, plan_conversion, run_beam, worker_message
+from pipelines.launch import Conversion, convert, make_job, plan_conversion, run_beam, supervised, worker_message
+from pipelines.plan import Job
 from pipelines.writers import at_work, check_wanted
 from trainers.main import main
 
@@ -323,14 +324,34 @@ def test_a_share_of_train_moves_to_val_by_hash(source: Path, tmp_path: Path) -> 
     assert sum(counts.values()) == N and 1 <= counts["val"] <= 5
 
 
-def test_a_hung_run_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gave_up: list[float] = []
-    monkeypatch.setattr(launch, "_give_up", gave_up.append)
-    job = launch.Job(directory=str(tmp_path), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
-    (tmp_path / ".work/results").mkdir(parents=True)
-    with launch.supervised(job, n_shards=1, no_progress_s=0.3):
+def test_a_hung_run_is_given_up(watched: Job, gave_up: list[str]) -> None:
+    with supervised(watched, n_shards=1, no_progress_s=0.3):
         wait_until(lambda: gave_up)
-    assert gave_up[0] > 0.3
+    assert gave_up[0].startswith("no worker has made progress for ")
+
+
+def test_a_run_whose_worker_was_killed_is_given_up(watched: Job, gave_up: list[str]) -> None:
+    def run_worker() -> None:
+        raise RuntimeError("Worker subprocess exited with return code 137")
+
+    with supervised(watched, n_shards=1, no_progress_s=600):
+        threading.Thread(target=run_worker).start()
+        wait_until(lambda: gave_up)
+    assert gave_up[0].startswith("a worker process was killed (SIGKILL)")
+
+
+@pytest.fixture
+def gave_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why the supervisor ended the run, in place of ending this process."""
+    reasons: list[str] = []
+    monkeypatch.setattr(launch, "_give_up", reasons.append)
+    return reasons
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Job:
+    (tmp_path / ".work/results").mkdir(parents=True)
+    return Job(directory=str(tmp_path), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
 
 
 @pytest.mark.parametrize(

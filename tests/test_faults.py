@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipelines.errors import FailedWork
 from pipelines.launch import convert
 from pipelines.native import Rejected
 from pipelines.patience import transient_cause
+from pipelines.workers import deaths_noted, killed_by
 
 N = 12
 FOLDER = "tiny/1.0.0"
@@ -158,19 +160,52 @@ def test_a_worker_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     convert(make_conversion(source, tmp_path / "undisturbed", n_shards=6))
     expected = hash_files(tmp_path / "undisturbed" / FOLDER)
     root = tmp_path / "out"
-    options = ["--shards", "6", "--no-progress-limit", "10", *PROCESSES]
+    options = ["--shards", "6", *PROCESSES]
     launcher = subprocess.Popen(command(source, root, *options), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: any(root.glob(f"{FOLDER}/.work/results/*.json")), launcher)
     workers = worker_pids(launcher.pid)
     os.kill(workers[0], signal.SIGKILL)
     _, said = launcher.communicate(timeout=60)
-    # The runner may have moved the work; where it hangs, the supervisor ends it loudly.
+    # The worker may have done its part before; where the runner waits for it, the supervisor ends the run loudly.
     if launcher.returncode:
         assert "run the same command again" in said
         assert not (root / FOLDER / "dataset_info.json").exists()
     assert not [pid for pid in workers if is_running(pid)]
     subprocess.run(command(source, root, "--shards", "6"), check=True, capture_output=True)
     assert hash_files(root / FOLDER) == expected
+
+
+@pytest.mark.cluster
+def test_a_killed_worker_ends_the_run_at_once_and_by_name(source: Path, tmp_path: Path) -> None:
+    launcher = subprocess.Popen(command(source, tmp_path, *PROCESSES), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: worker_pids(launcher.pid), launcher)
+    os.kill(worker_pids(launcher.pid)[0], signal.SIGKILL)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "a worker process was killed (SIGKILL)" in said
+    assert "Finished shards are kept; run the same command again" in said
+
+
+@pytest.mark.parametrize("code, expected", [(137, "SIGKILL"), (-9, "SIGKILL"), (139, "SIGSEGV"), (130, ""), (1, "")])
+def test_a_worker_that_a_signal_ended_is_told_from_one_that_ended_by_itself(code: int, expected: str) -> None:
+    assert killed_by(f"Worker subprocess exited with return code {code}") == expected
+
+
+def test_deaths_of_workers_are_noted_and_other_failures_of_threads_reported_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: reported.append(str(failure.exc_value)))
+    with deaths_noted() as deaths:
+        for message in ("Worker subprocess exited with return code -15", "something else"):
+            thread = threading.Thread(target=fail, args=(message,))
+            thread.start()
+            thread.join()
+    assert (deaths, reported) == (["SIGTERM"], ["something else"])
+
+
+def fail(message: str) -> None:
+    raise RuntimeError(message)
 
 
 def wait_for(happened: Any, process: subprocess.Popen[str], limit_s: float = 60.0) -> None:

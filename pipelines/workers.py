@@ -1,0 +1,68 @@
+"""The worker processes that Beam's local runner starts: which of them were killed, and how all of them are ended."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What the runner's thread that waits for a worker process ends with; nothing else hears of it.
+_EXITED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
+
+
+@contextmanager
+def deaths_noted() -> Iterator[list[str]]:
+    """Yields a list that gets the name of the signal whenever one ends a worker process, such as SIGKILL.
+
+    Ctrl-C, which reaches the launcher as well, does not count, nor does a worker that ends by itself.
+    """
+    deaths: list[str] = []
+    report = threading.excepthook
+
+    def note(failure: threading.ExceptHookArgs) -> None:
+        if name := killed_by(str(failure.exc_value)):
+            deaths.append(name)
+        else:
+            report(failure)
+
+    threading.excepthook = note
+    try:
+        yield deaths
+    finally:
+        threading.excepthook = report
+
+
+def killed_by(message: str) -> str:
+    """The name of the signal in the runner's words on a worker's end; "" where there is none.
+
+    >>> killed_by("Worker subprocess exited with return code 137")
+    'SIGKILL'
+    """
+    told = _EXITED.search(message)
+    code = int(told[1]) if told else 0
+    number = -code if code < 0 else code - 128  # A shell between the two adds 128.
+    if number not in set(signal.Signals) or number == signal.SIGINT:
+        return ""
+    return signal.Signals(number).name
+
+
+def end_processes() -> None:
+    """Kills every process that this one started, and theirs; one that writes to the end would outlive its launcher."""
+    for pid in _descendants("self"):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _descendants(pid: int | str) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            below = [int(child) for child in children.read_text().split()]
+        except OSError:
+            continue
+        found += [each for child in below for each in (child, *_descendants(child))]
+    return found
