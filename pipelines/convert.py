@@ -210,6 +210,8 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
 
 
 def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
+    # Before anything is touched: a dataset that was finished meanwhile has no references any more.
+    references = load_references(job, shard)
     rejects: list[Reject] = []
     kept: dict[str, KeptEpisode] = {}
     # Where the first pass kept nothing, an episode is still to be told what is wrong with it, not with the cameras.
@@ -220,7 +222,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         rejects.append(make_reject(reference, reason, detail))
 
     def read_all() -> Iterator[Episode]:
-        for located in load_references(job, shard):
+        for located in references:
             check_wanted(job.directory)
             beat(job)
             with staged(located, job.adapter.format) as local:
@@ -243,7 +245,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         shard=shard, options_hash=job.options_hash, n_episodes=summary.n_episodes, n_steps=summary.n_steps,
         n_bytes=summary.n_bytes, sha256=summary.sha256, kept=tuple(kept.values()), rejects=tuple(rejects),
     )  # fmt: skip
-    write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode())
+    write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode(), parents=False)
     return result
 
 

@@ -25,13 +25,14 @@ class DiskFull(FailedWork):
 
 
 @contextmanager
-def atomic_file(path: Place) -> Iterator[BinaryIO]:
+def atomic_file(path: Place, *, parents: bool = True) -> Iterator[BinaryIO]:
     """Yields a file that gets the name `path` when the block ends without an error; otherwise it is removed.
 
-    Raises DiskFull when the device or a quota has no room. Readers see the old file or the whole new one.
+    parents: makes all folders above it that are missing; otherwise only the one that holds it. Readers see the old
+    file or the whole new one. Raises DiskFull when the device or a quota has no room.
     """
     try:
-        with _remote_file(path) if isinstance(path, RemotePath) else _local_file(path) as file:
+        with _remote_file(path) if isinstance(path, RemotePath) else _local_file(path, parents) as file:
             yield file
     except OSError as error:
         if error.errno in _FULL:
@@ -40,8 +41,8 @@ def atomic_file(path: Place) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _local_file(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _local_file(path: Path, parents: bool) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=parents, exist_ok=True)
     temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
     try:
         with open(temporary, "w+b") as file:
@@ -63,24 +64,25 @@ def _remote_file(path: RemotePath) -> Iterator[BinaryIO]:
         path.put(file)
 
 
-def write_atomically(path: Place, content: bytes) -> None:
-    """Writes `content` to `path`, whole or not at all. Raises DiskFull."""
-    with atomic_file(path) as file:
+def write_atomically(path: Place, content: bytes, *, parents: bool = True) -> None:
+    """Writes `content` to `path`, whole or not at all. parents: as for atomic_file. Raises DiskFull."""
+    with atomic_file(path, parents=parents) as file:
         file.write(content)
 
 
-def sweep_leftovers(directory: Place) -> list[Path]:
+def sweep_leftovers(directory: Place, *, wanted: bool = True) -> list[Path]:
     """Removes the temporary files that dead writers left in `directory` and below; returns what it removed.
 
     Object stores have none: what is written there appears when it is complete.
 
     A file of a living process of this host, or of another host, stays for a day: its writer may still be at work.
+    wanted: False removes these too, and so ends the work of writers whose part others have done.
     """
     removed: list[Path] = []
     if isinstance(directory, RemotePath):
         return removed
     for path in sorted(directory.rglob(f".*{_SUFFIX}")):
-        if _is_abandoned(path):
+        if not wanted or _is_abandoned(path):
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed

@@ -14,6 +14,7 @@ from pipelines.convert import (
     ShardResult,
     check_cameras,
     convert_shard,
+    load_result,
     measure_shard,
     merge_measured,
     settle_measured,
@@ -50,7 +51,8 @@ class ConvertShard(beam.DoFn):
     def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
         started, before = time.monotonic(), codec_seconds()
         with at_work(self.job.directory):
-            result = convert_shard(self.job, shard, measured)
+            # A cluster that repeats a task hands out its finished shards again.
+            result = load_result(self.job, shard) or convert_shard(self.job, shard, measured)
         seconds = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
         seconds["all"] = time.monotonic() - started
         for name, value in count(result, seconds).items():

@@ -27,7 +27,7 @@ from pipelines.embodiments import get_embodiment
 from pipelines.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.files import sweep_leftovers, write_atomically
 from pipelines.graph import ConvertAll
-from pipelines.manifest import finish_dataset, remove_tree
+from pipelines.manifest import finish_dataset, gone_place, remove_tree
 from pipelines.native import Found
 from pipelines.patience import with_patience
 from pipelines.places import Place, RemotePath, as_place
@@ -191,9 +191,12 @@ def read_finished(job: Job) -> dict[str, Any] | None:
             f"(options {manifest.get('options_hash', 'unknown')}, now {job.options_hash}). "
             "Choose another --version, or remove that folder"
         )
-    if not job.work.exists() and not (directory / "rejects.parquet").exists():
-        names = ", ".join(sorted(path.name for path in directory.iterdir())[:3])
-        raise UsageError(f"{directory}: expected an empty folder or an unfinished conversion, found {names}")
+    # A launcher that was killed while it cleared an unfinished conversion left no more than these two.
+    names = sorted({path.name for path in directory.iterdir()} - {"index", gone_place(job.work).name})
+    if names and not job.work.exists() and "rejects.parquet" not in names:
+        raise UsageError(
+            f"{directory}: expected an empty folder or an unfinished conversion, found {', '.join(names[:3])}"
+        )
     return None
 
 
@@ -203,9 +206,9 @@ def prepare_output(job: Job, plan: Plan, statistics: Place | None) -> None:
     sweep_leftovers(directory)
     if is_saved(job):
         return
-    remove_tree(job.work)
     for path in [*directory.glob(f"{job.name}-*.tfrecord-*"), *directory.glob("index/*.parquet")]:
         path.unlink()
+    remove_tree(job.work)
     if statistics:
         write_atomically(job.frozen_path, statistics.read_bytes())
     save_plan(job, plan)

@@ -1,9 +1,11 @@
 """The closing of a conversion: manifest, rejects, statistics and card, then the metadata that makes it a dataset."""
 
 import json
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.convert import Measured, ShardResult
 from pipelines.errors import FailedWork
-from pipelines.files import atomic_file, write_atomically
+from pipelines.files import atomic_file, sweep_leftovers, write_atomically
 from pipelines.native import Reject
 from pipelines.places import Place, RemotePath
 from pipelines.plan import Job, code_hash
@@ -31,6 +33,8 @@ def finish_dataset(
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
     directory = job.place
+    # All shards are whole: whoever still writes one is a task that a cluster gave to others, and must not end it.
+    sweep_leftovers(directory, wanted=False)
     rejects = sorted(
         [*scan_rejects, *(reject for result in results for reject in result.rejects)],
         key=lambda reject: (reject.split, reject.source_key, reject.start, reject.reason),
@@ -57,12 +61,21 @@ def finish_dataset(
 
 
 def remove_tree(place: Place) -> None:
-    """Removes a folder and all below it, if it is there."""
+    """Removes a folder and all below it, if it is there; late writers find it gone at once, not piece by piece."""
     if not isinstance(place, RemotePath):
-        shutil.rmtree(place, ignore_errors=True)
+        gone = gone_place(place)
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(place, gone)
+        shutil.rmtree(gone, ignore_errors=True)
         return
     for item in place.rglob("*"):
         item.unlink(missing_ok=True)
+
+
+def gone_place(place: Place) -> Place:
+    """Where a folder lies while it is removed."""
+    return place.parent / f"{place.name}.gone"
 
 
 def count_all(

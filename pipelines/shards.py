@@ -55,7 +55,7 @@ def write_shard(
     rows: list[dict[str, Any]] = []
     n_rejected = 0
     spool_folder = None if isinstance(directory, RemotePath) else str(directory)
-    where.sidecar_path(directory).unlink(missing_ok=True)
+    _forget_other_options(where.sidecar_path(directory), options_hash)
     with atomic_file(where.shard_path(directory)) as file:
         output = _HashingFile(file)
         for episode in episodes:
@@ -92,6 +92,12 @@ def finished_shard(
     if fingerprint.options_hash != options_hash or fingerprint.size != path.stat().st_size:
         return None
     return _summary(fingerprint, 0)
+
+
+def _forget_other_options(sidecar: Place, options_hash: str) -> None:
+    """Removes the sidecar of another shard of that name; one of these very options tells of the same bytes."""
+    if sidecar.exists() and read_fingerprint(sidecar).options_hash != options_hash:
+        sidecar.unlink(missing_ok=True)
 
 
 class _HashingFile:

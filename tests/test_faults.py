@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from memory_store import MemoryStore
 from native_files import bridge_features, write_rlds
 from test_convert import POISON, hash_files, make_conversion, read_rejects
 
+from pipelines import convert as conversion
 from pipelines import launch, patience
+from pipelines.convert import convert_shard, measure_shard, merge_measured, settle_measured
 from pipelines.dataset import Dataset
 from pipelines.errors import FailedWork
+from pipelines.graph import ConvertShard
 from pipelines.launch import convert
 from pipelines.native import Rejected
 from pipelines.patience import transient_cause
+from pipelines.plan import Job, Plan
 from pipelines.workers import deaths_noted, killed_by
 
 N = 12
@@ -144,6 +149,70 @@ def test_what_may_pass_is_told_from_what_is_damaged() -> None:
             raise Rejected("unreadable_hdf5", "x") from error
     except Rejected as error:
         assert transient_cause(error).errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("stage", ["annotate", "write_shard"])
+def test_a_writer_that_comes_late_changes_nothing(
+    stage: str, source: Path, hashes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that a cluster gave up is in the middle of a shard, or at its end, when others have done its part."""
+    job, plan = prepare(source, tmp_path)
+    shard = min(plan.shards)
+    measured = settle_measured(merge_measured([measure_shard(job, each) for each in plan.shards]), job)
+    is_there, done_by_others = threading.Event(), threading.Event()
+    work, raised = getattr(conversion, stage), []
+
+    def work_late(*arguments: Any, **options: Any) -> Any:
+        result = work(*arguments, **options)
+        if threading.current_thread() is late:
+            is_there.set()
+            assert done_by_others.wait(120)
+        return result
+
+    def write() -> None:
+        try:
+            convert_shard(job, shard, measured)
+        except OSError as error:
+            raised.append(type(error))
+
+    late = threading.Thread(target=write)
+    monkeypatch.setattr(conversion, stage, work_late)
+    late.start()
+    try:
+        assert is_there.wait(120)
+        convert(make_conversion(source, tmp_path))
+        assert hash_files(tmp_path / FOLDER) == hashes
+    finally:
+        done_by_others.set()
+        late.join()
+    assert raised == [FileNotFoundError]
+    for options_hash in (job.options_hash, "of other options"):
+        with pytest.raises(FileNotFoundError):
+            convert_shard(replace(job, options_hash=options_hash), shard, measured)
+    assert hash_files(tmp_path / FOLDER) == hashes
+
+
+def prepare(source: Path, root: Path) -> tuple[Job, Plan]:
+    """An output with a plan, in which no shard is begun."""
+    wanted = make_conversion(source, root)
+    plan = launch.plan_conversion(wanted, None)
+    job = launch.make_job(wanted, plan)
+    launch.prepare_output(job, plan, None)
+    return job, plan
+
+
+def test_a_task_that_is_repeated_writes_no_finished_shard_again(source: Path, tmp_path: Path) -> None:
+    job, plan = prepare(source, tmp_path)
+    shard = min(plan.shards)
+    measured = settle_measured(measure_shard(job, shard), job)
+    first = list(ConvertShard(job).process(shard, measured))
+    (path,) = tmp_path.glob(f"{FOLDER}/*tfrecord*")
+    written = path.stat().st_ino
+    assert list(ConvertShard(job).process(shard, measured)) == first
+    assert path.stat().st_ino == written
+    path.write_bytes(b"cut off")
+    assert list(ConvertShard(job).process(shard, measured)) == first
+    assert path.stat().st_ino != written
 
 
 def command(source: Path, root: Path, *options: str) -> list[str]:

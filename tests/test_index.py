@@ -219,6 +219,7 @@ def test_a_shard_written_again_is_not_paired_with_its_old_sidecar(
 
     store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
     monkeypatch.setattr("pipelines.shards.write_sidecar", fail)
+    monkeypatch.setattr("stored_episodes.OPTIONS_HASH", "of other options")
     with pytest.raises(FailedWork, match="killed before the sidecar"):
         store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
     assert list(files_in(tmp_path)) == ["toy-train.tfrecord-00000-of-00001"]
