@@ -118,6 +118,7 @@ def test_without_weights_and_biases_the_flag_says_so(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="--wandb arms: Weights & Biases is not installed; pip install wandb"):
         pretrain(tmp_path / "run", steps=1, wandb="arms")
+    assert not RunDirectory(tmp_path / "run").exists()
 
 
 def test_nothing_held_out_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,14 +48,21 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def open_wandb(run: RunDirectory, config: RunConfig) -> Any:
-    """Opens this run at Weights & Biases, the same one after a resume. UsageError where wandb is not installed."""
+def import_wandb(config: RunConfig) -> Any:
+    """The package of Weights & Biases. UsageError where it is not installed."""
     try:
         import wandb
-    except ImportError:
+    except ImportError as error:
         raise UsageError(
-            f"--wandb {config.wandb}: Weights & Biases is not installed; pip install wandb, or leave --wandb out"
+            f"--wandb {config.wandb}: Weights & Biases is not installed; pip install wandb, or leave --wandb out. "
+            f"({error})"
         ) from None
+    return wandb
+
+
+def open_wandb(run: RunDirectory, config: RunConfig) -> Any:
+    """Opens this run at Weights & Biases, the same one after a resume."""
+    wandb = import_wandb(config)
     path = run.path / "wandb_id"
     if not path.exists():
         write_atomically(path, secrets.token_hex(8).encode())

@@ -16,6 +16,7 @@ from pipelines.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
+from trainers.metrics import import_wandb
 from trainers.robots import write_robots
 from trainers.run import CLAIM, RunDirectory
 from trainers.step import TrainState, new_state
@@ -42,6 +43,8 @@ def set_up(run: RunDirectory, request: Request) -> tuple[RunConfig, Mixture]:
     check_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
     config = _taken_up(run, request, mixture) if run.exists() else _new_run(request, mixture)
+    if config.wandb is not None:
+        import_wandb(config)
     return config, mixture
 
 
