@@ -250,7 +250,7 @@ def _decode_forever(seconds: float, seed: int, n_images: int) -> tuple[float, fl
 def jpeg(rng: np.random.Generator) -> bytes:
     """A picture with the bytes of a real one at quality 95, some 24 KB: shapes and some noise."""
     coarse = rng.integers(0, 255, (14, 14, 3)).repeat(16, 0).repeat(16, 1)
-    noisy = np.clip(coarse + rng.normal(0, 4, coarse.shape), 0, 255).astype(np.uint8)
+    noisy = np.clip(coarse + rng.normal(0, 8, coarse.shape), 0, 255).astype(np.uint8)
     return simplejpeg.encode_jpeg(noisy, quality=95, colorsubsampling="420")
 
 

@@ -82,11 +82,11 @@ class Normalizer:
         return np.array([relative_slots(key, self.parts[key])[1] for key in self.statistics])
 
     @cached_property
-    def _tables(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Per array, centers and half ranges of all norm keys, float64 [keys, 18] each."""
+    def _tables(self) -> dict[str, NDArray[np.float64]]:
+        """Per array, centers and half ranges of all norm keys, float64 [2, keys, 18]."""
 
-        def stack(affines: Sequence[Affine]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            return np.array([a.center for a in affines]), np.array([a.half_range for a in affines])
+        def stack(affines: Sequence[Affine]) -> NDArray[np.float64]:
+            return np.array([[a.center for a in affines], [a.half_range for a in affines]])
 
         values = self.statistics.values()
         return {
@@ -94,10 +94,10 @@ class Normalizer:
             "action": stack([s.action.affine(self.normalization) for s in values]),
         }
 
-    def _affines(self, array: str, norm_keys: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        rows = [self._rows[key] for key in norm_keys]
-        center, half_range = self._tables[array]
-        return center[rows], half_range[rows]
+    def _affines(self, array: str, norm_keys: Sequence[str]) -> NDArray[np.float64]:
+        """Centers and half ranges of the samples, float64 [2, b, 18]."""
+        rows = self._rows
+        return self._tables[array].take([rows[key] for key in norm_keys], axis=1)
 
 
 def relative_slots(norm_key: str, parts: Mapping[str, tuple[int, ...]]) -> tuple[Mask, Mask]:

@@ -52,9 +52,13 @@ def gather_rows(
     """
     owners = [tables[number] for number in table.tolist()]
     numbers = row.tolist()
-    episodes = _joined([_slice(t.episode_bytes, EPISODE, i) for t, i in zip(owners, numbers, strict=True)], EPISODE)
+    size = EPISODE.itemsize
+    at = [t.episode_bytes[i * size : (i + 1) * size] for t, i in zip(owners, numbers, strict=True)]
+    episodes = _joined(at, EPISODE)
     here = (episodes["first_step"] + step).tolist()
-    steps = _joined([_slice(t.step_bytes, STEP, i) for t, i in zip(owners, here, strict=True)], STEP)
+    size = STEP.itemsize
+    at = [t.step_bytes[i * size : (i + 1) * size] for t, i in zip(owners, here, strict=True)]
+    steps = _joined(at, STEP)
     if rule.rate_hz is None:
         control_hz = episodes["control_hz"]
         action, is_inside = _native_chunks(owners, here, episodes["end_step"].tolist(), rule.horizon)
@@ -106,10 +110,6 @@ def _chunks_at_rate(
     return action, inside
 
 
-def _slice(source: memoryview, kind: np.dtype[Any], row: int) -> memoryview:
-    return source[row * kind.itemsize : (row + 1) * kind.itemsize]
-
-
 def _joined(parts: Sequence[bytes | memoryview], kind: np.dtype[Any]) -> NDArray[Any]:
     """The parts as one array that can be written to."""
     return np.frombuffer(bytearray().join(parts), kind)
@@ -122,13 +122,14 @@ def choose_language(
 
     A sample without a segment text takes one of its episode's instructions, each as likely, or else the task's name.
     """
-    wants_segment = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task) < rule.segment
-    drawn = zip(
-        rows.tables, rows.row.tolist(), np.where(wants_segment, rows.segment, -1).tolist(),
-        position_hash(seed, "instruction", positions).tolist(), strict=True,
-    )  # fmt: skip
+    segments = rows.segment
+    if (segments >= 0).any():
+        drawn = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task)
+        segments = np.where(drawn < rule.segment, segments, -1)
+    words = position_hash(seed, "instruction", positions)
+    samples = zip(rows.tables, rows.row.tolist(), segments.tolist(), words.tolist(), strict=True)
     texts, is_segment = [], np.zeros(len(positions), np.bool_)
-    for i, (table, row, segment, word) in enumerate(drawn):
+    for i, (table, row, segment, word) in enumerate(samples):
         text = table.segment_text_at[segment] if segment >= 0 else ""
         is_segment[i] = bool(text)
         texts.append(text or _task_text(table, row, word))

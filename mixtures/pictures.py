@@ -1,6 +1,7 @@
 """The compressed pictures of a batch, read by exact ranges, and their decoding into the batch's buffer."""
 
 from collections.abc import Iterator
+from time import perf_counter
 
 import numpy as np
 import simplejpeg
@@ -11,6 +12,8 @@ from mixtures.shard_files import Reads, ShardFiles
 from pipelines.errors import FailedWork
 from pipelines.images import letterbox
 from pipelines.slots import CAMERAS
+
+SLOW_READ_S = 50e-6
 
 
 class Pictures:
@@ -41,14 +44,18 @@ class Pictures:
     def decode(self, images: NDArray[np.uint8]) -> None:
         """Decodes them into their places in the batch's pictures; missing ones become black."""
         assert self.files is not None
-        number = 0
+        number, is_first = 0, True
         for i, path, offsets, lengths in self._places():
             for camera, length in enumerate(lengths):
                 if length == 0:
                     images[i, camera] = 0
                     continue
                 if self.reads is None:
+                    begin = perf_counter()
                     data = self.files.read(path, offsets[camera], length)
+                    if is_first and perf_counter() - begin > SLOW_READ_S:
+                        self._expect()
+                    is_first = False
                 else:
                     data = self.reads.get(number)
                     number += 1
@@ -56,6 +63,14 @@ class Pictures:
                     _decode_into(data, images[i, camera])
                 except ValueError as error:
                     self._replace(i, camera, images, error)
+
+    def _expect(self) -> None:
+        """Has the system bring all pictures of the part into memory at once, while the first are decoded."""
+        assert self.files is not None
+        for _, path, offsets, lengths in self._places():
+            for offset, length in zip(offsets, lengths, strict=True):
+                if length:
+                    self.files.expect(path, offset, length)
 
     def _places(self) -> Iterator[tuple[int, str, list[int], list[int]]]:
         """Row of the batch, shard, and by camera the offset and the length of each picture."""

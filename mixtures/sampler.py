@@ -185,5 +185,6 @@ def _bit_length(value: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.frexp(value.astype(np.float64))[1].astype(np.int64)
 
 
+@lru_cache(maxsize=64)
 def _text_key(text: str) -> int:
     return int.from_bytes(sha256(text.encode()).digest()[:8], "little")

@@ -53,6 +53,13 @@ class ShardFiles:
             data = self._read_again(path, offset, length, error)
         return data if len(data) == length else _checked(data, path, offset, length)
 
+    def expect(self, path: str, offset: int, length: int) -> None:
+        """Says that a range of a local file will be read soon, so that disk and decoding work at once."""
+        try:
+            self._local.get(path).expect(length, offset)
+        except OSError:
+            return  # it is only advice: `read` fails by name
+
     def close(self) -> None:
         """Ends reads on their way, and closes every file that no reader still uses."""
         with self._lock:
@@ -156,6 +163,9 @@ class _LocalFile:
     def read_at(self, length: int, offset: int) -> bytes:
         # A method, so that the call holds the file: a bare descriptor could be closed by now, or be another file's.
         return os.pread(self._descriptor, length, offset)
+
+    def expect(self, length: int, offset: int) -> None:
+        os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):

@@ -25,8 +25,8 @@ from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.slots import CAMERAS, IMAGE_SIZE
 
 WINDOW = 1024
-SAMPLES_PER_TASK = 8
-THREADS_PER_CORE = 2
+SAMPLES_PER_TASK = 16
+THREADS_PER_CORE, THREADS_PER_CORE_REMOTE = 1, 2
 AHEAD_BYTES = 4 << 30
 
 
@@ -100,7 +100,8 @@ class Stream:
     """Draws batches of one split. batch_size is the whole batch of all hosts; each host gets its equal part of rows.
 
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
-    scaled to add up to 1. threads: that read and decode; two a core unless given.
+    scaled to add up to 1. threads: that read and decode; one a core unless given, two where
+    shards lie in an object store.
     stage: keeps copies of shards of object stores on local disk, see `Stage`.
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     Raises UsageError for a split without episodes, an unknown group, or hosts that do not divide the batch.
@@ -128,10 +129,11 @@ class Stream:
         self._window = lru_cache(maxsize=8)(self._draw_window)
         self._files = ShardFiles(stage)
         self._pool = BufferPool((self._rows_per_host, len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self._threads = threads or THREADS_PER_CORE * len(os.sched_getaffinity(0))
+        self._is_remote = any(table.is_remote for table in mixture.tables)
+        per_core = THREADS_PER_CORE_REMOTE if self._is_remote else THREADS_PER_CORE
+        self._threads = threads or per_core * len(os.sched_getaffinity(0))
         self.corrupt: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
-        self._is_remote = any(table.is_remote for table in mixture.tables)
 
     @property
     def n_samples(self) -> int:
@@ -176,7 +178,8 @@ class Stream:
         windows = range(position // WINDOW, -(-(position + count) // WINDOW))
         drawn = [self._window(window) for window in windows]
         cut = slice(position - windows.start * WINDOW, position - windows.start * WINDOW + count)
-        group, epoch, index, episode, step = (np.concatenate([part[i] for part in drawn])[cut] for i in range(5))
+        columns = drawn[0] if len(drawn) == 1 else [np.concatenate(parts) for parts in zip(*drawn, strict=True)]
+        group, epoch, index, episode, step = (column[cut] for column in columns)
         return Samples(position=positions, group=group, epoch=epoch, index=index, episode=episode, step=step)
 
     def gather(self, episodes: Sequence[int], steps: Sequence[int]) -> Batch:
@@ -256,7 +259,8 @@ class Stream:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="embodimix-decode")
         corrupt = self.corrupt if self.mixture.spec.corrupt_images == "black" else None
-        parts = [slice(first, first + SAMPLES_PER_TASK) for first in range(0, len(row), SAMPLES_PER_TASK)]
+        size = min(SAMPLES_PER_TASK, -(-len(row) // self._threads)) or 1
+        parts = [slice(first, first + size) for first in range(0, len(row), size)]
         begun = [Pictures(rows, samples.step, part, corrupt).begin(self._files) for part in parts]
         tasks = [self._executor.submit(pictures.decode, images) for pictures in begun]
         return _Pending(samples=samples, rows=rows, images=images, tasks=tasks, next_position=next_position)

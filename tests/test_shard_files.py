@@ -73,3 +73,10 @@ def test_a_disk_that_fails_for_a_moment_is_read_again(shard: str, monkeypatch: p
     failures[:] = [errno.EACCES]
     with pytest.raises(FailedWork, match="expected a readable shard, found: .*gone for a moment"):
         files.read(shard, 4, 6)
+
+
+def test_advice_on_a_missing_shard_is_left_to_the_read_to_report(tmp_path: Path) -> None:
+    files, missing = ShardFiles(), str(tmp_path / "gone")
+    files.expect(missing, 0, 4)
+    with pytest.raises(FailedWork, match="expected a readable shard"):
+        files.read(missing, 0, 4)

@@ -9,8 +9,10 @@ import pytest
 import simplejpeg
 from mixture_data import colour, make_episode, write_dataset, write_spec
 
+from mixtures import pictures
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.pictures import _decode_into
+from mixtures.shard_files import ShardFiles
 from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork, UsageError
 from pipelines.slots import CAMERAS
@@ -239,6 +241,21 @@ def test_a_shard_that_vanishes_or_shrinks_under_an_open_stream_fails_by_name(tmp
     shard.unlink()
     with Stream(mixture, batch_size=1) as stream, pytest.raises(FailedWork, match="expected a readable shard"):
         stream.batch_at(0)
+
+
+@pytest.mark.parametrize(("slow_s", "expected"), [(-1.0, 4), (1e9, 0)])
+def test_a_slow_first_read_has_the_disk_bring_all_pictures_of_the_task(
+    folder: Path, mixture: Mixture, monkeypatch: pytest.MonkeyPatch, slow_s: float, expected: int
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(pictures, "SLOW_READ_S", slow_s)
+    monkeypatch.setattr(ShardFiles, "expect", lambda self, *range: asked.append(range))
+    with Stream(mixture, batch_size=1, threads=1) as stream:
+        batch = stream.gather([0, 1], [2, 4])
+        table = mixture.tables[0]
+        lengths = [table.image_length[table.first_step[row] + step] for row, step in ((0, 2), (1, 4))]
+    assert len(asked) == expected and batch.camera_mask.sum() == 4
+    assert [length for _, _, length in asked] == np.concatenate(lengths)[batch.camera_mask.ravel()].tolist()[:expected]
 
 
 def test_pictures_of_another_size_are_letterboxed() -> None:
