@@ -82,6 +82,9 @@ def test_normalized_vectors_invert_to_physical_ones_and_masked_slots_are_zero(mi
     batch = stream.batch_at(0)
     assert (batch.action[~np.broadcast_to(batch.action_mask[:, None], batch.action.shape)] == 0).all()
     assert np.abs(batch.state[batch.state_mask]).max() < 1.2
+    nothing = np.zeros_like(batch.action_mask)
+    vectors = batch.norm_key, batch.action_physical + 5, batch.state_physical
+    assert not mixture.normalize_action(*vectors, batch.state_mask, nothing).any()
     back = mixture.unnormalize_batch_action(batch, batch.action)
     assert np.abs(back - batch.action_physical).max() < 1e-6
     affine = mixture.statistics[batch.norm_key[0]].state.affine("quantile")
@@ -229,6 +232,7 @@ def test_a_corrupt_picture_is_black_masked_and_named_where_the_spec_says_so(tmp_
         assert batch.camera_mask.tolist() == [[False, True, False], [True, True, False]]
         assert batch.images[0, 0].max() == 0 and batch.images[1, 0].max() > 0
         assert len(stream.corrupt) == 1 and "base_0_rgb in sample a/" in stream.corrupt[0]
+        assert stream.gather([0], [7]).camera_mask.tolist() == [[False, True, False]]
 
 
 def test_a_shard_that_vanishes_or_shrinks_under_an_open_stream_fails_by_name(tmp_path: Path) -> None:
