@@ -1,5 +1,6 @@
 """The stream: what a batch holds, and that only seed and position decide it."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -260,6 +261,22 @@ def test_a_slow_first_read_has_the_disk_bring_all_pictures_of_the_task(
         lengths = [table.image_length[table.first_step[row] + step] for row, step in ((0, 2), (1, 4))]
     assert len(asked) == expected and batch.camera_mask.sum() == 4
     assert [length for _, _, length in asked] == np.concatenate(lengths)[batch.camera_mask.ravel()].tolist()[:expected]
+
+
+def test_threads_take_short_turns_while_a_stream_reads_and_only_then(mixture: Mixture) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)
+    try:
+        with Stream(mixture, batch_size=2) as one, Stream(mixture, batch_size=2) as other:
+            one.batch_at(0), other.batch_at(0)
+            assert sys.getswitchinterval() == pytest.approx(0.0005)
+        assert sys.getswitchinterval() == pytest.approx(0.005)
+        sys.setswitchinterval(1e-5)
+        with Stream(mixture, batch_size=2) as one:
+            one.batch_at(0)
+            assert sys.getswitchinterval() == pytest.approx(1e-5)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_pictures_of_another_size_are_letterboxed() -> None:
