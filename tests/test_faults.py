@@ -29,7 +29,6 @@ from pipelines.launch import convert
 from pipelines.native import Rejected
 from pipelines.patience import transient_cause
 from pipelines.plan import Job, Plan
-from pipelines.workers import deaths_noted, killed_by
 
 N = 12
 FOLDER = "tiny/1.0.0"
@@ -253,28 +252,6 @@ def test_a_killed_worker_ends_the_run_at_once_and_by_name(source: Path, tmp_path
     assert launcher.returncode == 1
     assert "a worker process was killed (SIGKILL)" in said
     assert "Finished shards are kept; run the same command again" in said
-
-
-@pytest.mark.parametrize("code, expected", [(137, "SIGKILL"), (-9, "SIGKILL"), (139, "SIGSEGV"), (130, ""), (1, "")])
-def test_a_worker_that_a_signal_ended_is_told_from_one_that_ended_by_itself(code: int, expected: str) -> None:
-    assert killed_by(f"Worker subprocess exited with return code {code}") == expected
-
-
-def test_deaths_of_workers_are_noted_and_other_failures_of_threads_reported_as_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reported: list[str] = []
-    monkeypatch.setattr(threading, "excepthook", lambda failure: reported.append(str(failure.exc_value)))
-    with deaths_noted() as deaths:
-        for message in ("Worker subprocess exited with return code -15", "something else"):
-            thread = threading.Thread(target=fail, args=(message,))
-            thread.start()
-            thread.join()
-    assert (deaths, reported) == (["SIGTERM"], ["something else"])
-
-
-def fail(message: str) -> None:
-    raise RuntimeError(message)
 
 
 def wait_for(happened: Any, process: subprocess.Popen[str], limit_s: float = 60.0) -> None:

@@ -1,0 +1,58 @@
+"""Workers of the local runner: the memory that their threads set aside, and which of them a signal ended."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines.workers import deaths_noted, killed_by
+
+# Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
+COUNT_ARENAS = """
+import ctypes, sys, threading
+from pipelines.workers import limit_arenas
+limit_arenas(1)
+
+together, libc = threading.Barrier(8), ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+def work():
+    libc.malloc(10_000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+print(open(sys.argv[1]).read().count("<heap nr="))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone has arenas")
+def test_the_threads_of_one_worker_share_two_arenas(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COUNT_ARENAS, str(tmp_path / "arenas.xml")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "2\n"
+
+
+@pytest.mark.parametrize("code, expected", [(137, "SIGKILL"), (-9, "SIGKILL"), (139, "SIGSEGV"), (130, ""), (1, "")])
+def test_a_worker_that_a_signal_ended_is_told_from_one_that_ended_by_itself(code: int, expected: str) -> None:
+    assert killed_by(f"Worker subprocess exited with return code {code}") == expected
+
+
+def test_deaths_of_workers_are_noted_and_other_failures_of_threads_reported_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: reported.append(str(failure.exc_value)))
+    with deaths_noted() as deaths:
+        for message in ("Worker subprocess exited with return code -15", "something else"):
+            thread = threading.Thread(target=fail, args=(message,))
+            thread.start()
+            thread.join()
+    assert (deaths, reported) == (["SIGTERM"], ["something else"])
+
+
+def fail(message: str) -> None:
+    raise RuntimeError(message)
