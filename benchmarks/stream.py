@@ -308,13 +308,12 @@ def _print(summary: dict[str, Measurement]) -> None:
     print(f"\nPairs of one episode in a batch of {BATCH}; independent draws would have {expected:.1f}.")
     for name in ("as openpi", "as Octo"):
         other = summary[name]
-        times, part = stream.samples_per_s / other.samples_per_s, stream.memory_mb / other.memory_mb
-        cost = other.cpu_ms / stream.cpu_ms
+        times, bound = (one.samples_per_s / other.samples_per_s for one in (stream, limit))
+        cost, part = other.cpu_ms / stream.cpu_ms, stream.memory_mb / other.memory_mb
         print(
-            f"Stream against {name}, buffer of {BUFFER}: {times:.2f} times the samples a second, {cost:.2f} times the"
+            f"Stream against {name}, buffer of {BUFFER}: {times:.2f} times the samples a second (the limit: {bound:.2f}),"
         )
-        bound = limit.samples_per_s / other.samples_per_s
-        print(f"samples for the same processor time, {part:.2f} of the memory; decoding alone would be {bound:.2f} times.")
+        print(f"{cost:.2f} times the samples for the same processor time, {part:.2f} of the memory.")
 
 
 def _write_info(folder: Path, name: str) -> None:
