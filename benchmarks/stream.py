@@ -310,10 +310,8 @@ def _print(summary: dict[str, Measurement]) -> None:
         other = summary[name]
         times, bound = (one.samples_per_s / other.samples_per_s for one in (stream, limit))
         cost, part = other.cpu_ms / stream.cpu_ms, stream.memory_mb / other.memory_mb
-        print(
-            f"Stream against {name}, buffer of {BUFFER}: {times:.2f} times the samples a second (the limit: {bound:.2f}),"
-        )
-        print(f"{cost:.2f} times the samples for the same processor time, {part:.2f} of the memory.")
+        print(f"Stream against {name}, buffer of {BUFFER}: {times:.2f} times the samples a second, of the limit's")
+        print(f"{bound:.2f}; {cost:.2f} times the samples for the same processor time, {part:.2f} of the memory.")
 
 
 def _write_info(folder: Path, name: str) -> None:
