@@ -70,6 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         make_data(data)
+        os.sync()  # or the first loaders would share the machine with the writing
         rounds = [{name: _run(name, data, arguments.seconds) for name in LOADERS} for _ in range(arguments.rounds)]
     summary = {name: _median([one[name] for one in rounds]) for name in LOADERS}
     _print(summary)
