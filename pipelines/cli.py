@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
     from pipelines.launch import Conversion, convert
+    from pipelines.workers import limit_arenas
 
     conversion = Conversion(
         source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
@@ -93,6 +95,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         no_progress_s=arguments.no_progress_limit,
         beam_flags=tuple(arguments.beam_options),
     )  # fmt: skip
+    limit_arenas(conversion.n_workers or os.cpu_count() or 1)
     counts = convert(conversion)
     if arguments.json:
         print(json.dumps(counts | {"path": str(conversion.directory)}))

@@ -35,7 +35,7 @@ from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, optio
 from pipelines.sources.folders import source_root
 from pipelines.staging import check_remote_input
 from pipelines.statistics import load_statistics
-from pipelines.workers import deaths_noted, end_processes, limit_arenas
+from pipelines.workers import deaths_noted, end_processes
 from pipelines.writers import call_in, call_off
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
@@ -114,8 +114,6 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
         before = load_measured(job)
         if todo or before is None:
-            if is_local(beam_options):
-                limit_arenas(conversion.n_workers or os.cpu_count() or 1)
             with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
             if is_handed_over(beam_options):
