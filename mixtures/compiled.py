@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mixtures.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
 from mixtures.remote import mirror_metadata, open_mirror, shard_sizes
+from mixtures.shard_times import check_times
 from mixtures.stores import is_remote
 from mixtures.texts import TextLists, Texts
 from pipelines.dataset import INFO_FILE, Dataset, read_info
@@ -243,9 +244,11 @@ def open_table(path: str, split: str, cache: Path) -> Table:
         dataset = open_mirror(Path(home), path) if is_remote(path) else Dataset.open(path)
         compile_table(dataset, split, folder)
     table = _load(folder, path, home)
-    sizes = shard_sizes(path) if is_remote(path) else None
-    for shard, size in zip(table.shards, table.shard_sizes, strict=True):
-        _check_size(shard, size, _local_size(shard) if sizes is None else sizes.get(shard.rpartition("/")[2]))
+    found = _remote_sizes(table) if table.is_remote else [_local_state(shard) for shard in table.shards]
+    for shard, expected, (size, _) in zip(table.shards, table.shard_sizes, found, strict=True):
+        _check_size(shard, expected, size)
+    if not table.is_remote:
+        check_times(folder, Path(home), [Path(shard) for shard in table.shards], [time_ns for _, time_ns in found])
     return table
 
 
@@ -260,11 +263,18 @@ def _state_of_files(path: str, split: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, os.path.realpath(path), split, entries]).encode()).hexdigest()[:32]
 
 
-def _local_size(shard: str) -> int | None:
+def _remote_sizes(table: Table) -> list[tuple[int | None, int]]:
+    sizes = shard_sizes(table.path)
+    return [(sizes.get(shard.rpartition("/")[2]), 0) for shard in table.shards]
+
+
+def _local_state(shard: str) -> tuple[int | None, int]:
+    """Bytes of a shard, None where it is missing, and when it was last written to."""
     try:
-        return os.stat(shard).st_size
+        found = os.stat(shard)
     except FileNotFoundError:
-        return None
+        return None, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def _check_size(shard: str, size: int, found: int | None) -> None:

@@ -1,0 +1,38 @@
+"""Shards that were written to since their index was compiled: read once, and compared with what the sidecar says."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.dataset import sha256_of
+from pipelines.errors import FailedWork
+from pipelines.files import atomic_file
+from pipelines.index import parse_shard_name, read_fingerprint
+
+TIMES_FILE = "shard_times.json"
+
+
+def check_times(folder: Path, home: Path, shards: Sequence[Path], times_ns: Sequence[int]) -> None:
+    """Compares when local shards were last written to with what `folder` says of that, and notes it there.
+
+    The first time there is nothing to compare with. Later the shards whose time differs are read. Raises FailedWork
+    for one whose sha256 is not that of its sidecar below `home`.
+    """
+    path = folder / TIMES_FILE
+    known = json.loads(path.read_text()) if path.exists() else list(times_ns)
+    for shard, before_ns, now_ns in zip(shards, known, times_ns, strict=True):
+        if before_ns != now_ns:
+            _check_content(shard, home)
+    if known != list(times_ns) or not path.exists():
+        with atomic_file(path) as file:
+            file.write(json.dumps(list(times_ns)).encode())
+
+
+def _check_content(shard: Path, home: Path) -> None:
+    expected = read_fingerprint(parse_shard_name(shard.name).sidecar_path(home)).sha256
+    with shard.open("rb") as file:
+        found = sha256_of(file)
+    if found != expected:
+        raise FailedWork(
+            f"{shard}: expected sha256 {expected}, found {found}. It changed under its index; copy it again."
+        )
