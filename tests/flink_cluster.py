@@ -9,21 +9,27 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 # What Flink's own scripts open of Java 17 for it.
 OPENED = (
     "lang", "lang.reflect", "net", "io", "nio", "text", "time", "util", "util.concurrent", "util.concurrent.atomic",
     "util.concurrent.locks",
 )  # fmt: skip
+QUICK_JAVA = ["java", "-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 JAVA = [
-    "java", "-Xmx400m", "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    *QUICK_JAVA, "-Dlog4j2.level=INFO", "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED", "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED),
 ]  # fmt: skip
-# Restarts for long enough that a lost task manager is noticed and its work moved.
+NOTHING: Mapping[str, str] = MappingProxyType({})
+# A dead process is noticed since nothing answers at its port; a timeout that a busy machine could miss would fail
+# healthy jobs.
 CONFIG = """
 jobmanager.rpc.address: localhost
 jobmanager.rpc.port: {rpc}
@@ -46,7 +52,7 @@ taskmanager.memory.jvm-metaspace.size: 256m
 taskmanager.memory.jvm-overhead.min: 64m
 taskmanager.memory.jvm-overhead.max: 64m
 heartbeat.interval: 1000
-heartbeat.timeout: 5000
+heartbeat.timeout: 600000
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 20
 restart-strategy.fixed-delay.delay: 1 s
@@ -61,10 +67,11 @@ class Servers:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, command: list[str]) -> None:
+    def start(self, name: str, command: list[str], environment: Mapping[str, str] = NOTHING) -> None:
         """Starts a process whose words go to a log."""
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        with open(self.folder / f"{name}.log", "wb") as log:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path} | environment
+        with open(self.folder / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.folder, start_new_session=True
             )
@@ -79,11 +86,20 @@ class Servers:
         for name in list(self.processes):
             self.kill(name)
 
-    def start_pool(self) -> int:
-        """Starts a pool that starts Python workers when asked to; returns its port."""
+    def start_pool(self, held: Path | None = None) -> int:
+        """Starts a pool that starts Python workers when asked to; returns its port.
+
+        held: the first of its workers that begins to write is held in the middle of a shard; the file `held` in this
+        folder then holds its process id.
+        """
         port = free_port()
         module = "apache_beam.runners.worker.worker_pool_main"
-        self.start("pool", [sys.executable, "-m", module, f"--service_port={port}"])
+        environment = {}
+        if held is not None:
+            (held / "sitecustomize.py").write_text("import held_writer\n")
+            found = [held, Path(__file__).parent, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+            environment = {"PYTHONPATH": os.pathsep.join(map(str, found)), "EMBODIMIX_HELD": str(held)}
+        self.start("pool", [sys.executable, "-m", module, f"--service_port={port}"], environment)
         wait_until(lambda: is_open(port), "the pool of workers")
         return port
 
@@ -95,40 +111,59 @@ class Servers:
         wait_until(lambda: is_open(port), "the job server")
         return port
 
-    def start_flink(self, flink: Path) -> int:
-        """Starts a job manager, two task managers and Beam's job server for them; returns the job server's port."""
-        rest = free_port()
+    def start_flink(self, libraries: Path, job_server: Path) -> "Flink":
+        """Starts a job manager, a task manager and Beam's job server for them.
+
+        One task manager at a time: a pool knows its workers by numbers that each task manager counts from 1, and
+        two that share it stop each other's.
+        """
+        rest, jobs = free_port(), free_port()
         (self.folder / "conf").mkdir()
         (self.folder / "tmp").mkdir()
         config = CONFIG.format(rpc=free_port(), rest=rest, tmp=self.folder / "tmp")
         (self.folder / "conf/config.yaml").write_text(config)
-        self.start_java(flink, "manager", "runtime.entrypoint.StandaloneSessionClusterEntrypoint")
-        for name in ("tasks0", "tasks1"):
-            self.start_task_manager(flink, name)
-        wait_until(lambda: n_task_managers(rest) == 2, "two task managers")
-        port = free_port()
+        flink = Flink(servers=self, libraries=libraries, rest=rest, jobs=jobs)
+        flink.start_java("manager", "runtime.entrypoint.StandaloneSessionClusterEntrypoint")
+        flink.start_task_manager()
         self.start("jobs", [
-            "java", "-jar", str(flink / "job-server.jar"), "--flink-master", f"http://localhost:{rest}",
-            "--artifacts-dir", str(self.folder / "artifacts"), "--job-host", "localhost", "--job-port", str(port),
+            *QUICK_JAVA, "-jar", str(job_server), "--flink-master", f"http://localhost:{rest}",
+            "--artifacts-dir", str(self.folder / "artifacts"), "--job-host", "localhost", "--job-port", str(jobs),
             "--artifact-port", "0", "--expansion-port", "0",
         ])  # fmt: skip
-        wait_until(lambda: is_open(port), "the job server")
-        return port
-
-    def start_task_manager(self, flink: Path, name: str) -> None:
-        self.start_java(flink, name, "runtime.taskexecutor.TaskManagerRunner")
-
-    def start_java(self, flink: Path, name: str, entry: str) -> None:
-        classes = ["-cp", f"{flink / 'lib'}/*", f"org.apache.flink.{entry}"]
-        self.start(name, [*JAVA, *classes, "--configDir", str(self.folder / "conf")])
+        wait_until(lambda: flink.ask("overview").get("slots-available") == 2, "a task manager")
+        wait_until(lambda: is_open(jobs), "the job server")
+        return flink
 
 
-def n_task_managers(rest: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://localhost:{rest}/overview", timeout=5) as answer:
-            return json.load(answer)["taskmanagers"]
-    except (urllib.error.URLError, OSError):
-        return -1
+@dataclass(frozen=True, kw_only=True)
+class Flink:
+    """A cluster on the loopback, by its ports. libraries: the folder of Flink's own jars."""
+
+    servers: Servers
+    libraries: Path
+    rest: int
+    jobs: int
+
+    def start_task_manager(self) -> None:
+        self.start_java("tasks", "runtime.taskexecutor.TaskManagerRunner")
+
+    def start_java(self, name: str, entry: str) -> None:
+        classes = ["-cp", f"{self.libraries}/*", f"org.apache.flink.{entry}"]
+        self.servers.start(name, [*JAVA, *classes, "--configDir", str(self.servers.folder / "conf")])
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """What the job manager answers; empty while it does not."""
+        try:
+            with urllib.request.urlopen(f"http://localhost:{self.rest}/{path}", timeout=30) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, OSError):
+            return {}
+
+    def failures(self) -> list[str]:
+        """Why tasks of the newest job failed and were begun anew, the last one first."""
+        newest = max(self.ask("jobs/overview")["jobs"], key=lambda job: job["start-time"])
+        history = self.ask(f"jobs/{newest['jid']}/exceptions?maxExceptions=20")["exceptionHistory"]["entries"]
+        return [entry["exceptionName"] for entry in history]
 
 
 def free_port() -> int:
@@ -142,7 +177,7 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("localhost", port)) == 0
 
 
-def wait_until(happened: Callable[[], bool], what: str, limit_s: float = 90.0) -> None:
+def wait_until(happened: Callable[[], bool], what: str, limit_s: float = 600.0) -> None:
     """Waits for something. Raises TimeoutError that names it."""
     end = time.monotonic() + limit_s
     while not happened():

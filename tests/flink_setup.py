@@ -1,5 +1,9 @@
-"""Brings Apache Flink and Beam's job server for it into a folder: python flink_setup.py FOLDER."""
+"""Brings Apache Flink and Beam's job server for it into a folder: python flink_setup.py FOLDER.
 
+EMBODIMIX_FLINK_JOB_SERVER names a job server's jar to use instead.
+"""
+
+import os
 import subprocess
 import sys
 import tarfile
@@ -15,10 +19,14 @@ PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 def main(folder: Path) -> int:
     """Fetches what is missing. Says so and stops where Maven Central, as reached from here, has no job server."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / JOB_SERVER).exists() and not fetch_job_server(folder):
+    given = os.environ.get("EMBODIMIX_FLINK_JOB_SERVER")
+    if given and not Path(given).is_file():
+        print(f"flink: EMBODIMIX_FLINK_JOB_SERVER: expected a jar, found no file {given}", file=sys.stderr)
+        return 2
+    if not given and not (folder / JOB_SERVER).exists() and not fetch_job_server(folder):
         artifact = f"beam-runners-flink-{LINE}-job-server:{metadata.version('apache-beam')}"
         print(f"flink: Maven found no org.apache.beam:{artifact}; the tests on Flink will be skipped. ")
-        print(f"flink: to run them, put that jar at {folder / JOB_SERVER}")
+        print("flink: to run them: EMBODIMIX_FLINK_JOB_SERVER=/path/to/that.jar make test-flink")
         return 0
     if not (folder / "lib").exists():
         fetch_flink(folder)

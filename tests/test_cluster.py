@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from flink_cluster import Servers, wait_until
+from flink_cluster import Flink, Servers, wait_until
 from native_files import bridge_features, write_rlds
 from test_convert import hash_files, make_conversion
 
@@ -23,8 +23,10 @@ from pipelines.launch import convert
 
 pytestmark = pytest.mark.cluster
 FLINK = Path(os.environ.get("EMBODIMIX_FLINK", "."))
+JOB_SERVER = Path(os.environ.get("EMBODIMIX_FLINK_JOB_SERVER") or FLINK / "job-server.jar")
 on_flink = pytest.mark.skipif(
-    not (FLINK / "job-server.jar").exists(), reason="needs Flink and Beam's job server for it; see make test-flink"
+    not (JOB_SERVER.exists() and (FLINK / "lib").exists()),
+    reason="needs Flink and Beam's job server for it; see make test-flink",
 )
 N, SHARDS = 24, 8
 FOLDER = "tiny/1.0.0"
@@ -43,6 +45,15 @@ def hashes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return hash_files(root / FOLDER)
 
 
+@pytest.fixture(scope="module")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flink]:
+    started = Servers(tmp_path_factory.mktemp("flink"))
+    try:
+        yield started.start_flink(FLINK / "lib", JOB_SERVER)
+    finally:
+        started.stop()
+
+
 @pytest.fixture
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     started = Servers(tmp_path_factory.mktemp("servers"))
@@ -53,20 +64,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 def launch(source: Path, root: Path, jobs: int, pool: int) -> subprocess.Popen[str]:
     arguments = [str(source), str(root), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--parallelism=2"]
-    workers = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    workers = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}", "--sdk_worker_parallelism=2"]
     command = [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, "--shards", str(SHARDS)]
     return subprocess.Popen([*command, *portable, *workers], stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    _, said = process.communicate(timeout=240)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said[-2000:]
-
-
-def wait_for_first_shard(root: Path, process: subprocess.Popen[str]) -> None:
-    results = root / FOLDER / ".work/results"
-    wait_until(lambda: process.poll() is not None or any(results.glob("*.json")), "the first shard")
-    assert process.poll() is None, "the job ended before it could be disturbed"
 
 
 def test_workers_of_an_external_pool_write_the_same_bytes(
@@ -103,32 +108,36 @@ def test_launchers_killed_at_random_moments_with_their_workers_lose_nothing(
 
 @on_flink
 def test_flink_writes_the_same_bytes(
-    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+    source: Path, hashes: dict[str, str], flink: Flink, servers: Servers, tmp_path: Path
 ) -> None:
-    finish(launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool()))
+    finish(launch(source, tmp_path, flink.jobs, servers.start_pool()))
     assert hash_files(tmp_path / FOLDER) == hashes
 
 
 @on_flink
-def test_a_task_manager_that_is_killed_changes_nothing(
-    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
+@pytest.mark.parametrize("victim", ["task manager", "worker"])
+def test_what_is_killed_in_the_middle_of_a_shard_changes_nothing(
+    victim: str, source: Path, hashes: dict[str, str], flink: Flink, servers: Servers, tmp_path: Path
 ) -> None:
-    process = launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool())
-    wait_for_first_shard(tmp_path, process)
-    servers.kill("tasks0")
-    servers.start_task_manager(FLINK, "tasks2")
+    folder = tmp_path / "out" / FOLDER
+    process = launch(source, tmp_path / "out", flink.jobs, servers.start_pool(held=tmp_path))
+    held, results = tmp_path / "held", folder / ".work/results"
+    wait_until(lambda: process.poll() is not None or held.exists() and any(results.glob("*.json")), "a shard of each")
+    assert process.poll() is None, process.communicate()
+    finished = {path.stem: shard_of(folder, path.stem).stat().st_ino for path in results.glob("*.json")}
+    assert 0 < len(finished) < SHARDS
+    if victim == "worker":
+        os.kill(int(held.read_text()), signal.SIGKILL)
+    else:
+        flink.servers.kill("tasks")
+        flink.start_task_manager()
     finish(process)
-    assert hash_files(tmp_path / FOLDER) == hashes
+    assert flink.failures()
+    assert hash_files(folder) == hashes
+    assert {name: shard_of(folder, name).stat().st_ino for name in finished} == finished
 
 
-@on_flink
-def test_a_worker_that_is_killed_changes_nothing(
-    source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
-) -> None:
-    process = launch(source, tmp_path, servers.start_flink(FLINK), servers.start_pool())
-    wait_for_first_shard(tmp_path, process)
-    tasks = Path(f"/proc/{servers.processes['pool'].pid}/task").glob("*/children")
-    workers = [int(pid) for task in tasks for pid in task.read_text().split()]
-    os.kill(workers[0], signal.SIGKILL)
-    finish(process)
-    assert hash_files(tmp_path / FOLDER) == hashes
+def shard_of(folder: Path, stem: str) -> Path:
+    """The shard that a result, named as train-00000-of-00008, tells of."""
+    split, place = stem.split("-", 1)
+    return folder / f"tiny-{split}.tfrecord-{place}"
