@@ -23,7 +23,7 @@ from pipelines.launch import convert
 
 pytestmark = pytest.mark.cluster
 FLINK = Path(os.environ.get("EMBODIMIX_FLINK", "."))
-JOB_SERVER = Path(os.environ.get("EMBODIMIX_FLINK_JOB_SERVER") or FLINK / "job-server.jar")
+JOB_SERVER = Path(os.environ.get("EMBODIMIX_FLINK_JOB_SERVER") or FLINK / "job-server.jar").absolute()
 on_flink = pytest.mark.skipif(
     not (JOB_SERVER.exists() and (FLINK / "lib").exists()),
     reason="needs Flink and Beam's job server for it; see make test-flink",
