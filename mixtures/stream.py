@@ -27,7 +27,7 @@ from pipelines.slots import CAMERAS, IMAGE_SIZE
 
 WINDOW = 1024
 SAMPLES_PER_TASK = 16
-THREADS_PER_CORE, THREADS_PER_CORE_REMOTE = 1, 2
+THREADS_PER_CORE_REMOTE = 2
 AHEAD_BYTES = 4 << 30
 TURN_S = 0.0005
 
@@ -102,8 +102,8 @@ class Stream:
     """Draws batches of one split. batch_size is the whole batch of all hosts; each host gets its equal part of rows.
 
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
-    scaled to add up to 1. threads: that read and decode; one a core unless given, two where
-    shards lie in an object store.
+    scaled to add up to 1. threads: that read and decode; one a core and one more unless
+    given, two a core where shards lie in an object store.
     stage: keeps copies of shards of object stores on local disk, see `Stage`.
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     While its threads run, Python's threads take turns every 0.5 ms instead of 5 (`sys.setswitchinterval`): a thread
@@ -134,8 +134,8 @@ class Stream:
         self._files = ShardFiles(stage)
         self._pool = BufferPool((self._rows_per_host, len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._is_remote = any(table.is_remote for table in mixture.tables)
-        per_core = THREADS_PER_CORE_REMOTE if self._is_remote else THREADS_PER_CORE
-        self._threads = threads or per_core * len(os.sched_getaffinity(0))
+        n_cores = len(os.sched_getaffinity(0))
+        self._threads = threads or (THREADS_PER_CORE_REMOTE * n_cores if self._is_remote else n_cores + 1)
         self.corrupt: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
         self._turn_before_s: float | None = None
