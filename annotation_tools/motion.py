@@ -124,8 +124,12 @@ def idle_steps(
 
     An episode without any part that can be read has no idle step.
     """
-    motion = measure_motion(state, action, masks, parts, control_mode, control_hz, parameters)
-    return motion.is_idle if motion.parts or motion.grippers else np.zeros(len(state), bool)
+    return idle_in(measure_motion(state, action, masks, parts, control_mode, control_hz, parameters))
+
+
+def idle_in(motion: Motion) -> Bools:
+    """Says the same of a motion that is measured already."""
+    return motion.is_idle if motion.parts or motion.grippers else np.zeros(motion.n_steps, bool)
 
 
 def runs(flags: NDArray[np.generic]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from annotation_tools.motion import (
     Motion,
     MotionParameters,
     PartMotion,
+    idle_in,
     idle_steps,
     measure_motion,
     runs,
@@ -18,7 +19,7 @@ from annotation_tools.motion import (
 from annotation_tools.phrases import IDLE_TEXT, describe_motion, moving_arms
 from pipelines.episode import Episode, Segment, SegmentKind
 
-__all__ = ["ProposeParameters", "idle_steps", "propose_segments"]
+__all__ = ["ProposeParameters", "idle_in", "idle_steps", "motion_of", "propose_segments"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +67,17 @@ class ProposeParameters:
             raise ValueError(f"longest_s: expected twice shortest_s or more, found {self.longest_s}")
 
 
-def propose_segments(episode: Episode, parameters: ProposeParameters = ProposeParameters()) -> tuple[Segment, ...]:
+def propose_segments(
+    episode: Episode, parameters: ProposeParameters = ProposeParameters(), motion: Motion | None = None
+) -> tuple[Segment, ...]:
     """Cuts the whole episode into segments, half open and without gaps; the same episode gives the same segments.
 
     Boundaries lie at gripper events, speed minima, changes of direction, starts and stops, of either arm, the
     base or the torso; long uneventful stretches are cut evenly. Every segment lasts `shortest_s` to `longest_s`
     (an episode shorter than that is one segment). The confidence, 0..1, tells how clear its two boundaries are.
+    motion: the episode's, if it is measured already.
     """
-    masks = (episode.state_mask, episode.action_mask)
-    motion = measure_motion(
-        episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz,
-        parameters.motion,
-    )  # fmt: skip
+    motion = motion or motion_of(episode, parameters)
     if motion.n_steps == 0:
         return ()
     strengths = change_points(motion, parameters)
@@ -87,6 +87,15 @@ def propose_segments(episode: Episode, parameters: ProposeParameters = ProposePa
         _segment(motion, strengths, recoveries, start, end, parameters)
         for start, end in zip(boundaries[:-1], boundaries[1:], strict=True)
     )
+
+
+def motion_of(episode: Episode, parameters: ProposeParameters = ProposeParameters()) -> Motion:
+    """Measures how each part of an episode moves."""
+    masks = (episode.state_mask, episode.action_mask)
+    return measure_motion(
+        episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz,
+        parameters.motion,
+    )  # fmt: skip
 
 
 def change_points(motion: Motion, parameters: ProposeParameters = ProposeParameters()) -> Floats:

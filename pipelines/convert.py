@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-from annotation_tools.propose import idle_steps, propose_segments
+from annotation_tools.propose import idle_in, motion_of, propose_segments
 from pipelines.adapters import FROM_LOG
 from pipelines.embodiments import Embodiment, get_embodiment
 from pipelines.episode import Episode, Reference
@@ -271,12 +271,9 @@ def read_episode(job: Job, located: Located, cameras: Sequence[str]) -> Episode:
 
 def annotate(episode: Episode) -> Episode:
     """Adds idle flags and proposed segments of about 2 s where the source has none."""
-    idle = idle_steps(
-        episode.state, episode.action, (episode.state_mask, episode.action_mask), episode.parts,
-        episode.control_mode, episode.control_hz,
-    )  # fmt: skip
-    episode = replace(episode, is_idle=idle | episode.is_idle)
-    return episode if episode.segments else replace(episode, segments=propose_segments(episode))
+    motion = motion_of(episode)
+    episode = replace(episode, is_idle=idle_in(motion) | episode.is_idle)
+    return episode if episode.segments else replace(episode, segments=propose_segments(episode, motion=motion))
 
 
 def result_path(job: Job, shard: ShardId) -> Place:

@@ -9,7 +9,8 @@ from annotation_scores import boundary_f1, find_with_proposals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation_tools.propose import ProposeParameters, propose_segments
+from annotation_tools import propose
+from annotation_tools.propose import ProposeParameters, motion_of, propose_segments
 from pipelines.episode import Episode, Segment
 from pipelines.slots import CONTROL_MODES, N_SLOTS
 
@@ -123,6 +124,13 @@ def test_an_episode_of_one_step_is_one_segment() -> None:
 
 def test_the_same_episode_gives_the_same_segments() -> None:
     assert propose_segments(episode_of(PICK)) == propose_segments(episode_of(PICK))
+
+
+def test_a_motion_that_is_measured_already_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    episode = episode_of(PICK)
+    motion, expected = motion_of(episode), propose_segments(episode)
+    monkeypatch.setattr(propose, "measure_motion", None)
+    assert propose_segments(episode, motion=motion) == expected
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:
