@@ -1,5 +1,6 @@
 """Servers of a portable Beam job as processes of this machine: workers' pool, job servers, and a Flink cluster."""
 
+import contextlib
 import json
 import os
 import signal
@@ -28,8 +29,7 @@ JAVA = [
     *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED),
 ]  # fmt: skip
 NOTHING: Mapping[str, str] = MappingProxyType({})
-# A dead process is noticed since nothing answers at its port; a timeout that a busy machine could miss would fail
-# healthy jobs.
+# A dead process is noticed since nothing answers at its port; every timeout is one that no busy machine misses.
 CONFIG = """
 jobmanager.rpc.address: localhost
 jobmanager.rpc.port: {rpc}
@@ -53,8 +53,12 @@ taskmanager.memory.jvm-overhead.min: 64m
 taskmanager.memory.jvm-overhead.max: 64m
 heartbeat.interval: 1000
 heartbeat.timeout: 600000
+pekko.startup-timeout: 600 s
+pekko.ask.timeout: 600 s
+pekko.lookup.timeout: 600 s
+task.cancellation.timeout: 0
 restart-strategy.type: fixed-delay
-restart-strategy.fixed-delay.attempts: 20
+restart-strategy.fixed-delay.attempts: 1000
 restart-strategy.fixed-delay.delay: 1 s
 io.tmp.dirs: {tmp}
 """
@@ -65,21 +69,37 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[Any]] = {}
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str] = NOTHING) -> None:
         """Starts a process whose words go to a log."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path} | environment
+        environment = {**os.environ, "PATH": path, **environment}
         with open(self.folder / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.folder, start_new_session=True
             )
 
+    def wait_until(self, happened: Callable[[], bool], what: str, limit_s: float = 600.0) -> None:
+        """Waits for something while all processes live.
+
+        Raises TimeoutError, and RuntimeError with the last words of a process that ended.
+        """
+        end = time.monotonic() + limit_s
+        while not happened():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    words = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"expected {what}, but {name} ended with {process.returncode}: {words}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"expected {what} within {limit_s:.0f} s")
+            time.sleep(0.05)
+
     def kill(self, name: str) -> None:
         """Ends a process at once, and those that it started."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:
@@ -97,10 +117,10 @@ class Servers:
         environment = {}
         if held is not None:
             (held / "sitecustomize.py").write_text("import held_writer\n")
-            found = [held, Path(__file__).parent, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-            environment = {"PYTHONPATH": os.pathsep.join(map(str, found)), "EMBODIMIX_HELD": str(held)}
+            found = [str(held), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            environment = {"PYTHONPATH": os.pathsep.join(filter(None, found)), "EMBODIMIX_HELD": str(held)}
         self.start("pool", [sys.executable, "-m", module, f"--service_port={port}"], environment)
-        wait_until(lambda: is_open(port), "the pool of workers")
+        self.wait_until(lambda: is_open(port), "the pool of workers")
         return port
 
     def start_python_job_server(self) -> int:
@@ -108,7 +128,7 @@ class Servers:
         port = free_port()
         module = "apache_beam.runners.portability.local_job_service_main"
         self.start("jobs", [sys.executable, "-m", module, "--port", str(port)])
-        wait_until(lambda: is_open(port), "the job server")
+        self.wait_until(lambda: is_open(port), "the job server")
         return port
 
     def start_flink(self, libraries: Path, job_server: Path) -> "Flink":
@@ -130,8 +150,8 @@ class Servers:
             "--artifacts-dir", str(self.folder / "artifacts"), "--job-host", "localhost", "--job-port", str(jobs),
             "--artifact-port", "0", "--expansion-port", "0",
         ])  # fmt: skip
-        wait_until(lambda: flink.ask("overview").get("slots-available") == 2, "a task manager")
-        wait_until(lambda: is_open(jobs), "the job server")
+        self.wait_until(lambda: flink.ask("overview").get("slots-available") == 2, "a task manager")
+        self.wait_until(lambda: is_open(jobs), "the job server")
         return flink
 
 
@@ -175,12 +195,3 @@ def free_port() -> int:
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("localhost", port)) == 0
-
-
-def wait_until(happened: Callable[[], bool], what: str, limit_s: float = 600.0) -> None:
-    """Waits for something. Raises TimeoutError that names it."""
-    end = time.monotonic() + limit_s
-    while not happened():
-        if time.monotonic() > end:
-            raise TimeoutError(f"expected {what} within {limit_s:.0f} s")
-        time.sleep(0.05)

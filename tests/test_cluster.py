@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from flink_cluster import Flink, Servers, wait_until
+from flink_cluster import Flink, Servers
 from native_files import bridge_features, write_rlds
 from test_convert import hash_files, make_conversion
 
@@ -61,12 +61,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     started.stop()
 
 
-def launch(source: Path, root: Path, jobs: int, pool: int) -> subprocess.Popen[str]:
+def launch(servers: Servers, source: Path, root: Path, jobs: int, pool: int) -> subprocess.Popen[str]:
     arguments = [str(source), str(root), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
     portable = ["--runner=PortableRunner", f"--job_endpoint=localhost:{jobs}", "--parallelism=2"]
     workers = ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}", "--sdk_worker_parallelism=2"]
     command = [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, "--shards", str(SHARDS)]
-    return subprocess.Popen([*command, *portable, *workers], stderr=subprocess.PIPE, text=True)
+    command += [*portable, *workers]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    servers.processes["launcher"] = process
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -77,7 +80,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 def test_workers_of_an_external_pool_write_the_same_bytes(
     source: Path, hashes: dict[str, str], servers: Servers, tmp_path: Path
 ) -> None:
-    finish(launch(source, tmp_path, servers.start_python_job_server(), servers.start_pool()))
+    finish(launch(servers, source, tmp_path, servers.start_python_job_server(), servers.start_pool()))
     assert hash_files(tmp_path / FOLDER) == hashes
 
 
@@ -110,7 +113,7 @@ def test_launchers_killed_at_random_moments_with_their_workers_lose_nothing(
 def test_flink_writes_the_same_bytes(
     source: Path, hashes: dict[str, str], flink: Flink, servers: Servers, tmp_path: Path
 ) -> None:
-    finish(launch(source, tmp_path, flink.jobs, servers.start_pool()))
+    finish(launch(servers, source, tmp_path, flink.jobs, servers.start_pool()))
     assert hash_files(tmp_path / FOLDER) == hashes
 
 
@@ -120,9 +123,11 @@ def test_what_is_killed_in_the_middle_of_a_shard_changes_nothing(
     victim: str, source: Path, hashes: dict[str, str], flink: Flink, servers: Servers, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out" / FOLDER
-    process = launch(source, tmp_path / "out", flink.jobs, servers.start_pool(held=tmp_path))
+    process = launch(servers, source, tmp_path / "out", flink.jobs, servers.start_pool(held=tmp_path))
     held, results = tmp_path / "held", folder / ".work/results"
-    wait_until(lambda: process.poll() is not None or held.exists() and any(results.glob("*.json")), "a shard of each")
+    flink.servers.wait_until(
+        lambda: process.poll() is not None or held.exists() and any(results.glob("*.json")), "a shard of each"
+    )
     assert process.poll() is None, process.communicate()
     finished = {path.stem: shard_of(folder, path.stem).stat().st_ino for path in results.glob("*.json")}
     assert 0 < len(finished) < SHARDS
