@@ -286,9 +286,16 @@ def memory_mb() -> float:
 
 
 def _run(name: str, data: Path, seconds: float) -> Measurement:
+    _read_into_cache(data)
     command = [sys.executable, "-m", "benchmarks.stream", "--worker", name, "--data", str(data)]
     done = subprocess.run([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True, check=True)
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _read_into_cache(data: Path) -> None:
+    """Before every loader: systems that save memory drop what was not read for a few minutes."""
+    for path in data.glob("d*/1.0.0/*.tfrecord-*"):
+        path.read_bytes()
 
 
 def _median(found: list[Measurement]) -> Measurement:
