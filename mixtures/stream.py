@@ -38,7 +38,8 @@ class Batch:
 
     position: int64 [b] in the global order, -1 for samples asked for by name. next_position: where the global batch
     after this one begins. group: int32 [b], index into the mixture's groups. step: int32 [b].
-    images: uint8 [b, n, 224, 224, 3] RGB in the order of `CAMERAS`; black where camera_mask [b, n] is False.
+    images: uint8 [b, n, 224, 224, 3] RGB in the order of `CAMERAS`; black where camera_mask [b, n] is False. The stream
+    lays each camera's pictures side by side, so that images[:, i] goes to a device as it is.
     state: float32 [b, 18], action: float32 [b, h, 18], normalized, masked slots 0. Behind the end of the episode,
     where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
@@ -132,7 +133,7 @@ class Stream:
         self._sampler = self._make_sampler()
         self._window = lru_cache(maxsize=8)(self._draw_window)
         self._files = ShardFiles(stage)
-        self._pool = BufferPool((self._rows_per_host, len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self._pool = BufferPool((len(CAMERAS), self._rows_per_host, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._is_remote = any(table.is_remote for table in mixture.tables)
         n_cores = len(os.sched_getaffinity(0))
         self._threads = threads or (THREADS_PER_CORE_REMOTE * n_cores if self._is_remote else n_cores + 1)
@@ -258,7 +259,7 @@ class Stream:
     def _start(self, position: int) -> "_Pending":
         """Draws this host's samples and hands their pictures to the threads."""
         samples = self.samples(position + self._first_row, self._rows_per_host)
-        return self._read(samples, position + self.batch_size, self._pool.take())
+        return self._read(samples, position + self.batch_size, self._pool.take().swapaxes(0, 1))
 
     def _read(self, samples: Samples, next_position: int, images: NDArray[np.uint8]) -> "_Pending":
         table, row = self.index.table[samples.episode], self.index.row[samples.episode]

@@ -155,6 +155,11 @@ def test_texts_follow_the_rule_and_the_position(stream: Stream, mixture: Mixture
     }  # fmt: skip
 
 
+def test_the_pictures_of_a_camera_lie_side_by_side(stream: Stream) -> None:
+    batch = stream.batch_at(0)
+    assert all(batch.images[:, camera].flags.c_contiguous for camera in range(3))
+
+
 def test_a_picture_buffer_is_used_again_only_when_nobody_holds_it(mixture: Mixture) -> None:
     with Stream(mixture, batch_size=4) as stream:
         batches = stream.batches(prefetch=1)
