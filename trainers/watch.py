@@ -74,7 +74,8 @@ class Watch:
         self._aside_s[what] = self._aside_s.get(what, 0.0) + time.monotonic() - began
 
     def note(self, pending: Pending) -> None:
-        """Takes the newest step and writes the one before."""
+        """Takes the newest step, whose numbers are sent as soon as they are there, and writes the one before."""
+        jax.copy_to_host_async(pending.report)
         self.flush()
         self._pending = pending
 
@@ -83,7 +84,7 @@ class Watch:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        report = jax.device_get(pending.report)
+        report = jax.tree.map(np.asarray, pending.report)
         now = time.monotonic()
         step_s, self._since = now - self._since - sum(self._aside_s.values()), now
         aside_s, self._aside_s = self._aside_s, {}
