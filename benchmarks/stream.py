@@ -10,9 +10,9 @@ time a sample, and its ratio to the limit's, hardly depend on what else the mach
 some five minutes on two cores, and 2.4 GB of disk.
 
 The other loaders are written with tf.data as the public ones are: episodes read and parsed in parallel by group, cut
-into samples, groups mixed, shuffled in a buffer. `as openpi` decodes before it mixes and shuffles, so that the buffer
-holds decoded pictures; `as Octo` decodes after, and does not resize. Their buffer of 500 samples is a small one: the
-public defaults are 250,000 and up.
+into samples, groups mixed, shuffled in a buffer. `as openpi` drops idle samples and decodes before it mixes and
+shuffles, so that the buffer holds decoded pictures; `as Octo` decodes after, and does not resize. Their buffer of 500
+samples is a small one: the public defaults are 250,000 and up.
 """
 
 import argparse
@@ -161,10 +161,16 @@ def octo_batches(data: Path) -> Iterator[list[str]]:
 
 
 def openpi_batches(data: Path) -> Iterator[list[str]]:
-    """Groups decoded, mixed, and shuffled with decoded pictures."""
+    """Groups without their idle samples, decoded, mixed, and shuffled with decoded pictures."""
     tf = _tensorflow()
+
+    def moves(sample: Any) -> Any:
+        return tf.reduce_any(tf.abs(sample["action"][: HORIZON // 2] - sample["action"][:1]) > 1e-3)
+
     groups = [
-        _tf_group(tf, folder).map(lambda sample: _decoded(tf, sample), num_parallel_calls=tf.data.AUTOTUNE)
+        _tf_group(tf, folder)
+        .filter(moves)
+        .map(lambda sample: _decoded(tf, sample), num_parallel_calls=tf.data.AUTOTUNE)
         for folder in sorted(data.glob("d*/1.0.0"))
     ]
     yield from _named_batches(tf, _mix(tf, groups).shuffle(BUFFER))
@@ -200,6 +206,7 @@ def _tf_group(tf: Any, folder: Path) -> Any:
     lists = tf.io.RaggedFeature
     features = {f"steps/observation/{camera}": lists(tf.string) for camera in CAMERAS}
     features |= {"steps/action": lists(tf.float32), "steps/observation/state": lists(tf.float32)}
+    features |= {"steps/language_instruction": lists(tf.string)}
     features |= {"episode_metadata/episode_id": tf.io.FixedLenFeature([], tf.string)}
 
     def episode(record: Any) -> Any:
@@ -209,7 +216,8 @@ def _tf_group(tf: Any, folder: Path) -> Any:
         ahead = tf.minimum(tf.range(n)[:, None] + tf.range(HORIZON), n - 1)
         pictures = {camera: found[f"steps/observation/{camera}"] for camera in CAMERAS}
         vectors = {"action": tf.gather(action, ahead), "state": tf.reshape(found["steps/observation/state"], [-1, 18])}
-        return pictures | vectors | {"episode": tf.fill([n], found["episode_metadata/episode_id"])}
+        texts = {"prompt": found["steps/language_instruction"]}
+        return pictures | vectors | texts | {"episode": tf.fill([n], found["episode_metadata/episode_id"])}
 
     files = tf.data.Dataset.from_tensor_slices([str(path) for path in sorted(folder.glob("*.tfrecord-*"))])
     records = files.shuffle(SHARDS).interleave(
