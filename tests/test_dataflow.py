@@ -20,7 +20,6 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions
 from memory_store import MemoryStore
 from native_files import bridge_features, write_rlds
 from packaging.requirements import Requirement
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipelines import cli, flex_template
