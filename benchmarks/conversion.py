@@ -312,14 +312,13 @@ class _Peak:
 
 
 def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:
-            continue
-        found += [p for child in children for p in _tree(int(child))]
-    return found
+    children: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            children += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+    except OSError:
+        pass  # It ended while it was looked at.
+    return [pid, *(p for child in children for p in _tree(child))]
 
 
 def _proportional_bytes(pid: int) -> int:

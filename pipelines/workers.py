@@ -71,11 +71,14 @@ def end_processes() -> None:
 
 
 def _descendants(pid: int | str) -> list[int]:
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+    below: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []  # It ended while it was looked for.
+    for thread in threads:
         try:
-            below = [int(child) for child in children.read_text().split()]
+            below += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
         except OSError:
             continue
-        found += [each for child in below for each in (child, *_descendants(child))]
-    return found
+    return [each for child in below for each in (child, *_descendants(child))]
