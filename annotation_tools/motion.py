@@ -115,20 +115,11 @@ def measure_motion(
     )  # fmt: skip
 
 
-def idle_steps(
-    state: NDArray[np.float32], action: NDArray[np.float32], masks: tuple[Bools, Bools],
-    parts: Mapping[str, tuple[int, ...]], control_mode: str, control_hz: float,
-    parameters: MotionParameters = MotionParameters(),
-) -> Bools:  # fmt: skip
+def idle_in(motion: Motion) -> Bools:
     """Says for each step whether nothing moves, neither measured nor commanded, for `idle_s` or longer: bool [t].
 
     An episode without any part that can be read has no idle step.
     """
-    return idle_in(measure_motion(state, action, masks, parts, control_mode, control_hz, parameters))
-
-
-def idle_in(motion: Motion) -> Bools:
-    """Says the same of a motion that is measured already."""
     return motion.is_idle if motion.parts or motion.grippers else np.zeros(motion.n_steps, bool)
 
 

@@ -12,14 +12,13 @@ from annotation_tools.motion import (
     MotionParameters,
     PartMotion,
     idle_in,
-    idle_steps,
     measure_motion,
     runs,
 )
 from annotation_tools.phrases import IDLE_TEXT, describe_motion, moving_arms
 from pipelines.episode import Episode, Segment, SegmentKind
 
-__all__ = ["ProposeParameters", "idle_in", "idle_steps", "motion_of", "propose_segments"]
+__all__ = ["ProposeParameters", "idle_in", "motion_of", "propose_segments"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ from benchmarks.rlds_source import (
     write_log,
 )
 from pipelines.images import to_jpeg
+from pipelines.workers import descendants
 
 if TYPE_CHECKING:
     from pipelines.plan import Job, ShardId
@@ -308,17 +309,7 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.05):
-            self.value = max(self.value, sum(map(_proportional_bytes, _tree(self._pid))))
-
-
-def _tree(pid: int) -> list[int]:
-    children: list[int] = []
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            children += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-    except OSError:
-        pass  # It ended while it was looked at.
-    return [pid, *(p for child in children for p in _tree(child))]
+            self.value = max(self.value, sum(map(_proportional_bytes, [self._pid, *descendants(self._pid)])))
 
 
 def _proportional_bytes(pid: int) -> int:

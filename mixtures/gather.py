@@ -52,13 +52,9 @@ def gather_rows(
     """
     owners = [tables[number] for number in table.tolist()]
     numbers = row.tolist()
-    size = EPISODE.itemsize
-    at = [t.episode_bytes[i * size : (i + 1) * size] for t, i in zip(owners, numbers, strict=True)]
-    episodes = _joined(at, EPISODE)
+    episodes = _picked([table.episode_bytes for table in owners], numbers, EPISODE)
     here = (episodes["first_step"] + step).tolist()
-    size = STEP.itemsize
-    at = [t.step_bytes[i * size : (i + 1) * size] for t, i in zip(owners, here, strict=True)]
-    steps = _joined(at, STEP)
+    steps = _picked([table.step_bytes for table in owners], here, STEP)
     if rule.rate_hz is None:
         control_hz = episodes["control_hz"]
         action, is_inside = _native_chunks(owners, here, episodes["end_step"].tolist(), rule.horizon)
@@ -108,6 +104,12 @@ def _chunks_at_rate(
         mine = table == number
         action[mine], inside[mine] = read_chunks(tables[number], row[mine], step[mine], rule)
     return action, inside
+
+
+def _picked(sources: Sequence[memoryview], rows: Sequence[int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """One row of each source."""
+    size = kind.itemsize
+    return _joined([source[i * size : (i + 1) * size] for source, i in zip(sources, rows, strict=True)], kind)
 
 
 def _joined(parts: Sequence[bytes | memoryview], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.dataset import sha256_of
-from pipelines.errors import FailedWork
-from pipelines.files import atomic_file
-from pipelines.index import parse_shard_name, read_fingerprint
+from pipelines.dataset import check_hash
+from pipelines.files import write_atomically
+from pipelines.index import parse_shard_name
 
 TIMES_FILE = "shard_times.json"
 
@@ -22,17 +21,7 @@ def check_times(folder: Path, home: Path, shards: Sequence[Path], times_ns: Sequ
     known = json.loads(path.read_text()) if path.exists() else list(times_ns)
     for shard, before_ns, now_ns in zip(shards, known, times_ns, strict=True):
         if before_ns != now_ns:
-            _check_content(shard, home)
+            sidecar = parse_shard_name(shard.name).sidecar_path(home)
+            check_hash(shard, sidecar, "It changed under its index; copy it again.")
     if known != list(times_ns) or not path.exists():
-        with atomic_file(path) as file:
-            file.write(json.dumps(list(times_ns)).encode())
-
-
-def _check_content(shard: Path, home: Path) -> None:
-    expected = read_fingerprint(parse_shard_name(shard.name).sidecar_path(home)).sha256
-    with shard.open("rb") as file:
-        found = sha256_of(file)
-    if found != expected:
-        raise FailedWork(
-            f"{shard}: expected sha256 {expected}, found {found}. It changed under its index; copy it again."
-        )
+        write_atomically(path, json.dumps(list(times_ns)).encode())

@@ -64,11 +64,7 @@ class Dataset:
     def verify_hashes(self) -> None:
         """Reads every shard and compares its sha256 with the sidecar's. Raises FailedWork at the first mismatch."""
         for files in (f for shards in self.splits.values() for f in shards):
-            with files.shard.open("rb") as file:
-                found = sha256_of(file)
-            expected = read_fingerprint(files.sidecar).sha256
-            if found != expected:
-                raise FailedWork(f"{files.shard}: expected sha256 {expected}, found {found}. {_COPY_AGAIN}")
+            check_hash(files.shard, files.sidecar)
 
 
 def read_info(path: Place) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,6 +99,15 @@ def _find_info_fault(info: dict[str, Any]) -> str | None:
         if not re.fullmatch(r"\w+", str(split.get("name", ""))) or not is_sound:
             return f"a split with a name and shardLengths, found {split!r}"
     return None
+
+
+def check_hash(shard: Place, sidecar: Place, advice: str = _COPY_AGAIN) -> None:
+    """Reads a shard and compares its sha256 with its sidecar's. Raises FailedWork, which ends with `advice`."""
+    with shard.open("rb") as file:
+        found = sha256_of(file)
+    expected = read_fingerprint(sidecar).sha256
+    if found != expected:
+        raise FailedWork(f"{shard}: expected sha256 {expected}, found {found}. {advice}")
 
 
 def sha256_of(file: IO[bytes]) -> str:

@@ -42,18 +42,13 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
     """
     if isinstance(image, bytes) and image.startswith(_JPEG_START) and _is_whole_at(image, size):
         return image
-    start = time.perf_counter()
-    pixels = _decode(image) if isinstance(image, bytes) else _checked(image)
-    decoded = time.perf_counter()
-    boxed = np.ascontiguousarray(letterbox(pixels, size, "RGBX"))
-    resized = time.perf_counter()
+    with timed("decode"):
+        pixels = _decode(image) if isinstance(image, bytes) else _checked(image)
+    with timed("resize"):
+        boxed = np.ascontiguousarray(letterbox(pixels, size, "RGBX"))
     colors: Colors = "RGBX" if boxed.shape[2] == 4 else "RGB"
-    jpeg = simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
-    spent = _thread.spent
-    spent["decode"] += decoded - start
-    spent["resize"] += resized - decoded
-    spent["encode"] += time.perf_counter() - resized
-    return jpeg
+    with timed("encode"):
+        return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
 
 
 @contextmanager

@@ -63,14 +63,15 @@ def limit_arenas(n_workers: int) -> None:
 
 def end_processes() -> None:
     """Kills every process that this one started, and theirs; one that writes to the end would outlive its launcher."""
-    for pid in _descendants("self"):
+    for pid in descendants("self"):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
 
 
-def _descendants(pid: int | str) -> list[int]:
+def descendants(pid: int | str) -> list[int]:
+    """The processes that one started, and those that they started; without those that end while it looks."""
     below: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
@@ -81,4 +82,4 @@ def _descendants(pid: int | str) -> list[int]:
             below += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
         except OSError:
             continue
-    return [each for child in below for each in (child, *_descendants(child))]
+    return [each for child in below for each in (child, *descendants(child))]

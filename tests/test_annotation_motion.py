@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from annotation_episodes import ONE_ARM, Leg, episode_of
 
-from annotation_tools.motion import GripperEvent, Motion, idle_steps, measure_motion, runs, smooth
+from annotation_tools.motion import GripperEvent, Motion, idle_in, measure_motion, runs, smooth
 from pipelines.episode import Episode
 from pipelines.slots import N_SLOTS
 
@@ -82,20 +82,20 @@ def test_a_commanded_base_is_not_idle_although_its_state_is_masked_off() -> None
     state, action = np.zeros((40, N_SLOTS), np.float32), np.zeros((40, N_SLOTS), np.float32)
     action[:, 14] = 0.3
     masks = (np.zeros(N_SLOTS, bool), np.arange(N_SLOTS) == 14)
-    assert not idle_steps(state, action, masks, {"base": (14,)}, "joint_position", 20.0).any()
+    assert not idle_in(measure_motion(state, action, masks, {"base": (14,)}, "joint_position", 20.0)).any()
 
 
 def test_nothing_is_idle_where_no_part_can_be_read() -> None:
     zeros, none = np.zeros((40, N_SLOTS), np.float32), np.zeros(N_SLOTS, bool)
-    assert not idle_steps(zeros, zeros, (none, none), ONE_ARM, "ee_delta", 20.0).any()
+    assert not idle_in(measure_motion(zeros, zeros, (none, none), ONE_ARM, "ee_delta", 20.0)).any()
 
 
 def test_an_angle_that_wraps_is_no_movement() -> None:
     state = np.zeros((40, N_SLOTS), np.float32)
     state[:, 3] = np.where(np.arange(40) % 2, np.pi - 1e-4, -np.pi + 1e-4)
     mask = np.arange(N_SLOTS) < 6
-    still = idle_steps(state, state, (mask, mask), {"arm0": ONE_ARM["arm0"]}, "ee_absolute", 20.0)
-    assert still.all()
+    motion = measure_motion(state, state, (mask, mask), {"arm0": ONE_ARM["arm0"]}, "ee_absolute", 20.0)
+    assert idle_in(motion).all()
 
 
 def test_deltas_tell_the_speed_where_no_pose_is_measured() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from native_files import bridge_features, write_rlds
+from waiting import wait_for
 
 from pipelines import files, launch
 from pipelines.adapters import get_adapter, parse_adapter
@@ -38,14 +38,6 @@ N = 10
 def make_conversion(source: Path, root: Path, **changes: Any) -> Conversion:
     options: dict[str, Any] = {"name": "tiny", "version": "1.0.0", "adapter": get_adapter("bridge_orig"), "n_shards": 3}
     return Conversion(source=str(source), output_root=str(root), **options | changes)
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    """Other work on the machine can make anything slow."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -326,7 +318,7 @@ def test_a_share_of_train_moves_to_val_by_hash(source: Path, tmp_path: Path) -> 
 
 def test_a_hung_run_is_given_up(watched: Job, gave_up: list[str]) -> None:
     with supervised(watched, n_shards=1, no_progress_s=0.3):
-        wait_until(lambda: gave_up)
+        wait_for(lambda: gave_up)
     assert gave_up[0].startswith("no worker has made progress for ")
 
 
@@ -336,7 +328,7 @@ def test_a_run_whose_worker_was_killed_is_given_up(watched: Job, gave_up: list[s
 
     with supervised(watched, n_shards=1, no_progress_s=600):
         threading.Thread(target=run_worker).start()
-        wait_until(lambda: gave_up)
+        wait_for(lambda: gave_up)
     assert gave_up[0].startswith("a worker process was killed (SIGKILL)")
 
 

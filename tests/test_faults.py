@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ import pytest
 from memory_store import MemoryStore
 from native_files import bridge_features, write_rlds
 from test_convert import POISON, hash_files, make_conversion, read_rejects
+from waiting import wait_for
 
 from pipelines import convert as conversion
 from pipelines import launch, patience
@@ -30,6 +30,7 @@ from pipelines.launch import convert
 from pipelines.native import Rejected
 from pipelines.patience import transient_cause
 from pipelines.plan import Job, Plan
+from pipelines.workers import descendants
 
 N = 12
 FOLDER = "tiny/1.0.0"
@@ -241,10 +242,7 @@ def test_a_worker_process_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     if launcher.returncode:
         assert "run the same command again" in said
         assert not (root / FOLDER / "dataset_info.json").exists()
-    end = time.monotonic() + WAIT_S
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(lambda: not any(is_running(pid) for pid in workers))
     subprocess.run(command(source, root, "--shards", "6"), check=True, capture_output=True)
     assert hash_files(root / FOLDER) == expected
 
@@ -261,23 +259,17 @@ def test_a_killed_worker_ends_the_run_at_once_and_by_name(source: Path, tmp_path
     assert "Finished shards are kept; run the same command again" in said
 
 
-def wait_for(happened: Any, process: subprocess.Popen[str], limit_s: float = WAIT_S) -> None:
-    """Waits until something happened; the process must not have ended before."""
-    end = time.monotonic() + limit_s
-    while not happened():
-        assert process.poll() is None and time.monotonic() < end, "the process ended, or nothing happened"
-        time.sleep(0.005)
-
-
 def worker_pids(pid: int) -> list[int]:
     """The Beam workers among the descendants of a process."""
-    with contextlib.suppress(OSError):  # of those that end while they are looked at
+    return [each for each in descendants(pid) if is_worker(each)]
+
+
+def is_worker(pid: int) -> bool:
+    try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        found = [pid] if b"sdk_worker_main" in line and b"/sh\0" not in line else []
-        tasks = [Path(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task")]
-        children = [int(child) for task in tasks for child in task.read_text().split()]
-        return found + [each for child in children for each in worker_pids(child)]
-    return []
+    except OSError:  # It ended while it was looked at.
+        return False
+    return b"sdk_worker_main" in line and b"/sh\0" not in line
 
 
 def kill(pid: int) -> None:

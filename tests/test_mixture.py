@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mixture_data import make_episode, write_dataset, write_spec
 
-from mixtures import shard_times
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.selection import select_groups, validation_words
+from pipelines import dataset
 from pipelines.dataset import sha256_of
 from pipelines.episode import Episode
 from pipelines.errors import FailedWork, UsageError
@@ -242,7 +242,7 @@ def test_a_missing_or_changed_shard_is_refused(tmp_path: Path, compiled_before: 
 def test_a_shard_written_to_since_is_read_once_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_dataset(tmp_path, "a", [make_episode(i) for i in range(3)])
     body, read = "datasets: [{path: a/1.0.0}]\n", []
-    monkeypatch.setattr(shard_times, "sha256_of", lambda file: read.append(file.name) or sha256_of(file))
+    monkeypatch.setattr(dataset, "sha256_of", lambda file: read.append(file.name) or sha256_of(file))
     opened(tmp_path, body)
     shard = folder / "a-train.tfrecord-00001-of-00002"
     os.utime(shard, ns=(1, 1))

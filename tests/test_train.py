@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics, wait_for
+from toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics
+from waiting import wait_for
 
 from pipelines.errors import FailedWork, UsageError
 from pipelines.statistics import load_statistics, save_statistics

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_mixture import quick_compilation, settings, wait_for
+from toy_mixture import quick_compilation, settings
+from waiting import wait_for
 
 from pipelines.errors import UsageError
 from trainers.hosts import join

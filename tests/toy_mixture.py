@@ -6,10 +6,8 @@ As a script it is the embodimix command on that mixture: `python tests/toy_mixtu
 import hashlib
 import json
 import resource
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,15 +236,6 @@ def stand_in(patch: Any) -> None:
         patch(module, "open_mixture", open_toy_mixture)
     for module in (trainers.evaluate, trainers.train, trainers.validation, trainers.replay):
         patch(module, "Stream", ToyStream)
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Returns when the condition holds; fails when the process ends or ten minutes pass before."""
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert process.poll() is None, f"ended by itself with {process.returncode}"
-        assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":
