@@ -59,6 +59,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="stop a local run that shows no progress for S seconds (default 600)",
     )  # fmt: skip
     parser.add_argument(
+        "--input-cache", type=float, default=10.0, metavar="GB",
+        help="what a worker process keeps on its disk of an input in an object store (default 10)",
+    )  # fmt: skip
+    parser.add_argument(
         "--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop; all: a table"
     )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
@@ -92,7 +96,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         adapter=adapter, robot=arguments.robot, task=arguments.task, n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split), val_fraction=arguments.val_fraction,
         statistics=arguments.statistics, append=arguments.append, n_workers=arguments.workers,
-        no_progress_s=arguments.no_progress_limit,
+        no_progress_s=arguments.no_progress_limit, input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
     )  # fmt: skip
     limit_arenas(conversion.n_workers or os.cpu_count() or 1)

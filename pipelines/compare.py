@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.adapters import get_adapter
-from pipelines.convert import read_episode
+from pipelines.convert import read_episode, reader_of
 from pipelines.dataset import Dataset
 from pipelines.episode import Reference
 from pipelines.errors import EmbodimixError, FailedWork
@@ -23,6 +23,7 @@ from pipelines.images import decode_image, decode_jpeg, letterbox
 from pipelines.index import jpeg_offsets, read_sidecar
 from pipelines.native import Located
 from pipelines.plan import Job
+from pipelines.staging import staged
 
 _GAP, _LINE = 4, 16
 
@@ -53,7 +54,15 @@ def compare_frames(dataset_path: Path, n_episodes: int, n_frames: int) -> list[P
     manifest = json.loads(path.read_text())
     episodes = manifest["episodes"]
     chosen = [episodes[i] for i in np.linspace(0, len(episodes) - 1, min(n_episodes, len(episodes)), dtype=int)]
-    return [pair for entry in chosen for pair in _compare_episode(dataset, manifest, entry, n_frames)]
+    job = Job(
+        directory=str(dataset.path), name=dataset.name, version=dataset.version,
+        adapter=get_adapter(manifest["adapter"]["name"]), robot=manifest["robot"] or "",
+    )  # fmt: skip
+    sources = staged([_located(entry) for entry in chosen], reader_of(job.adapter.format).files_of, pictures=True)
+    return [
+        pair for entry, source in zip(chosen, sources, strict=True)
+        for pair in _compare_episode(dataset, job, entry, source, n_frames)
+    ]  # fmt: skip
 
 
 def draw_sheet(pairs: Sequence[Pair]) -> NDArray[np.uint8]:
@@ -94,15 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _compare_episode(
-    dataset: Dataset, manifest: dict[str, Any], entry: dict[str, Any], n_frames: int
-) -> list[Pair]:  # fmt: skip
+def _located(entry: dict[str, Any]) -> Located:
     reference = Reference(uri=entry["source_uri"], key=entry["source_key"], split=entry["split"])
-    job = Job(
-        directory=str(dataset.path), name=dataset.name, version=dataset.version,
-        adapter=get_adapter(manifest["adapter"]["name"]), robot=manifest["robot"] or "",
-    )  # fmt: skip
-    episode = read_episode(job, Located(reference=reference, place=tuple(entry["place"])), dataset.cameras)
+    return Located(reference=reference, place=tuple(entry["place"]))
+
+
+def _compare_episode(
+    dataset: Dataset, job: Job, entry: dict[str, Any], source: Located, n_frames: int
+) -> list[Pair]:  # fmt: skip
+    episode = read_episode(job, source, dataset.cameras)
     files = dataset.splits[entry["split"]][entry["shard"]]
     row = read_sidecar(files.sidecar).slice(entry["record"], 1).to_pylist()[0]
     steps = np.linspace(0, episode.n_steps - 1, n_frames, dtype=int)
@@ -116,7 +125,7 @@ def _compare_episode(
                 stored = decode_jpeg(file.read(int(lengths[step])))
             frame = frames[int(step)]
             pixels = decode_image(frame) if isinstance(frame, bytes) else frame
-            title = f"{reference.key[-22:]} {camera.split('_')[0]} {step}"
+            title = f"{source.reference.key[-22:]} {camera.split('_')[0]} {step}"
             pairs.append(Pair(title=title, source=letterbox(pixels), stored=stored))
     return pairs
 

@@ -26,7 +26,7 @@ from pipelines.places import Place
 from pipelines.plan import Job, ShardId, load_references
 from pipelines.shards import finished_shard, write_shard
 from pipelines.slots import CAMERAS
-from pipelines.staging import staged
+from pipelines.staging import FilesOf, staged, with_urls
 from pipelines.statistics import (
     NormStatistics,
     load_statistics,
@@ -97,12 +97,9 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
 def _measure_shard(job: Job, shard: ShardId) -> Measured:
     vectors, n_episodes = PendingVectors(), 0
     cameras: Counter[str] = Counter()
-    for located in load_references(job, shard):
-        check_wanted(job.directory)
-        beat(job)
+    for located in _at_hand(job, load_references(job, shard), pictures=False):
         try:
-            with staged(located, job.adapter.format) as local:
-                episode = read_episode(job, local, CAMERAS)
+            episode = read_episode(job, located, CAMERAS)
         except Rejected:
             continue
         vectors.add(episode)
@@ -222,19 +219,16 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         rejects.append(make_reject(reference, reason, detail))
 
     def read_all() -> Iterator[Episode]:
-        for located in references:
-            check_wanted(job.directory)
-            beat(job)
-            with staged(located, job.adapter.format) as local:
-                try:
-                    episode = replace(read_episode(job, local, cameras), reference=located.reference)
-                except Rejected as error:
-                    on_reject(located.reference, error.reason, error.detail)
-                    continue
-                kept[episode.reference.key] = _describe(episode, located)
-                yield annotate(episode)
-                if episode.reference.key in kept:
-                    rejects.extend(_dropped_steps(episode))
+        for located in _at_hand(job, references, pictures=True):
+            try:
+                episode = read_episode(job, located, cameras)
+            except Rejected as error:
+                on_reject(located.reference, error.reason, error.detail)
+                continue
+            kept[episode.reference.key] = _describe(episode, located)
+            yield annotate(episode)
+            if episode.reference.key in kept:
+                rejects.extend(_dropped_steps(episode))
 
     summary = write_shard(
         job.place, name=job.name, split=shard.split, shard=shard.shard, n_shards=shard.n_shards,
@@ -249,13 +243,28 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     return result
 
 
+def _at_hand(job: Job, references: Sequence[Located], *, pictures: bool) -> Iterator[Located]:
+    """The episodes one by one, each while its files are on this machine; shows the supervisor that work goes on."""
+
+    def on_wait(moved: bool) -> None:
+        check_wanted(job.directory)
+        if moved:
+            beat(job)
+
+    files_of: FilesOf = reader_of(job.adapter.format).files_of
+    for located in staged(references, files_of, pictures=pictures, kept_gb=job.input_cache_gb, on_wait=on_wait):
+        check_wanted(job.directory)
+        beat(job)
+        yield located
+
+
 def read_episode(job: Job, located: Located, cameras: Sequence[str]) -> Episode:
     """Reads one episode into canonical slots and checks it.
 
     Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
     """
     try:
-        native = _reader(job.adapter.format).read(located, job.adapter)
+        native = reader_of(job.adapter.format).read(located, job.adapter)
         embodiment = _embodiment_of(job, native)
         episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
     except (Rejected, *UNREADABLE) as error:
@@ -303,7 +312,7 @@ def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
     """The reject row of a whole episode."""
     return Reject(
         source_uri=reference.uri, source_key=reference.key, split=reference.split, level="episode", start=0, end=0,
-        reason=reason, detail=detail,
+        reason=reason, detail=with_urls(detail),
     )  # fmt: skip
 
 
@@ -320,7 +329,7 @@ def heartbeat_path(job: Job) -> Path:
     return Path(tempfile.gettempdir()) / f"embodimix-{name}.beat"
 
 
-def _reader(format: str) -> ModuleType:
+def reader_of(format: str) -> ModuleType:
     """The module that finds and reads a format; imported late, since each needs other libraries."""
     return importlib.import_module(f"pipelines.sources.{format}")
 

@@ -33,7 +33,7 @@ from pipelines.patience import with_patience
 from pipelines.places import Place, RemotePath, as_place
 from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
 from pipelines.sources.folders import source_root
-from pipelines.staging import check_remote_input
+from pipelines.staging import DEFAULT_KEPT_GB, forget_copies, with_urls
 from pipelines.statistics import load_statistics
 from pipelines.workers import deaths_noted, end_processes
 from pipelines.writers import call_in, call_off
@@ -51,7 +51,7 @@ class Conversion:
     """What the user asked for.
 
     append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
-    long is stopped.
+    long is stopped. input_cache_gb: what a worker process keeps on its disk of an input in an object store.
     """
 
     source: str
@@ -68,6 +68,7 @@ class Conversion:
     append: str = ""
     n_workers: int | None = None
     no_progress_s: float = 600.0
+    input_cache_gb: float = DEFAULT_KEPT_GB
     beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,9 +76,10 @@ class Conversion:
             raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
         if not _VERSION.fullmatch(self.version):
             raise UsageError(f"--version: expected MAJOR.MINOR.PATCH such as 1.0.0, found {self.version!r}")
-        check_remote_input(self.source, self.adapter.format)
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
+        if not self.input_cache_gb >= 0:
+            raise UsageError(f"--input-cache: expected 0 GB or more, found {self.input_cache_gb}")
         if self.append and (not _VERSION.fullmatch(self.append) or self.statistics):
             raise UsageError(f"--append: expected a version such as 1.0.0 and no --statistics, found {self.append!r}")
         for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
@@ -169,6 +171,7 @@ def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Jo
         directory=str(conversion.directory), name=conversion.name, version=conversion.version,
         adapter=conversion.adapter, robot=conversion.robot, task=conversion.task, has_frozen_statistics=bool(frozen),
         appended_to=conversion.append, fixed_cameras=base.dataset.cameras if base else (),
+        input_cache_gb=conversion.input_cache_gb,
     )  # fmt: skip
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
@@ -228,8 +231,10 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
         call_off(output, _CALL_OFF_S)
         if not isinstance(error, (RuntimeError, OSError, EmbodimixError)):
             raise
-        message = worker_message(str(error))
+        message = worker_message(with_urls(str(error)))
         raise FailedWork(f"{message}. Finished shards are kept; run the same command again") from error
+    finally:
+        forget_copies()
 
 
 def worker_message(text: str) -> str:

@@ -52,10 +52,21 @@ class RemotePath:
 
     def stat(self) -> RemoteStat:
         """The object's size and time. Raises FileNotFoundError."""
-        found = _match(self.url)
+        found = self.matching("")
         if not found:
             raise FileNotFoundError(f"{self}: no such object")
-        return RemoteStat(st_size=found[0].size_in_bytes, st_mtime=found[0].last_updated_in_seconds or 0.0)
+        return found[self]
+
+    def matching(self, pattern: str) -> dict["RemotePath", RemoteStat]:
+        """The objects below that match a pattern of Beam (`*` within a name, `**` across), sorted; "" is its own name.
+
+        The store lists every name that begins like the pattern, whatever comes after its first star.
+        """
+        found = _match(f"{self.url}/{pattern}".rstrip("/"))
+        return {
+            RemotePath(item.path): RemoteStat(st_size=item.size_in_bytes, st_mtime=item.last_updated_in_seconds or 0.0)
+            for item in sorted(found, key=lambda item: item.path)
+        }
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """Opens the object to be read, with seeking. Raises FileNotFoundError."""
@@ -63,6 +74,10 @@ class RemotePath:
             raise ValueError(f"mode: expected 'rb', found {mode!r}; write with `pipelines.files.atomic_file`")
         if not _match(self.url):
             raise FileNotFoundError(f"{self}: no such object")
+        return self.open_known()
+
+    def open_known(self) -> IO[bytes]:
+        """Opens an object that was listed, as `open` does, without asking for it first."""
         from apache_beam.io.filesystem import CompressionTypes
 
         kind = CompressionTypes.UNCOMPRESSED
@@ -93,8 +108,7 @@ class RemotePath:
 
     def rglob(self, pattern: str) -> Iterator["RemotePath"]:
         """The objects at any depth whose name matches, sorted."""
-        found = (RemotePath(item.path) for item in _match(f"{self.url}/**"))
-        return iter(sorted(place for place in found if fnmatch.fnmatchcase(place.name, pattern)))
+        return iter([place for place in self.matching("**") if fnmatch.fnmatchcase(place.name, pattern)])
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: object stores have no folders."""
@@ -142,11 +156,12 @@ def as_place(where: "str | Place") -> Place:
 
 
 def _match(pattern: str) -> list[Any]:
-    """The objects that match a pattern of Beam's file systems; none where there are none."""
+    """The objects that match a pattern of Beam's file systems; folders that some tools mark by an object do not."""
     from apache_beam.io.filesystem import BeamIOError
 
     try:
-        return with_patience(lambda: _file_systems().match([pattern])[0].metadata_list, pattern)
+        found = with_patience(lambda: _file_systems().match([pattern])[0].metadata_list, pattern)
+        return [item for item in found if not item.path.endswith("/")]
     except BeamIOError as error:
         raise FailedWork(f"{pattern}: expected to list it, found {error}") from error
     except ValueError as error:

@@ -52,6 +52,7 @@ class Job:
 
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
+    input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
     """
 
     directory: str
@@ -63,6 +64,7 @@ class Job:
     has_frozen_statistics: bool = False
     appended_to: str = ""
     fixed_cameras: tuple[str, ...] = ()
+    input_cache_gb: float = 10.0
     options_hash: str = ""
 
     @property
@@ -123,7 +125,7 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
 def options_hash(job: Job, plan: Plan, statistics: bytes = b"") -> str:
     """Returns 16 hex digits that change whenever a shard's bytes could: options, adapter, input, code, statistics."""
     digest = hashlib.sha256()
-    options = asdict(replace(job, options_hash="")) | {"directory": ""}
+    options = asdict(job) | {"directory": "", "options_hash": "", "input_cache_gb": 0}
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for shard, episodes in sorted(plan.shards.items()):
         digest.update(json.dumps([asdict(shard), [asdict(located) for located in episodes]], sort_keys=True).encode())

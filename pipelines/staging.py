@@ -1,77 +1,319 @@
-"""Episodes of object stores, copied to this machine for readers whose libraries need files."""
+"""Files of object stores on this machine: fetched many at once and some episodes ahead, and kept for later readers."""
 
+import atexit
+import fcntl
+import functools
+import json
+import os
+import re
 import shutil
 import tempfile
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipelines.errors import UsageError
+from pipelines.errors import FailedWork
 from pipelines.native import Located
-from pipelines.places import RemotePath, as_place
+from pipelines.patience import with_patience
+from pipelines.places import Place, RemotePath, RemoteStat, as_place
 
-# Formats whose episodes are folders or files of their own. RLDS copies whole shards, see `staged_shard`; of the
-# others many episodes share a file or a tree, and copying that for each would not end.
-STAGED_FORMATS = ("aloha", "bridge", "droid", "zarr")
-_COPY_BYTES = 1 << 22
-# Shards of an input that stay on a worker's disk; a worker reads them one after the other.
-_KEPT_SHARDS = 3
+Files = Mapping[RemotePath, RemoteStat]
+FilesOf = Callable[[Located, "Listing", bool], Files]
+OnWait = Callable[[bool], None]
+
+# What a process keeps of its input, if nobody says otherwise; and the share of the disk that stays free.
+DEFAULT_KEPT_GB = 10.0
+_FREE_SHARE = 0.1
+# Small files are a matter of latency, large ones of memory: the stores' readers hold 16 MB of each.
+_AT_ONCE = 16
+_LARGE_AT_ONCE = 3
+_LARGE_BYTES = _COPY_BYTES = 1 << 22
+# Episodes whose files are on their way while one is read.
+_AHEAD = 2
+_POLL_S = 1.0
+_PREFIX = "embodimix-input-"
+_LOCK = ".lock"
+_PARTS = ".parts"
 
 
-def check_remote_input(source: str, format: str) -> None:
-    """Raises UsageError for an input in an object store that the format's reader cannot read there."""
-    if isinstance(as_place(source), RemotePath) and format not in (*STAGED_FORMATS, "rlds"):
-        raise UsageError(f"INPUT {source}: format {format} is read from a disk only; copy it there first")
+class Listing:
+    """What an object store holds, asked once; for as long as one shard is worked on."""
+
+    def __init__(self) -> None:
+        self.matching = functools.lru_cache(maxsize=64)(RemotePath.matching)
+        self.read_json = functools.lru_cache(maxsize=256)(_read_json)
+
+    def own(self, place: RemotePath) -> Files:
+        """The object of this very name. Raises FileNotFoundError."""
+        if not (found := self.matching(place, "")):
+            raise FileNotFoundError(f"{place}: no such object")
+        return found
+
+    def below(self, place: RemotePath) -> Files:
+        """Every object below a folder."""
+        return self.matching(place, "**")
+
+    def nearest(self, place: RemotePath, pattern: str) -> Files:
+        """The objects that match in the lowest folder above `place` that has any; none if there is none.
+
+        pattern: begins with letters, since a store lists every name that begins as the pattern does.
+        """
+        folder = place.parent
+        while "/" in folder.url.partition("://")[2]:
+            if found := self.matching(folder, pattern):
+                return found
+            folder = folder.parent
+        return self.matching(folder, pattern)
+
+
+def own_file(located: Located, listing: Listing, pictures: bool) -> Files:
+    """What formats need whose episode is a file, or a part of one."""
+    place = as_place(located.reference.uri)
+    return listing.own(place) if isinstance(place, RemotePath) else {}
+
+
+def local_path(place: Place) -> Path:
+    """Where a file or folder lies on this machine: itself, or the copy that `staged` and `fetched` make."""
+    return _mirror().path_of(place) if isinstance(place, RemotePath) else place
+
+
+def with_urls(text: str) -> str:
+    """Names the objects of a store by their URLs where a message names their copies."""
+    return re.sub(re.escape(f"{_mirror().folder}/") + r"(\w+)/", r"\1://", text) if _PREFIX in text else text
+
+
+def staged(
+    references: Sequence[Located], files_of: FilesOf, *, pictures: bool, kept_gb: float = DEFAULT_KEPT_GB,
+    on_wait: OnWait = lambda moved: None,
+) -> Iterator[Located]:  # fmt: skip
+    """Yields the episodes in order, each while its files are on this machine; those on a disk as they are.
+
+    files_of: which objects an episode's reader opens; without `pictures`, those that hold its numbers suffice.
+    kept_gb: how much stays for later readers. on_wait: is called every second that passes in waiting, with whether
+    bytes arrived. Raises FailedWork when the store keeps failing, FileNotFoundError when an object is gone.
+    """
+    if not any(isinstance(as_place(located.reference.uri), RemotePath) for located in references):
+        yield from references
+        return
+    mirror, listing = _mirror(), Listing()
+    mirror.limit_bytes = int(kept_gb * 1e9)
+    left = deque(references)
+    coming: deque[Future[Hold]] = deque()
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="list") as ahead:
+
+        def prepare(located: Located) -> "Hold":
+            return mirror.hold(files_of(located, listing, pictures))
+
+        try:
+            for located in references:
+                while left and len(coming) <= _AHEAD:
+                    coming.append(ahead.submit(prepare, left.popleft()))
+                _wait_for([coming[0]], mirror, on_wait)
+                with coming.popleft().result() as hold:
+                    _wait_for(hold.arrivals, mirror, on_wait)
+                    yield located
+        finally:
+            for future in coming:
+                if not future.cancel() and future.exception() is None:
+                    future.result().release()
 
 
 @contextmanager
-def staged(located: Located, format: str) -> Iterator[Located]:
-    """Yields the episode with its files on this machine, for as long as the block lasts.
+def fetched(files: Files) -> Iterator[None]:
+    """Keeps copies of these objects on this machine for as long as the block lasts."""
+    with _mirror().hold(files) as hold:
+        _wait_for(hold.arrivals, _mirror(), lambda moved: None)
+        yield
 
-    Its folder or file is copied with its path below the input, and with the JSON files of the folders above it,
-    where Bridge keeps its cameras and DROID its annotations. An episode on a disk is yielded as it is.
+
+def forget_copies() -> None:
+    """Removes the copies that nobody holds."""
+    if _made:
+        _mirror().make_room(limit_bytes=0)
+
+
+@dataclass(eq=False, kw_only=True)
+class Copy:
+    """A file of the mirror, or one on its way."""
+
+    place: RemotePath
+    stat: RemoteStat
+    arrival: "Future[None]"
+    holders: int = 0
+
+
+class Hold:
+    """Copies that stay until `release`, or until the block ends."""
+
+    def __init__(self, mirror: "Mirror", copies: Sequence[Copy]) -> None:
+        self._mirror, self._copies = mirror, copies
+
+    @property
+    def arrivals(self) -> "list[Future[None]]":
+        return [copy.arrival for copy in self._copies]
+
+    def release(self) -> None:
+        self._mirror.release(self._copies)
+        self._copies = ()
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+class Mirror:
+    """Copies of objects below a folder, each under the path of its URL; those longest unused give way to new ones.
+
+    limit_bytes: what the copies may take, held ones excepted. moved_bytes: what has arrived so far.
     """
-    place = as_place(located.reference.uri)
-    if not isinstance(place, RemotePath) or format not in STAGED_FORMATS:
-        yield located
-        return
-    with tempfile.TemporaryDirectory(prefix="embodimix-") as folder:
-        local = Path(folder) / located.reference.key
-        below = list(place.rglob("*")) or [place]
-        for item in below:
-            _copy(item, local / item.url[len(place.url) + 1 :] if item != place else local)
-        above, target = place.parent, local.parent
-        for _ in located.reference.key.split("/"):
-            for item in above.glob("*.json"):
-                _copy(item, target / item.name)
-            above, target = above.parent, target.parent
-        yield replace(located, reference=replace(located.reference, uri=str(local)))
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.limit_bytes, self.moved_bytes = folder, int(DEFAULT_KEPT_GB * 1e9), 0
+        self._copies: OrderedDict[RemotePath, Copy] = OrderedDict()
+        self._lock = threading.RLock()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
+        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
+        (folder / _PARTS).mkdir()
+
+    def path_of(self, place: RemotePath) -> Path:
+        """Where the copy of an object, or of a folder of objects, lies. Raises FailedWork for names no file has."""
+        scheme, _, rest = place.url.partition("://")
+        parts = rest.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise FailedWork(f"{place}: expected a name that a file can have, found an empty part, . or ..")
+        return self.folder.joinpath(scheme, *parts)
+
+    def hold(self, files: Files) -> Hold:
+        """Begins to fetch what is not here, or was replaced since; the copies stay until the hold is released."""
+        copies = []
+        with self._lock:
+            for place, stat in files.items():
+                copy = self._copies.get(place)
+                if copy is None or copy.stat != stat:
+                    copy = Copy(place=place, stat=stat, arrival=self._threads.submit(self._fetch, place, stat))
+                    self._copies[place] = copy
+                self._copies.move_to_end(place)
+                copy.holders += 1
+                copies.append(copy)
+            self.make_room()
+        return Hold(self, copies)
+
+    def release(self, copies: Sequence[Copy]) -> None:
+        """Lets the copies go when there is need; one that did not arrive is forgotten, so that the next asks anew."""
+        with self._lock:
+            for copy in copies:
+                copy.holders -= 1
+                if copy.holders == 0 and self._copies.get(copy.place) is copy:
+                    if copy.arrival.cancel() or (copy.arrival.done() and copy.arrival.exception()):
+                        del self._copies[copy.place]
+
+    def make_room(self, limit_bytes: int | None = None) -> None:
+        """Removes copies that nobody holds, the longest unused first, until the rest is within the limit."""
+        with self._lock:
+            disk = shutil.disk_usage(self.folder)
+            here = sum(copy.stat.st_size for copy in self._copies.values() if copy.arrival.done())
+            total = sum(copy.stat.st_size for copy in self._copies.values())
+            most = min(self.limit_bytes, max(0, int(here + disk.free - _FREE_SHARE * disk.total)))
+            most = most if limit_bytes is None else limit_bytes
+            for place, copy in list(self._copies.items()):
+                if total <= most:
+                    return
+                if copy.holders == 0 and copy.arrival.done():
+                    total -= copy.stat.st_size
+                    del self._copies[place]
+                    self._remove(self.path_of(place))
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self.folder or any(folder.iterdir()):
+                return
+            folder.rmdir()
+
+    def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
+        part = self.folder / _PARTS / uuid.uuid4().hex
+        try:
+            if stat.st_size > _LARGE_BYTES:
+                with self._large:
+                    with_patience(lambda: self._copy(place, stat, part), place.url)
+            else:
+                with_patience(lambda: self._copy(place, stat, part), place.url)
+            with self._lock:
+                path = self.path_of(place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
+        size = 0
+        with place.open_known() as reader, open(part, "wb") as writer:
+            while chunk := reader.read(_COPY_BYTES):
+                size += writer.write(chunk)
+                self.moved_bytes += len(chunk)
+        if size != stat.st_size:
+            raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {size}")
 
 
-def staged_shard(place: RemotePath) -> Path:
-    """Returns a copy on this machine of a file of the input; the last few copies are kept for the next episode."""
-    found = place.stat()
-    known = (place.url, found.st_size, found.st_mtime)
-    with _lock:
-        if known in _shards:
-            _shards.move_to_end(known)
-            return Path(_shards[known].name) / place.name
-        folder = tempfile.TemporaryDirectory(prefix="embodimix-")
-        _copy(place, Path(folder.name) / place.name)
-        _shards[known] = folder
-        while len(_shards) > _KEPT_SHARDS:
-            _shards.popitem(last=False)
-        return Path(folder.name) / place.name
+def _read_json(place: RemotePath) -> Mapping[str, Any]:
+    """An object's content; nothing for one that is no JSON, which its reader will tell."""
+    try:
+        content = json.loads(place.read_bytes())
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _copy(source: RemotePath, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open() as reader, open(target, "wb") as writer:
-        shutil.copyfileobj(reader, writer, _COPY_BYTES)
+def _wait_for(futures: Sequence[Future], mirror: Mirror, on_wait: OnWait) -> None:  # type: ignore[type-arg]
+    """Waits for all; raises the first one's error."""
+    left = set(futures)
+    while left:
+        before = mirror.moved_bytes
+        left = wait(left, timeout=_POLL_S).not_done
+        if left:
+            on_wait(mirror.moved_bytes != before)
+    for future in futures:
+        future.result()
 
 
-_lock = threading.Lock()
-_shards: "OrderedDict[tuple[str, int, float], tempfile.TemporaryDirectory[str]]" = OrderedDict()
+_made: list[Mirror] = []
+_making = threading.Lock()
+
+
+def _mirror() -> Mirror:
+    """This process's mirror; its folder goes with the process, or with the next one's if this one is killed."""
+    with _making:
+        if not _made:
+            _sweep()
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            descriptor = os.open(folder / ".new", os.O_CREAT | os.O_RDWR, 0o600)
+            # Locked before it has its name, so that nobody takes the folder for a dead process's.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.rename(folder / ".new", folder / _LOCK)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            _made.append(Mirror(folder))
+        return _made[0]
+
+
+def _sweep() -> None:
+    """Removes the folders of processes that were killed: their locks are free."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            descriptor = os.open(lock, os.O_RDWR)
+        except OSError:
+            continue  # Another user's, or gone meanwhile.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)

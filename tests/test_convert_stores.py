@@ -116,11 +116,6 @@ def test_files_of_a_store_need_their_counts(store: dict[str, bytes], tmp_path: P
         rlds.find(f"{ROOT}/in", get_adapter("bridge_orig"))
 
 
-def test_formats_that_need_a_disk_say_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="format lerobot is read from a disk only"):
-        run(f"{ROOT}/in", "lerobot_aloha", str(tmp_path))
-
-
 def test_workers_in_the_cloud_do_not_see_this_machine() -> None:
     flags = ["--runner=DataflowRunner", "--project=my-project", "--region=us-central1", "--temp_location=gs://b/t"]
     options = make_beam_options(flags)

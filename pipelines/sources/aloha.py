@@ -1,7 +1,5 @@
 """ALOHA and ACT: one HDF5 file per episode, joints and frames step by step."""
 
-from pathlib import Path
-
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +8,10 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.places import as_place
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
+from pipelines.staging import local_path, own_file
 
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
 
@@ -29,12 +29,15 @@ def find(source: str, adapter: Adapter) -> Found:
     )
 
 
+files_of = own_file
+
+
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """Reads one file; frames go by camera name, raw or JPEG. No instruction is stored: give one with --task.
 
     Raises Rejected when the file is damaged or its arrays are of unequal lengths.
     """
-    path = Path(located.reference.uri)
+    path = local_path(as_place(located.reference.uri))
     try:
         with h5py.File(path, "r") as file:
             if "action" not in file or "observations/qpos" not in file:

@@ -16,11 +16,14 @@ from pipelines.episode import DroppedSteps, Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage
 from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.places import RemotePath, as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
+from pipelines.staging import Files, Listing, local_path
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
+_WANTED = re.compile(r"(obs_dict|policy_out|agent_data)\.pkl|lang\.txt|images\d[^/]*/im_\d+\.jpg")
 # The observation of these keys becomes the episode's arrays; the rest of obs_dict is bookkeeping.
 _STATE_KEYS = ("full_state", "state", "desired_state", "qpos", "qvel")
 
@@ -38,13 +41,22 @@ def find(source: str, adapter: Adapter) -> Found:
     )
 
 
+def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+    """What the reader opens of the folder (no depth pictures), and the nearest config.json above it."""
+    folder = as_place(located.reference.uri)
+    assert isinstance(folder, RemotePath)
+    files = listing.below(folder)
+    wanted = {place: stat for place, stat in files.items() if _WANTED.fullmatch(place.url[len(folder.url) + 1 :])}
+    return wanted | listing.nearest(folder, "config.json")
+
+
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """Reads one trajectory: T observations and T-1 actions, closed by an action of no motion that holds the gripper.
 
     The arrays are those of obs_dict and `actions`; frames go by camera topic and by folder (`images0`). Raises
     Rejected when files are missing, damaged, or of unequal lengths.
     """
-    folder = Path(located.reference.uri)
+    folder = local_path(as_place(located.reference.uri))
     observations = _read_pickle(folder / "obs_dict.pkl", dict)
     actions = _stack_actions(_read_pickle(folder / "policy_out.pkl", list))
     arrays = {key: np.asarray(observations[key]) for key in _STATE_KEYS if key in observations}

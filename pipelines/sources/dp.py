@@ -1,7 +1,10 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -10,29 +13,65 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import FailedWork, UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
-from pipelines.sources.folders import find_folders
+from pipelines.places import Place, RemotePath, as_place
+from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.zarr import ZarrFrames
+from pipelines.staging import Files, Listing, fetched, local_path, own_file
 
+_ARRAYS = (".zarray", "zarr.json")
+# A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
+_CHUNK = re.compile(r"(?P<array>.+?)/(?:c/)?(?P<first>\d+)(?:[./]\d+)*")
 # What zarr and its codecs raise on damaged stores.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
 
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists the episodes of every replay buffer (`*.zarr`, `*.zarr.zip`) at or below `source`."""
-    root = Path(source).absolute()
-    stores = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
+    root = source_root(source)
+    stores: list[Place] = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
     if not stores:
         folders = find_folders(root, lambda folder, names: folder.endswith(".zarr"))
-        stores = sorted([Path(str(folder)) for folder in folders] + list(root.rglob("*.zarr.zip")))
+        stores = sorted([*folders, *root.rglob("*.zarr.zip")], key=str)
     if not stores:
         raise UsageError(f"{source}: expected replay buffers such as data.zarr at or below it, found none")
     episodes = []
     for store in stores:
-        name = store.name if store == root else store.relative_to(root).as_posix()
-        for i, (start, end) in enumerate(_read_ends(store)):
+        name = key_of(store, root)
+        for i, (start, end) in enumerate(_find_ends(store)):
             reference = Reference(uri=str(store), key=f"{name}#{i}")
-            episodes.append(Located(reference=reference, place=(start, end)))
+            episodes.append(Located(reference=reference, place=(start, end), group=name))
     return Found(episodes=tuple(episodes))
+
+
+def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+    """The chunks of the episode's rows and the arrays' metadata; of a zip, all of it."""
+    store = as_place(located.reference.uri)
+    assert isinstance(store, RemotePath)
+    if store.name.endswith(".zip"):
+        return own_file(located, listing, pictures)
+    every, (start, end) = listing.below(store), located.place
+    arrays = {place.parent.url: listing.read_json(place) for place in every if place.name in _ARRAYS}
+    return {
+        place: stat for place, stat in every.items()
+        if (chunk := _chunk_of(place.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
+    }  # fmt: skip
+
+
+def _chunk_of(url: str, arrays: Mapping[str, Mapping[str, Any]]) -> tuple[int, Mapping[str, Any]] | None:
+    """The place of a chunk along the first axis, and its array's metadata; None for what is no chunk."""
+    if not (match := _CHUNK.fullmatch(url)) or match["array"] not in arrays:
+        return None
+    return int(match["first"]), arrays[match["array"]]
+
+
+def _is_wanted(first: int, array: Mapping[str, Any], start: int, end: int, pictures: bool) -> bool:
+    """Whether a chunk holds rows of the episode that are asked for; of an array whose metadata is damaged, all do."""
+    try:
+        n_dims = len(array["shape"])
+        length = (array.get("chunks") or array["chunk_grid"]["configuration"]["chunk_shape"])[0]
+        return (pictures or n_dims < 4) and first * length < end and (first + 1) * length > start
+    except (KeyError, TypeError, IndexError):
+        return True
 
 
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
@@ -40,7 +79,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     (start, end), path = located.place, located.reference.uri
     arrays, frames = {}, {}
     try:
-        data = _open(Path(path))["data"]
+        data = _open(local_path(as_place(path)))["data"]
         for key, array in data.arrays():
             if array.shape[0] < end:
                 raise Rejected("unequal_lengths", f"{path}: data/{key}: expected {end} rows, found {array.shape[0]}")
@@ -65,6 +104,16 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 def _open(path: Path) -> zarr.Group:
     store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path
     return zarr.open_group(store, mode="r")
+
+
+def _find_ends(store: Place) -> list[tuple[int, int]]:
+    """First and end row of every episode, from a disk or an object store."""
+    if not isinstance(store, RemotePath):
+        return _read_ends(store)
+    files = store.matching("") if store.name.endswith(".zip") else store.matching("**")
+    few = {place: stat for place, stat in files.items() if not place.url.startswith(f"{store.url}/data/")}
+    with fetched(few):
+        return _read_ends(local_path(store))
 
 
 def _read_ends(path: Path) -> list[tuple[int, int]]:

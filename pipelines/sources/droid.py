@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size
+from pipelines.places import RemotePath, as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
+from pipelines.staging import Files, Listing, local_path
 
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")
 _GROUPS = ("action", "observation/robot_state", "observation/controller_info")
+_ANNOTATIONS = "aggregated-annotations"
+_WANTED = re.compile(r"trajectory\.h5|metadata_[^/]*\.json|recordings/MP4/[^/]+(?<!-stereo)\.mp4")
 _STEP_START = "observation/timestamp/control/step_start"
 
 
@@ -36,12 +41,21 @@ def find(source: str, adapter: Adapter) -> Found:
     )
 
 
+def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+    """What the reader opens of the folder (no stereo pairs, no SVO), and the nearest annotations above it."""
+    folder = as_place(located.reference.uri)
+    assert isinstance(folder, RemotePath)
+    files = listing.below(folder)
+    wanted = {place: stat for place, stat in files.items() if _WANTED.fullmatch(place.url[len(folder.url) + 1 :])}
+    return wanted | listing.nearest(folder, f"{_ANNOTATIONS}*.json")
+
+
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """Reads one episode; frames go by `wrist`, `exterior_1`, `exterior_2` and are decoded when asked for.
 
     Raises Rejected when trajectory.h5 is damaged or a video is cut off; a missing video only leaves its camera out.
     """
-    folder = Path(located.reference.uri)
+    folder = local_path(as_place(located.reference.uri))
     try:
         with h5py.File(folder / "trajectory.h5", "r") as file:
             arrays, times, serials, attributes = _read_h5(file)
@@ -135,7 +149,7 @@ def _read_annotations(folder: Path) -> Mapping[str, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=256)
 def _list_annotations(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(folder.glob("aggregated-annotations*.json")))
+    return tuple(sorted(folder.glob(f"{_ANNOTATIONS}*.json")))
 
 
 @functools.lru_cache(maxsize=4)

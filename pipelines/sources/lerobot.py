@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from pipelines.embodiments import fit_parts
 from pipelines.episode import Reference
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.places import Place, RemotePath, as_place
+from pipelines.sources.folders import key_of, source_root
 from pipelines.sources.video import VideoFrames, count_frames
+from pipelines.staging import Files, Listing, local_path
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
@@ -31,16 +34,16 @@ _RATE_TOLERANCE = 0.02
 class VideoSpan:
     """Where the frames of one camera of one episode lie."""
 
-    path: Path
+    path: Place
     first: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class EpisodeFiles:
     """One episode as the metadata lists it. from_row, to_row: rows of its file in v3.0; None for a file of its own."""
 
     number: int
-    data: Path | None
+    data: Place | None
     length: int | None
     tasks: tuple[str, ...]
     from_row: int = 0
@@ -53,7 +56,7 @@ class Meta:
     """The metadata of a dataset: its info.json, every episode listed or found, and task texts by index."""
 
     info: Mapping[str, Any]
-    episodes: Mapping[int, Listing]
+    episodes: Mapping[int, EpisodeFiles]
     tasks: Mapping[int, str]
 
     @property
@@ -62,14 +65,18 @@ class Meta:
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every episode that the metadata names or the data folder holds; one without data is a reject."""
-    root = _find_root(Path(source).absolute())
+    """Lists every episode that the metadata names or the data folder holds; one without data is a reject.
+
+    In v3.0 many episodes share a file; these go to shards together.
+    """
+    root = _find_root(source_root(source))
     meta = load_meta(root)
     episodes, rejects = [], []
-    for number, listing in sorted(meta.episodes.items()):
+    for number, episode in sorted(meta.episodes.items()):
         reference = Reference(uri=str(root), key=f"episode_{number:06d}", split=_split_of(meta.info, number))
-        if listing.data is not None:
-            episodes.append(Located(reference=reference, place=(number,)))
+        if episode.data is not None:
+            group = "" if episode.to_row is None else str(episode.data)
+            episodes.append(Located(reference=reference, place=(number,), group=group))
             continue
         rejects.append(
             Reject(
@@ -80,24 +87,32 @@ def find(source: str, adapter: Adapter) -> Found:
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
+def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+    """The episode's table and its videos, which the measuring pass counts the frames of."""
+    root, number = as_place(located.reference.uri), located.place[0]
+    episode = load_meta(root).episodes[number]
+    places = [episode.data, *(span.path for span in episode.videos.values())]
+    return {place: stat for own in places if isinstance(own, RemotePath) for place, stat in listing.own(own).items()}
+
+
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """Reads one episode; arrays go by column, frames by video key.
 
     A camera that info.json lists and no file holds is left out. Raises Rejected when rows or frames are missing or
     the video's rate is not the dataset's.
     """
-    root, number = Path(located.reference.uri), located.place[0]
+    root, number = as_place(located.reference.uri), located.place[0]
     meta = load_meta(root)
-    listing = meta.episodes[number]
-    table = _read_rows(listing)
+    episode = meta.episodes[number]
+    table = _read_rows(episode)
     t = table.num_rows
-    if listing.length is not None and listing.length != t:
-        raise Rejected("unequal_lengths", f"{listing.data}: expected {listing.length} rows, found {t}")
+    if episode.length is not None and episode.length != t:
+        raise Rejected("unequal_lengths", f"{episode.data}: expected {episode.length} rows, found {t}")
     arrays = {name: array for name in table.column_names if (array := _to_array(table[name])) is not None}
-    frames = {key: _open_video(span, t, meta.fps) for key, span in listing.videos.items()}
+    frames = {key: _open_video(span, t, meta.fps) for key, span in episode.videos.items()}
     listed = [key for key, spec in meta.info.get("features", {}).items() if spec.get("dtype") == "video"]
     names = {key: flatten_names(spec.get("names")) for key, spec in meta.info.get("features", {}).items()}
-    language = read_tasks(meta, listing, arrays)
+    language = read_tasks(meta, episode, arrays)
     times = arrays["timestamp"].reshape(-1).astype(np.float64) if "timestamp" in arrays else None
     reward = arrays["next.reward"].reshape(-1).astype(np.float32) if "next.reward" in arrays else None
     return NativeEpisode(
@@ -110,8 +125,8 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 
 
 @functools.lru_cache(maxsize=2)
-def load_meta(root: Path) -> Meta:
-    """Reads the metadata. Raises UsageError for other versions, FailedWork for damaged files."""
+def load_meta(root: Place) -> Meta:
+    """Reads the metadata, wherever it lies. Raises UsageError for other versions, FailedWork for damaged files."""
     info = _read_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
@@ -125,11 +140,11 @@ def load_meta(root: Path) -> Meta:
 
 def explain_misfit(source: str) -> str:
     """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
-    root = _find_root(Path(source).absolute())
+    root = _find_root(source_root(source))
     meta = load_meta(root)
     robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
     path = root / "meta/modality.json"
-    groups = _read_json(path).get("state", {}) if path.is_file() else {}
+    groups = _read_json(path).get("state", {}) if path.exists() else {}
     dims = {name: [f"{name}[{i}]" for i in range(span["end"] - span["start"])] for name, span in groups.items()}
     sides = {"left_arm": "arm0", "left_hand": "gripper0", "right_arm": "arm1", "right_hand": "gripper1"}
     try:
@@ -142,11 +157,11 @@ def explain_misfit(source: str) -> str:
     return f"robot_type {robot}, observation.state of {width} dims{misfit}{rest}"
 
 
-def read_tasks(meta: Meta, listing: Listing, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
+def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
     """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags."""
     indices = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
-    listed = [text for text in listing.tasks if " " in text.strip()]
+    listed = [text for text in episode.tasks if " " in text.strip()]
     return tuple(dict.fromkeys(text.strip() for text in [*named, *listed] if text.strip()))
 
 
@@ -157,25 +172,25 @@ def flatten_names(names: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
 
 
-def _find_root(source: Path) -> Path:
-    roots = [source] if (source / "meta/info.json").is_file() else sorted(
-        path.parent.parent for path in source.rglob("meta/info.json")
+def _find_root(source: Place) -> Place:
+    roots = [source] if (source / "meta/info.json").exists() else sorted(
+        (path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str
     )  # fmt: skip
     if len(roots) != 1:
-        listed = ", ".join(str(root.relative_to(source)) for root in roots) or "none"
+        listed = ", ".join(key_of(root, source) for root in roots) or "none"
         raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
     return roots[0]
 
 
-def _list_v2(root: Path) -> dict[int, Listing]:
+def _list_v2(root: Place) -> dict[int, EpisodeFiles]:
     """Episodes of v2.0 and v2.1, one Parquet file and one MP4 per camera each, wherever their folders are."""
-    data = {_number(path): path for path in sorted((root / "data").rglob("episode_*.parquet"))}
+    data = {_number(path): path for path in sorted((root / "data").rglob("episode_*.parquet"), key=str)}
     videos: dict[int, dict[str, VideoSpan]] = {}
-    for path in sorted((root / "videos").rglob("episode_*.mp4")):
+    for path in sorted((root / "videos").rglob("episode_*.mp4"), key=str):
         videos.setdefault(_number(path), {})[path.parent.name] = VideoSpan(path=path, first=0)
     rows = {row["episode_index"]: row for row in _read_lines(root / "meta/episodes.jsonl")}
     return {
-        number: Listing(
+        number: EpisodeFiles(
             number=number, data=data.get(number), length=rows.get(number, {}).get("length"),
             tasks=tuple(rows.get(number, {}).get("tasks", ())), videos=videos.get(number, {}),
         )
@@ -183,60 +198,74 @@ def _list_v2(root: Path) -> dict[int, Listing]:
     }  # fmt: skip
 
 
-def _list_v3(root: Path, info: Mapping[str, Any]) -> dict[int, Listing]:
+def _list_v3(root: Place, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
     """Episodes of v3.0: many in a file, their rows and times in meta/episodes."""
     keys = [key for key, spec in info.get("features", {}).items() if spec.get("dtype") == "video"]
-    listings: dict[int, Listing] = {}
-    first_rows: dict[Path, int] = {}
-    for path in sorted((root / "meta/episodes").rglob("*.parquet")):
+    listings: dict[int, EpisodeFiles] = {}
+    first_rows: dict[Place, int] = {}
+    there = frozenset(path for kind in ("data", "videos") for path in (root / kind).rglob("file-*"))
+    for path in sorted((root / "meta/episodes").rglob("*.parquet"), key=str):
         for row in _read_table(path).to_pylist():
             chunk, file = row["data/chunk_index"], row["data/file_index"]
             data = root / f"data/chunk-{chunk:03d}/file-{file:03d}.parquet"
             first = first_rows.setdefault(data, row["dataset_from_index"])
-            videos = {key: span for key in keys if (span := _span_v3(root, row, key, float(info["fps"])))}
-            listings[row["episode_index"]] = Listing(
-                number=row["episode_index"], data=data if data.is_file() else None, length=row.get("length"),
+            videos = {key: span for key in keys if (span := _span_v3(root, row, key, float(info["fps"]), there))}
+            listings[row["episode_index"]] = EpisodeFiles(
+                number=row["episode_index"], data=data if data in there else None, length=row.get("length"),
                 tasks=tuple(row.get("tasks") or ()), from_row=row["dataset_from_index"] - first,
                 to_row=row["dataset_to_index"] - first, videos=videos,
             )  # fmt: skip
     return listings
 
 
-def _span_v3(root: Path, row: Mapping[str, Any], key: str, fps: float) -> VideoSpan | None:
+def _span_v3(
+    root: Place, row: Mapping[str, Any], key: str, fps: float, there: Container[Place]
+) -> VideoSpan | None:
     chunk, file = row.get(f"videos/{key}/chunk_index"), row.get(f"videos/{key}/file_index")
     if chunk is None or file is None:
         return None
     path = root / f"videos/{key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
-    return VideoSpan(path=path, first=round(row[f"videos/{key}/from_timestamp"] * fps)) if path.is_file() else None
+    return VideoSpan(path=path, first=round(row[f"videos/{key}/from_timestamp"] * fps)) if path in there else None
 
 
-def _read_tasks_v2(root: Path) -> dict[int, str]:
+def _read_tasks_v2(root: Place) -> dict[int, str]:
     return {row["task_index"]: row["task"] for row in _read_lines(root / "meta/tasks.jsonl")}
 
 
-def _read_tasks_v3(root: Path) -> dict[int, str]:
+def _read_tasks_v3(root: Place) -> dict[int, str]:
     """Task texts by index; pandas stores the text as the index column."""
     path = root / "meta/tasks.parquet"
-    if not path.is_file():
+    if not path.exists():
         return {}
     rows = _read_table(path).to_pylist()
     return {row["task_index"]: str(row.get("task") or row.get("__index_level_0__") or "") for row in rows}
 
 
-def _read_rows(listing: Listing) -> pa.Table:
+def _read_rows(episode: EpisodeFiles) -> pa.Table:
+    """The episode's rows; of a file of many episodes, only the row groups that hold them are read."""
+    assert episode.data is not None
     try:
-        table = pq.read_table(listing.data)
+        path = local_path(episode.data)
+        if episode.to_row is None:
+            return pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            ends = np.cumsum(sizes)
+            first, last = np.searchsorted(ends, [episode.from_row, episode.to_row - 1], side="right").tolist()
+            table = file.read_row_groups(list(range(first, min(last + 1, len(sizes)))))
+            before = int(ends[first - 1]) if first else 0
+            return table.slice(episode.from_row - before, episode.to_row - episode.from_row)
     except _PARQUET_ERRORS as error:
-        raise Rejected("unreadable_parquet", f"{listing.data}: {error}") from error
-    return table if listing.to_row is None else table.slice(listing.from_row, listing.to_row - listing.from_row)
+        raise Rejected("unreadable_parquet", f"{episode.data}: {error}") from error
 
 
 def _open_video(span: VideoSpan, t: int, fps: float) -> VideoFrames:
     """The frames of one camera. Raises Rejected when the video has another rate or too few frames."""
-    found, rate = _probe(span.path)
+    path = local_path(span.path)
+    found, rate = _probe(path)
     if rate and abs(rate / fps - 1) > _RATE_TOLERANCE:
-        raise Rejected("wrong_rate", f"{span.path}: expected {fps:g} frames a second (info.json), found {rate:g}")
-    return VideoFrames(span.path, t, first=span.first, found=found)
+        raise Rejected("wrong_rate", f"{path}: expected {fps:g} frames a second (info.json), found {rate:g}")
+    return VideoFrames(path, t, first=span.first, found=found)
 
 
 @functools.lru_cache(maxsize=64)
@@ -275,29 +304,30 @@ def _increases(times: NDArray[np.float64] | None) -> bool:
     return times is not None and bool((np.diff(times) > 0).all())
 
 
-def _number(path: Path) -> int:
+def _number(path: Place) -> int:
     match = _EPISODE_FILE.fullmatch(path.name)
     return int(match[1]) if match else -1
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: Place) -> pa.Table:
     try:
-        return pq.read_table(path)
+        with path.open("rb") as file:
+            return pq.read_table(file)
     except _PARQUET_ERRORS as error:
         raise FailedWork(f"{path}: expected a Parquet table, found {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Place) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except ValueError as error:
         raise FailedWork(f"{path}: expected JSON, found {error}") from error
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
+def _read_lines(path: Place) -> list[dict[str, Any]]:
+    if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
     except ValueError as error:
         raise FailedWork(f"{path}: expected a JSON object a line, found {error}") from error

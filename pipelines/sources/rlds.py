@@ -1,11 +1,13 @@
 """RLDS episodes in TFDS directories: TFRecords of `tf.train.Example`, read without TensorFlow."""
 
+import functools
 import json
 import re
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
 from pipelines.places import Place, RemotePath, as_place
 from pipelines.sources.folders import find_files, key_of, source_root
-from pipelines.staging import staged_shard
+from pipelines.staging import local_path, own_file
 from pipelines.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 
@@ -52,6 +54,9 @@ def find(source: str, adapter: Adapter) -> Found:
         if error:
             rejects += _lost_records(file, len(found), error)
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+files_of = own_file
 
 
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
@@ -164,9 +169,9 @@ def _scan(file: ShardFile) -> tuple[list[Located], str]:
     """The records that can be reached, and what stopped the scan, if anything did."""
     found: list[Located] = []
     try:
-        for offset, length in scan_records(file.path):
+        for span in scan_records(file.path):
             reference = Reference(uri=str(file.path), key=_key(file, len(found)), split=file.split)
-            found.append(Located(reference=reference, place=(offset, length)))
+            found.append(Located(reference=reference, place=span))
     except CorruptRecord as error:
         return found, str(error)
     return found, ""
@@ -191,11 +196,22 @@ def _read_payload(located: Located) -> Payload:
     if not isinstance(place, RemotePath):
         return read_record(place, *located.place)
     (number,) = located.place
-    local = staged_shard(place)
-    for i, (offset, length) in enumerate(scan_records(local)):
-        if i == number:
-            return read_record(local, offset, length)
-    raise Rejected("truncated_file", f"{place}: expected record {number}, found {i + 1} records")
+    local = local_path(place)
+    spans, error = _read_spans(local, local.stat().st_mtime_ns)
+    if number >= len(spans):
+        raise Rejected("truncated_file", error or f"{place}: expected record {number}, found {len(spans)} records")
+    return read_record(local, *spans[number])
+
+
+@functools.lru_cache(maxsize=16)
+def _read_spans(local: Path, mtime_ns: int) -> tuple[tuple[tuple[int, int], ...], str]:
+    """Offset and length of every record that can be reached in a copy, and what stopped the scan, if anything did."""
+    spans: list[tuple[int, int]] = []
+    try:
+        spans.extend(scan_records(local))
+    except CorruptRecord as error:
+        return tuple(spans), str(error)
+    return tuple(spans), ""
 
 
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:

@@ -1,7 +1,8 @@
 """robomimic: one HDF5 file with many demonstrations."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
@@ -10,7 +11,10 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Reference
 from pipelines.errors import FailedWork, UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected
+from pipelines.places import Place, RemotePath, as_place
+from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
+from pipelines.staging import local_path, own_file
 
 _SPLITS = {"train": "train", "valid": "val"}
 
@@ -20,15 +24,15 @@ def find(source: str, adapter: Adapter) -> Found:
 
     source: a folder or one file.
     """
-    root = Path(source).absolute()
-    paths = [root] if root.is_file() else sorted(root.rglob("*.hdf5"))
+    root = source_root(source)
+    paths = [root] if root.name.endswith(".hdf5") else find_files(root, "*.hdf5")
     if not paths:
         raise UsageError(f"{source}: expected robomimic files (*.hdf5) at or below it, found none")
     episodes = []
     for path in paths:
-        name = path.name if path == root else path.relative_to(root).as_posix()
+        name = key_of(path, root)
         try:
-            with h5py.File(path, "r") as file:
+            with _opened(path) as file:
                 splits = _read_splits(file)
                 demos = sorted(file["data"]) if "data" in file else []
         except READ_ERRORS as error:
@@ -37,8 +41,11 @@ def find(source: str, adapter: Adapter) -> Found:
             raise FailedWork(f"{path}: expected demonstrations under data, found none; take the file away, or mend it")
         for demo in demos:
             reference = Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train"))
-            episodes.append(Located(reference=reference))
+            episodes.append(Located(reference=reference, group=name))
     return Found(episodes=tuple(episodes))
+
+
+files_of = own_file
 
 
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
@@ -46,7 +53,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 
     Raises Rejected when the file is damaged or the arrays are of unequal lengths.
     """
-    path, demo = Path(located.reference.uri), located.reference.key.rsplit("#", 1)[1]
+    path, demo = local_path(as_place(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
     try:
         with h5py.File(path, "r") as file:
             group = file["data"][demo]
@@ -64,6 +71,17 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         success=-1 if rewards is None else int(np.max(rewards, initial=0.0) > 0),
         reward=None if rewards is None else rewards.astype(np.float32).reshape(t),
     )  # fmt: skip
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[h5py.File]:
+    """A file on a disk, or one of an object store of which only what is asked for is read."""
+    if not isinstance(place, RemotePath):
+        with h5py.File(place, "r") as file:
+            yield file
+        return
+    with place.open() as stream, h5py.File(stream, "r") as file:
+        yield file
 
 
 def _read_splits(file: h5py.File) -> dict[str, str]:

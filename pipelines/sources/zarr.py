@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage, to_jpeg
 from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
+from pipelines.places import RemotePath, as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
+from pipelines.staging import Files, Listing, local_path
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
@@ -34,6 +37,7 @@ _SIDEWAYS_M_S = 1e-6
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
 _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
 _REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
+_PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 # What zarr and its codecs raise on damaged stores.
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
 
@@ -51,6 +55,14 @@ def find(source: str, adapter: Adapter) -> Found:
     )
 
 
+def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+    """Everything below the log's folder; its numbers need no chunk of a camera."""
+    folder = as_place(located.reference.uri)
+    assert isinstance(folder, RemotePath)
+    files = listing.below(folder)
+    return files if pictures else {place: stat for place, stat in files.items() if not _PICTURES.search(place.url)}
+
+
 def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """Reads one log, aligned to its control rate; frames go by camera slot and are read when asked for.
 
@@ -59,7 +71,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        attributes, arrays = _open_arrays(Path(path))
+        attributes, arrays = _open_arrays(local_path(as_place(path)))
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
         numbers = _read_numbers(arrays, path)
