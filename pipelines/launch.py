@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
@@ -102,6 +103,7 @@ def convert(conversion: Conversion) -> dict[str, Any]:
     Raises UsageError when the output holds something else, FailedWork when work failed or nothing was kept.
     """
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
+    FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
     with locked(conversion.directory):
         base = find_base(conversion)

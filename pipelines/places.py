@@ -1,16 +1,17 @@
 """Folders and files on local disks or in object stores (gs://, s3://), behind the few operations that storage needs.
 
-A local place is a `pathlib.Path`; any other is a `RemotePath`, which goes through Beam's file systems and has the
-same methods. What is written to an object store appears when it is complete, as a rename does on a disk.
+A local place is a `pathlib.Path`; any other is a `RemotePath`, which goes through Beam and has the same methods. What
+is written to an object store appears when it is complete, as a rename does on a disk.
 """
 
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from pipelines.errors import FailedWork, UsageError
+from pipelines.errors import FailedWork
+from pipelines.objects import Object, create_object, delete_object, has_objects, list_objects, open_object, told
 from pipelines.patience import with_patience
 
 
@@ -44,11 +45,11 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Whether there is such an object, or anything below it."""
-        return bool(_match(self.url)) or self.is_dir()
+        return bool(self.matching("")) or self.is_dir()
 
     def is_dir(self) -> bool:
         """Whether there is anything below it."""
-        return any(True for _ in self.iterdir())
+        return with_patience(lambda: has_objects(self.url), self.url)
 
     def stat(self) -> RemoteStat:
         """The object's size and time. Raises FileNotFoundError."""
@@ -62,32 +63,28 @@ class RemotePath:
 
         The store lists every name that begins like the pattern, whatever comes after its first star.
         """
-        found = _match(f"{self.url}/{pattern}".rstrip("/"))
-        return {
-            RemotePath(item.path): RemoteStat(st_size=item.size_in_bytes, st_mtime=item.last_updated_in_seconds or 0.0)
-            for item in sorted(found, key=lambda item: item.path)
-        }
+        return {RemotePath(f.url): RemoteStat(f.n_bytes, f.modified_s) for f in self._list(f"/{pattern}".rstrip("/"))}
+
+    def _list(self, pattern: str) -> list[Object]:
+        """Raises FailedWork when the store refuses, or does not answer."""
+        url = f"{self.url}{pattern}"
+        try:
+            return with_patience(lambda: list_objects(url), url)
+        except OSError as error:
+            raise FailedWork(f"{url}: expected to list it, found {error}") from error
 
     def open(self, mode: str = "rb") -> IO[bytes]:
         """Opens the object to be read, with seeking. Raises FileNotFoundError."""
         if mode != "rb":
             raise ValueError(f"mode: expected 'rb', found {mode!r}; write with `pipelines.files.atomic_file`")
-        if not _match(self.url):
-            raise FileNotFoundError(f"{self}: no such object")
-        return self.open_known()
-
-    def open_known(self) -> IO[bytes]:
-        """Opens an object that was listed, as `open` does, without asking for it first."""
-        from apache_beam.io.filesystem import CompressionTypes
-
-        kind = CompressionTypes.UNCOMPRESSED
-        return with_patience(lambda: _file_systems().open(self.url, compression_type=kind), self.url)
+        size = self.stat().st_size
+        return with_patience(lambda: open_object(self.url, size), self.url)
 
     def read_bytes(self) -> bytes:
         return with_patience(self._read, self.url)
 
     def _read(self) -> bytes:
-        with self.open() as file:
+        with told(self.url), self.open() as file:
             return file.read()
 
     def read_text(self) -> str:
@@ -96,7 +93,7 @@ class RemotePath:
     def iterdir(self) -> Iterator["RemotePath"]:
         """The objects and folders right below, sorted."""
         start = f"{self.url}/"
-        names = {found.path[len(start) :].partition("/")[0] for found in _match(f"{start}**")}
+        names = {found.url[len(start) :].partition("/")[0] for found in self._list("/**")}
         return iter(sorted(self / name for name in names if name))
 
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
@@ -115,18 +112,15 @@ class RemotePath:
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the object. Raises FileNotFoundError where there is none, unless that is fine."""
-        if _match(self.url):
-            _file_systems().delete([self.url])
+        if self.matching(""):
+            delete_object(self.url)
         elif not missing_ok:
             raise FileNotFoundError(f"{self}: no such object")
 
     def put(self, content: IO[bytes]) -> None:
         """Writes the object from what `content` holds. Raises FailedWork when the store holds something else then."""
-        from apache_beam.io.filesystem import CompressionTypes
-
-        kind = "application/octet-stream"
         size = 0
-        with _file_systems().create(self.url, kind, compression_type=CompressionTypes.UNCOMPRESSED) as target:
+        with told(self.url), create_object(self.url) as target:
             while chunk := content.read(1 << 20):
                 size += len(chunk)
                 target.write(chunk)
@@ -153,22 +147,3 @@ def as_place(where: "str | Place") -> Place:
     if scheme == "file":
         return Path(where.removeprefix("file://"))
     return RemotePath(where.rstrip("/"))
-
-
-def _match(pattern: str) -> list[Any]:
-    """The objects that match a pattern of Beam's file systems; folders that some tools mark by an object do not."""
-    from apache_beam.io.filesystem import BeamIOError
-
-    try:
-        found = with_patience(lambda: _file_systems().match([pattern])[0].metadata_list, pattern)
-        return [item for item in found if not item.path.endswith("/")]
-    except BeamIOError as error:
-        raise FailedWork(f"{pattern}: expected to list it, found {error}") from error
-    except ValueError as error:
-        raise UsageError(f"{pattern}: expected a store that Beam reads: {error}") from error
-
-
-def _file_systems() -> Any:
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.errors import FailedWork
 from pipelines.native import Located
+from pipelines.objects import open_object, told
 from pipelines.patience import with_patience
 from pipelines.places import Place, RemotePath, RemoteStat, as_place
 
@@ -255,7 +256,7 @@ class Mirror:
 
     def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
         size = 0
-        with place.open_known() as reader, open(part, "wb") as writer:
+        with told(place.url), open_object(place.url, stat.st_size) as reader, open(part, "wb") as writer:
             while chunk := reader.read(_COPY_BYTES):
                 size += writer.write(chunk)
                 self.moved_bytes += len(chunk)
@@ -272,7 +273,7 @@ def _read_json(place: RemotePath) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _wait_for(futures: Sequence[Future], mirror: Mirror, on_wait: OnWait) -> None:  # type: ignore[type-arg]
+def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -> None:
     """Waits for all; raises the first one's error."""
     left = set(futures)
     while left:
