@@ -6,6 +6,7 @@ core. So GCS and S3 are asked through Beam's own clients of them, made once; oth
 
 import copy
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pipelines.errors import UsageError
 
 _EXTRAS = {"gs": "embodimix[dataflow]", "s3": "apache-beam[aws]"}
 _MIME = "application/octet-stream"
+_COPY_BYTES = 1 << 20
 _SMALLEST_BUFFER, _LARGEST_BUFFER = 1 << 16, 1 << 24
 # What the libraries say, for want of a number, where nothing but other credentials helps.
 _REFUSED = re.compile(r"credential|forbidden|denied|permission|signature", re.IGNORECASE)
@@ -72,6 +74,22 @@ def open_object(url: str, n_bytes: int = _LARGEST_BUFFER) -> IO[bytes]:
         return client.open(url, "rb", read_buffer_size=min(max(n_bytes, _SMALLEST_BUFFER), _LARGEST_BUFFER))
 
 
+def download_object(url: str, target: IO[bytes]) -> None:
+    """Writes all bytes of an object that is there into `target`, in one request; the stores' checksums are checked."""
+    with told(url):
+        client = _client(url)
+        if client is None:
+            with open_object(url) as source:
+                shutil.copyfileobj(source, target, _COPY_BYTES)
+        elif url.startswith("gs://"):
+            bucket, _, name = url.removeprefix("gs://").partition("/")
+            client.client.bucket(bucket).blob(name).download_to_file(target, raw_download=True)
+        else:
+            bucket, _, name = url.removeprefix("s3://").partition("/")
+            body = client.client.client.get_object(Bucket=bucket, Key=name)["Body"]
+            shutil.copyfileobj(body, target, _COPY_BYTES)
+
+
 def create_object(url: str) -> IO[bytes]:
     """Opens a new object for writing; it appears when it is closed."""
     from apache_beam.io.filesystem import CompressionTypes
@@ -100,26 +118,33 @@ def told(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, UsageError):
-        raise
     except ImportError as error:
         raise UsageError(_lacking(url, error)) from error
     except Exception as error:
-        kind = type(error)
+        kind, library = type(error), type(error).__module__.partition(".")[0]
         if kind is ValueError and "Unable to get filesystem" in str(error):
             raise UsageError(f"{url}: expected a store that Beam reads. {_lacking(url, error)}") from error
         if kind is AssertionError and "boto3" in str(error):
             raise UsageError(_lacking(url, error)) from error
-        if not re.match(r"(google|botocore|boto3|apache_beam|requests|urllib3)\.", kind.__module__):
+        is_of_beam = library == "apache_beam" and not isinstance(error, OSError)
+        if not is_of_beam and library not in ("google", "botocore", "boto3", "requests", "urllib3"):
             raise
-        code, message = getattr(error, "code", None), str(error) or getattr(error, "message", "")
+        code, message = _status_of(error), getattr(error, "message", "") or str(error)
         if code == 404:
             raise FileNotFoundError(f"{url}: no such object") from error
-        if code in (401, 403) or (not isinstance(code, int) and _REFUSED.search(str(message))):
+        if code in (401, 403) or (code is None and _REFUSED.search(str(message))):
             raise PermissionError(f"{url}: expected an object that these credentials may use: {message}") from error
-        if not isinstance(code, int) or code == 429 or code >= 500:
+        if code is None or code == 429 or code >= 500:
             raise ConnectionError(f"{url}: {message}") from error
         raise OSError(f"{url}: {message}") from error
+
+
+def _status_of(error: Exception) -> int | None:
+    """The number of the store's answer, where it came to one."""
+    response = getattr(error, "response", None)
+    told = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    code = getattr(error, "code", None) or told.get("HTTPStatusCode")
+    return int(code) if isinstance(code, int) else None
 
 
 def _lacking(url: str, error: BaseException) -> str:

@@ -13,14 +13,14 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import FailedWork
 from pipelines.native import Located
-from pipelines.objects import open_object, told
+from pipelines.objects import download_object
 from pipelines.patience import with_patience
 from pipelines.places import Place, RemotePath, RemoteStat, as_place
 
@@ -31,10 +31,7 @@ OnWait = Callable[[bool], None]
 # What a process keeps of its input, if nobody says otherwise; and the share of the disk that stays free.
 DEFAULT_KEPT_GB = 10.0
 _FREE_SHARE = 0.1
-# Small files are a matter of latency, large ones of memory: the stores' readers hold 16 MB of each.
 _AT_ONCE = 16
-_LARGE_AT_ONCE = 3
-_LARGE_BYTES = _COPY_BYTES = 1 << 22
 # Episodes whose files are on their way while one is read.
 _AHEAD = 2
 _POLL_S = 1.0
@@ -173,15 +170,15 @@ class Hold:
 class Mirror:
     """Copies of objects below a folder, each under the path of its URL; those longest unused give way to new ones.
 
-    limit_bytes: what the copies may take, held ones excepted. moved_bytes: what has arrived so far.
+    limit_bytes: what the copies may take, held ones excepted.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.limit_bytes, self.moved_bytes = folder, int(DEFAULT_KEPT_GB * 1e9), 0
+        self.folder, self.limit_bytes = folder, int(DEFAULT_KEPT_GB * 1e9)
         self._copies: OrderedDict[RemotePath, Copy] = OrderedDict()
+        self._n_bytes = 0
         self._lock = threading.RLock()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
-        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
         (folder / _PARTS).mkdir()
 
     def path_of(self, place: RemotePath) -> Path:
@@ -199,8 +196,10 @@ class Mirror:
             for place, stat in files.items():
                 copy = self._copies.get(place)
                 if copy is None or copy.stat != stat:
+                    self._forget(place)
                     copy = Copy(place=place, stat=stat, arrival=self._threads.submit(self._fetch, place, stat))
                     self._copies[place] = copy
+                    self._n_bytes += stat.st_size
                 self._copies.move_to_end(place)
                 copy.holders += 1
                 copies.append(copy)
@@ -214,23 +213,38 @@ class Mirror:
                 copy.holders -= 1
                 if copy.holders == 0 and self._copies.get(copy.place) is copy:
                     if copy.arrival.cancel() or (copy.arrival.done() and copy.arrival.exception()):
-                        del self._copies[copy.place]
+                        self._forget(copy.place)
+            self.make_room()
 
     def make_room(self, limit_bytes: int | None = None) -> None:
         """Removes copies that nobody holds, the longest unused first, until the rest is within the limit."""
         with self._lock:
             disk = shutil.disk_usage(self.folder)
-            here = sum(copy.stat.st_size for copy in self._copies.values() if copy.arrival.done())
-            total = sum(copy.stat.st_size for copy in self._copies.values())
-            most = min(self.limit_bytes, max(0, int(here + disk.free - _FREE_SHARE * disk.total)))
-            most = most if limit_bytes is None else limit_bytes
-            for place, copy in list(self._copies.items()):
-                if total <= most:
-                    return
+            room = max(0, int(self._n_bytes + disk.free - _FREE_SHARE * disk.total))
+            most = min(self.limit_bytes, room) if limit_bytes is None else limit_bytes
+            go = []
+            left = self._n_bytes
+            for place, copy in self._copies.items():
+                if left <= most:
+                    break
                 if copy.holders == 0 and copy.arrival.done():
-                    total -= copy.stat.st_size
-                    del self._copies[place]
-                    self._remove(self.path_of(place))
+                    left -= copy.stat.st_size
+                    go.append(place)
+            for place in go:
+                self._forget(place)
+                self._remove(self.path_of(place))
+
+    def _forget(self, place: RemotePath) -> None:
+        if copy := self._copies.pop(place, None):
+            self._n_bytes -= copy.stat.st_size
+
+    def on_their_way(self) -> dict[str, int]:
+        """Bytes that are here of each file that is still on its way; changes as long as any arrive."""
+        sizes = {}
+        for item in os.scandir(self.folder / _PARTS):
+            with suppress(FileNotFoundError):  # It has arrived.
+                sizes[item.name] = item.stat().st_size
+        return sizes
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -242,11 +256,7 @@ class Mirror:
     def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
         part = self.folder / _PARTS / uuid.uuid4().hex
         try:
-            if stat.st_size > _LARGE_BYTES:
-                with self._large:
-                    with_patience(lambda: self._copy(place, stat, part), place.url)
-            else:
-                with_patience(lambda: self._copy(place, stat, part), place.url)
+            with_patience(lambda: self._copy(place, stat, part), place.url)
             with self._lock:
                 path = self.path_of(place)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -255,13 +265,10 @@ class Mirror:
             part.unlink(missing_ok=True)
 
     def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
-        size = 0
-        with told(place.url), open_object(place.url, stat.st_size) as reader, open(part, "wb") as writer:
-            while chunk := reader.read(_COPY_BYTES):
-                size += writer.write(chunk)
-                self.moved_bytes += len(chunk)
-        if size != stat.st_size:
-            raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {size}")
+        with open(part, "wb") as file:
+            download_object(place.url, file)
+        if (found := part.stat().st_size) != stat.st_size:
+            raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {found}")
 
 
 def _read_json(place: RemotePath) -> Mapping[str, Any]:
@@ -277,10 +284,10 @@ def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -
     """Waits for all; raises the first one's error."""
     left = set(futures)
     while left:
-        before = mirror.moved_bytes
+        before = mirror.on_their_way()
         left = wait(left, timeout=_POLL_S).not_done
         if left:
-            on_wait(mirror.moved_bytes != before)
+            on_wait(mirror.on_their_way() != before)
     for future in futures:
         future.result()
 

@@ -1,16 +1,20 @@
 """An object store in memory, as one of Beam's file systems under `mem://`: no folders, no renames while writing."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
 
 
 class MemoryStore(FileSystem):
-    """Objects by URL; an object appears when its writer closes it. `opened` lists what was read."""
+    """Objects by URL; an object appears when its writer closes it. `opened` lists what was read.
+
+    before_open: is called before an object is read, and may wait or fail.
+    """
 
     objects: dict[str, bytes] = {}
     opened: list[str] = []
+    before_open: Callable[[str], None] = staticmethod(lambda path: None)
 
     @classmethod
     def scheme(cls) -> str:
@@ -47,6 +51,7 @@ class MemoryStore(FileSystem):
 
     def open(self, path, mime_type=None, compression_type=None):  # type: ignore[no-untyped-def]
         self.opened.append(path)
+        self.before_open(path)
         return io.BytesIO(self.objects[path])
 
     def exists(self, path: str) -> bool:

@@ -20,7 +20,7 @@ UMI = get_adapter("umi")
 ENDS = [3, 8]
 
 
-def write_buffer(path: Path, ends: list[int] = ENDS, **data: Any) -> Path:
+def write_buffer(path: Path, ends: list[int] = ENDS, chunks: int = 8, **data: Any) -> Path:
     group = zarr.open_group(path, mode="w", zarr_format=2)
     group.create_array("meta/episode_ends", data=np.array(ends, np.int64))
     arrays: dict[str, Any] = {
@@ -29,7 +29,8 @@ def write_buffer(path: Path, ends: list[int] = ENDS, **data: Any) -> Path:
         "img": np.arange(8, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 3), 10, np.uint8),
     } | data  # fmt: skip
     for key, value in arrays.items():
-        group.create_array(f"data/{key}", data=value)
+        value = np.asarray(value)
+        group.create_array(f"data/{key}", data=value, chunks=(min(chunks, len(value)), *value.shape[1:]))
     return path
 
 

@@ -70,6 +70,7 @@ def find(source: str, adapter: Adapter) -> Found:
     In v3.0 many episodes share a file; these go to shards together.
     """
     root = _find_root(source_root(source))
+    load_meta.cache_clear()
     meta = load_meta(root)
     episodes, rejects = [], []
     for number, episode in sorted(meta.episodes.items()):
