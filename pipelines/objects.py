@@ -1,4 +1,4 @@
-"""What storage asks of object stores, through Beam: list, open, create, delete, with errors that tell what to do.
+"""What storage asks of object stores, through Beam: list, open, copy, delete, with errors that tell what to do.
 
 Beam's file systems make a new client for every call, which costs more than the call: with S3 a fifth of a second of a
 core. So GCS and S3 are asked through Beam's own clients of them, made once; other schemes through the file systems.
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from pipelines.errors import UsageError
 
-_EXTRAS = {"gs": "embodimix[dataflow]", "s3": "apache-beam[aws]"}
+_EXTRAS = {"gs": "embodimix[dataflow]", "s3": "embodimix[s3]"}
 _MIME = "application/octet-stream"
 _COPY_BYTES = 1 << 20
 _SMALLEST_BUFFER, _LARGEST_BUFFER = 1 << 16, 1 << 24
@@ -83,22 +83,33 @@ def download_object(url: str, target: IO[bytes]) -> None:
                 shutil.copyfileobj(source, target, _COPY_BYTES)
         elif url.startswith("gs://"):
             bucket, _, name = url.removeprefix("gs://").partition("/")
-            client.client.bucket(bucket).blob(name).download_to_file(target, raw_download=True)
+            try:
+                client.client.bucket(bucket).blob(name).download_to_file(target, raw_download=True)
+            except ValueError as error:  # What an answer that ends within its head is to the library.
+                raise ConnectionError(f"{url}: {error}") from error
         else:
             bucket, _, name = url.removeprefix("s3://").partition("/")
             body = client.client.client.get_object(Bucket=bucket, Key=name)["Body"]
             shutil.copyfileobj(body, target, _COPY_BYTES)
 
 
-def create_object(url: str) -> IO[bytes]:
-    """Opens a new object for writing; it appears when it is closed."""
+def upload_object(url: str, content: IO[bytes]) -> None:
+    """Writes an object from all that a file holds; it appears when it is complete."""
     from apache_beam.io.filesystem import CompressionTypes
 
+    content.seek(0)
     with told(url):
         client = _client(url)
         if client is None:
-            return _file_systems().create(url, _MIME, compression_type=CompressionTypes.UNCOMPRESSED)
-        return client.open(url, "wb", mime_type=_MIME)
+            kind = CompressionTypes.UNCOMPRESSED
+            with _file_systems().create(url, _MIME, compression_type=kind) as target:
+                shutil.copyfileobj(content, target, _COPY_BYTES)
+        elif url.startswith("gs://"):
+            bucket, _, name = url.removeprefix("gs://").partition("/")
+            client.client.bucket(bucket).blob(name).upload_from_file(content, content_type=_MIME)
+        else:
+            bucket, _, name = url.removeprefix("s3://").partition("/")
+            client.client.client.upload_fileobj(_LeftOpen(content), bucket, name)
 
 
 def delete_object(url: str) -> None:
@@ -151,6 +162,16 @@ def _lacking(url: str, error: BaseException) -> str:
     scheme = url.partition("://")[0]
     extra = f"; for {scheme}:// install {_EXTRAS[scheme]}" if scheme in _EXTRAS else ""
     return f"{error}{extra}"
+
+
+class _LeftOpen:
+    """A file that its reader cannot close."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def _object(url: str, facts: tuple[int, float]) -> Object:

@@ -5,13 +5,14 @@ is written to an object store appears when it is complete, as a rename does on a
 """
 
 import fnmatch
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pipelines.errors import FailedWork
-from pipelines.objects import Object, create_object, delete_object, has_objects, list_objects, open_object, told
+from pipelines.objects import Object, delete_object, has_objects, list_objects, open_object, told, upload_object
 from pipelines.patience import with_patience
 
 
@@ -119,11 +120,8 @@ class RemotePath:
 
     def put(self, content: IO[bytes]) -> None:
         """Writes the object from what `content` holds. Raises FailedWork when the store holds something else then."""
-        size = 0
-        with told(self.url), create_object(self.url) as target:
-            while chunk := content.read(1 << 20):
-                size += len(chunk)
-                target.write(chunk)
+        size = content.seek(0, os.SEEK_END)
+        with_patience(lambda: upload_object(self.url, content), self.url)
         if (found := self.stat().st_size) != size:
             raise FailedWork(f"{self}: expected {size} bytes after writing, found {found}. Run the same command again.")
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+# A whole object, as the stores' own clients ask for it.
+_DOWNLOAD = re.compile(rb"GET /(\S*alt=media|[^/? ]+/[^? ]+(\?x-id=GetObject)? )")
 _END = b"\r\n\r\n"
 GATHER_S = 60.0
 
@@ -16,9 +18,9 @@ GATHER_S = 60.0
 class SlowLine:
     """Passes requests on to a port of this machine.
 
-    latency_s: before every answer. throttles, breaks: how many of the next requests for ranges get `busy_status`, or
-    half an answer. gather: no request for a range is answered before so many were there at once. n_requests,
-    most_at_once: what came through.
+    latency_s: before every answer. throttles, breaks: how many of the next requests for objects or ranges of them get
+    `busy_status`, or half an answer. gather: none of these is answered before so many were there at once. n_requests,
+    most_at_once: what came through. It passes on no bodies of requests.
     """
 
     def __init__(self, port: int) -> None:
@@ -54,7 +56,7 @@ class SlowLine:
         head = _read_until(link, _END)
         if not head:
             return False
-        act = self._next_act(b"range: bytes=" in head.lower())
+        act = self._next_act(b"range: bytes=" in head.lower() or _DOWNLOAD.match(head) is not None)
         try:
             time.sleep(self.latency_s)
             if act == "busy":
@@ -68,18 +70,18 @@ class SlowLine:
             with self._lock:
                 self._at_once -= 1
 
-    def _next_act(self, is_range: bool) -> str:
+    def _next_act(self, is_read: bool) -> str:
         with self._lock:
             self.n_requests += 1
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             self._lock.notify_all()
-            if is_range:
+            if is_read:
                 self._lock.wait_for(lambda: self.most_at_once >= self.gather, GATHER_S)
-            if is_range and self.throttles:
+            if is_read and self.throttles:
                 self.throttles -= 1
                 return "busy"
-            if is_range and self.breaks:
+            if is_read and self.breaks:
                 self.breaks -= 1
                 return "break"
             return "pass"

@@ -3,19 +3,13 @@
 `.ci/run` installs them where Go is there; without them these tests are skipped, and say so.
 """
 
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mixture_data import make_episode, write_dataset, write_spec
-from pyarrow import fs
+from real_servers import serving
 from slow_line import SlowLine, slow_line
 
 from mixtures import patience, stores
@@ -24,7 +18,6 @@ from mixtures.staging import Stage
 from mixtures.stream import Batch, Stream
 from pipelines.errors import FailedWork
 
-REPOSITORY = Path(__file__).parents[1]
 BODY = "datasets: [{path: ROOT/a/1.0.0}]\naction: {horizon: 4}\n"
 
 
@@ -36,25 +29,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
-def server(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(request: pytest.FixtureRequest, root: Path) -> Iterator[str]:
     """A running server that holds the bucket; yields its scheme and port."""
-    port = free_port()
-    if request.param == "gs":
-        program = find_program("fake-gcs-server", "github.com/fsouza/fake-gcs-server")
-        options = ["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-data", str(root)]
-        with running([program, *options, "-port", str(port)], port):
-            yield f"gs:{port}"
-        return
-    program = find_program("minio", "github.com/minio/minio")
-    data = tmp_path_factory.mktemp("minio")
-    with running([program, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)], port):
-        keys = {"access_key": "minioadmin", "secret_key": "minioadmin"}
-        system = fs.S3FileSystem(
-            scheme="http", endpoint_override=f"127.0.0.1:{port}", allow_bucket_creation=True, **keys
-        )
-        system.create_dir("bucket")
-        fs.copy_files(str(root / "bucket"), "bucket", fs.LocalFileSystem(), system)
-        yield f"s3:{port}"
+    with serving(request.param, root) as port:
+        yield f"{request.param}:{port}"
 
 
 @pytest.fixture
@@ -73,36 +51,6 @@ def line(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowLine]:
 @pytest.fixture
 def remote(server: str, line: SlowLine, tmp_path: Path) -> Mixture:
     return opened(tmp_path, f"{server.partition(':')[0]}://bucket")
-
-
-def find_program(name: str, source: str) -> str:
-    """A server's program; the test is skipped, and says so, where it is not installed."""
-    folders = [str(REPOSITORY / ".cache" / "go" / "bin"), *os.environ["PATH"].split(os.pathsep)]
-    program = shutil.which(name, path=os.pathsep.join(folders))
-    if program is None:
-        pytest.skip(f"needs {name}: with Go, GOBIN=$PWD/.cache/go/bin go install {source}, as .ci/run does")
-    return program
-
-
-@contextmanager
-def running(command: list[str], port: int) -> Iterator[None]:
-    """Runs a server until the block ends; waits until it takes connections."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while socket.socket().connect_ex(("127.0.0.1", port)):
-                assert process.poll() is None and time.monotonic() < deadline, f"{command[0]} did not start"
-                time.sleep(0.1)
-            yield
-        finally:
-            process.terminate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def opened(folder: Path, where: str) -> Mixture:
