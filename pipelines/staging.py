@@ -3,7 +3,6 @@
 import atexit
 import fcntl
 import functools
-import json
 import os
 import re
 import shutil
@@ -31,7 +30,7 @@ OnWait = Callable[[bool], None]
 # What a process keeps of its input, if nobody says otherwise; and the share of the disk that stays free.
 DEFAULT_KEPT_GB = 10.0
 _FREE_SHARE = 0.1
-_AT_ONCE = 16
+_AT_ONCE = 64
 # Episodes whose files are on their way while one is read.
 _AHEAD = 2
 _POLL_S = 1.0
@@ -41,11 +40,10 @@ _PARTS = ".parts"
 
 
 class Listing:
-    """What an object store holds, asked once; for as long as one shard is worked on."""
+    """What an object store holds, asked once by all that work on one job."""
 
     def __init__(self) -> None:
-        self.matching = functools.lru_cache(maxsize=64)(RemotePath.matching)
-        self.read_json = functools.lru_cache(maxsize=256)(_read_json)
+        self.matching = functools.lru_cache(maxsize=1024)(RemotePath.matching)
 
     def own(self, place: RemotePath) -> Files:
         """The object of this very name. Raises FileNotFoundError."""
@@ -99,14 +97,14 @@ def staged(
     if not any(isinstance(as_place(located.reference.uri), RemotePath) for located in references):
         yield from references
         return
-    mirror, listing = _mirror(), Listing()
+    mirror = _mirror()
     mirror.limit_bytes = int(kept_gb * 1e9)
     left = deque(references)
     coming: deque[Future[Hold]] = deque()
     with ThreadPoolExecutor(_AHEAD, thread_name_prefix="list") as ahead:
 
         def prepare(located: Located) -> "Hold":
-            return mirror.hold(files_of(located, listing, pictures))
+            return mirror.hold(files_of(located, _listing, pictures))
 
         try:
             for located in references:
@@ -131,7 +129,8 @@ def fetched(files: Files) -> Iterator[None]:
 
 
 def forget_copies() -> None:
-    """Removes the copies that nobody holds."""
+    """Removes the copies that nobody holds, and what is known of the stores: a job has ended."""
+    _listing.matching.cache_clear()
     if _made:
         _mirror().make_room(limit_bytes=0)
 
@@ -271,15 +270,6 @@ class Mirror:
             raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {found}")
 
 
-def _read_json(place: RemotePath) -> Mapping[str, Any]:
-    """An object's content; nothing for one that is no JSON, which its reader will tell."""
-    try:
-        content = json.loads(place.read_bytes())
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -> None:
     """Waits for all; raises the first one's error."""
     left = set(futures)
@@ -292,6 +282,7 @@ def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -
         future.result()
 
 
+_listing = Listing()
 _made: list[Mirror] = []
 _making = threading.Lock()
 

@@ -1,5 +1,6 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -50,11 +51,22 @@ def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
     if store.name.endswith(".zip"):
         return own_file(located, listing, pictures)
     every, (start, end) = listing.below(store), located.place
-    arrays = {place.parent.url: listing.read_json(place) for place in every if place.name in _ARRAYS}
+    metadata = {place: stat for place, stat in every.items() if place.name in _ARRAYS}
+    with fetched(metadata):
+        arrays = {place.parent.url: _read_json(local_path(place)) for place in metadata}
     return {
         place: stat for place, stat in every.items()
         if (chunk := _chunk_of(place.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
     }  # fmt: skip
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    """What the metadata of an array says; nothing if it is damaged, which the reader will tell."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _chunk_of(url: str, arrays: Mapping[str, Mapping[str, Any]]) -> tuple[int, Mapping[str, Any]] | None:
