@@ -3,12 +3,12 @@
 import atexit
 import fcntl
 import functools
+import itertools
 import os
 import re
 import shutil
 import tempfile
 import threading
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -37,6 +37,7 @@ _POLL_S = 1.0
 _PREFIX = "embodimix-input-"
 _LOCK = ".lock"
 _PARTS = ".parts"
+_NO_FILE = ("//", "/./", "/../")
 
 
 class Listing:
@@ -132,7 +133,7 @@ def forget_copies() -> None:
     """Removes the copies that nobody holds, and what is known of the stores: a job has ended."""
     _listing.matching.cache_clear()
     if _made:
-        _mirror().make_room(limit_bytes=0)
+        _mirror().clear()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -176,17 +177,21 @@ class Mirror:
         self.folder, self.limit_bytes = folder, int(DEFAULT_KEPT_GB * 1e9)
         self._copies: OrderedDict[RemotePath, Copy] = OrderedDict()
         self._n_bytes = 0
+        self._numbers = itertools.count()
         self._lock = threading.RLock()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
         (folder / _PARTS).mkdir()
 
     def path_of(self, place: RemotePath) -> Path:
         """Where the copy of an object, or of a folder of objects, lies. Raises FailedWork for names no file has."""
+        return Path(self._path_of(place))
+
+    def _path_of(self, place: RemotePath) -> str:
         scheme, _, rest = place.url.partition("://")
-        parts = rest.split("/")
-        if any(part in ("", ".", "..") for part in parts):
+        rest = rest.lstrip("/")  # hdfs:///folder names no host.
+        if any(part in f"/{rest}/" for part in _NO_FILE):
             raise FailedWork(f"{place}: expected a name that a file can have, found an empty part, . or ..")
-        return self.folder.joinpath(scheme, *parts)
+        return f"{self.folder}/{scheme}/{rest}"
 
     def hold(self, files: Files) -> Hold:
         """Begins to fetch what is not here, or was replaced since; the copies stay until the hold is released."""
@@ -231,7 +236,19 @@ class Mirror:
                     go.append(place)
             for place in go:
                 self._forget(place)
-                self._remove(self.path_of(place))
+                self._remove(self._path_of(place))
+
+    def clear(self) -> None:
+        """Removes all that nobody holds."""
+        with self._lock:
+            if any(copy.holders or not copy.arrival.done() for copy in self._copies.values()):
+                self.make_room(limit_bytes=0)
+                return
+            self._copies.clear()
+            self._n_bytes = 0
+            for folder in self.folder.iterdir():
+                if folder.name not in (_PARTS, _LOCK):
+                    shutil.rmtree(folder)
 
     def _forget(self, place: RemotePath) -> None:
         if copy := self._copies.pop(place, None):
@@ -245,29 +262,40 @@ class Mirror:
                 sizes[item.name] = item.stat().st_size
         return sizes
 
-    def _remove(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder == self.folder or any(folder.iterdir()):
-                return
-            folder.rmdir()
+    def _remove(self, path: str) -> None:
+        """Removes a copy and the folders that it leaves empty."""
+        with suppress(OSError):
+            os.unlink(path)
+            while (path := os.path.dirname(path)) != str(self.folder):
+                os.rmdir(path)
 
     def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
-        part = self.folder / _PARTS / uuid.uuid4().hex
+        part = self.folder / _PARTS / str(next(self._numbers))
         try:
             with_patience(lambda: self._copy(place, stat, part), place.url)
-            with self._lock:
-                path = self.path_of(place)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.rename(part, path)
-        finally:
+            path = self._path_of(place)
+            while not _moved(part, path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
 
     def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
         with open(part, "wb") as file:
             download_object(place.url, file)
         if (found := part.stat().st_size) != stat.st_size:
             raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {found}")
+
+
+def _moved(part: Path, path: str) -> bool:
+    """Whether a file could be renamed; not into a folder that is missing, or was removed meanwhile."""
+    try:
+        os.rename(part, path)
+    except FileNotFoundError:
+        if not part.exists():
+            raise
+        return False
+    return True
 
 
 def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -> None:
