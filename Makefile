@@ -25,6 +25,7 @@ lint: .venv
 # The trainer is measured on the mixture of a quick demo.
 bench: runs/bench/pretrain.yaml
 	$(BIN)/python -m benchmarks.conversion
+	$(BIN)/python -m benchmarks.store_input
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.mixture_size
 	$(BIN)/python -m benchmarks.store
