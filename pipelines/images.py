@@ -133,6 +133,8 @@ def _resize(image: NDArray[np.uint8], height: int, width: int, colors: Colors) -
 
     picture = Image.fromarray(image) if image.shape[2] == 3 else _view(image)
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if colors == "RGBX":
+        return _pixels(resized)
     return np.frombuffer(resized.tobytes("raw", colors), np.uint8).reshape(height, width, len(colors))
 
 
@@ -145,6 +147,14 @@ def _view(image: NDArray[np.uint8]) -> "Picture":
     values = pa.Array.from_buffers(pa.uint8(), image.size, [None, pa.py_buffer(image)])
     pixels = pa.Array.from_buffers(pa.list_(pa.uint8(), 4), height * width, [None], children=[values])
     return Image.fromarrow(pixels, "RGB", (width, height))
+
+
+def _pixels(picture: "Picture") -> NDArray[np.uint8]:
+    """Shows a picture as the [y, x, 4] that it lies in."""
+    import pyarrow as pa
+
+    values = pa.array(picture).values.to_numpy(zero_copy_only=True)
+    return values.reshape(picture.height, picture.width, 4)
 
 
 def _is_whole_at(data: bytes, size: int) -> bool:

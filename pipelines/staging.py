@@ -145,6 +145,11 @@ class Copy:
     arrival: "Future[None]"
     holders: int = 0
 
+    @property
+    def failed(self) -> bool:
+        """Whether it was to come and will not."""
+        return self.arrival.done() and (self.arrival.cancelled() or self.arrival.exception() is not None)
+
 
 class Hold:
     """Copies that stay until `release`, or until the block ends."""
@@ -199,7 +204,7 @@ class Mirror:
         with self._lock:
             for place, stat in files.items():
                 copy = self._copies.get(place)
-                if copy is None or copy.stat != stat:
+                if copy is None or copy.stat != stat or copy.failed:
                     self._forget(place)
                     copy = Copy(place=place, stat=stat, arrival=self._threads.submit(self._fetch, place, stat))
                     self._copies[place] = copy
@@ -216,7 +221,7 @@ class Mirror:
             for copy in copies:
                 copy.holders -= 1
                 if copy.holders == 0 and self._copies.get(copy.place) is copy:
-                    if copy.arrival.cancel() or (copy.arrival.done() and copy.arrival.exception()):
+                    if copy.arrival.cancel() or copy.failed:
                         self._forget(copy.place)
             self.make_room()
 

@@ -12,7 +12,8 @@ PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
 CONTRACT = {
     "pipelines.slots", "pipelines.embodiments", "pipelines.episode", "pipelines.errors", "pipelines.images",
     "pipelines.statistics", "pipelines.summaries", "pipelines.tfrecord", "pipelines.index", "pipelines.files",
-    "pipelines.places", "pipelines.patience", "pipelines.wire", "pipelines.schema", "pipelines.record",
+    "pipelines.places", "pipelines.objects", "pipelines.patience", "pipelines.wire", "pipelines.schema",
+    "pipelines.record",
     "pipelines.shards", "pipelines.dataset", "pipelines.rebuild",
 }  # fmt: skip
 HEAVY = {"apache_beam", "tensorflow", "tensorflow_datasets", "jax", "flax", "optax", "orbax", "matplotlib"}

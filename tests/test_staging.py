@@ -118,6 +118,27 @@ def test_a_failure_is_told_to_all_and_tried_anew_by_the_next(
         assert kept(mirror) == "a"
 
 
+def test_a_failure_that_nobody_waited_for_is_tried_anew(mirror: Mirror, store: dict[str, bytes]) -> None:
+    wanted = files("a")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(path: str) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT_S)
+
+    MemoryStore.before_open = staticmethod(wait)
+    held = mirror.hold(wanted)
+    (arrival,) = held.arrivals
+    assert begun.wait(LIMIT_S)
+    held.release()
+    content = store.pop(f"{ROOT}/a")
+    go_on.set()
+    assert isinstance(arrival.exception(LIMIT_S), KeyError)
+    store[f"{ROOT}/a"] = content
+    with hold(mirror, "a"):
+        assert kept(mirror) == "a"
+
+
 def test_an_object_that_comes_short_is_fetched_again_then_failed_by_name(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:

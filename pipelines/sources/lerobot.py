@@ -25,6 +25,8 @@ from pipelines.staging import Files, Listing, local_path
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
+# What metadata raises that is JSON or a table, but not LeRobot's.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError)
 # Rates further apart than this are different rates.
 _RATE_TOLERANCE = 0.02
@@ -128,6 +130,13 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 @functools.lru_cache(maxsize=2)
 def load_meta(root: Place) -> Meta:
     """Reads the metadata, wherever it lies. Raises UsageError for other versions, FailedWork for damaged files."""
+    try:
+        return _load_meta(root)
+    except _MALFORMED as error:
+        raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
+
+
+def _load_meta(root: Place) -> Meta:
     info = _read_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
@@ -142,7 +151,13 @@ def load_meta(root: Place) -> Meta:
 def explain_misfit(source: str) -> str:
     """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
     root = _find_root(source_root(source))
-    meta = load_meta(root)
+    try:
+        return _explain_misfit(root, load_meta(root))
+    except _MALFORMED as error:
+        raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
+
+
+def _explain_misfit(root: Place, meta: Meta) -> str:
     robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
     path = root / "meta/modality.json"
     groups = _read_json(path).get("state", {}) if path.exists() else {}

@@ -25,7 +25,8 @@ def find(source: str, adapter: Adapter) -> Found:
     source: a folder or one file.
     """
     root = source_root(source)
-    paths = [root] if root.name.endswith(".hdf5") else find_files(root, "*.hdf5")
+    is_file = root.name.endswith(".hdf5") if isinstance(root, RemotePath) else root.is_file()
+    paths = [root] if is_file else find_files(root, "*.hdf5")
     if not paths:
         raise UsageError(f"{source}: expected robomimic files (*.hdf5) at or below it, found none")
     episodes = []
