@@ -3,7 +3,7 @@
     python -m benchmarks.conversion [--episodes 120] [--json FILE]
 
 Every table states ratios of numbers measured in this one run. Source: generated RLDS episodes of 50 steps with one
-JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some five minutes on two cores.
+JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some eight minutes on two cores.
 
 The codec limit is a plain loop of the calls that the same libraries document: simplejpeg decodes to RGB, Pillow resizes
 bilinearly, simplejpeg encodes at quality 95 and 4:2:0. It reads, checks, hashes, and stores nothing.
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 SIZES = ((180, 320), (256, 256), (480, 640))
 _N_STORED = 8
+_WORKER_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,32 +196,36 @@ def _prepared(output: Path, adapter: str, source: Path, n_shards: int) -> tuple[
 
 def workers_table(folder: Path, n_episodes: int) -> dict[str, float]:
     """How much faster two workers convert than one, without the seconds that a launcher takes to start and to close,
-    and how much faster two processes run the codecs alone, which is what the machine's cores and memory allow."""
+    and how much faster two processes run the codecs alone, which is what the machine's cores and memory allow; the
+    medians of rounds in which they take turns."""
     source, one_episode = make_source(folder / "many", n_episodes), make_source(folder / "one", 1)
-    walls = [
-        measured(_convert_command(where, folder / "ours", name, n_workers)).wall_s
-        for name, where, n_workers in (("start", one_episode, 1), ("one", source, 1), ("two", source, 2))
-    ]
-    start, one, two = walls
-    times, limit = (one - start) / (two - start), codec_scaling()
-    print(f"\n{n_episodes * STEPS} pictures, two workers: {times:.2f} times one ({start:.1f} s left out of both)")
-    print(f"two processes with the codecs alone: {limit:.2f} times one")
-    return {"times_faster": times, "start_s": start, "one_s": one, "two_s": two, "codecs_times_faster": limit}
-
-
-def codec_scaling(n: int = 1500, rounds: int = 5) -> float:
-    """How many times as many pictures two processes take through the codecs in the same time as one; the median."""
-    found = []
+    times, limits = [], []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(_many_codecs, [1, 1], chunksize=1)
-        for _ in range(rounds):
-            walls = []
-            for tasks in ([n], [n, n]):
-                start = time.monotonic()
-                pool.map(_many_codecs, tasks, chunksize=1)
-                walls.append(time.monotonic() - start)
-            found.append(2 * walls[0] / walls[1])
-    return float(np.median(found))
+        for number in range(_WORKER_ROUNDS):
+            start, one, two = (
+                measured(_convert_command(where, folder / "ours", f"{name}{number}", n_workers)).wall_s
+                for name, where, n_workers in (("start", one_episode, 1), ("one", source, 1), ("two", source, 2))
+            )
+            times.append((one - start) / (two - start))
+            limits.append(_codec_scaling(pool))
+    print(f"\n{n_episodes * STEPS} pictures, two workers: {_spread(times)} times one, start and end left out")
+    print(f"two processes with the codecs alone: {_spread(limits)} times one")
+    return {"times_faster": float(np.median(times)), "codecs_times_faster": float(np.median(limits))}
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _codec_scaling(pool: Any, n: int = 3000) -> float:
+    """How many times as many pictures two processes take through the codecs in the same time as one."""
+    walls = []
+    for tasks in ([n], [n, n]):
+        start = time.monotonic()
+        pool.map(_many_codecs, tasks, chunksize=1)
+        walls.append(time.monotonic() - start)
+    return 2 * walls[0] / walls[1]
 
 
 def _many_codecs(n: int) -> None:
