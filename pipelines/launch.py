@@ -158,9 +158,13 @@ def statistics_of(conversion: Conversion, base: Base | None) -> Place | None:
 
 
 def find_episodes(conversion: Conversion) -> Found:
-    """Scans the input. Raises UsageError when it is not what the format's reader expects."""
+    """Scans the input. Raises UsageError when it is not what the format's reader expects, FailedWork when it cannot be
+    read."""
     reader = importlib.import_module(f"pipelines.sources.{conversion.adapter.format}")
-    return with_patience(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+    try:
+        return with_patience(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+    except OSError as error:
+        raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
 
 
 def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Job:

@@ -6,14 +6,16 @@ is written to an object store appears when it is complete, as a rename does on a
 
 import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pipelines.errors import FailedWork
 from pipelines.objects import Object, delete_object, has_objects, list_objects, open_object, told, upload_object
 from pipelines.patience import with_patience
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Whether there is anything below it."""
-        return with_patience(lambda: has_objects(self.url), self.url)
+        return self._asked(self.url, lambda: has_objects(self.url))
 
     def stat(self) -> RemoteStat:
         """The object's size and time. Raises FileNotFoundError."""
@@ -67,10 +69,13 @@ class RemotePath:
         return {RemotePath(f.url): RemoteStat(f.n_bytes, f.modified_s) for f in self._list(f"/{pattern}".rstrip("/"))}
 
     def _list(self, pattern: str) -> list[Object]:
-        """Raises FailedWork when the store refuses, or does not answer."""
         url = f"{self.url}{pattern}"
+        return self._asked(url, lambda: list_objects(url))
+
+    def _asked(self, url: str, ask: Callable[[], Answer]) -> Answer:
+        """Raises FailedWork when the store refuses, or does not answer."""
         try:
-            return with_patience(lambda: list_objects(url), url)
+            return with_patience(ask, url)
         except OSError as error:
             raise FailedWork(f"{url}: expected to list it, found {error}") from error
 

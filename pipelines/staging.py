@@ -59,14 +59,21 @@ class Listing:
     def nearest(self, place: RemotePath, pattern: str) -> Files:
         """The objects that match in the lowest folder above `place` that has any; none if there is none.
 
-        pattern: begins with letters, since a store lists every name that begins as the pattern does.
+        It looks up to the bucket, or to where these credentials may look no further. pattern: begins with letters,
+        since a store lists every name that begins as the pattern does.
         """
-        folder = place.parent
+        folder = place
         while "/" in folder.url.partition("://")[2]:
-            if found := self.matching(folder, pattern):
-                return found
             folder = folder.parent
-        return self.matching(folder, pattern)
+            try:
+                found = self.matching(folder, pattern)
+            except FailedWork as error:
+                if isinstance(error.__cause__, PermissionError):
+                    return {}
+                raise
+            if found:
+                return found
+        return {}
 
 
 def own_file(located: Located, listing: Listing, pictures: bool) -> Files:

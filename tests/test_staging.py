@@ -224,6 +224,22 @@ def test_the_nearest_file_above_is_found(store: dict[str, bytes]) -> None:
     assert listing.nearest(ROOT / "a1/x", "other*.json") == {}
 
 
+def test_who_may_not_look_further_up_finds_nothing_there(
+    store: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def matching(place: RemotePath, pattern: str) -> dict[RemotePath, RemoteStat]:
+        looked.append(place.url)
+        if place.url == "mem://bucket":
+            raise FailedWork("refused") from PermissionError()
+        return {}
+
+    monkeypatch.setattr(RemotePath, "matching", matching)
+    assert Listing().nearest(ROOT / "a/b", "config.json") == {}
+    assert looked == [f"{ROOT}/a", f"{ROOT}", "mem://bucket"]
+
+
 def test_copies_go_with_their_process_or_with_the_next(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from pipelines.staging import local_path; "

@@ -31,6 +31,8 @@ _STEP_START = "observation/timestamp/control/step_start"
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every folder with a trajectory.h5 at or below `source`; failed episodes are listed too."""
     root = source_root(source)
+    _list_annotations.cache_clear()
+    _load_annotations.cache_clear()
     folders = find_folders(root, lambda _, names: "trajectory.h5" in names)
     if not folders:
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")

@@ -73,6 +73,7 @@ def find(source: str, adapter: Adapter) -> Found:
     """
     root = _find_root(source_root(source))
     load_meta.cache_clear()
+    _probe.cache_clear()
     meta = load_meta(root)
     episodes, rejects = [], []
     for number, episode in sorted(meta.episodes.items()):
