@@ -1,7 +1,6 @@
 """Launching a conversion: options, lock, plan, the Beam run under a supervisor, and the closing."""
 
 import fcntl
-import importlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from pipelines.adapters import FROM_LOG, Adapter
 from pipelines.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.beam_options import check_reach, is_handed_over, is_local, make_beam_options
-from pipelines.convert import beat, heartbeat_path, load_measured, load_result
+from pipelines.convert import beat, heartbeat_path, load_measured, load_result, reader_of
 from pipelines.dataset import INFO_FILE
 from pipelines.embodiments import get_embodiment
 from pipelines.errors import EmbodimixError, FailedWork, UsageError
@@ -160,7 +159,7 @@ def statistics_of(conversion: Conversion, base: Base | None) -> Place | None:
 def find_episodes(conversion: Conversion) -> Found:
     """Scans the input. Raises UsageError when it is not what the format's reader expects, FailedWork when it cannot be
     read."""
-    reader = importlib.import_module(f"pipelines.sources.{conversion.adapter.format}")
+    reader = reader_of(conversion.adapter.format)
     try:
         return with_patience(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:

@@ -82,13 +82,13 @@ def download_object(url: str, target: IO[bytes]) -> None:
             with open_object(url) as source:
                 shutil.copyfileobj(source, target, _COPY_BYTES)
         elif url.startswith("gs://"):
-            bucket, _, name = url.removeprefix("gs://").partition("/")
+            bucket, name = _bucket_and_name(url)
             try:
                 client.client.bucket(bucket).blob(name).download_to_file(target, raw_download=True)
             except ValueError as error:  # What an answer that ends within its head is to the library.
                 raise ConnectionError(f"{url}: {error}") from error
         else:
-            bucket, _, name = url.removeprefix("s3://").partition("/")
+            bucket, name = _bucket_and_name(url)
             body = client.client.client.get_object(Bucket=bucket, Key=name)["Body"]
             shutil.copyfileobj(body, target, _COPY_BYTES)
 
@@ -105,10 +105,10 @@ def upload_object(url: str, content: IO[bytes]) -> None:
             with _file_systems().create(url, _MIME, compression_type=kind) as target:
                 shutil.copyfileobj(content, target, _COPY_BYTES)
         elif url.startswith("gs://"):
-            bucket, _, name = url.removeprefix("gs://").partition("/")
+            bucket, name = _bucket_and_name(url)
             client.client.bucket(bucket).blob(name).upload_from_file(content, content_type=_MIME)
         else:
-            bucket, _, name = url.removeprefix("s3://").partition("/")
+            bucket, name = _bucket_and_name(url)
             client.client.client.upload_fileobj(_LeftOpen(content), bucket, name)
 
 
@@ -162,6 +162,11 @@ def _lacking(url: str, error: BaseException) -> str:
     scheme = url.partition("://")[0]
     extra = f"; for {scheme}:// install {_EXTRAS[scheme]}" if scheme in _EXTRAS else ""
     return f"{error}{extra}"
+
+
+def _bucket_and_name(url: str) -> tuple[str, str]:
+    bucket, _, name = url.partition("://")[2].partition("/")
+    return bucket, name
 
 
 class _LeftOpen:

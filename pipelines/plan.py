@@ -13,6 +13,7 @@ from pipelines.errors import FailedWork
 from pipelines.files import write_atomically
 from pipelines.native import Found, Located, Reject
 from pipelines.places import Place, as_place
+from pipelines.staging import DEFAULT_KEPT_GB
 
 WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
@@ -64,7 +65,7 @@ class Job:
     has_frozen_statistics: bool = False
     appended_to: str = ""
     fixed_cameras: tuple[str, ...] = ()
-    input_cache_gb: float = 10.0
+    input_cache_gb: float = DEFAULT_KEPT_GB
     options_hash: str = ""
 
     @property

@@ -82,6 +82,15 @@ def own_file(located: Located, listing: Listing, pictures: bool) -> Files:
     return listing.own(place) if isinstance(place, RemotePath) else {}
 
 
+def folder_files(located: Located, listing: Listing, wanted: "re.Pattern[str]", above: str) -> Files:
+    """What formats need whose episode is a folder: what matches `wanted` below it, and the nearest `above` it."""
+    folder = as_place(located.reference.uri)
+    assert isinstance(folder, RemotePath)
+    below = listing.below(folder).items()
+    found = {place: stat for place, stat in below if wanted.fullmatch(place.url[len(folder.url) + 1 :])}
+    return {**found, **listing.nearest(folder, above)}
+
+
 def local_path(place: Place) -> Path:
     """Where a file or folder lies on this machine: itself, or the copy that `staged` and `fetched` make."""
     return _mirror().path_of(place) if isinstance(place, RemotePath) else place
@@ -140,7 +149,7 @@ def forget_copies() -> None:
     """Removes the copies that nobody holds, and what is known of the stores: a job has ended."""
     _listing.matching.cache_clear()
     if _made:
-        _mirror().clear()
+        _mirror().make_room(limit_bytes=0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -249,18 +258,6 @@ class Mirror:
             for place in go:
                 self._forget(place)
                 self._remove(self._path_of(place))
-
-    def clear(self) -> None:
-        """Removes all that nobody holds."""
-        with self._lock:
-            if any(copy.holders or not copy.arrival.done() for copy in self._copies.values()):
-                self.make_room(limit_bytes=0)
-                return
-            self._copies.clear()
-            self._n_bytes = 0
-            for folder in self.folder.iterdir():
-                if folder.name not in (_PARTS, _LOCK):
-                    shutil.rmtree(folder)
 
     def _forget(self, place: RemotePath) -> None:
         if copy := self._copies.pop(place, None):

@@ -51,6 +51,18 @@ def hold(mirror: Mirror, *names: str):  # type: ignore[no-untyped-def]
     return made
 
 
+def held_back() -> tuple[threading.Event, threading.Event]:
+    """Has the store wait before it gives an object: an event that tells that it was asked, and one to go on."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(path: str) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT_S)
+
+    MemoryStore.before_open = staticmethod(wait)
+    return begun, go_on
+
+
 def kept(mirror: Mirror) -> str:
     return "".join(name for name in "abcde" if mirror.path_of(ROOT / name).exists())
 
@@ -89,13 +101,7 @@ def test_an_object_that_was_replaced_is_fetched_anew(mirror: Mirror, store: dict
 
 def test_two_who_need_an_object_wait_for_one_transfer(mirror: Mirror) -> None:
     wanted = files("a")
-    begun, go_on = threading.Event(), threading.Event()
-
-    def wait(path: str) -> None:
-        begun.set()
-        assert go_on.wait(LIMIT_S)
-
-    MemoryStore.before_open = staticmethod(wait)
+    begun, go_on = held_back()
     first = mirror.hold(wanted)
     assert begun.wait(LIMIT_S)
     second = mirror.hold(wanted)
@@ -120,13 +126,7 @@ def test_a_failure_is_told_to_all_and_tried_anew_by_the_next(
 
 def test_a_failure_that_nobody_waited_for_is_tried_anew(mirror: Mirror, store: dict[str, bytes]) -> None:
     wanted = files("a")
-    begun, go_on = threading.Event(), threading.Event()
-
-    def wait(path: str) -> None:
-        begun.set()
-        assert go_on.wait(LIMIT_S)
-
-    MemoryStore.before_open = staticmethod(wait)
+    begun, go_on = held_back()
     held = mirror.hold(wanted)
     (arrival,) = held.arrivals
     assert begun.wait(LIMIT_S)
@@ -173,7 +173,13 @@ def test_who_stops_early_lets_everything_go(store: dict[str, bytes]) -> None:
     reading = staged(episodes(*"abcde"), own_file, pictures=True)
     next(reading)
     reading.close()
-    wait_for(lambda: forget_copies() or not any(local_path(ROOT / name).exists() for name in "abcde"))
+
+    def left() -> list[str]:
+        forget_copies()
+        return [name for name in "abcde" if local_path(ROOT / name).exists()]
+
+    wait_for(lambda: not left())
+    assert left() == []
 
 
 def test_an_episode_whose_object_is_gone_fails_by_name(store: dict[str, bytes]) -> None:

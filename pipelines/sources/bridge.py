@@ -16,10 +16,10 @@ from pipelines.episode import DroppedSteps, Image, Reference
 from pipelines.errors import UsageError
 from pipelines.images import CorruptImage
 from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.places import RemotePath, as_place
+from pipelines.places import as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
-from pipelines.staging import Files, Listing, local_path
+from pipelines.staging import Files, Listing, folder_files, local_path
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
@@ -43,11 +43,7 @@ def find(source: str, adapter: Adapter) -> Found:
 
 def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
     """What the reader opens of the folder (no depth pictures), and the nearest config.json above it."""
-    folder = as_place(located.reference.uri)
-    assert isinstance(folder, RemotePath)
-    files = listing.below(folder)
-    wanted = {place: stat for place, stat in files.items() if _WANTED.fullmatch(place.url[len(folder.url) + 1 :])}
-    return wanted | listing.nearest(folder, "config.json")
+    return folder_files(located, listing, _WANTED, "config.json")
 
 
 def read(located: Located, adapter: Adapter) -> NativeEpisode:

@@ -15,10 +15,10 @@ from pipelines.adapters import Adapter
 from pipelines.episode import Image, Reference
 from pipelines.errors import UsageError
 from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size
-from pipelines.places import RemotePath, as_place
+from pipelines.places import as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
-from pipelines.staging import Files, Listing, local_path
+from pipelines.staging import Files, Listing, folder_files, local_path
 
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")
@@ -45,11 +45,7 @@ def find(source: str, adapter: Adapter) -> Found:
 
 def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
     """What the reader opens of the folder (no stereo pairs, no SVO), and the nearest annotations above it."""
-    folder = as_place(located.reference.uri)
-    assert isinstance(folder, RemotePath)
-    files = listing.below(folder)
-    wanted = {place: stat for place, stat in files.items() if _WANTED.fullmatch(place.url[len(folder.url) + 1 :])}
-    return wanted | listing.nearest(folder, f"{_ANNOTATIONS}*.json")
+    return folder_files(located, listing, _WANTED, f"{_ANNOTATIONS}*.json")
 
 
 def read(located: Located, adapter: Adapter) -> NativeEpisode:

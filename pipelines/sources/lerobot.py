@@ -3,7 +3,8 @@
 import functools
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,14 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 @functools.lru_cache(maxsize=2)
 def load_meta(root: Place) -> Meta:
     """Reads the metadata, wherever it lies. Raises UsageError for other versions, FailedWork for damaged files."""
-    try:
+    with _malformed_told(root):
         return _load_meta(root)
+
+
+@contextmanager
+def _malformed_told(root: Place) -> Iterator[None]:
+    try:
+        yield
     except _MALFORMED as error:
         raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
 
@@ -152,10 +159,8 @@ def _load_meta(root: Place) -> Meta:
 def explain_misfit(source: str) -> str:
     """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
     root = _find_root(source_root(source))
-    try:
+    with _malformed_told(root):
         return _explain_misfit(root, load_meta(root))
-    except _MALFORMED as error:
-        raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
 
 
 def _explain_misfit(root: Place, meta: Meta) -> str:
