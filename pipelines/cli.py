@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
     )
-    parser.add_argument("--workers", type=int, help="threads of a local run (default: one per core)")
+    parser.add_argument("--workers", type=int, help="processes of a local run (default: one per core)")
     parser.add_argument(
         "--no-progress-limit", type=float, default=600.0, metavar="S",
         help="stop a local run that shows no progress for S seconds (default 600)",
@@ -86,10 +87,32 @@ def run_convert(arguments: argparse.Namespace) -> int:
             shown = f"--{name}" if name in ("name", "version") else name.upper()
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
+    with workers_for(arguments):
+        return _run_convert(arguments, adapter)
+
+
+def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """Sets up memory and processes for a local run's workers.
+
+    They are threads of this process where one is enough or none can be forked, where Beam's options say who works, and
+    where the input is in an object store, of which they share the copies.
+    """
+    from pipelines.forked import can_fork, forked_workers
+    from pipelines.workers import spare_memory
+
+    n_workers = arguments.workers or os.cpu_count() or 1
+    places = (arguments.input, arguments.output_root)
+    if n_workers > 1 and can_fork() and not arguments.beam_options and not any("://" in where for where in places):
+        spare_memory(1)
+        return forked_workers(n_workers, f"pipelines.sources.{arguments.format}")
+    spare_memory(n_workers)
+    return nullcontext()
+
+
+def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
     from pipelines.launch import Conversion, convert
-    from pipelines.workers import limit_arenas
 
     conversion = Conversion(
         source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
@@ -99,7 +122,6 @@ def run_convert(arguments: argparse.Namespace) -> int:
         no_progress_s=arguments.no_progress_limit, input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
     )  # fmt: skip
-    limit_arenas(conversion.n_workers or os.cpu_count() or 1)
     counts = convert(conversion)
     if arguments.json:
         print(json.dumps(counts | {"path": str(conversion.directory)}))

@@ -19,6 +19,7 @@ from pipelines.embodiments import Embodiment, get_embodiment
 from pipelines.episode import Episode, Reference
 from pipelines.errors import FailedWork, UsageError, nearest
 from pipelines.files import write_atomically
+from pipelines.images import codec_seconds
 from pipelines.mapping import to_episode
 from pipelines.native import Located, NativeEpisode, Reject, Rejected
 from pipelines.patience import transient_cause, with_patience
@@ -196,6 +197,17 @@ def load_measured(job: Job) -> Measured | None:
     if not path.exists():
         return None
     return Measured(statistics=load_statistics(job.work / "statistics.json"), **json.loads(path.read_text()))
+
+
+def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardResult, dict[str, float]]:
+    """Converts a shard, if that is not done yet; returns the seconds that the codecs took and `all` of it, too.
+
+    A cluster that repeats a task hands out its finished shards again.
+    """
+    started, before = time.monotonic(), codec_seconds()
+    result = load_result(job, shard) or convert_shard(job, shard, measured)
+    seconds: dict[str, float] = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
+    return result, seconds | {"all": time.monotonic() - started}
 
 
 def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:

@@ -1,6 +1,5 @@
 """The Beam graph of a conversion: shard ids go in, counts come out; references and pixels stay in files."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,13 +12,12 @@ from pipelines.convert import (
     Measured,
     ShardResult,
     check_cameras,
-    convert_shard,
-    load_result,
+    finish_shard,
     measure_shard,
     merge_measured,
     settle_measured,
 )
-from pipelines.images import codec_seconds
+from pipelines.forked import in_worker
 from pipelines.plan import Job, ShardId
 from pipelines.writers import at_work
 
@@ -49,12 +47,8 @@ class ConvertShard(beam.DoFn):
         self.job = job
 
     def process(self, shard: ShardId, measured: Measured) -> Iterator[tuple[str, int]]:
-        started, before = time.monotonic(), codec_seconds()
         with at_work(self.job.directory):
-            # A cluster that repeats a task hands out its finished shards again.
-            result = load_result(self.job, shard) or convert_shard(self.job, shard, measured)
-        seconds = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
-        seconds["all"] = time.monotonic() - started
+            result, seconds = in_worker(finish_shard, self.job, shard, measured)
         for name, value in count(result, seconds).items():
             Metrics.counter(_NAMESPACE, name).inc(value)
         yield result.shard.file_stem, result.n_episodes
@@ -112,4 +106,4 @@ class ConvertAll(beam.PTransform):
 
 
 def _measure(shard: ShardId, job: Job) -> Measured:
-    return measure_shard(job, shard)
+    return in_worker(measure_shard, job, shard)

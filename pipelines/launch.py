@@ -35,7 +35,7 @@ from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, optio
 from pipelines.sources.folders import source_root
 from pipelines.staging import DEFAULT_KEPT_GB, forget_copies, with_urls
 from pipelines.statistics import load_statistics
-from pipelines.workers import deaths_noted, end_processes
+from pipelines.workers import deaths_noted, end_processes, tell_once
 from pipelines.writers import call_in, call_off
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
@@ -229,6 +229,7 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
     """
     output = transform.job.directory
     call_in(output)
+    tell_once()
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform

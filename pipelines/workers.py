@@ -1,6 +1,7 @@
-"""Workers of Beam's local runner: what memory their threads set aside, which processes were killed, how all end."""
+"""Workers of Beam's local runner: what memory they set aside, what they say and who was killed, how all end."""
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -8,6 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from pipelines.errors import EmbodimixError
 
 # What the runner's thread that waits for a worker process ends with; nothing else hears of it.
 _EXITED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
@@ -51,14 +55,51 @@ def killed_by(message: str) -> str:
     return signal.Signals(number).name
 
 
-def limit_arenas(n_workers: int) -> None:
-    """Has the C library set memory aside for the threads of so many workers and one more.
+def tell_once() -> None:
+    """From now on, Beam does not print the way through its own code three times for a failure that has a message.
+
+    Whoever runs the pipeline tells that message. Errors that nobody foresaw are printed in full. Beam's threads may
+    print when a run has ended, so nothing puts this back.
+    """
+    from apache_beam.runners.worker import sdk_worker
+
+    for module in ("common", "worker.sdk_worker"):
+        logging.getLogger(f"apache_beam.runners.{module}").addFilter(_is_unforeseen)
+    vars(sdk_worker)["print"] = _print_unforeseen
+
+
+def _print_unforeseen(text: str, file: TextIO) -> None:
+    if not is_foreseen(text):
+        print(text, file=file)
+
+
+def _is_unforeseen(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, EmbodimixError) and not is_foreseen(record.getMessage())
+
+
+def is_foreseen(text: str) -> bool:
+    """Whether a text is a traceback that ends in one of our own errors.
+
+    >>> is_foreseen("Traceback (most recent call last):\\n  File ...\\npipelines.errors.FailedWork: no room")
+    True
+    >>> is_foreseen("Traceback (most recent call last):\\n  File ...\\nKeyError: 'x'")
+    False
+    """
+    errors = re.findall(r"^([\w.]+): ", text, re.MULTILINE) if "Traceback (most recent call last)" in text else []
+    return bool(errors) and errors[-1].startswith("pipelines.")
+
+
+def spare_memory(n_threads: int) -> None:
+    """Has the C library set memory aside for so many threads that work and one more, and Arrow none at all.
 
     By itself glibc does so for each of the many threads of Beam's runner, which keeps some 25 MB; other C libraries
-    do not, and are left alone. It counts only before those threads run.
+    do not, and are left alone. Arrow's own allocators keep some 20 MB per process. It counts only before threads run
+    and Arrow is loaded.
     """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        set_option(_M_ARENA_MAX, n_workers + 1)
+        set_option(_M_ARENA_MAX, n_threads + 1)
 
 
 def end_processes() -> None:

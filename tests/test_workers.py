@@ -1,19 +1,27 @@
-"""Workers of the local runner: the memory that their threads set aside, and which of them a signal ended."""
+"""Workers of the local runner: the memory that they set aside, what Beam says of failures, and who was killed."""
 
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import apache_beam as beam
 import pytest
 
+from pipelines.adapters import get_adapter
+from pipelines.beam_options import make_beam_options
+from pipelines.errors import FailedWork
+from pipelines.graph import ConvertAll
+from pipelines.launch import run_beam
+from pipelines.plan import Job
 from pipelines.workers import deaths_noted, killed_by
 
 # Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
 COUNT_ARENAS = """
 import ctypes, sys, threading
-from pipelines.workers import limit_arenas
-limit_arenas(1)
+from pipelines.workers import spare_memory
+spare_memory(1)
 
 together, libc = threading.Barrier(8), ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
@@ -56,3 +64,33 @@ def test_deaths_of_workers_are_noted_and_other_failures_of_threads_reported_as_b
 
 def fail(message: str) -> None:
     raise RuntimeError(message)
+
+
+def test_beam_tells_of_a_foreseen_failure_nothing_and_of_others_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (FailedWork("the disk is gone"), KeyError("nobody foresaw this")):
+        with pytest.raises(FailedWork, match=f"{error.args[0]}.*Finished shards are kept"):
+            run_beam(Fails(error, tmp_path), make_beam_options((), 2))
+        said = capsys.readouterr().err + caplog.text
+        if isinstance(error, KeyError):
+            assert said.count("Traceback (most recent call last)") >= 2
+            assert "nobody foresaw this" in said
+        else:
+            assert said == ""
+
+
+class Fails(ConvertAll):
+    """A graph whose one step fails."""
+
+    def __init__(self, error: Exception, output: Path) -> None:
+        job = Job(directory=str(output), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
+        super().__init__(job, (), ())
+        self.error = error
+
+    def expand(self, pipeline: Any) -> Any:
+        return pipeline | beam.Create([self.error]) | beam.Map(throw)
+
+
+def throw(error: Exception) -> None:
+    raise error

@@ -1,0 +1,176 @@
+"""Forked worker processes: the same bytes as threads, errors in their words, and an end whenever the launcher ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from native_files import bridge_features, write_rlds
+from test_convert import hash_files, make_conversion
+from test_faults import FOLDER, is_running, kill
+from waiting import wait_for
+
+from pipelines.forked import can_fork, in_worker
+from pipelines.launch import convert
+from pipelines.workers import descendants
+
+N_SHARDS = 6
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    episodes = [bridge_features(i, t=60) for i in range(24)]
+    return write_rlds(tmp_path_factory.mktemp("source") / "tiny", {"train": episodes})
+
+
+@pytest.fixture(scope="module")
+def hashes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What threads write."""
+    root = tmp_path_factory.mktemp("reference")
+    convert(make_conversion(source, root, n_shards=N_SHARDS, n_workers=2))
+    return hash_files(root / FOLDER)
+
+
+def launch(source: Path, root: Path) -> subprocess.Popen[str]:
+    """Starts a conversion in two worker processes, at the head of a process group as a shell starts it."""
+    command = [
+        sys.executable, "-m", "trainers.main", "convert", "rlds", str(source), str(root), "--name", "tiny",
+        "--version", "1.0.0", "--adapter", "bridge_orig", "--shards", str(N_SHARDS), "--workers", "2",
+    ]  # fmt: skip
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(source: Path, root: Path) -> dict[str, str]:
+    """Runs the conversion to its end; returns what it wrote."""
+    launcher = launch(source, root)
+    _, said = launcher.communicate()
+    assert launcher.returncode == 0, said
+    return hash_files(root / FOLDER)
+
+
+def writers(root: Path) -> list[int]:
+    """The processes that write a shard at this moment, as their temporary files tell."""
+    return [int(path.name.split(".")[-3]) for path in root.glob(f"{FOLDER}/.tiny-train.tfrecord-*.tmp")]
+
+
+def test_two_processes_without_beam_write_what_threads_write(
+    source: Path, hashes: dict[str, str], tmp_path: Path
+) -> None:
+    launcher = launch(source, tmp_path)
+    loaded: dict[int, str] = {}
+
+    def look() -> bool:
+        for pid in writers(tmp_path):
+            with contextlib.suppress(OSError):  # It has ended.
+                loaded[pid] = Path(f"/proc/{pid}/maps").read_text()
+        return launcher.poll() is not None
+
+    wait_for(look)
+    assert launcher.returncode == 0
+    assert hash_files(tmp_path / FOLDER) == hashes
+    assert 1 <= len(loaded) <= 2 and launcher.pid not in loaded
+    assert not [pid for pid, libraries in loaded.items() if "simplejpeg" not in libraries or "grpc" in libraries]
+
+
+def test_a_worker_that_is_killed_while_it_writes_is_told_and_loses_nothing(
+    source: Path, hashes: dict[str, str], tmp_path: Path
+) -> None:
+    launcher = launch(source, tmp_path)
+    wait_for(lambda: writers(tmp_path), launcher)
+    both = descendants(launcher.pid)
+    kill(writers(tmp_path)[0])
+    _, said = launcher.communicate()
+    assert launcher.returncode == 1
+    assert "a worker process was killed (SIGKILL); if memory ran out, use fewer --workers. Finished shards" in said
+    assert "Traceback" not in said
+    assert not any(is_running(pid) for pid in both)
+    assert not (tmp_path / FOLDER / "dataset_info.json").exists()
+    assert finish(source, tmp_path) == hashes
+
+
+def test_workers_end_with_a_launcher_that_is_killed(source: Path, hashes: dict[str, str], tmp_path: Path) -> None:
+    launcher = launch(source, tmp_path)
+    wait_for(lambda: writers(tmp_path), launcher)
+    both = descendants(launcher.pid)
+    kill(launcher.pid)
+    launcher.wait()
+    assert len(both) == 2
+    wait_for(lambda: not any(is_running(pid) for pid in both))
+    assert finish(source, tmp_path) == hashes
+
+
+def test_ctrl_c_ends_the_workers_between_two_episodes_and_leaves_a_quiet_folder(
+    source: Path, hashes: dict[str, str], tmp_path: Path
+) -> None:
+    launcher = launch(source, tmp_path)
+    wait_for(lambda: writers(tmp_path), launcher)
+    both = descendants(launcher.pid)
+    os.killpg(launcher.pid, signal.SIGINT)
+    _, said = launcher.communicate()
+    assert (launcher.returncode, "interrupted; run the same command again to go on" in said) == (130, True)
+    assert "Traceback" not in said
+    assert not any(is_running(pid) for pid in both)
+    assert not list((tmp_path / FOLDER).rglob("*.tmp"))
+    assert finish(source, tmp_path) == hashes
+
+
+# Called in a process of its own, since this one has threads that no fork survives.
+CALL = """
+import os, signal, sys
+from pipelines.errors import FailedWork
+from pipelines.forked import can_fork, forked_workers, in_worker
+
+class Wordy(Exception):
+    def __init__(self, reason, detail):
+        super().__init__(f"{reason}: {detail}")
+
+def fail(): raise FailedWork("the disk is gone")
+def fail_wordily(): raise Wordy("so", "what")
+def crash(): os.kill(os.getpid(), signal.SIGSEGV)
+def give_up(): os._exit(3)
+def add(a, b=0): return a + b, os.getpid()
+
+assert can_fork()
+with forked_workers(2, "pipelines.sources.rlds"):
+    try:
+        print(in_worker(eval(sys.argv[1])) if len(sys.argv) < 3 else in_worker(add, 1, b=2) == (3, os.getpid()))
+    except BaseException as error:
+        print(type(error).__name__, error)
+"""
+
+
+def call(*arguments: str) -> str:
+    return subprocess.run([sys.executable, "-c", CALL, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    "work, expected",
+    [
+        ("fail", "FailedWork the disk is gone"),
+        ("fail_wordily", "RuntimeError Wordy: so: what"),
+        ("crash", "FailedWork a worker process was killed (SIGSEGV); if memory ran out, use fewer --workers"),
+        ("give_up", "FailedWork a worker process was killed (exit status 3); if memory ran out, use fewer --workers"),
+    ],
+)
+def test_what_a_worker_raises_reaches_the_launcher(work: str, expected: str) -> None:
+    assert call(work).strip() == expected
+
+
+def test_work_is_done_in_another_process_where_there_is_one_and_here_where_not() -> None:
+    assert call("add", "in another").strip() == "False"
+    assert in_worker(os.getpid) == os.getpid()
+
+
+def test_nobody_forks_beside_threads_or_beam(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not can_fork()  # Beam is loaded here.
+    monkeypatch.delitem(sys.modules, "apache_beam")
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert can_fork()
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert not can_fork()
