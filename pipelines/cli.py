@@ -54,7 +54,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
     )
-    parser.add_argument("--workers", type=int, help="processes of a local run (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int,
+        help="processes of a local run, or threads where an object store is read or written (default: one per core)",
+    )  # fmt: skip
     parser.add_argument(
         "--no-progress-limit", type=float, default=600.0, metavar="S",
         help="stop a local run that shows no progress for S seconds (default 600)",

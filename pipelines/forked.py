@@ -77,10 +77,10 @@ def in_worker(
 
     Raises what the work raises, and FailedWork when a worker process was killed.
     """
-    if _pool is None:
+    if (pool := _pool) is None:
         return work(*arguments, **options)
     try:
-        return _pool.submit(_work, partial(work, *arguments, **options)).result()
+        return pool.submit(_work, partial(work, *arguments, **options)).result()
     except BrokenProcessPool as error:
         how = _how_ended(_workers)
         raise FailedWork(f"a worker process was killed ({how}); if memory ran out, use fewer --workers") from error

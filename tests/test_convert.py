@@ -120,12 +120,13 @@ def test_only_unfinished_shards_are_done_again(source: Path, reference: Path, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_workers", ["1", "2"])
 def test_a_conversion_killed_at_any_moment_goes_on_to_the_same_bytes(
-    source: Path, reference: Path, tmp_path: Path
+    source: Path, reference: Path, n_workers: str, tmp_path: Path
 ) -> None:
     command = [
         sys.executable, "-m", "trainers.main", "convert", "rlds", str(source), str(tmp_path), "--name", "tiny",
-        "--version", "1.0.0", "--adapter", "bridge_orig", "--shards", "3", "--workers", "1",
+        "--version", "1.0.0", "--adapter", "bridge_orig", "--shards", "3", "--workers", n_workers,
     ]  # fmt: skip
     work = tmp_path / "tiny/1.0.0/.work"
     for moment in ("plan.json", "measured.json", "results"):

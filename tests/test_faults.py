@@ -322,13 +322,14 @@ mount -o remount,size=100m {root} && {launch} && cp -r {root}/tiny {root}/../who
 """
 
 
+@pytest.mark.parametrize("n_workers", ["1", "2"])
 def test_a_disk_that_is_full_ends_loudly_and_more_room_finishes(
-    source: Path, hashes: dict[str, str], tmp_path: Path
+    source: Path, hashes: dict[str, str], n_workers: str, tmp_path: Path
 ) -> None:
     """A small file system of its own, in a name space that ends with the command."""
     root = tmp_path / "small"
     root.mkdir()
-    shown = " ".join(command(source, root, "--shards", "3", "--workers", "1"))
+    shown = " ".join(command(source, root, "--shards", "3", "--workers", n_workers))
     script = FILL.format(size=150, root=root, launch=shown)
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if done.returncode == 77 or "unshare failed" in done.stderr:
@@ -336,4 +337,5 @@ def test_a_disk_that_is_full_ends_loudly_and_more_room_finishes(
     assert done.returncode == 0, (done.returncode, done.stderr)
     said = (tmp_path / "said").read_text()
     assert "No space left on device" in said and "run the same command again" in said
+    assert "Traceback" not in said
     assert hash_files(tmp_path / "whole/1.0.0") == hashes

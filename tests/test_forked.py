@@ -1,19 +1,24 @@
 """Forked worker processes: the same bytes as threads, errors in their words, and an end whenever the launcher ends."""
 
+import argparse
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from native_files import bridge_features, write_rlds
 from test_convert import hash_files, make_conversion
 from test_faults import FOLDER, is_running, kill
-from waiting import wait_for
+from waiting import LIMIT_S, wait_for
 
+from pipelines import forked, workers
+from pipelines.cli import workers_for
 from pipelines.forked import can_fork, in_worker
 from pipelines.launch import convert
 from pipelines.workers import descendants
@@ -124,6 +129,8 @@ def test_ctrl_c_ends_the_workers_between_two_episodes_and_leaves_a_quiet_folder(
 CALL = """
 import os, signal, sys
 from pipelines.errors import FailedWork
+from pipelines import forked, workers
+from pipelines.cli import workers_for
 from pipelines.forked import can_fork, forked_workers, in_worker
 
 class Wordy(Exception):
@@ -145,8 +152,9 @@ with forked_workers(2, "pipelines.sources.rlds"):
 """
 
 
-def call(*arguments: str) -> str:
-    return subprocess.run([sys.executable, "-c", CALL, *arguments], check=True, capture_output=True, text=True).stdout
+def call(*arguments: str, code: str = CALL) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_S).stdout
 
 
 @pytest.mark.parametrize(
@@ -162,6 +170,51 @@ def test_what_a_worker_raises_reaches_the_launcher(work: str, expected: str) -> 
     assert call(work).strip() == expected
 
 
+LEAVE = """
+import sys, threading, time
+from pathlib import Path
+from pipelines.errors import FailedWork
+from pipelines import forked, workers
+from pipelines.cli import workers_for
+from pipelines.forked import forked_workers, in_worker
+from pipelines.writers import call_in, call_off, check_wanted
+
+def write(begun):
+    Path(begun).touch()
+    while sys.argv[2] == "deaf" or not check_wanted("out"):
+        time.sleep(0.01)
+
+def write_in_worker():
+    try:
+        in_worker(write, sys.argv[1])
+    except FailedWork as error:
+        print(error)
+
+call_in("out")
+writer = threading.Thread(target=write_in_worker)
+try:
+    with forked_workers(2, "pipelines.sources.rlds"):
+        writer.start()
+        while not Path(sys.argv[1]).exists():
+            time.sleep(0.01)
+        if sys.argv[2] == "deaf":
+            raise KeyboardInterrupt
+        call_off("out", 0)
+        writer.join()
+except KeyboardInterrupt:
+    writer.join()
+"""
+
+
+def test_a_worker_is_called_off_with_its_launcher(tmp_path: Path) -> None:
+    said = call(str(tmp_path / "begun"), "listens", code=LEAVE)
+    assert said == "out: this part was left undone, since another one failed\n"
+
+
+def test_a_worker_that_does_not_listen_is_ended_when_the_launcher_leaves(tmp_path: Path) -> None:
+    assert "a worker process was killed (SIGKILL)" in call(str(tmp_path / "begun"), "deaf", code=LEAVE)
+
+
 def test_work_is_done_in_another_process_where_there_is_one_and_here_where_not() -> None:
     assert call("add", "in another").strip() == "False"
     assert in_worker(os.getpid) == os.getpid()
@@ -174,3 +227,26 @@ def test_nobody_forks_beside_threads_or_beam(monkeypatch: pytest.MonkeyPatch) ->
     assert can_fork()
     monkeypatch.setattr(threading, "active_count", lambda: 2)
     assert not can_fork()
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, [("arenas", 1), ("processes", 3)]),
+        ({"workers": 1}, [("arenas", 1)]),
+        ({"input": "gs://bucket/in"}, [("arenas", 3)]),
+        ({"output_root": "s3://bucket/out"}, [("arenas", 3)]),
+        ({"beam_options": ["--runner=FnApiRunner"]}, [("arenas", 3)]),
+        ({"can_fork": False}, [("arenas", 3)]),
+    ],
+)
+def test_workers_are_processes_where_these_help_and_threads_elsewhere(
+    changes: dict[str, Any], expected: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"format": "rlds", "input": "in", "output_root": "out", "workers": 3, "beam_options": []} | changes
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(forked, "can_fork", lambda: changes.get("can_fork", True))
+    monkeypatch.setattr(forked, "forked_workers", lambda n, _: nullcontext(made.append(("processes", n))))
+    monkeypatch.setattr(workers, "spare_memory", lambda n: made.append(("arenas", n)))
+    with workers_for(argparse.Namespace(**wanted)):
+        assert made == expected
