@@ -169,13 +169,14 @@ def test_what_no_reader_opens_is_not_transferred(store: dict[str, bytes], shared
 
 
 def test_rejects_name_objects_by_their_urls(store: dict[str, bytes], tmp_path: Path) -> None:
-    for name in "ab":
-        write_log(tmp_path / f"in/{name}.zarr")
+    write_v2(tmp_path / "in")
     upload(tmp_path / "in", f"{ROOT}/in")
-    store[f"{ROOT}/in/a.zarr/zarr.json"] = b"{"
-    dataset = run(f"{ROOT}/in", "inhouse_log", str(tmp_path / "out"))
+    url = next(url for url in store if url.endswith("000000.mp4"))
+    store[url] = store[url][: len(store[url]) // 2]
+    dataset = run(f"{ROOT}/in", "lerobot_aloha", str(tmp_path / "out"))
     (row,) = pq.read_table(dataset.path / "rejects.parquet").to_pylist()
-    assert row["source_key"] == "a.zarr" and f"{ROOT}/in/a.zarr" in row["detail"] and "embodimix-" not in row["detail"]
+    assert row["source_key"] == "episode_000000" and row["detail"].startswith(f"{url}: expected a ")
+    assert "embodimix-" not in row["detail"]
 
 
 def test_a_kept_input_of_no_size_is_transferred_again_and_changes_nothing(
