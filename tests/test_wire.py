@@ -112,6 +112,38 @@ def test_a_changed_or_cut_example_is_read_or_refused(data: st.DataObject) -> Non
     assert is_read_or_refused(bytes(payload[: data.draw(st.integers(0, len(payload)))]))
 
 
-def test_a_length_beyond_the_end_is_refused() -> None:
-    with pytest.raises(CorruptExample, match="expected 127 bytes"):
-        parse_example(b"\x0a\x7f\x00")
+def example_of(feature: bytes) -> bytes:
+    """An example whose feature `k` holds these bytes."""
+    return field(field(field(b"k") + nested(0x12, feature)))
+
+
+def nested(tag: int, content: bytes) -> bytes:
+    return bytes([tag]) + varint(len(content)) + content
+
+
+FLOATS, INTEGERS_OF_A_LIST, UNPACKED_FLOAT, UNPACKED_INTEGER = 0x12, 0x1A, b"\x0d", b"\x08"
+
+
+def test_lists_that_are_not_packed_are_read_alike() -> None:
+    floats = b"".join(UNPACKED_FLOAT + np.float32(value).tobytes() for value in (1.5, -2.0))
+    integers = b"".join(UNPACKED_INTEGER + varint(value) for value in (5, 300, -7))
+    assert list(parse_example(example_of(nested(FLOATS, floats)))["k"]) == [1.5, -2.0]
+    assert list(parse_example(example_of(nested(INTEGERS_OF_A_LIST, integers)))["k"]) == [5, 300, -7]
+
+
+@pytest.mark.parametrize(
+    "payload, message",
+    [
+        (b"\x0a\x7f\x00", "expected 127 bytes at byte 2, found 1"),
+        (example_of(nested(FLOATS, field(b"12345"))), "expected float32 values of 4 bytes, found 5 bytes"),
+        (example_of(nested(INTEGERS_OF_A_LIST, field(b"\x05\x80"))), "expected whole varints, found one that breaks"),
+        (example_of(nested(INTEGERS_OF_A_LIST, field(b"\x80" * 11 + b"\x01"))), "at most 10 bytes, found 12"),
+        (b"\x12\x00", "expected field tag 0xa, found 0x12 at byte 0"),
+        (b"\x0a" + b"\x80" * 11, "expected a varint of at most 10 bytes before byte 11"),
+        (example_of(b"\x0b\x00"), "expected field tags of a tf.train.Example, found 0xb"),
+        (b"\x0a", "expected a tf.train.Example, found bytes that break off"),
+    ],
+)
+def test_what_is_no_example_is_refused_by_name(payload: bytes, message: str) -> None:
+    with pytest.raises(CorruptExample, match=message):
+        parse_example(payload)
