@@ -86,7 +86,15 @@ def test_the_manifest_says_where_each_episode_went(reference: Path) -> None:
     assert told == table["source_key"].to_pylist()
     assert manifest["counts"]["rejects"] == {"first_step_zero_action": N}
     assert manifest["counts"]["steps_dropped"] == N
+    assert [manifest[name] for name in ("robot", "task", "appended_to", "rejected")] == [None, None, None, []]
     assert not (reference / ".work").exists()
+
+
+def test_the_manifest_tells_the_robot_and_the_task_that_were_given(tmp_path: Path) -> None:
+    source = write_rlds(tmp_path / "in", {"train": [bridge_features(0)]})
+    convert(make_conversion(source, tmp_path / "out", robot="ur5e", task="wave", n_shards=1))
+    manifest = json.loads((tmp_path / "out/tiny/1.0.0/manifest.json").read_text())
+    assert (manifest["robot"], manifest["task"]) == ("ur5e", "wave")
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(source: Path, reference: Path, tmp_path: Path) -> None:
@@ -162,6 +170,10 @@ def test_poison_is_counted_by_name_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert (counts["episodes_in"], counts["episodes_out"], counts["episodes_rejected"]) == (10, 2, 8)
     rows = [row for path in Dataset.open(folder).sidecars("train") for row in read_sidecar(path).to_pylist()]
     assert sorted(row["source_key"][-1] for row in rows) == ["0", "9"]
+    rejected = json.loads((folder / "manifest.json").read_text())["rejected"]
+    assert [(reject["source_key"][-1], reject["reason"]) for reject in rejected] == read_rejects(folder)
+    card = (folder / "card.md").read_text()
+    assert "- Episodes: 2 of 10;" in card and all(f"\n| {reason} | 1 |\n" in card for reason in POISON)
 
 
 def test_a_shard_in_which_all_are_poison_is_empty_and_the_dataset_whole(tmp_path: Path) -> None:

@@ -98,3 +98,15 @@ def test_nothing_new_is_an_error(base: Path, tmp_path: Path) -> None:
 def test_only_a_minor_version_may_follow(base: Path, tmp_path: Path, version: str) -> None:
     with pytest.raises(UsageError, match="expected --version 1.1.0"):
         run(tmp_path, version, append="1.0.0")
+
+
+def test_a_split_that_is_new_begins_with_shard_0(base: Path, tmp_path: Path) -> None:
+    add_logs(tmp_path, *"cdefgh")
+    counts = run(tmp_path, "1.1.0", append="1.0.0", n_shards=1, val_fraction=0.5)
+    splits = Dataset.open(tmp_path / "data/x/1.1.0").splits
+    names = {split: [shard.shard.name for shard in shards] for split, shards in splits.items()}
+    assert names == {
+        "train": [f"x-train.tfrecord-{number:05d}-of-00003" for number in range(3)],
+        "val": ["x-val.tfrecord-00000-of-00001"],
+    }
+    assert counts["episodes_out"] == 8

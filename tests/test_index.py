@@ -30,7 +30,7 @@ from pipelines.dataset import Dataset
 from pipelines.errors import FailedWork
 from pipelines.files import DiskFull, atomic_file, sweep_leftovers
 from pipelines.images import BLACK_JPEG
-from pipelines.index import jpeg_offsets, read_fingerprint, read_sidecar
+from pipelines.index import jpeg_offsets, parse_shard_name, read_fingerprint, read_sidecar
 from pipelines.rebuild import rebuild_index
 from pipelines.shards import finished_shard, write_shard
 from pipelines.tfrecord import CorruptRecord, iter_records
@@ -322,6 +322,10 @@ def test_a_sidecar_of_another_schema_is_refused(stored: Path) -> None:
     pq.write_table(table.replace_schema_metadata({b"schema": b"embodimix.index/v9"}), path)
     with pytest.raises(FailedWork, match="expected schema 'embodimix.index/v1', found 'embodimix.index/v9'"):
         read_sidecar(path)
+    with_more = table.append_column("thesis", [["words"] * len(table)])
+    pq.write_table(with_more.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(FailedWork, match="expected the columns of embodimix.index/v1, found .*, thesis"):
+        read_sidecar(path)
     path.write_bytes(b"PAR1 no")
     with pytest.raises(FailedWork, match="expected a sidecar index that can be read"):
         read_fingerprint(path)
@@ -386,3 +390,8 @@ def test_a_damaged_shard_is_refused_by_the_rebuilding(sidecar: Path, tmp_path: P
     except CorruptRecord:
         pass
     assert len(records) < 2
+
+
+def test_a_name_that_no_shard_has_is_refused() -> None:
+    with pytest.raises(FailedWork, match="thesis.tex: expected a name like bridge-train.tfrecord-00000-of-00016"):
+        parse_shard_name("thesis.tex")

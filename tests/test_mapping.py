@@ -9,7 +9,7 @@ import pytest
 from pipelines.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.embodiments import get_embodiment
 from pipelines.episode import Reference
-from pipelines.forms import convert_part
+from pipelines.forms import convert_part, matrix_to_pose, relative_to_absolute
 from pipelines.mapping import mark_idle, to_episode
 from pipelines.native import NativeEpisode, Rejected
 
@@ -87,6 +87,61 @@ def test_degrees_become_radians_but_lengths_stay() -> None:
     assert convert_part(np.array([[1.0, 1, 1, 180, 90, 0]]), source)[0].tolist() == pytest.approx(
         [1, 1, 1, np.pi, QUARTER, 0]
     )
+
+
+def test_joints_in_degrees_become_radians_from_the_first_on() -> None:
+    source = make_adapter(robot="ur5e", control_mode="joint_position", state={
+        "arm0": {"from": "p[0:6]", "form": "joints", "degrees": True}
+    }).state["arm0"]  # fmt: skip
+    assert convert_part(np.array([[180.0, 90, 0, -90, 360, 1]]), source)[0].tolist() == pytest.approx(
+        [np.pi, QUARTER, 0, -QUARTER, 2 * np.pi, np.pi / 180]
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "states"),
+    [
+        ([0.5, 1.0, 0.5, 0.0, 0.5], [0, 1, 1, 0, 0]),
+        ([0.5, 0.5, 0.0, 0.5], [1, 1, 0, 0]),
+        ([1.0, 0.54, 0.46, 0.44, 0.56], [1, 1, 1, 0, 1]),
+        ([0.5, 0.5], [0, 0]),
+    ],
+)
+def test_relative_gripper_commands_hold_until_the_next(commands: list[float], states: list[float]) -> None:
+    assert relative_to_absolute(np.array(commands)[:, None])[:, 0].tolist() == states
+
+
+def test_poses_are_matrices_by_rows_or_by_columns_and_nothing_else() -> None:
+    pose = np.array([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
+    expected = pytest.approx([1, 2, 3, 0, 0, QUARTER])
+    assert matrix_to_pose(pose.reshape(1, 16))[0].tolist() == expected
+    assert matrix_to_pose(pose.T.reshape(1, 16))[0].tolist() == expected
+    sheared = pose + np.eye(4, k=1) * 0.5
+    for no_pose in (sheared, np.ones((4, 4))):
+        with pytest.raises(Rejected, match="expected 4x4 matrices of a pose"):
+            matrix_to_pose(no_pose.reshape(1, 16))
+
+
+def test_time_counts_from_the_first_step() -> None:
+    native = make_native(np.zeros((3, 7)), np.ones((3, 7)), timestamp_s=np.array([5.0, 5.5, 6.25]))
+    assert to_episode(native, BRIDGE, WIDOWX, []).timestamp_s.tolist() == [0.0, 0.5, 1.25]
+
+
+def test_the_next_state_as_action_ends_with_the_last_state_twice() -> None:
+    adapter = make_adapter(action={"arm0": {"from": "observation/state[0:6]", "form": "xyz_rpy", "next": True}})
+    state = np.arange(3)[:, None] * np.full((3, 6), 0.25)
+    episode = to_episode(make_native(state, np.zeros((3, 7))), adapter, WIDOWX, [])
+    assert episode.action[:, 0].tolist() == [0.25, 0.5, 0.5]
+
+
+def test_an_episode_is_kept_by_its_flags() -> None:
+    adapter = make_adapter(action={"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}}, keep_when={"success": 1})
+    native = make_native(np.zeros((2, 7)), np.zeros((2, 6)))
+    assert to_episode(replace(native, flags={"success": 1.0}), adapter, WIDOWX, []).n_steps == 2
+    with pytest.raises(Rejected, match="filtered: success is 0; the adapter keeps 1"):
+        to_episode(replace(native, flags={"success": 0.0}), adapter, WIDOWX, [])
+    with pytest.raises(Rejected, match="missing_key: expected the episode's success; found luck"):
+        to_episode(replace(native, flags={"luck": 1.0}), adapter, WIDOWX, [])
 
 
 def test_a_gripper_in_metres_becomes_a_closed_fraction() -> None:

@@ -87,3 +87,31 @@ def test_what_robots_do_passes(robot: str, mode: str, side: str, slot: int, valu
 def test_a_joint_in_degrees_is_asked_about() -> None:
     fault = find_fault(with_value(make_episode(), "state", 0, 1, -95.0))
     assert fault is not None and fault[1].endswith("found -95; are these degrees?")
+
+
+@pytest.mark.parametrize(
+    ("robot", "mode", "side", "slot", "low", "high"),
+    [
+        ("ur5e", "joint_position", "action", 0, -25.125, 25.125),
+        ("ur5e", "joint_position", "state", 6, -0.5, 1.5),
+        ("franka", "joint_velocity", "action", 2, -30.0, 30.0),
+        ("widowx", "ee_delta", "state", 0, -10.0, 10.0),
+        ("widowx", "ee_delta", "state", 3, -12.5625, 12.5625),
+        ("widowx", "ee_delta", "action", 0, -1.0, 1.0),
+        ("widowx", "ee_delta", "action", 3, -6.28125, 6.28125),
+        ("mobile_fibocom", "joint_position", "action", 14, -5.0, 5.0),
+        ("mobile_fibocom", "joint_position", "action", 16, -10.0, 10.0),
+        ("franka_mobile", "joint_position", "action", 17, -2.0, 3.0),
+    ],
+)
+def test_the_ends_of_every_limit_are_allowed_and_what_is_beyond_is_not(
+    robot: str, mode: str, side: str, slot: int, low: float, high: float
+) -> None:
+    """Angles end at multiples of 2 pi, less than 0.01 beyond these numbers."""
+    for value, beyond in ((low, low - 0.01), (high, high + 0.01)):
+        episode = make_episode(robot, mode)
+        getattr(episode, side)[:, slot] = value
+        assert find_fault(episode) is None
+        getattr(episode, side)[:, slot] = beyond
+        fault = find_fault(episode)
+        assert fault is not None and fault[0] == "absurd_value" and f"slot {slot}" in fault[1]
