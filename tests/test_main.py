@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,18 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "root, found", [("file/below", "Not a directory"), ("/proc/nowhere", "No such file or directory")]
+)
+def test_an_output_that_cannot_be_is_told_in_a_line(root: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "logs").mkdir()
+    command = [sys.executable, "-m", "trainers.main", "convert", "zarr", str(tmp_path / "logs"), str(tmp_path / root)]
+    done = subprocess.run(
+        [*command, "--name", "x", "--version", "1.0.0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"expected a place that can be read and written, found: {found}" in done.stderr

@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EmbodimixError as error:
         print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place = f"{error.filename}: expected a place that can be read and written, found: {error.strerror}"
+        print(f"embodimix {parsed.command}: {place}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"embodimix {parsed.command}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
