@@ -48,6 +48,15 @@ def test_episodes_are_cut_at_their_ends(tmp_path: Path) -> None:
     assert episode.timestamp_s.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
+def test_times_are_those_of_the_buffer_if_they_rise_and_of_the_control_rate_if_not(tmp_path: Path) -> None:
+    uneven, falling = [0, 0.1, 0.3, 1.0, 1.1, 1.25, 1.3, 1.5], [0, 0.1, 0.2, 5.0, 4.0, 3.0, 2.0, 1.0]
+    for name, times in (("uneven", uneven), ("falling", falling)):
+        write_buffer(tmp_path / f"{name}.zarr", timestamp=np.array(times))
+    told = {e.reference.key: read(e, DP).timestamp_s for e in find(str(tmp_path), DP).episodes}
+    assert told["uneven.zarr#1"].tolist() == uneven[3:]
+    assert told["falling.zarr#1"] is None
+
+
 def test_umis_action_is_the_next_pose(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     pose = np.arange(8)[:, None] / 100

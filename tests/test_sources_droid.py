@@ -88,6 +88,20 @@ def test_a_failed_episode_is_kept_and_flagged(shared: Path) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize(("folder", "success"), [("success", 1), ("failure", 0), ("elsewhere", -1)])
+def test_without_metadata_the_folder_tells_the_outcome(
+    sample: Path, tmp_path: Path, folder: str, success: int
+) -> None:
+    for path in sample.glob("metadata_*.json"):
+        path.unlink()
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        file.attrs.pop("success", None)
+    moved = tmp_path / f"in/SIM/{folder}/2024-05-06/{sample.name}"
+    shutil.copytree(sample, moved, copy_function=shutil.copyfile)
+    assert read_only(tmp_path / "in").success == success
+
+
+@pytest.mark.shared
 def test_a_missing_video_leaves_its_camera_out(sample: Path, tmp_path: Path) -> None:
     (sample / "recordings/MP4/18650758.mp4").unlink()
     native = read_only(tmp_path)

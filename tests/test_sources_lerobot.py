@@ -121,6 +121,33 @@ def test_both_layouts_hold_the_same_episodes(write: Any, tmp_path: Path) -> None
     assert find_fault(episode) is None
 
 
+def test_of_a_file_of_many_episodes_the_row_groups_of_one_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_v3(tmp_path / "set")
+    expected = [read_number(root, number).arrays for number in (0, 1)]
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=2)  # Rows 01 23 45 6; the episodes are 012 and 3456.
+    groups: list[list[int]] = []
+    read_groups = pq.ParquetFile.read_row_groups
+
+    def note(file: pq.ParquetFile, numbers: list[int], *rest: Any, **options: Any) -> pa.Table:
+        groups.append(numbers)
+        return read_groups(file, numbers, *rest, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", note)
+    for number, arrays in enumerate(expected):
+        again = read_number(root, number).arrays
+        assert again.keys() == arrays.keys() and all(np.array_equal(again[key], arrays[key]) for key in arrays)
+    assert groups == [[0, 1], [1, 2, 3]]
+
+
+def test_instructions_of_the_episodes_need_no_table_of_tasks(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    (root / "meta/tasks.parquet").unlink()
+    assert [read_number(root, number).language for number in (0, 1)] == [("do task 0",), ("do task 1",)]
+
+
 def test_version_2_0_is_read_like_2_1(tmp_path: Path) -> None:
     assert read_number(write_v2(tmp_path / "set", "v2.0"), 0).n_steps == 3
 
