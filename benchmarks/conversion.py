@@ -3,7 +3,7 @@
     python -m benchmarks.conversion [--episodes 120] [--json FILE]
 
 Every table states ratios of numbers measured in this one run. Source: generated RLDS episodes of 50 steps with one
-JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some eight minutes on two cores.
+JPEG camera. Work: decode, resize to 224x224 with the aspect kept, encode, store. Takes some nine minutes on two cores.
 
 The codec limit is a plain loop of the calls that the same libraries document: simplejpeg decodes to RGB, Pillow resizes
 bilinearly, simplejpeg encodes at quality 95 and 4:2:0. It reads, checks, hashes, and stores nothing.

@@ -107,7 +107,7 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
     places = (arguments.input, arguments.output_root)
     if n_workers > 1 and can_fork() and not arguments.beam_options and not any("://" in where for where in places):
         spare_memory(1)
-        return forked_workers(n_workers, f"pipelines.sources.{arguments.format}")
+        return forked_workers(n_workers, arguments.format)
     spare_memory(n_workers)
     return nullcontext()
 

@@ -23,13 +23,14 @@ from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
 from pipelines.errors import FailedWork
+from pipelines.workers import death_told
 from pipelines.writers import obey_launcher
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 # Loaded by a worker in any case; what the launcher has loaded already is in memory once.
-_SHARED = ("PIL.Image", "pyarrow.compute", "pipelines.convert")
+_SHARED = ("PIL.Image", "pyarrow.compute")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _EXITED_S = 5.0
 
@@ -44,14 +45,18 @@ def can_fork() -> bool:
 
 
 @contextmanager
-def forked_workers(n_workers: int, reader: str) -> Iterator[None]:
+def forked_workers(n_workers: int, format: str) -> Iterator[None]:
     """Has processes do what `in_worker` is called with while the block runs; an error that leaves it ends them at once.
 
-    reader: the module of the input's format. The processes end with this one, however it ends, and leave Ctrl-C to it.
+    format: the input's, whose reader the processes share. They end with this one, however it ends, and leave Ctrl-C to
+    it.
     """
     global _pool, _workers
-    for name in (*_SHARED, reader):
+    from pipelines.convert import reader_of
+
+    for name in _SHARED:
         importlib.import_module(name)
+    reader_of(format)
     # The collector would write to every object that the processes share.
     gc.collect()
     gc.freeze()
@@ -82,8 +87,7 @@ def in_worker(
     try:
         return pool.submit(_work, partial(work, *arguments, **options)).result()
     except BrokenProcessPool as error:
-        how = _how_ended(_workers)
-        raise FailedWork(f"a worker process was killed ({how}); if memory ran out, use fewer --workers") from error
+        raise FailedWork(death_told(_how_ended(_workers))) from error
 
 
 def _begin(launcher: int) -> None:

@@ -35,7 +35,7 @@ from pipelines.plan import Job, Plan, count_episodes, is_saved, make_plan, optio
 from pipelines.sources.folders import source_root
 from pipelines.staging import DEFAULT_KEPT_GB, forget_copies, with_urls
 from pipelines.statistics import load_statistics
-from pipelines.workers import deaths_noted, end_processes, tell_once
+from pipelines.workers import death_told, deaths_noted, end_processes, tell_once
 from pipelines.writers import call_in, call_off
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
@@ -306,7 +306,7 @@ def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], end
             bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
             silent_s = time.time() - heartbeat_path(job).stat().st_mtime
             if deaths:
-                _give_up(f"a worker process was killed ({deaths[0]}); if memory ran out, use fewer --workers")
+                _give_up(death_told(deaths[0]))
             if no_progress_s and silent_s > no_progress_s:
                 _give_up(f"no worker has made progress for {silent_s:.0f} s; a worker may have been killed")
         bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)

@@ -16,6 +16,8 @@ from pipelines.errors import EmbodimixError
 # What the runner's thread that waits for a worker process ends with; nothing else hears of it.
 _EXITED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
+_FORESEEN = re.compile(r"pipelines\.|KeyError: 'bundle_\d+'$")
+
 _M_ARENA_MAX = -8  # malloc.h
 
 
@@ -79,15 +81,21 @@ def _is_unforeseen(record: logging.LogRecord) -> bool:
 
 
 def is_foreseen(text: str) -> bool:
-    """Whether a text is a traceback that ends in one of our own errors.
+    """Whether a text is a traceback that ends in one of our own errors, or in what follows one: while it shuts down,
+    Beam has forgotten the bundles that another worker was about to end.
 
     >>> is_foreseen("Traceback (most recent call last):\\n  File ...\\npipelines.errors.FailedWork: no room")
     True
     >>> is_foreseen("Traceback (most recent call last):\\n  File ...\\nKeyError: 'x'")
     False
     """
-    errors = re.findall(r"^([\w.]+): ", text, re.MULTILINE) if "Traceback (most recent call last)" in text else []
-    return bool(errors) and errors[-1].startswith("pipelines.")
+    errors = re.findall(r"^[\w.]+: .*", text, re.MULTILINE) if "Traceback (most recent call last)" in text else []
+    return bool(errors) and _FORESEEN.match(errors[-1]) is not None
+
+
+def death_told(how: str) -> str:
+    """What a user is told when a worker process ended by a signal or without an answer."""
+    return f"a worker process was killed ({how}); if memory ran out, use fewer --workers"
 
 
 def spare_memory(n_threads: int) -> None:

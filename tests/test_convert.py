@@ -40,6 +40,12 @@ def make_conversion(source: Path, root: Path, **changes: Any) -> Conversion:
     return Conversion(source=str(source), output_root=str(root), **options | changes)
 
 
+def command(source: Path, root: Path, *options: str) -> list[str]:
+    """The command of `make_conversion`, for a process of its own."""
+    arguments = [str(source), str(root), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
+    return [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, *options]
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of every file of a dataset, by relative path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -132,20 +138,17 @@ def test_only_unfinished_shards_are_done_again(source: Path, reference: Path, tm
 def test_a_conversion_killed_at_any_moment_goes_on_to_the_same_bytes(
     source: Path, reference: Path, n_workers: str, tmp_path: Path
 ) -> None:
-    command = [
-        sys.executable, "-m", "trainers.main", "convert", "rlds", str(source), str(tmp_path), "--name", "tiny",
-        "--version", "1.0.0", "--adapter", "bridge_orig", "--shards", "3", "--workers", n_workers,
-    ]  # fmt: skip
+    convert_again = command(source, tmp_path, "--shards", "3", "--workers", n_workers)
     work = tmp_path / "tiny/1.0.0/.work"
     for moment in ("plan.json", "measured.json", "results"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(convert_again, stderr=subprocess.DEVNULL)
         while not (work / moment).exists() and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (tmp_path / "tiny/1.0.0/dataset_info.json").exists():  # It was quicker than the kill.
             Dataset.open(tmp_path / "tiny/1.0.0").verify_hashes()
-    subprocess.run(command, check=True)
+    subprocess.run(convert_again, check=True)
     assert hash_files(tmp_path / "tiny/1.0.0") == hash_files(reference)
 
 

@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from memory_store import MemoryStore
 from native_files import bridge_features, write_rlds
-from test_convert import POISON, hash_files, make_conversion, read_rejects
+from test_convert import POISON, command, hash_files, make_conversion, read_rejects
 from waiting import wait_for
 
 from pipelines import convert as conversion
@@ -214,11 +213,6 @@ def test_a_task_that_is_repeated_writes_no_finished_shard_again(source: Path, tm
     path.write_bytes(b"cut off")
     assert list(ConvertShard(job).process(shard, measured)) == first
     assert path.stat().st_ino != written
-
-
-def command(source: Path, root: Path, *options: str) -> list[str]:
-    arguments = [str(source), str(root), "--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig"]
-    return [sys.executable, "-m", "trainers.main", "convert", "rlds", *arguments, *options]
 
 
 WAIT_S = 240.0  # Other work on the machine can make anything slow.

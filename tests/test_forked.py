@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from native_files import bridge_features, write_rlds
-from test_convert import hash_files, make_conversion
+from test_convert import command, hash_files, make_conversion
 from test_faults import FOLDER, is_running, kill
 from waiting import LIMIT_S, wait_for
 
@@ -44,11 +44,15 @@ def hashes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def launch(source: Path, root: Path) -> subprocess.Popen[str]:
     """Starts a conversion in two worker processes, at the head of a process group as a shell starts it."""
-    command = [
-        sys.executable, "-m", "trainers.main", "convert", "rlds", str(source), str(root), "--name", "tiny",
-        "--version", "1.0.0", "--adapter", "bridge_orig", "--shards", str(N_SHARDS), "--workers", "2",
-    ]  # fmt: skip
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    in_two = command(source, root, "--shards", str(N_SHARDS), "--workers", "2")
+    return subprocess.Popen(in_two, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def launch_and_wait(source: Path, root: Path) -> tuple[subprocess.Popen[str], list[int], int]:
+    """A conversion that is writing: the launcher, both workers, and one that writes."""
+    launcher, writing = launch(source, root), list[int]()
+    wait_for(lambda: writing.extend(writers(root)) or writing, launcher)
+    return launcher, descendants(launcher.pid), writing[0]
 
 
 def finish(source: Path, root: Path) -> dict[str, str]:
@@ -86,10 +90,8 @@ def test_two_processes_without_beam_write_what_threads_write(
 def test_a_worker_that_is_killed_while_it_writes_is_told_and_loses_nothing(
     source: Path, hashes: dict[str, str], tmp_path: Path
 ) -> None:
-    launcher = launch(source, tmp_path)
-    wait_for(lambda: writers(tmp_path), launcher)
-    both = descendants(launcher.pid)
-    kill(writers(tmp_path)[0])
+    launcher, both, writer = launch_and_wait(source, tmp_path)
+    kill(writer)
     _, said = launcher.communicate()
     assert launcher.returncode == 1
     assert "a worker process was killed (SIGKILL); if memory ran out, use fewer --workers. Finished shards" in said
@@ -100,9 +102,7 @@ def test_a_worker_that_is_killed_while_it_writes_is_told_and_loses_nothing(
 
 
 def test_workers_end_with_a_launcher_that_is_killed(source: Path, hashes: dict[str, str], tmp_path: Path) -> None:
-    launcher = launch(source, tmp_path)
-    wait_for(lambda: writers(tmp_path), launcher)
-    both = descendants(launcher.pid)
+    launcher, both, _ = launch_and_wait(source, tmp_path)
     kill(launcher.pid)
     launcher.wait()
     assert len(both) == 2
@@ -113,9 +113,7 @@ def test_workers_end_with_a_launcher_that_is_killed(source: Path, hashes: dict[s
 def test_ctrl_c_ends_the_workers_between_two_episodes_and_leaves_a_quiet_folder(
     source: Path, hashes: dict[str, str], tmp_path: Path
 ) -> None:
-    launcher = launch(source, tmp_path)
-    wait_for(lambda: writers(tmp_path), launcher)
-    both = descendants(launcher.pid)
+    launcher, both, _ = launch_and_wait(source, tmp_path)
     os.killpg(launcher.pid, signal.SIGINT)
     _, said = launcher.communicate()
     assert (launcher.returncode, "interrupted; run the same command again to go on" in said) == (130, True)
@@ -129,8 +127,6 @@ def test_ctrl_c_ends_the_workers_between_two_episodes_and_leaves_a_quiet_folder(
 CALL = """
 import os, signal, sys
 from pipelines.errors import FailedWork
-from pipelines import forked, workers
-from pipelines.cli import workers_for
 from pipelines.forked import can_fork, forked_workers, in_worker
 
 class Wordy(Exception):
@@ -144,7 +140,7 @@ def give_up(): os._exit(3)
 def add(a, b=0): return a + b, os.getpid()
 
 assert can_fork()
-with forked_workers(2, "pipelines.sources.rlds"):
+with forked_workers(2, "rlds"):
     try:
         print(in_worker(eval(sys.argv[1])) if len(sys.argv) < 3 else in_worker(add, 1, b=2) == (3, os.getpid()))
     except BaseException as error:
@@ -174,8 +170,6 @@ LEAVE = """
 import sys, threading, time
 from pathlib import Path
 from pipelines.errors import FailedWork
-from pipelines import forked, workers
-from pipelines.cli import workers_for
 from pipelines.forked import forked_workers, in_worker
 from pipelines.writers import call_in, call_off, check_wanted
 
@@ -193,7 +187,7 @@ def write_in_worker():
 call_in("out")
 writer = threading.Thread(target=write_in_worker)
 try:
-    with forked_workers(2, "pipelines.sources.rlds"):
+    with forked_workers(2, "rlds"):
         writer.start()
         while not Path(sys.argv[1]).exists():
             time.sleep(0.01)

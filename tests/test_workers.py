@@ -15,7 +15,7 @@ from pipelines.errors import FailedWork
 from pipelines.graph import ConvertAll
 from pipelines.launch import run_beam
 from pipelines.plan import Job
-from pipelines.workers import deaths_noted, killed_by
+from pipelines.workers import deaths_noted, is_foreseen, killed_by
 
 # Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
 COUNT_ARENAS = """
@@ -94,3 +94,18 @@ class Fails(ConvertAll):
 
 def throw(error: Exception) -> None:
     raise error
+
+
+@pytest.mark.parametrize(
+    "last, foreseen",
+    [
+        ("pipelines.errors.FailedWork: the disk is gone [while running 'x']", True),
+        ("KeyError: 'bundle_260'", True),
+        ("KeyError: 'action'", False),
+        ("ValueError: pipelines.errors", False),
+    ],
+)
+def test_what_follows_a_failure_is_told_from_what_nobody_foresaw(last: str, foreseen: bool) -> None:
+    told = f"Traceback (most recent call last):\n  File x\nKeyError: 'y'\n\nand then:\n\n{last}\n"
+    assert is_foreseen(told) == foreseen
+    assert not is_foreseen(last)
