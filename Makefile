@@ -15,8 +15,8 @@ test: lint
 
 # The same job on an external pool of workers and, where Maven finds Beam's job server, on a real Flink cluster.
 test-flink: .venv
-	$(BIN)/python tests/flink_setup.py .cache/flink
-	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/test_cluster.py tests/test_faults.py -rs
+	$(BIN)/python tests/support/flink_setup.py .cache/flink
+	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/pipelines/conversion/test_cluster.py tests/pipelines/conversion/test_faults.py -rs
 
 lint: .venv
 	$(BIN)/ruff check .

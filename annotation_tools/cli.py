@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.places import as_place
+from pipelines.storage.paths import as_place
 
 FORMATS = ("agibot", "calvin", "elan", "groot", "label_studio", "lerobot")
 _EPILOG = """a tour:
@@ -146,8 +146,8 @@ def _propose(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.parameters import load_parameters
     from annotation_tools.proposals import propose_table, summarize_lengths
-    from annotation_tools.propose import ProposeParameters
-    from pipelines.segment_tables import write_segments
+    from pipelines.segments.propose import ProposeParameters
+    from pipelines.segments.tables import write_segments
 
     store = EpisodeStore(arguments.dataset)
     parameters = load_parameters(arguments.parameters) if arguments.parameters else ProposeParameters()
@@ -168,12 +168,12 @@ def _propose(arguments: argparse.Namespace) -> int:
 
 
 def _agree(arguments: argparse.Namespace) -> int:
-    from annotation_tools.agree import markings_of, measure_agreement
-    from annotation_tools.agreement_report import Thresholds, find_shortfalls, to_html, to_json, to_lines
+    from annotation_tools.agreement.agree import markings_of, measure_agreement
+    from annotation_tools.agreement.report import Thresholds, find_shortfalls, to_html, to_json, to_lines
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.merge import read_tables
-    from pipelines.errors import UsageError
-    from pipelines.files import write_atomically
+    from pipelines.contract.errors import UsageError
+    from pipelines.storage.files import write_atomically
 
     store = EpisodeStore(arguments.dataset)
     annotations = [a for table in read_tables(store, arguments.tables) for a in table]
@@ -196,25 +196,25 @@ def _agree(arguments: argparse.Namespace) -> int:
 
 
 def _label(arguments: argparse.Namespace) -> int:
-    from annotation_tools.label_command import run_label
+    from annotation_tools.labels.command import run_label
 
     return run_label(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from annotation_tools.exchange_command import run_export
+    from annotation_tools.exchange.command import run_export
 
     return run_export(arguments)
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from annotation_tools.exchange_command import run_import
+    from annotation_tools.exchange.command import run_import
 
     return run_import(arguments)
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from annotation_tools.review import ReviewOptions, serve
+    from annotation_tools.review.session import ReviewOptions, serve
 
     options = ReviewOptions(
         dataset=arguments.dataset, tables=tuple(arguments.table), directory=arguments.out, double=arguments.double,
@@ -229,7 +229,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.merge import bake, merge_tables, next_minor, read_tables
     from pipelines.dataset_commands import check_and_write_card
-    from pipelines.segment_tables import write_segments
+    from pipelines.segments.tables import write_segments
 
     store = EpisodeStore(arguments.dataset)
     merged = merge_tables(read_tables(store, arguments.tables), arguments.prefer, arguments.conflicts)

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.dataset import Dataset
-from pipelines.episode import Episode, Reference, Segment
-from pipelines.errors import FailedWork, nearest
-from pipelines.index import jpeg_offsets, read_sidecar
-from pipelines.places import Place
-from pipelines.segment_tables import EpisodeKey, episode_hash
-from pipelines.slots import CAMERAS, N_SLOTS
+from pipelines.shards.dataset import Dataset
+from pipelines.contract.episode import Episode, Reference, Segment
+from pipelines.contract.errors import FailedWork, nearest
+from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
+from pipelines.storage.paths import Place
+from pipelines.segments.tables import EpisodeKey, episode_hash
+from pipelines.contract.slots import CAMERAS, N_SLOTS
 
 _BRIEF = (
     "episode_id", "source_key", "task", "robot", "control_mode", "control_hz", "n_steps", "success", "language",

@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 
 from annotation_tools.episodes import EpisodeStore
-from pipelines.dataset import Dataset, ShardFiles, sha256_of
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork, UsageError
-from pipelines.files import atomic_file, sweep_leftovers, write_atomically
-from pipelines.index import Fingerprint, Location, Pictures, ShardName, index_row, parse_shard_name, read_fingerprint
-from pipelines.index import write_sidecar as write_index
-from pipelines.places import Place
-from pipelines.schema import IMAGE_KEY, write_metadata
-from pipelines.segment_tables import Annotation, check_segments, overlay, read_segments
-from pipelines.tfrecord import HEADER_BYTES, iter_records, write_record
-from pipelines.wire import ByteStrings, Parsed, Value, encode_example, parse_example
+from pipelines.shards.dataset import Dataset, ShardFiles, sha256_of
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
+from pipelines.shards.sidecar import Fingerprint, Location, Pictures, ShardName, index_row, parse_shard_name, read_fingerprint
+from pipelines.shards.sidecar import write_sidecar as write_index
+from pipelines.storage.paths import Place
+from pipelines.shards.schema import IMAGE_KEY, write_metadata
+from pipelines.segments.tables import Annotation, check_segments, overlay, read_segments
+from pipelines.shards.tfrecord import HEADER_BYTES, iter_records, write_record
+from pipelines.shards.example_wire import ByteStrings, Parsed, Value, encode_example, parse_example
 
 ADJUDICATED = "adjudicated"
 _TRUST = ("proposal", "source", "model", "human")

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from annotation_tools.motion import MotionParameters
-from annotation_tools.propose import ProposeParameters
-from pipelines.errors import UsageError, nearest
+from pipelines.segments.motion import MotionParameters
+from pipelines.segments.propose import ProposeParameters
+from pipelines.contract.errors import UsageError, nearest
 
 SCHEMA = "embodimix.propose/v1"
 

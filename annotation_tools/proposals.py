@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from annotation_tools.episodes import EpisodeStore
-from annotation_tools.propose import ProposeParameters, propose_segments
-from pipelines.segment_tables import Annotation, episode_hash
+from pipelines.segments.propose import ProposeParameters, propose_segments
+from pipelines.segments.tables import Annotation, episode_hash
 
 ANNOTATOR = "kinematics"
 

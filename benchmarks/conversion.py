@@ -39,11 +39,11 @@ from benchmarks.rlds_source import (
     write_episodes,
     write_log,
 )
-from pipelines.images import to_jpeg
-from pipelines.workers import descendants
+from pipelines.contract.images import to_jpeg
+from pipelines.conversion.local_workers import descendants
 
 if TYPE_CHECKING:
-    from pipelines.plan import Job, ShardId
+    from pipelines.conversion.plan import Job, ShardId
 
 SIZES = ((180, 320), (256, 256), (480, 640))
 _N_STORED = 8
@@ -115,7 +115,7 @@ def store_table() -> dict[str, float]:
 
 def _worker(output: Path, source: Path) -> Callable[[], object]:
     """A worker's part in writing the one shard of a conversion that was measured before."""
-    from pipelines.convert import convert_shard, measure_shard, settle_measured
+    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
 
     job, (shard,) = _prepared(output, "bridge_orig", source, n_shards=1)
     measured = settle_measured(measure_shard(job, shard), job)
@@ -165,7 +165,7 @@ def statistics_table(folder: Path, n_episodes: int) -> dict[str, float]:
 
 def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
     """CPU seconds of measuring and of writing; the least of three, one shard after the other in turns."""
-    from pipelines.convert import convert_shard, measure_shard, merge_measured, settle_measured
+    from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
 
     job, shards = _prepared(output, adapter, source, n_shards=2)
     times: list[tuple[float, float]] = []
@@ -181,8 +181,8 @@ def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
 
 def _prepared(output: Path, adapter: str, source: Path, n_shards: int) -> tuple["Job", list["ShardId"]]:
     """A conversion up to where workers begin."""
-    from pipelines.adapters import get_adapter
-    from pipelines.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.mapping.adapters import get_adapter
+    from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
 
     conversion = Conversion(
         source=str(source), output_root=str(output), name="x", version="1.0.0", adapter=get_adapter(adapter),

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.stream import jpeg, memory_mb
-from mixtures.compiled import _state_of_files
-from mixtures.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
-from pipelines.slots import CAMERAS
-from pipelines.statistics import save_statistics, summarize_episode
+from mixtures.index.tables import _state_of_files
+from mixtures.index.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
+from pipelines.contract.slots import CAMERAS
+from pipelines.shards.statistics import save_statistics, summarize_episode
 
 STEPS, TASKS, BATCH, HORIZON = 4, 4, 64, 50
 FAR = 10**9
@@ -52,7 +52,7 @@ def main() -> None:
 def opened(data: Path) -> dict[str, float]:
     """Opens a mixture and draws from it: seconds and MB."""
     from mixtures.mixture import open_mixture
-    from mixtures.stream import Stream
+    from mixtures.stream.batches import Stream
 
     before_mb, begin = memory_mb(), time.perf_counter()
     mixture = open_mixture(data / "mixture.yaml", cache=data / "cache")
@@ -76,10 +76,10 @@ def opened(data: Path) -> dict[str, float]:
 
 def planned(data: Path) -> dict[str, float]:
     """Plans a mixture from its published sizes: seconds and MB."""
-    from mixtures.plan import render
-    from mixtures.plan_page import plan_page
-    from mixtures.published import plan_published
-    from mixtures.spec import load_spec
+    from mixtures.reports.plan import render
+    from mixtures.reports.plan_page import plan_page
+    from mixtures.reports.published import plan_published
+    from mixtures.specs.spec import load_spec
 
     before_mb, begin = memory_mb(), time.perf_counter()
     plan = plan_published(load_spec(data / "sizes.yaml"), 10**8)

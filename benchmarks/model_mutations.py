@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from model import attention, check, flow, gemma, inputs, pi0, tokenizer
+from model.published import check
+from model import attention, flow, gemma, inputs, pi0, tokenizer
 
 TESTS = ("attention", "units", "flow", "tokenizer")
 # Pictures and full-size shapes know nothing of the mistakes.

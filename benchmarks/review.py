@@ -29,11 +29,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from tqdm import tqdm
 
-from pipelines.episode import Episode, Reference, Segment
-from pipelines.schema import write_metadata
-from pipelines.shards import write_shard
-from pipelines.slots import IMAGE_SIZE
-from pipelines.statistics import merge_statistics, save_statistics, summarize_episode
+from pipelines.contract.episode import Episode, Reference, Segment
+from pipelines.shards.schema import write_metadata
+from pipelines.shards.writer import write_shard
+from pipelines.contract.slots import IMAGE_SIZE
+from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
 
 CAMERA, STEPS, PER_SHARD, HZ = "base_0_rgb", 24, 1000, 10.0
 TASKS = ("fold the towel", "pour the water", "open the drawer", "sort the screws")

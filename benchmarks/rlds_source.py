@@ -8,11 +8,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipelines.episode import Episode, Reference
-from pipelines.shards import write_shard
-from pipelines.statistics import summarize_episode
-from pipelines.tfrecord import write_record
-from pipelines.wire import encode_example
+from pipelines.contract.episode import Episode, Reference
+from pipelines.shards.writer import write_shard
+from pipelines.shards.statistics import summarize_episode
+from pipelines.shards.tfrecord import write_record
+from pipelines.shards.example_wire import encode_example
 
 STEPS = 50
 LONG_STEPS = 20_000
@@ -150,9 +150,9 @@ def _bridge_episode(number: int) -> dict:
 
 def convert_long_episode(directory: Path) -> None:
     """Converts what `write_long_episode` wrote, as a worker does: measures its shard, then writes it."""
-    from pipelines.adapters import parse_adapter
-    from pipelines.convert import convert_shard, measure_shard, settle_measured
-    from pipelines.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.mapping.adapters import parse_adapter
+    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
+    from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
 
     parts = {"arm0": "[0:6]", "gripper0": "[6]"}
     entry = {

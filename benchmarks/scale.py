@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.compiling import EPISODE, STEP
+from mixtures.index.compiling import EPISODE, STEP
 from model.config import named_config
 from trainers.work import forward_flops
 

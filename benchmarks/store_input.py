@@ -144,7 +144,7 @@ def client_costs(scheme: str) -> dict[str, float]:
     from apache_beam.internal.gcp import auth
     from apache_beam.io.filesystems import FileSystems
 
-    from pipelines.objects import download_object, upload_object
+    from pipelines.storage.object_stores import download_object, upload_object
 
     auth._Credentials._credentials_init = True  # No search for Google's credentials, which lasts twenty seconds.
     with tempfile.TemporaryDirectory() as folder, _server(scheme, Path(folder)):
@@ -204,8 +204,8 @@ def _server(scheme: str, folder: Path) -> Iterator[None]:
 
 
 def _seconds(source: str, adapter: str, output: Path) -> float:
-    from pipelines.adapters import get_adapter
-    from pipelines.launch import Conversion, convert
+    from pipelines.mapping.adapters import get_adapter
+    from pipelines.conversion.launch import Conversion, convert
 
     shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()

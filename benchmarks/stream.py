@@ -80,9 +80,9 @@ def main() -> None:
 
 def make_data(root: Path) -> None:
     """Writes the datasets and a mixture over them."""
-    from pipelines.episode import Episode, Reference
-    from pipelines.shards import write_shard
-    from pipelines.statistics import merge_statistics, save_statistics, summarize_episode
+    from pipelines.contract.episode import Episode, Reference
+    from pipelines.shards.writer import write_shard
+    from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
 
     rng = np.random.default_rng(0)
     jpegs = [jpeg(rng) for _ in range(64)]
@@ -145,7 +145,7 @@ def measure(name: str, data: Path, seconds: float) -> Measurement:
 def stream_batches(data: Path) -> Iterator[list[str]]:
     """The stream of this project; yields each sample's episode."""
     from mixtures.mixture import open_mixture
-    from mixtures.stream import Stream
+    from mixtures.stream.batches import Stream
 
     mixture = open_mixture(data / "mixture.yaml", cache=data / "cache")
     for batch in Stream(mixture, batch_size=BATCH).batches():

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainers.train
-from mixtures.audit import AuditReport
+from mixtures.stream.audit import AuditReport
 from mixtures.mixture import open_mixture
-from mixtures.stream import Batch, Stream
+from mixtures.stream.batches import Batch, Stream
 from trainers.batches import build_batcher
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig

@@ -88,10 +88,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_plan(arguments: argparse.Namespace) -> int:
     """Prints the plan of a mixture."""
     from mixtures.mixture import open_mixture
-    from mixtures.plan import explain, plan_of, render
-    from mixtures.plan_page import plan_page
-    from mixtures.published import plan_published
-    from mixtures.spec import load_spec
+    from mixtures.reports.plan import explain, plan_of, render
+    from mixtures.reports.plan_page import plan_page
+    from mixtures.reports.published import plan_published
+    from mixtures.specs.spec import load_spec
 
     mixture = None
     if arguments.published:
@@ -112,11 +112,11 @@ def run_lock(arguments: argparse.Namespace) -> int:
     """Writes the lock of a mixture beside its spec, or compares it with one."""
     from tqdm import tqdm
 
-    from mixtures.compare import load_lock
+    from mixtures.reports.compare import load_lock
     from mixtures.mixture import open_mixture
-    from mixtures.stores import is_remote
-    from pipelines.dataset import Dataset
-    from pipelines.errors import UsageError
+    from mixtures.stores.arrow import is_remote
+    from pipelines.shards.dataset import Dataset
+    from pipelines.contract.errors import UsageError
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     if arguments.verify:
@@ -137,8 +137,8 @@ def run_diff(arguments: argparse.Namespace) -> int:
     """Prints what changed from A to B; exits with 1 where they draw different samples."""
     from dataclasses import asdict
 
-    from mixtures.compare import compare, load_lock, render
-    from mixtures.compare_page import compare_page
+    from mixtures.reports.compare import compare, load_lock, render
+    from mixtures.reports.compare_page import compare_page
 
     old, new = (
         load_lock(path, arguments.root, arguments.draws, arguments.stage) for path in (arguments.old, arguments.new)
@@ -153,7 +153,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
 def run_preview(arguments: argparse.Namespace) -> int:
     """Writes a page of samples."""
     from mixtures.mixture import open_mixture
-    from mixtures.preview import preview_page
+    from mixtures.reports.preview import preview_page
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     _write(arguments.out, preview_page(mixture, arguments.samples, arguments.split))
@@ -165,7 +165,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from mixtures.mixture import open_mixture
-    from mixtures.simulate import render, simulate
+    from mixtures.reports.simulate import render, simulate
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     draws = mixture.draws or sum(group.n_steps for group in mixture.groups)
@@ -176,10 +176,10 @@ def run_simulate(arguments: argparse.Namespace) -> int:
 
 def run_optimize(arguments: argparse.Namespace) -> int:
     """Writes a spec with new weights and prints what it changes; nothing uses it until a person does."""
-    from mixtures.compare import compare, render
+    from mixtures.reports.compare import compare, render
     from mixtures.mixture import open_mixture
-    from mixtures.optimize import optimized_factors, optimized_spec, read_losses
-    from pipelines.errors import UsageError
+    from mixtures.reports.optimize import optimized_factors, optimized_spec, read_losses
+    from pipelines.contract.errors import UsageError
 
     out = Path(arguments.out)
     if out.resolve().parent != Path(arguments.spec).resolve().parent:
@@ -197,14 +197,14 @@ def run_optimize(arguments: argparse.Namespace) -> int:
 
 def run_schema(arguments: argparse.Namespace) -> int:
     """Prints the JSON Schema."""
-    from mixtures.grammar import json_schema
+    from mixtures.specs.grammar import json_schema
 
     print(json.dumps(json_schema(), indent=1))
     return 0
 
 
 def _write(path: str, text: str) -> None:
-    from pipelines.files import write_atomically
+    from pipelines.storage.files import write_atomically
 
     write_atomically(Path(path), text.encode())
     print(f"wrote {path}", file=sys.stderr)

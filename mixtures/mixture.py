@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions import Normalizer, relative_slots
-from mixtures.chunk_statistics import chunk_statistics
-from mixtures.compiled import Table, cache_folder, open_table
-from mixtures.document import SpecError
-from mixtures.grammar import Stage
-from mixtures.groups import Group, SplitIndex, share_out
+from mixtures.actions.normalizer import Normalizer, relative_slots
+from mixtures.actions.chunk_statistics import chunk_statistics
+from mixtures.index.tables import Table, cache_folder, open_table
+from pipelines.contract.document import SpecError
+from mixtures.specs.grammar import Stage
+from mixtures.groups.tree import Group, SplitIndex, share_out
 from mixtures.locks import compare_locks, make_lock
-from mixtures.overlays import overlay_segments
-from mixtures.resolved import resolve
-from mixtures.spec import Entry, Source, Spec, load_spec
-from mixtures.stores import is_remote
-from mixtures.weights import Branch
-from pipelines.errors import EmbodimixError, FailedWork, UsageError, nearest
-from pipelines.slots import CAMERAS, N_SLOTS
-from pipelines.statistics import NormStatistics, load_statistics, save_statistics
+from mixtures.index.overlays import overlay_segments
+from mixtures.groups.resolved import resolve
+from mixtures.specs.spec import Entry, Source, Spec, load_spec
+from mixtures.stores.arrow import is_remote
+from mixtures.groups.shares import Branch
+from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError, nearest
+from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def open_mixture(
     draws: samples that training will draw, for max_epochs, in place of the spec's. root: where relative dataset paths
     start, in place of the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
     statistics file whose norm keys replace the merged ones, so that post-training normalizes as pretraining did.
-    stage: the stage of training whose overrides hold (see `mixtures.stages`); none where the spec says nothing of it.
+    stage: the stage of training whose overrides hold (see `mixtures.specs.stages`); none where the spec says nothing of it.
 
     Raises UsageError for mistakes in the spec (with file, line and column), FailedWork for datasets that are missing,
     incomplete or changed.

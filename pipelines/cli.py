@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import dataset_commands
-from pipelines.errors import UsageError
+from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.adapters import Adapter
-    from pipelines.places import Place
+    from pipelines.mapping.adapters import Adapter
+    from pipelines.storage.paths import Place
 
 CONVERT_EPILOG = """examples:
   embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
@@ -75,10 +75,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.adapters import get_adapter
+    from pipelines.mapping.adapters import get_adapter
 
     if arguments.explain:
-        from pipelines.explain import explain_adapter, registry_table
+        from pipelines.mapping.explain import explain_adapter, registry_table
 
         if arguments.explain == "all":
             print(registry_table(), end="")
@@ -100,8 +100,8 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
     They are threads of this process where one is enough or none can be forked, where Beam's options say who works, and
     where the input is in an object store, of which they share the copies.
     """
-    from pipelines.forked import can_fork, forked_workers
-    from pipelines.workers import spare_memory
+    from pipelines.conversion.fork_pool import can_fork, forked_workers
+    from pipelines.conversion.local_workers import spare_memory
 
     n_workers = arguments.workers or os.cpu_count() or 1
     places = (arguments.input, arguments.output_root)
@@ -115,7 +115,7 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
 def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
-    from pipelines.launch import Conversion, convert
+    from pipelines.conversion.launch import Conversion, convert
 
     conversion = Conversion(
         source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
@@ -135,8 +135,8 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
-    from pipelines.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
-    from pipelines.errors import nearest
+    from pipelines.mapping.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
+    from pipelines.contract.errors import nearest
 
     if format not in FORMATS:
         raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, FORMATS)}")

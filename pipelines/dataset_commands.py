@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from pipelines.places import Place
+from pipelines.storage.paths import Place
 
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
@@ -54,8 +54,8 @@ def run_index(arguments: argparse.Namespace) -> int:
     """Rebuilds every sidecar of a dataset and prints what it wrote."""
     from tqdm import tqdm
 
-    from pipelines.places import as_place
-    from pipelines.rebuild import count_shards, rebuild_index
+    from pipelines.storage.paths import as_place
+    from pipelines.shards.rebuild import count_shards, rebuild_index
 
     path = as_place(arguments.dataset)
     shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
@@ -83,8 +83,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Prints the findings of every check; 1 when there are any."""
     from tqdm import tqdm
 
-    from pipelines.check import check_dataset
-    from pipelines.dataset import Dataset
+    from pipelines.quality.checks import check_dataset
+    from pipelines.shards.dataset import Dataset
 
     dataset = Dataset.open(arguments.dataset)
     n_episodes = dataset.n_episodes
@@ -120,10 +120,10 @@ def check_and_write_card(path: str | Place) -> tuple[list[str], int]:
     """Checks a dataset and writes its card; returns the files' names and the number of findings."""
     from tqdm import tqdm
 
-    from pipelines.card import write_card
-    from pipelines.card_facts import gather_facts
-    from pipelines.check import check_dataset
-    from pipelines.dataset import Dataset
+    from pipelines.quality.card import write_card
+    from pipelines.quality.card_facts import gather_facts
+    from pipelines.quality.checks import check_dataset
+    from pipelines.shards.dataset import Dataset
 
     dataset = Dataset.open(path)
     with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:

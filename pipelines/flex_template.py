@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from pipelines import cli
-from pipelines.errors import EmbodimixError
+from pipelines.contract.errors import EmbodimixError
 
 # What `embodimix convert` takes by place, and a template, which knows names only, by name.
 PLACED = ("format", "input", "output_root")

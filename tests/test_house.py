@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
 CONTRACT = {
-    "pipelines.slots", "pipelines.embodiments", "pipelines.episode", "pipelines.errors", "pipelines.images",
-    "pipelines.statistics", "pipelines.summaries", "pipelines.tfrecord", "pipelines.index", "pipelines.files",
-    "pipelines.places", "pipelines.objects", "pipelines.patience", "pipelines.wire", "pipelines.schema",
-    "pipelines.record",
-    "pipelines.shards", "pipelines.dataset", "pipelines.rebuild",
+    "pipelines.contract.slots", "pipelines.contract.embodiments", "pipelines.contract.episode", "pipelines.contract.errors", "pipelines.contract.images",
+    "pipelines.shards.statistics", "pipelines.shards.summaries", "pipelines.shards.tfrecord", "pipelines.shards.sidecar", "pipelines.storage.files",
+    "pipelines.storage.paths", "pipelines.storage.object_stores", "pipelines.storage.retry", "pipelines.shards.example_wire", "pipelines.shards.schema",
+    "pipelines.shards.record",
+    "pipelines.shards.writer", "pipelines.shards.dataset", "pipelines.shards.rebuild",
 }  # fmt: skip
 HEAVY = {"apache_beam", "tensorflow", "tensorflow_datasets", "jax", "flax", "optax", "orbax", "matplotlib"}
 MAY_IMPORT = {
@@ -70,7 +70,7 @@ def test_contract_modules_import_only_contract_modules_and_nothing_heavy() -> No
 
 
 def test_mixtures_and_annotations_do_not_reach_into_the_conversion() -> None:
-    conversion = {"pipelines.convert", "pipelines.adapters", "pipelines.sources"}
+    conversion = {"pipelines.conversion.shard_work", "pipelines.mapping.adapters", "pipelines.sources"}
     for package in ("mixtures", "annotation_tools"):
         for module, tree in modules(package).items():
             found = {n for n in imported_at_load(tree) if any(n == c or n.startswith(c + ".") for c in conversion)}

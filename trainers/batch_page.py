@@ -8,9 +8,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from mixtures.stream import Batch
-from pipelines.files import write_atomically
-from pipelines.slots import CAMERAS
+from mixtures.stream.batches import Batch
+from pipelines.storage.files import write_atomically
+from pipelines.contract.slots import CAMERAS
 
 SHOWN = 16
 CSS = """

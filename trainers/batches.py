@@ -8,12 +8,12 @@ from functools import lru_cache
 import jax
 import numpy as np
 
-from mixtures.stream import Batch
+from mixtures.stream.batches import Batch
 from model.config import Pi0Config
 from model.inputs import Observation, observation_from_batch
 from model.packing import Packing, fit_packing
 from model.tokenizer import Tokenizer, tokenizer_for
-from pipelines.slots import CAMERAS
+from pipelines.contract.slots import CAMERAS
 from trainers.config import RunConfig
 from trainers.step import TrainBatch
 

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from pipelines.errors import FailedWork, UsageError
+from pipelines.contract.errors import FailedWork, UsageError
 from trainers import hosts
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import UsageError
+from pipelines.contract.errors import UsageError
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix mix plan mixture.yaml
@@ -74,7 +74,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_replay(arguments: argparse.Namespace) -> int:
     """Computes a batch again and prints its worst samples and gradients."""
-    from trainers import replay
+    from trainers.evaluation import replay
 
     report = replay.replay(arguments.run_directory, arguments.step)
     print(json.dumps(report, indent=1) if arguments.json else replay.render(report))
@@ -123,7 +123,8 @@ def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
 
 def run_eval(arguments: argparse.Namespace) -> int:
     """Evaluates one run, or two beside each other, and prints the table or JSON."""
-    from trainers import compare, evaluate
+    from trainers.evaluation import compare
+    from trainers.evaluation import evaluate
 
     request = evaluate.Request(
         run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,

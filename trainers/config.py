@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
-from pipelines.errors import UsageError, nearest
+from pipelines.contract.errors import UsageError, nearest
 
 SCHEMA = "embodimix.run/v1"
 Stage = Literal["pretrain", "posttrain"]
@@ -73,7 +73,7 @@ class RunConfig:
     """Everything a run's result depends on, beside the mixture's lock and the statistics.
 
     stage, init: posttrain starts from the weights of the run directory `init`. weights: published weights to start
-    from instead (any layout that `model.weights` reads); parameters that the file lacks are drawn.
+    from instead (any layout that `model.published.weights` reads); parameters that the file lacks are drawn.
     tokenizer: the SentencePiece file of a model with PaliGemma's vocabulary; small models bring their own.
     mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
     model: the name given; policy: the sizes it stands for, with changes.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from pipelines.errors import FailedWork, UsageError
+from pipelines.contract.errors import FailedWork, UsageError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

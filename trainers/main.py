@@ -10,9 +10,9 @@ import mixtures.cli
 import model.cli
 import pipelines.cli
 import trainers.cli
-import trainers.demo_cli
-import trainers.serve_cli
-from pipelines.errors import EmbodimixError
+import trainers.demo.cli
+import trainers.serving.cli
+from pipelines.contract.errors import EmbodimixError
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
 EPILOG = """a first tour:
@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for part in (
-        pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli, trainers.serve_cli,
-        trainers.demo_cli,
+        pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli, trainers.serving.cli,
+        trainers.demo.cli,
     ):  # fmt: skip
         part.add_commands(commands)
     return parser

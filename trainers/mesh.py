@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pipelines.errors import UsageError
+from pipelines.contract.errors import UsageError
 
 Tree = Any
 AXES = ("data", "fsdp")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.errors import UsageError
-from pipelines.files import write_atomically
+from pipelines.contract.errors import UsageError
+from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig
 from trainers.run import RunDirectory
 

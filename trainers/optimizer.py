@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pipelines.errors import UsageError, nearest
+from pipelines.contract.errors import UsageError, nearest
 from trainers.config import OptimizerConfig
 
 Tree = Any

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
-from pipelines.errors import UsageError, nearest
-from pipelines.files import write_atomically
-from trainers.baselines import slot_units
+from pipelines.contract.errors import UsageError, nearest
+from pipelines.storage.files import write_atomically
+from trainers.evaluation.baselines import slot_units
 
 SCHEMA = "embodimix.robots/v1"
 # The published open-loop horizons: half a second at 50 Hz, 0.8 s at 20 Hz.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import FailedWork, UsageError
-from pipelines.files import write_atomically
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig, from_yaml, to_yaml
 
 CLAIM = ".claim"

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
-from pipelines.errors import UsageError
+from pipelines.contract.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
@@ -165,7 +165,7 @@ def _init_params(config: RunConfig, mesh: Mesh) -> Any:
 
 def _published_params(config: RunConfig) -> Any:
     """The model's parameters as the file has them, the rest drawn, with a line on stderr that counts both."""
-    from model.weights import load_params
+    from model.published.weights import load_params
 
     assert config.weights is not None
     drawn = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))

@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from mixtures.audit import Audit, AuditReport
+from mixtures.stream.audit import Audit, AuditReport
 from mixtures.mixture import Mixture
-from mixtures.stream import Batch, Stream
-from pipelines.errors import FailedWork, UsageError
+from mixtures.stream.batches import Batch, Stream
+from pipelines.contract.errors import FailedWork, UsageError
 from trainers import hosts
 from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names

@@ -7,8 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture
-from mixtures.stream import Stream
-from pipelines.errors import UsageError
+from mixtures.stream.batches import Stream
+from pipelines.contract.errors import UsageError
 from trainers.batches import build_batcher
 from trainers.config import RunConfig
 from trainers.mesh import place_batch, replicated

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import FailedWork
-from pipelines.files import write_atomically
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import write_atomically
 from trainers import hosts
 from trainers.batches import chain_names
 from trainers.checkpoint import Progress

@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from model import policy
 from model.config import PolicyConfig
 from model.inputs import Observation
-from pipelines.slots import CAMERAS
+from pipelines.contract.slots import CAMERAS
 
 # Dense bfloat16 peak in TFLOP/s by the beginning of the device's kind, the longest that fits; makers' data sheets.
 PEAK_TFLOPS: Mapping[str, float] = {

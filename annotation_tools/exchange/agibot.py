@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from annotation_tools.exchange.clips import Clip, Names
-from pipelines.episode import Segment, SegmentKind
-from pipelines.errors import FailedWork
-from pipelines.files import write_atomically
+from pipelines.contract.episode import Segment, SegmentKind
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import write_atomically
 
 _RECOVERY, _IDLE, _ID = "Failure recovery", "Idle", "embodimix_episode_id"
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from annotation_tools.exchange.clips import Clip, Names
-from pipelines.episode import Segment, SegmentKind
-from pipelines.errors import FailedWork
-from pipelines.files import write_atomically
-from pipelines.segment_tables import KINDS
+from pipelines.contract.episode import Segment, SegmentKind
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import write_atomically
+from pipelines.segments.tables import KINDS
 
 _HARMLESS = {
     ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),

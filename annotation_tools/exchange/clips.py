@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from annotation_tools.episodes import Brief, EpisodeStore
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork, nearest
-from pipelines.segment_tables import Annotation
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork, nearest
+from pipelines.segments.tables import Annotation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation_tools.exchange.clips import Clip, Names
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork
-from pipelines.files import write_atomically
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import write_atomically
 
 _TIERS = ("text", "kind", "arms", "success", "confidence")
 _TYPE = "segment"

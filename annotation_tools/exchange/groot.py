@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotation_tools.exchange.clips import Clip, Names, runs_to_segments
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork
-from pipelines.files import atomic_file, write_atomically
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import atomic_file, write_atomically
 
 CHANNEL = "human.action.segment_description"
 COLUMN = f"annotation.{CHANNEL}"

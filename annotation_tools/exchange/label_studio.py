@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from annotation_tools.exchange.clips import Clip, Names
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork
-from pipelines.files import write_atomically
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import write_atomically
 
 _SUCCESS = {1: "yes", 0: "no"}
 

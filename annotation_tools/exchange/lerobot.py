@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotation_tools.exchange.clips import Clip, Names
-from pipelines.episode import Segment
-from pipelines.errors import FailedWork
-from pipelines.files import atomic_file, write_atomically
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import atomic_file, write_atomically
 
 _FIELDS = [
     pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string()), pa.field("style", pa.string()),

@@ -4,14 +4,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.adapters import Adapter
-from pipelines.episode import Reference
-from pipelines.errors import UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.places import as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import UsageError
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.storage.paths import as_place
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
-from pipelines.staging import local_path, own_file
+from pipelines.storage.mirror import local_path, own_file
 
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
 

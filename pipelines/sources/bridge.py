@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.adapters import Adapter
-from pipelines.episode import DroppedSteps, Image, Reference
-from pipelines.errors import UsageError
-from pipelines.images import CorruptImage
-from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.places import as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import DroppedSteps, Image, Reference
+from pipelines.contract.errors import UsageError
+from pipelines.contract.images import CorruptImage
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.storage.paths import as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
-from pipelines.staging import Files, Listing, folder_files, local_path
+from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipelines.adapters import Adapter
-from pipelines.episode import Reference
-from pipelines.errors import FailedWork, UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
-from pipelines.places import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
+from pipelines.storage.paths import Place, RemotePath, as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.zarr import ZarrFrames
-from pipelines.staging import Files, Listing, fetched, local_path, own_file
+from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 
 _ARRAYS = (".zarray", "zarr.json")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).

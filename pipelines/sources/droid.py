@@ -11,14 +11,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.adapters import Adapter
-from pipelines.episode import Image, Reference
-from pipelines.errors import UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size
-from pipelines.places import as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import Image, Reference
+from pipelines.contract.errors import UsageError
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size
+from pipelines.storage.paths import as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
-from pipelines.staging import Files, Listing, folder_files, local_path
+from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")

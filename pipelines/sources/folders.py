@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.errors import UsageError
-from pipelines.places import Place, RemotePath, as_place
+from pipelines.contract.errors import UsageError
+from pipelines.storage.paths import Place, RemotePath, as_place
 
 IsEpisode = Callable[[str, Sequence[str]], bool]
 

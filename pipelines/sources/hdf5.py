@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.episode import Image
-from pipelines.images import CorruptImage
-from pipelines.native import Rejected, check_array_size, check_frames_size
+from pipelines.contract.episode import Image
+from pipelines.contract.images import CorruptImage
+from pipelines.contract.native import Rejected, check_array_size, check_frames_size
 
 # What h5py raises on damaged files.
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)

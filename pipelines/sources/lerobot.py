@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.adapters import Adapter
-from pipelines.embodiments import fit_parts
-from pipelines.episode import Reference
-from pipelines.errors import FailedWork, UsageError, nearest
-from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
-from pipelines.places import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.embodiments import fit_parts
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import FailedWork, UsageError, nearest
+from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.storage.paths import Place, RemotePath, as_place
 from pipelines.sources.folders import key_of, source_root
 from pipelines.sources.video import VideoFrames, count_frames
-from pipelines.staging import Files, Listing, local_path
+from pipelines.storage.mirror import Files, Listing, local_path
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")

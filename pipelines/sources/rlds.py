@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.adapters import Adapter
-from pipelines.episode import Reference
-from pipelines.errors import UsageError
-from pipelines.native import Found, Located, NativeEpisode, Reject, Rejected
-from pipelines.places import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import UsageError
+from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.storage.paths import Place, RemotePath, as_place
 from pipelines.sources.folders import find_files, key_of, source_root
-from pipelines.staging import local_path, own_file
-from pipelines.tfrecord import CorruptRecord, read_record, scan_records
-from pipelines.wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
+from pipelines.storage.mirror import local_path, own_file
+from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
+from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")

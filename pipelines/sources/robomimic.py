@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from pipelines.adapters import Adapter
-from pipelines.episode import Reference
-from pipelines.errors import FailedWork, UsageError
-from pipelines.native import Found, Located, NativeEpisode, Rejected
-from pipelines.places import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.storage.paths import Place, RemotePath, as_place
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
-from pipelines.staging import local_path, own_file
+from pipelines.storage.mirror import local_path, own_file
 
 _SPLITS = {"train": "train", "valid": "val"}
 

@@ -7,9 +7,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.episode import Image
-from pipelines.images import CorruptImage, timed
-from pipelines.native import Rejected
+from pipelines.contract.episode import Image
+from pipelines.contract.images import CorruptImage, timed
+from pipelines.contract.native import Rejected
 
 _DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError)
 

@@ -16,16 +16,16 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, StorePath
 
-from pipelines.adapters import Adapter
-from pipelines.alignment import hold, interpolate, latest_index, make_grid, report_stream
-from pipelines.embodiments import load_embodiments
-from pipelines.episode import Image, Reference
-from pipelines.errors import UsageError
-from pipelines.images import CorruptImage, to_jpeg
-from pipelines.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
-from pipelines.places import RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
+from pipelines.contract.embodiments import load_embodiments
+from pipelines.contract.episode import Image, Reference
+from pipelines.contract.errors import UsageError
+from pipelines.contract.images import CorruptImage, to_jpeg
+from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
+from pipelines.storage.paths import RemotePath, as_place
 from pipelines.sources.folders import find_folders, key_of, source_root
-from pipelines.staging import Files, Listing, local_path
+from pipelines.storage.mirror import Files, Listing, local_path
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.

@@ -1,0 +1,1 @@
+"""Labels from models: what is asked, of whom, and what is accepted."""

@@ -1,0 +1,108 @@
+"""The labeler that asks a vision model over HTTP: any endpoint with the chat-completions protocol of OpenAI."""
+
+import base64
+import http.client
+import json
+import math
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
+from annotation_tools.labels.labelers import Answer, Rejected, Unavailable, Usage
+from pipelines.contract.errors import FailedWork, UsageError
+
+_MAX_ANSWER_BYTES = 4 << 20
+_TOKENS_PER_SEGMENT = 45
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpLabeler:
+    """Asks `model` at `url`, for example http://localhost:8000/v1.
+
+    key_variable: the environment variable that holds the key, so that no key is stored anywhere; without it none is
+    sent. usd_in, usd_out: prices per million tokens.
+    """
+
+    url: str
+    model: str
+    key_variable: str = ""
+    name: str = ""
+    timeout_s: float = 120.0
+    usd_in: float = 0.0
+    usd_out: float = 0.0
+    wants_pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
+            raise UsageError(f"--url: expected http:// or https://, found {self.url!r}")
+        if not self.name:
+            object.__setattr__(self, "name", self.model.rsplit("/", 1)[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        return f"chat {self.model}"
+
+    def answer(self, request: LabelRequest, complaint: str) -> Answer:
+        body = json.dumps(self._body(request, complaint)).encode()
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key := os.environ.get(self.key_variable, ""):
+            headers["Authorization"] = f"Bearer {key}"
+        question = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
+        try:
+            with urllib.request.urlopen(question, timeout=self.timeout_s) as reply:
+                return self._read(reply.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            raise _failure(self.url, error) from error
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            raise Unavailable(f"{self.url}: expected an answer, found {error}") from error
+
+    def estimate(self, request: LabelRequest) -> Usage:
+        """Four letters a token; a picture by the tiles of 512 x 512 that cover a contact sheet of three cameras."""
+        words = math.ceil((len(INSTRUCTIONS) + len(request.describe())) / 4)
+        pictures = (85 + 170 * 2 * 2) * len(request.sheets)
+        return self._priced(words + pictures, _TOKENS_PER_SEGMENT * len(request.segments) + 10)
+
+    def _priced(self, tokens_in: int, tokens_out: int) -> Usage:
+        usd = (tokens_in * self.usd_in + tokens_out * self.usd_out) / 1e6
+        return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+
+    def _body(self, request: LabelRequest, complaint: str) -> dict[str, Any]:
+        content: list[dict[str, Any]] = [{"type": "text", "text": request.describe()}]
+        for number, sheet in enumerate(request.sheets):
+            picture = "data:image/jpeg;base64," + base64.b64encode(sheet).decode()
+            content.append({"type": "text", "text": f"Contact sheet of segment {number}:"})
+            content.append({"type": "image_url", "image_url": {"url": picture}})
+        if complaint:
+            content.append({"type": "text", "text": f"Your last answer could not be used: {complaint}"})
+        answer_form = {"name": "segments", "strict": True, "schema": ANSWER_SCHEMA}
+        return {
+            "model": self.model, "temperature": 0, "max_tokens": 200 + 2 * _TOKENS_PER_SEGMENT * len(request.segments),
+            "messages": [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}],
+            "response_format": {"type": "json_schema", "json_schema": answer_form},
+        }  # fmt: skip
+
+    def _read(self, payload: bytes) -> Answer:
+        try:
+            reply = json.loads(payload)
+            text = reply["choices"][0]["message"]["content"]
+            usage = reply.get("usage") or {}
+            spent = self._priced(int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0)))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            shown = payload[:80].decode(errors="replace")
+            raise Unavailable(f"{self.url}: expected a chat completion, found {shown!r}") from error
+        return Answer(text=text if isinstance(text, str) else "", usage=spent)
+
+
+def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
+    said = error.read(300).decode(errors="replace")
+    message = f"{url}: HTTP {error.code}: {said}"
+    if error.code == 429 or error.code >= 500:
+        wait = error.headers.get("Retry-After", "")
+        return Unavailable(message, float(wait) if wait.isdecimal() else 0.0)
+    if error.code in (401, 403, 404):  # No question will do better.
+        return FailedWork(f"{message}. Look at --url, --model and the key.")
+    return Rejected(message)

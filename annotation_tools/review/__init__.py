@@ -1,0 +1,1 @@
+"""Review in the browser: queue, server, store."""

@@ -1,0 +1,306 @@
+"""The server of the review page: episodes, pictures and saves over HTTP, for this machine or with a token."""
+
+import dataclasses
+import hmac
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from annotation_tools.episodes import EpisodeStore
+from annotation_tools.merge import ADJUDICATED
+from pipelines.segments.motion import measure_motion
+from annotation_tools.review.queue import Queue, visible_annotators
+from annotation_tools.review.store import ReviewStore, StaleSave, check_annotator
+from pipelines.contract.episode import Segment
+from pipelines.contract.errors import EmbodimixError, UsageError
+from pipelines.segments.tables import KINDS, Annotation, EpisodeKey, find_faults
+
+STATIC = Path(__file__).parent / "static"
+LOOPBACK = ("127.0.0.1", "localhost")
+_COOKIE = "embodimix_review"
+_MAX_BODY = 1 << 20
+_POLICY = "default-src 'self'; img-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+_HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What the page works on. lanes: segments of further tables (a model's, say) by episode and annotator."""
+
+    episodes: EpisodeStore
+    store: ReviewStore
+    queue: Queue
+    lanes: dict[str, dict[str, list[Annotation]]]
+    directory: Path
+    tool_version: str
+    keys: dict[str, EpisodeKey]
+
+    def key(self, episode_id: str) -> EpisodeKey:
+        if episode_id not in self.keys:
+            self.keys[episode_id] = self.episodes.key(episode_id)
+        return self.keys[episode_id]
+
+
+def make_app(review: Review, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -> Starlette:
+    """The web application. hosts: names it answers to; token: asked of every request unless empty."""
+    routes = [
+        Route("/", _index), Route("/api/session", _session), Route("/api/episodes", _list_episodes),
+        Route("/api/episodes/{id}", _episode), Route("/api/episodes/{id}/frames/{camera}/{step:int}", _frame),
+        Route("/api/episodes/{id}/hold", _hold, methods=["POST", "DELETE"]),
+        Route("/api/episodes/{id}/segments", _save, methods=["PUT"]), Route("/api/progress", _progress),
+        Route("/api/export", _export, methods=["POST"]), Mount("/static", StaticFiles(directory=STATIC)),
+    ]  # fmt: skip
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Guard, token=token)]
+    app = Starlette(routes=routes, exception_handlers={EmbodimixError: _refuse}, middleware=guards)
+    app.state.review = review
+    return app
+
+
+class _Guard:
+    """Lets a request through only with the token, and a change only from the page itself."""
+
+    def __init__(self, app: Any, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        response = self._stop(request)
+        if response is None:
+            await self.app(scope, receive, _with_headers(send))
+        else:
+            await response(scope, receive, _with_headers(send))
+
+    def _stop(self, request: Request) -> Response | None:
+        if self.token:
+            given = request.query_params.get("token", "")
+            if given and hmac.compare_digest(given.encode(), self.token.encode()):
+                response = RedirectResponse(request.url.path)
+                response.set_cookie(_COOKIE, self.token, httponly=True, samesite="strict")
+                return response
+            if not hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self.token.encode()):
+                return JSONResponse({"error": "expected the token that the server printed"}, status_code=401)
+        if request.method not in ("GET", "HEAD"):
+            # A foreign page can send neither this header nor JSON without asking the server first.
+            if request.headers.get("x-embodimix") != "review":
+                return JSONResponse({"error": "expected a request of the review page"}, status_code=403)
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > _MAX_BODY:
+                return JSONResponse({"error": f"expected at most {_MAX_BODY} bytes"}, status_code=413)
+        return None
+
+
+def _with_headers(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    async def send_with_headers(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+        await send(message)
+
+    return send_with_headers
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, StaleSave):
+        current = asdict(error.current)
+        return JSONResponse({"error": str(error), "current": current}, status_code=409)
+    status = 422 if isinstance(error, UsageError) else 404
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+def _index(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html")
+
+
+def _session(request: Request) -> Response:
+    review: Review = request.app.state.review
+    dataset = review.episodes.dataset
+    return JSONResponse(
+        {
+            "dataset": dataset.name, "version": dataset.version, "n_episodes": len(review.queue.order),
+            "cameras": list(dataset.cameras), "kinds": list(KINDS), "adjudicated": ADJUDICATED,
+        }
+    )  # fmt: skip
+
+
+def _list_episodes(request: Request) -> Response:
+    review: Review = request.app.state.review
+    asked = request.query_params
+    view = asked.get("view", "todo")
+    if view not in ("todo", "mine", "adjudicate", "all"):
+        raise UsageError(f"view: expected todo, mine, adjudicate or all, found {view!r}")
+    offset, limit = _number(asked.get("offset", "0"), 10**9), _number(asked.get("limit", "50"), 200)
+    annotator = check_annotator(asked.get("annotator", ""))
+    statuses, holders = review.store.statuses(), review.store.holders(time.time())
+    ids, total = review.queue.page(
+        view, annotator, statuses, holders, offset, limit, asked.get("query", "")  # type: ignore[arg-type]
+    )
+    rows = [
+        {
+            "id": episode_id, "task": brief.task, "robot": brief.robot, "duration_s": round(brief.duration_s, 2),
+            "confidence": round(brief.confidence, 3), "status": statuses.get(episode_id, {}).get(annotator, ""),
+            "held_by": sorted(holders.get(episode_id, set()) - {annotator}),
+            "double": review.queue.is_double(episode_id),
+        }
+        for episode_id in ids for brief in [review.queue.briefs[episode_id]]
+    ]  # fmt: skip
+    return JSONResponse({"total": total, "episodes": rows})
+
+
+def _episode(request: Request) -> Response:
+    review: Review = request.app.state.review
+    episode_id = request.path_params["id"]
+    annotator = check_annotator(request.query_params.get("annotator", ""))
+    episode = review.episodes.episode(episode_id)
+    statuses = review.store.statuses().get(episode_id, {})
+    visible = visible_annotators(review.queue, episode_id, annotator, statuses)
+    layers = [layer for layer in review.store.layers(episode_id) if layer.annotator in visible]
+    mine = next((layer for layer in layers if layer.annotator == annotator), None)
+    lanes = [{"name": "proposal", "segments": [asdict(segment) for segment in episode.segments]}]
+    lanes += [
+        {"name": name, "segments": [asdict(a.segment) for a in rows]}
+        for name, rows in review.lanes.get(episode_id, {}).items()
+    ]
+    lanes += [
+        {"name": layer.annotator, "segments": [asdict(segment) for segment in layer.segments]}
+        for layer in layers if layer.annotator != annotator
+    ]  # fmt: skip
+    held = review.store.holders(time.time()).get(episode_id, set()) - {annotator}
+    return JSONResponse(
+        {
+            "id": episode_id, "task": episode.task, "language": list(episode.language), "robot": episode.robot,
+            "n_steps": episode.n_steps, "control_hz": episode.control_hz, "success": episode.success,
+            "cameras": list(review.episodes.cameras(episode_id)), "lanes": lanes, "tracks": _tracks(review, episode_id),
+            "mine": asdict(mine) if mine else None, "double": review.queue.is_double(episode_id),
+            "held_by": [] if review.queue.is_double(episode_id) or annotator == ADJUDICATED else sorted(held),
+        }
+    )  # fmt: skip
+
+
+def _tracks(review: Review, episode_id: str) -> list[dict[str, Any]]:
+    """Curves for the timeline, each scaled to 0..1: closed-ness of grippers, speed of parts."""
+    episode = review.episodes.episode(episode_id)
+    masks = (episode.state_mask, episode.action_mask)
+    motion = measure_motion(
+        episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz
+    )
+    tracks = []
+    for part in motion.grippers:
+        (slot,) = episode.parts[part]
+        values = (episode.state if episode.state_mask[slot] else episode.action)[:, slot]
+        tracks.append({"name": part, "values": np.clip(values, 0, 1).round(3).tolist()})
+    for moving in motion.parts:
+        speed = moving.speed / max(float(np.quantile(moving.speed, 0.99)), 2 * moving.still_speed)
+        tracks.append({"name": f"{moving.part} speed", "values": np.clip(speed, 0, 1).round(3).tolist()})
+    return tracks
+
+
+def _frame(request: Request) -> Response:
+    review: Review = request.app.state.review
+    asked = request.path_params
+    content = review.episodes.jpeg(asked["id"], asked["camera"], asked["step"])
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _hold(request: Request) -> Response:
+    review: Review = request.app.state.review
+    annotator = check_annotator((await _body(request)).get("annotator", ""))
+    episode_id = review.episodes.brief(request.path_params["id"]).episode_id
+    if request.method == "DELETE":
+        await run_in_threadpool(review.store.release, episode_id, annotator)
+    else:
+        await run_in_threadpool(review.store.hold, episode_id, annotator, time.time())
+    return JSONResponse({})
+
+
+async def _save(request: Request) -> Response:
+    body = await _body(request)
+    return await run_in_threadpool(_save_segments, request.app.state.review, request.path_params["id"], body)
+
+
+def _save_segments(review: Review, episode_id: str, body: dict[str, Any]) -> Response:
+    annotator, status = check_annotator(body.get("annotator", "")), body.get("status")
+    author = check_annotator(body.get("author") or annotator)
+    if status not in ("draft", "done"):
+        raise UsageError(f"status: expected draft or done, found {status!r}")
+    revision, seconds = body.get("revision"), body.get("seconds", 0)
+    if not isinstance(revision, int) or not isinstance(seconds, int | float):
+        raise UsageError(f"revision, seconds: expected numbers, found {revision!r}, {seconds!r}")
+    brief = review.episodes.brief(episode_id)
+    key = review.key(brief.episode_id)
+    segments = _parse_segments(body.get("segments"))
+    stamped = [
+        Annotation(
+            episode_id=episode_id, episode_hash=key.episode_hash, segment=segment, annotator=annotator, created="",
+            tool_version="",
+        )
+        for segment in segments
+    ]  # fmt: skip
+    errors = [fault for fault in find_faults(stamped, {episode_id: key}) if fault.is_error]
+    if status == "draft":  # Words may still be missing.
+        errors = [fault for fault in errors if not fault.detail.startswith("text:")]
+    if errors:
+        raise UsageError("; ".join(map(str, errors[:5])))
+    new = review.store.save(
+        episode_id, annotator, segments, base_revision=revision, episode_hash=key.episode_hash, status=status,
+        seconds=float(seconds), author=author,
+    )  # fmt: skip
+    return JSONResponse({"revision": new})
+
+
+def _parse_segments(rows: Any) -> list[Segment]:
+    """Reads what the page sends, whose shape is not trusted. Raises UsageError."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError("segments: expected a list of objects")
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "start": int, "end": int, "text": str, "kind": str, "success": int, "confidence": (int, float), "arms": list,
+    }  # fmt: skip
+    segments = []
+    for row in rows:
+        if row.keys() - kinds.keys() - {"source"} or not all(isinstance(row.get(k), t) for k, t in kinds.items()):
+            raise UsageError(f"segment: expected {', '.join(kinds)}, found {json.dumps(row)[:200]}")
+        arms = tuple(str(arm) for arm in row["arms"])
+        segments.append(Segment(**{**row, "arms": arms, "text": row["text"][:1000], "source": "human"}))
+    return sorted(segments, key=lambda segment: (segment.start, segment.end))
+
+
+def _progress(request: Request) -> Response:
+    review: Review = request.app.state.review
+    work = [dataclasses.asdict(w) for w in review.store.work()]
+    return JSONResponse({"n_episodes": len(review.queue.order), "work": work})
+
+
+def _export(request: Request) -> Response:
+    review: Review = request.app.state.review
+    paths = review.store.export(review.directory, review.tool_version)
+    return JSONResponse({"tables": [path.name for path in paths]})
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body())
+    except ValueError as error:
+        raise UsageError(f"expected JSON, found {error}") from error
+    if not isinstance(body, dict):
+        raise UsageError("expected a JSON object")
+    return body
+
+
+def _number(text: str, most: int) -> int:
+    if not text.isdecimal() or int(text) > most:
+        raise UsageError(f"expected a number from 0 to {most}, found {text!r}")
+    return int(text)

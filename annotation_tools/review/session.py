@@ -1,0 +1,90 @@
+"""Running the review: which files it works on, who may connect, and what is written when it ends."""
+
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+
+from annotation_tools.episodes import EpisodeStore
+from annotation_tools.merge import read_tables
+from annotation_tools.review.queue import Queue
+from annotation_tools.review.server import LOOPBACK, Review, make_app
+from annotation_tools.review.store import ReviewStore
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage.paths import Place
+from pipelines.segments.tables import Annotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewOptions:
+    """tables: segments to show as lanes of their own. double: the share that two people mark blind, 0..1.
+
+    host: other than loopback only with a token. token: "" on loopback means that none is asked for.
+    """
+
+    dataset: Place
+    tables: tuple[Place, ...] = ()
+    directory: Place | None = None
+    double: float = 0.0
+    host: str = "127.0.0.1"
+    port: int = 8765
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.double <= 1:
+            raise UsageError(f"--double: expected 0 to 1, found {self.double}")
+        if self.host not in LOOPBACK and len(self.token) < 16:
+            raise UsageError(
+                f"--host {self.host}: other machines could connect, so a token of 16 letters or more is needed: "
+                f"--token {secrets.token_urlsafe(16)}"
+            )
+
+
+def open_review(options: ReviewOptions) -> Review:
+    """Opens the dataset, the tables and the file of what people said."""
+    episodes = EpisodeStore(options.dataset)
+    lanes: dict[str, dict[str, list[Annotation]]] = {}
+    for table in read_tables(episodes, options.tables):
+        for annotation in table:
+            lanes.setdefault(annotation.episode_id, {}).setdefault(annotation.annotator, []).append(annotation)
+    directory = options.directory or options.dataset / "segments"
+    if not isinstance(directory, Path):
+        raise UsageError(f"{directory}: expected a folder on this machine to keep the work in; give one with --out")
+    return Review(
+        episodes=episodes, store=ReviewStore(directory / "review.sqlite"),
+        queue=Queue.of(episodes.briefs, options.double), lanes=lanes, directory=directory,
+        tool_version=version("embodimix"), keys={},
+    )  # fmt: skip
+
+
+def serve(options: ReviewOptions) -> Sequence[Path]:
+    """Serves the page until interrupted; then writes everyone's finished segments as tables and returns the files.
+
+    Raises FailedWork where the port is taken.
+    """
+    review = open_review(options)
+    hosts = LOOPBACK if options.host in LOOPBACK else ("*",)
+    app = make_app(review, hosts=hosts, token=options.token)
+    with closing(_listen(options)) as listener, closing(review.store):
+        shown = f"http://{options.host}:{listener.getsockname()[1]}/"
+        print(f"review {shown}{'?token=' + options.token if options.token else ''}   (Ctrl+C ends it)", flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # The usual end; uvicorn has answered what was under way.
+        return review.store.export(review.directory, review.tool_version)
+
+
+def _listen(options: ReviewOptions) -> socket.socket:
+    try:
+        return socket.create_server((options.host, options.port))
+    except OSError as error:
+        raise FailedWork(
+            f"{options.host}:{options.port}: expected a free port, found {error}. Give another one with --port."
+        ) from error

@@ -1,0 +1,1 @@
+"""Action chunks and their normalization."""

@@ -1,0 +1,97 @@
+"""Action chunks out of the compiled index: at the source's own rate, or resampled to one rate for all sources."""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.actions.normalizer import wrap_angle
+from mixtures.index.tables import Table
+from mixtures.specs.spec import ActionRule
+from pipelines.contract.slots import N_SLOTS
+
+LINEAR, ANGLE, HOLD, SUM = range(4)
+_NEARLY = 1e-6
+
+
+def read_chunks(
+    table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64], rule: ActionRule
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, 18], and bool [b, h].
+
+    The second says which steps lie inside the episode; behind its end the last action is repeated.
+    """
+    if rule.rate_hz is not None and (np.abs(table.control_hz[rows] - rule.rate_hz) > _NEARLY).any():
+        return _resampled(table, rows, steps, rule.horizon, rule.rate_hz)
+    ahead = steps[:, None] + np.arange(rule.horizon)
+    return _actions(table, rows, ahead), ahead < table.n_steps_of[rows][:, None]
+
+
+def slot_kinds(control_mode: str, parts: str) -> NDArray[np.uint8]:
+    """How each slot is resampled, uint8 [18]. parts: the action's slots of each part, as JSON.
+
+    HOLD: grippers keep their last value, so that no switch is smeared. SUM: the changes of ee_delta add up to the same
+    movement. ANGLE: rotations of ee_absolute turn the short way. LINEAR: everything else.
+    """
+    kinds = np.full(N_SLOTS, LINEAR, np.uint8)
+    for part, slots in json.loads(parts).items():
+        if part.startswith("gripper"):
+            kinds[slots] = HOLD
+        elif part.startswith("arm") and control_mode == "ee_delta":
+            kinds[slots] = SUM
+        elif part.startswith("arm") and control_mode == "ee_absolute":
+            kinds[slots[3:6]] = ANGLE
+    return kinds
+
+
+def resample(
+    window: NDArray[np.float32], kinds: NDArray[np.uint8], ratio: NDArray[np.float64], horizon: int
+) -> NDArray[np.float32]:
+    """Actions at every `ratio`-th native step, float32 [b, horizon, 18].
+
+    window: native actions from the chunk's first step on, float32 [b, w, 18], w > horizon * ratio + 1. kinds: uint8
+    [b, 18]. ratio: native steps per new step, float64 [b].
+
+    >>> window = np.arange(8, dtype=np.float32)[None, :, None] * np.ones((1, 8, 18), np.float32)
+    >>> resample(window, np.full((1, 18), LINEAR), np.array([0.5]), 4)[0, :, 0]
+    array([0. , 0.5, 1. , 1.5], dtype=float32)
+    >>> resample(window, np.full((1, 18), SUM), np.array([2.0]), 3)[0, :, 0]
+    array([1., 5., 9.], dtype=float32)
+    """
+    values = window.astype(np.float64)
+    places = ratio[:, None] * np.arange(horizon + 1)
+    low = np.floor(places + _NEARLY).astype(np.int64)
+    part = np.maximum(places - low, 0)[:, :, None]
+    sample = np.arange(len(window))[:, None]
+    before, after = values[sample, low], values[sample, low + 1]
+    moved = np.cumsum(values, axis=1) - values
+    moved_to = moved[sample, low] + part * before
+    kinds = kinds[:, None]
+    result = before + part * (after - before)
+    turned = wrap_angle(before + part * wrap_angle(after - before))
+    result = np.where(kinds == ANGLE, turned, result)
+    result = np.where(kinds == HOLD, before, result)[:, :-1]
+    return np.where(kinds == SUM, np.diff(moved_to, axis=1), result).astype(np.float32)
+
+
+def _resampled(
+    table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64], horizon: int, rate_hz: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    ratio = table.control_hz[rows].astype(np.float64) / rate_hz
+    width = int(np.ceil(ratio.max() * horizon)) + 2
+    window = _actions(table, rows, steps[:, None] + np.arange(width))
+    modes, parts = table.vocabularies["control_mode"], table.vocabularies["parts"]
+    pairs = zip(table.codes("control_mode")[rows], table.codes("parts")[rows], strict=True)
+    kinds = np.array([_cached_kinds(modes[mode], parts[part]) for mode, part in pairs])
+    places = steps[:, None] + ratio[:, None] * np.arange(horizon)
+    inside = places <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
+    return resample(window, kinds, ratio, horizon), inside
+
+
+def _actions(table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Actions at steps [b, w] of each episode; the last one behind the end."""
+    return table.action[np.minimum(table.first_step[rows][:, None] + steps, table.first_step[rows + 1][:, None] - 1)]
+
+
+_cached_kinds = lru_cache(maxsize=256)(slot_kinds)

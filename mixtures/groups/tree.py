@@ -1,0 +1,227 @@
+"""The groups of an opened mixture: what each holds, its numbers for the weights, and the index of its samples."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.document import SpecError
+from mixtures.groups.label_coverage import Labels, labels_of
+from mixtures.groups.selection import Grouped, Selected, has_language
+from mixtures.specs.spec import Entry, Node, Spec
+from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
+from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.slots import CAMERAS
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupFacts:
+    """One task-robot group. n_episodes and n_steps are what training draws from, after filters, caps and holding out.
+
+    place: the path of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
+    ones; min_share, max_epochs: the tightest of theirs. language: part of the steps whose episode has an instruction
+    or task name; segments: part of the steps with a segment; None where unknown. cameras: part of the episodes that
+    have each camera. slots: action slots in use. labels: what its segments say, None where unknown.
+    """
+
+    name: str
+    place: str
+    n_episodes: int
+    n_steps: int
+    n_validation_episodes: int
+    n_validation_steps: int
+    hours: float
+    multiplier: float
+    min_share: float
+    max_epochs: float | None
+    robot: tuple[str, ...]
+    control_hz: tuple[float, ...]
+    norm_keys: tuple[str, ...]
+    datasets: tuple[str, ...]
+    language: float | None
+    segments: float | None
+    cameras: Mapping[str, float]
+    slots: tuple[int, ...]
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group(GroupFacts):
+    """A group with its share of all draws and how it came about; raw_share is its part of all steps."""
+
+    share: Share
+    raw_share: float
+
+    @property
+    def probability(self) -> float:
+        return self.share.final
+
+    def effective_epochs(self, draws: int) -> float:
+        """How often each of its steps is drawn on average in so many draws of the mixture."""
+        return self.probability * draws / self.n_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitIndex:
+    """The samples of one split, by group: e episodes in the order of the groups, u usable steps.
+
+    group_edges: where each group's episodes begin, int64 [g + 1]. table, row: where an episode stands, int32 and
+    int64 [e]. edges: where an episode's usable steps begin, int64 [e + 1]. steps: the step of each usable one, int32
+    [u], or None where every step is usable.
+    """
+
+    group_edges: NDArray[np.int64]
+    table: NDArray[np.int32]
+    row: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    steps: NDArray[np.int32] | None
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Usable steps of each group, int64 [g]."""
+        return np.diff(self.edges[self.group_edges])
+
+    def locate(self, group: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Episode (index into `row`) and step of the index-th usable step of each group; int64 [b] both."""
+        usable = self.edges[self.group_edges[group]] + index
+        episode = np.searchsorted(self.edges, usable, side="right") - 1
+        step = usable - self.edges[episode] if self.steps is None else self.steps[usable].astype(np.int64)
+        return episode, step
+
+
+def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tuple[Branch, tuple[Group, ...]]:
+    """Gives every group its share; returns the tree that the shares follow from, too.
+
+    draws: samples that training will draw. Raises UsageError where max_epochs is used and draws is None, where bounds
+    cannot be met, or where two groups have one name.
+    """
+    if draws is None:
+        limited = next((entry for entry in spec.root.all_entries() if entry.max_epochs is not None), None)
+        if limited:
+            message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
+            raise SpecError(limited.mark, message)
+    places: dict[str, list[GroupFacts]] = {}
+    for group in _multiplied(spec, facts):
+        places.setdefault(group.place, []).append(group)
+    tree = _branch(spec.root, "", places, draws)
+    shares = {share.name: share for share in resolve_shares(tree)}
+    if len(shares) < len(facts):
+        raise UsageError(f"{spec.path}: two groups have one name; give their parts other names than {list(shares)}")
+    all_steps = sum(group.n_steps for group in facts)
+    groups = (Group(**vars(group), share=shares[group.name], raw_share=group.n_steps / all_steps) for group in facts)
+    return tree, tuple(groups)
+
+
+def _multiplied(spec: Spec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
+    """The groups with the spec's factors on single groups."""
+    names = [group.name for group in facts]
+    for name, _, mark in spec.group_multipliers:
+        if name not in names:
+            raise SpecError(mark, f"no group is named {name!r}. {nearest(name, names)}")
+    factors = {name: factor for name, factor, _ in spec.group_multipliers}
+    return [replace(group, multiplier=group.multiplier * factors.get(group.name, 1.0)) for group in facts]
+
+
+def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], draws: int | None) -> Branch:
+    own = [_leaf(group, node.weighting.count, draws) for group in places.get(path, ())] if node.entries else []
+    inner = [_branch(child, f"{path}/{child.name}" if path else child.name, places, draws) for child in node.nodes]
+    return Branch(
+        name=node.name, alpha=node.weighting.alpha, share=node.share, multiplier=node.multiplier,
+        children=(*own, *inner),
+    )  # fmt: skip
+
+
+def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
+    """The numbers of a group that decide its share."""
+    upper = 1.0
+    if group.max_epochs is not None and draws is not None:
+        upper = min(group.max_epochs * group.n_steps / draws, 1.0)
+    counts = {"steps": group.n_steps, "hours": group.hours, "episodes": group.n_episodes}
+    if counts[count] <= 0:
+        raise UsageError(f"group {group.name!r}: expected its {count}, by which the spec counts, found none")
+    return Leaf(
+        name=group.name, count=float(counts[count]), multiplier=group.multiplier, lower=group.min_share, upper=upper
+    )
+
+
+def facts_of(group: Grouped) -> GroupFacts:
+    """A group's numbers."""
+    train = group.train
+    n_episodes, n_steps = sum(len(part.rows) for part in train), _n_steps(train)
+    cameras = np.sum([part.table.camera_mask[part.rows].sum(axis=0) for part in train], axis=0)
+    slots = np.any([part.table.action_mask[part.rows].any(axis=0) for part in train], axis=0)
+    spoken = sum(int(part.counts[has_language(part.table)[part.rows]].sum()) for part in train)
+    segmented = sum(int(part.table.n_segmented[part.rows].sum()) for part in train)
+    recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in train)
+    return GroupFacts(
+        name=group.name, place=group.place, n_episodes=n_episodes, n_steps=n_steps,
+        n_validation_episodes=sum(len(part.rows) for part in group.validation),
+        n_validation_steps=_n_steps(group.validation), hours=_hours(train),
+        **limits_of([part.entry for part in train], [int(part.counts.sum()) for part in train]),
+        robot=_values(train, "robot"), norm_keys=_values(train, "norm_key"),
+        control_hz=tuple(sorted({float(hz) for part in train for hz in np.unique(part.table.control_hz[part.rows])})),
+        datasets=tuple(dict.fromkeys(f"{part.table.name}/{part.table.version}" for part in train)),
+        language=spoken / n_steps, segments=segmented / recorded,
+        cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
+        slots=tuple(np.flatnonzero(slots).tolist()), labels=labels_of(train),
+    )  # fmt: skip
+
+
+def limits_of(entries: Sequence[Entry], steps: Sequence[int]) -> dict[str, Any]:
+    """The multiplier and bounds of a group that several entries make up, with so many steps of each."""
+    epochs = [entry.max_epochs for entry in entries if entry.max_epochs is not None]
+    weighted = sum(entry.multiplier * n for entry, n in zip(entries, steps, strict=True))
+    return {
+        "multiplier": weighted / sum(steps),
+        "min_share": max(entry.min_share for entry in entries),
+        "max_epochs": min(epochs) if epochs else None,
+    }
+
+
+def split_index(groups: Sequence[Sequence[Selected]], numbers: Mapping[int, int]) -> SplitIndex:
+    """Lines up the episodes of all groups. numbers: each table's number by its `id`."""
+    parts = [part for group in groups for part in group]
+    n_episodes = [sum(len(part.rows) for part in group) for group in groups]
+    counts = _join([part.counts for part in parts], np.int64)
+    steps = None
+    if any(part.steps is not None for part in parts):
+        steps = _join([_steps(part) for part in parts], np.int32)
+    return SplitIndex(
+        group_edges=np.concatenate([[0], np.cumsum(n_episodes)]).astype(np.int64),
+        table=_join([np.full(len(part.rows), numbers[id(part.table)]) for part in parts], np.int32),
+        row=_join([part.rows for part in parts], np.int64),
+        edges=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        steps=steps,
+    )  # fmt: skip
+
+
+def _steps(part: Selected) -> NDArray[np.int32]:
+    if part.steps is not None:
+        return part.steps
+    before = np.cumsum(part.counts) - part.counts
+    return (np.arange(part.counts.sum()) - np.repeat(before, part.counts)).astype(np.int32)
+
+
+def _join(arrays: Iterable[NDArray[Any]], kind: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, kind), *arrays]).astype(kind)
+
+
+def _n_steps(parts: Sequence[Selected]) -> int:
+    return sum(int(part.counts.sum()) for part in parts)
+
+
+def _hours(parts: Sequence[Selected]) -> float:
+    return float(sum((part.counts / part.table.control_hz[part.rows]).sum() for part in parts) / 3600)
+
+
+def _values(parts: Sequence[Selected], attribute: str) -> tuple[str, ...]:
+    return tuple(
+        sorted({part.table.vocabularies[attribute][c] for part in parts for c in np.unique(_codes(part, attribute))})
+    )
+
+
+def _codes(part: Selected, attribute: str) -> NDArray[np.int32]:
+    return part.table.codes(attribute)[part.rows]

@@ -1,0 +1,1 @@
+"""The index of a dataset, compiled into memory-mapped files."""

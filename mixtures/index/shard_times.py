@@ -1,0 +1,27 @@
+"""Shards that were written to since their index was compiled: read once, and compared with what the sidecar says."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.shards.dataset import check_hash
+from pipelines.storage.files import write_atomically
+from pipelines.shards.sidecar import parse_shard_name
+
+TIMES_FILE = "shard_times.json"
+
+
+def check_times(folder: Path, home: Path, shards: Sequence[Path], times_ns: Sequence[int]) -> None:
+    """Compares when local shards were last written to with what `folder` says of that, and notes it there.
+
+    The first time there is nothing to compare with. Later the shards whose time differs are read. Raises FailedWork
+    for one whose sha256 is not that of its sidecar below `home`.
+    """
+    path = folder / TIMES_FILE
+    known = json.loads(path.read_text()) if path.exists() else list(times_ns)
+    for shard, before_ns, now_ns in zip(shards, known, times_ns, strict=True):
+        if before_ns != now_ns:
+            sidecar = parse_shard_name(shard.name).sidecar_path(home)
+            check_hash(shard, sidecar, "It changed under its index; copy it again.")
+    if known != list(times_ns) or not path.exists():
+        write_atomically(path, json.dumps(list(times_ns)).encode())

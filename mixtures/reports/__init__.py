@@ -1,0 +1,1 @@
+"""What is known of a mixture before it trains: plan, differences, previews."""

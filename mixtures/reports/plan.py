@@ -1,0 +1,211 @@
+"""The plan of a mixture: what will be drawn, how often, and what looks wrong, before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mixtures.groups.tree import Group
+from mixtures.groups.label_coverage import Labels
+from mixtures.mixture import Mixture
+from mixtures.reports.terminal import align
+from mixtures.groups.shares import Branch
+from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.slots import CAMERAS
+
+SCHEMA = "embodimix.plan/v1"
+MANY_EPOCHS = 4.0
+FEW_EPOCHS = 0.05
+LARGE_SHARE = 0.4
+LITTLE_LANGUAGE = 0.5
+MOST_FLAGS = 40
+HEADER = (
+    "group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %", "cameras",
+    "slots", "Hz", "held out",
+)  # fmt: skip
+LABEL_HEADER = ("texts", "median s", "labels by")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A mixture's groups with their shares. draws: samples that training will draw, None unknown.
+
+    is_published: the numbers come from the spec's published sizes or statistics files, not from the datasets' index;
+    filters and held-out episodes are then not in them.
+    """
+
+    name: str
+    path: str
+    seed: int
+    draws: int | None
+    tree: Branch
+    groups: tuple[Group, ...]
+    is_published: bool = False
+    stage: str | None = None
+
+    def flags(self, group: Group) -> tuple[str, ...]:
+        """What looks wrong with a group, with the reason."""
+        found = []
+        if self.draws is not None:
+            epochs = group.effective_epochs(self.draws)
+            if epochs > MANY_EPOCHS:
+                found.append(f"over {MANY_EPOCHS:g} epochs: each step is drawn {epochs:.1f} times")
+            if epochs < FEW_EPOCHS:
+                found.append(f"under {FEW_EPOCHS:g} epochs: most of it is never seen")
+        if group.probability > LARGE_SHARE and len(self.groups) > 2:
+            found.append(f"over {LARGE_SHARE:.0%} of all draws")
+        if group.language is not None and group.language < LITTLE_LANGUAGE:
+            found.append(f"unlabelled: {1 - group.language:.0%} of the steps have no language")
+        if len(set(group.control_hz)) > 1:
+            rates = ", ".join(f"{hz:g}" for hz in group.control_hz)
+            found.append(f"mixed control rates: {rates} Hz")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON, schema `embodimix.plan/v1`."""
+        return {
+            "schema": SCHEMA, "name": self.name, "path": self.path, "stage": self.stage, "seed": self.seed,
+            "draws": self.draws,
+            "is_published": self.is_published,
+            "n_episodes": sum(group.n_episodes for group in self.groups),
+            "n_steps": sum(group.n_steps for group in self.groups),
+            "hours": sum(group.hours for group in self.groups),
+            "groups": [self._group_to_json(group) for group in self.groups],
+        }  # fmt: skip
+
+    def _group_to_json(self, group: Group) -> dict[str, Any]:
+        numbers = (
+            "name", "n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps", "hours", "raw_share",
+            "language", "segments", "robot", "control_hz", "norm_keys", "datasets", "slots",
+        )  # fmt: skip
+        return {name: getattr(group, name) for name in numbers} | {
+            "share": group.probability,
+            "share_before_bounds": group.share.unbounded,
+            "multiplier": group.share.leaf.multiplier,
+            "expected_draws": None if self.draws is None else group.probability * self.draws,
+            "effective_epochs": None if self.draws is None else group.effective_epochs(self.draws),
+            "cameras": dict(group.cameras),
+            "labels": None if group.labels is None else asdict(group.labels),
+            "flags": self.flags(group),
+        }
+
+
+def plan_of(mixture: Mixture) -> Plan:
+    """The plan of an opened mixture."""
+    spec = mixture.spec
+    return Plan(
+        name=spec.name, path=str(spec.path), seed=spec.seed, draws=mixture.draws, tree=mixture.tree,
+        groups=mixture.groups, stage=spec.stage,
+    )  # fmt: skip
+
+
+def explain(plan: Plan, name: str) -> str:
+    """How one group came to its share, step by step. Raises UsageError with the nearest names."""
+    by_name = {group.name: group for group in plan.groups}
+    if name not in by_name:
+        raise UsageError(f"{plan.path}: no group {name!r}. {nearest(name, by_name)}")
+    group = by_name[name]
+    share, leaf = group.share, group.share.leaf
+    alpha = share.levels[-1].alpha
+    lines = [
+        f"{name}, stage {plan.stage}" if plan.stage else name,
+        f"  n = {leaf.count:,.10g}; weight = {leaf.multiplier:g} * n ** {alpha:g} = {share.weight:,.6g}",
+    ]
+    for level in share.levels:
+        reason = "fixed in the spec" if level.fixed else f"by the power rule, alpha {level.alpha:g}"
+        lines.append(f"  {level.name}: {level.part:.4%} of the level above, {reason}")
+    lines.append(f"  product of these parts: {share.unbounded:.4%}")
+    if leaf.lower > 0 or leaf.upper < 1:
+        place = f"group {share.pool!r}" if share.pool else "the whole mixture"
+        lines.append(f"  bounds: at least {leaf.lower:.4%} (min_share), at most {leaf.upper:.4%} (max_epochs)")
+        lines.append(f"  after scaling the groups of {place} so that all bounds hold: {share.final:.4%}")
+    elif abs(share.final - share.unbounded) > 1e-12:
+        lines.append(
+            f"  others of {share.pool or 'the mixture'} met a bound, so this one is scaled to {share.final:.4%}"
+        )
+    if plan.draws is not None:
+        lines.append(
+            f"  in {plan.draws:,} draws: {share.final * plan.draws:,.0f} samples, {_epochs(plan, group)} epochs"
+        )
+    return "\n".join([*lines, *(f"  ! {flag}" for flag in plan.flags(group))])
+
+
+def render(plan: Plan) -> str:
+    """The plan as a table for a terminal, with its flags below."""
+    rows = [(*row(plan, group), *_labels(group.labels)) for group in plan.groups]
+    total = plan.to_json()
+    draws = "-" if plan.draws is None else f"{plan.draws:,}"
+    rows.append(
+        ("all", f"{total['n_episodes']:,}", f"{total['n_steps']:,}", f"{total['hours']:.1f}", "100.00", "100.00", draws,
+         "", "", "", "", "", "", "", "", "", "")
+    )  # fmt: skip
+    stage = f", stage {plan.stage}" if plan.stage else ""
+    lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align((*HEADER, *LABEL_HEADER), rows)]
+    if plan.is_published:
+        lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
+    lines += [f"! {sentence}" for sentence in flag_sentences(plan)]
+    if plan.draws is None:
+        lines.append("Give --draws N (or `draws:` in the spec) to see expected draws and effective epochs.")
+    return "\n".join(lines)
+
+
+def flag_sentences(plan: Plan) -> list[str]:
+    """Every flag with its group; behind the first 40 only how many there are more."""
+    found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
+    more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
+    return found[:MOST_FLAGS] + more
+
+
+def row(plan: Plan, group: Group) -> tuple[str, ...]:
+    """A group's cells under `HEADER`."""
+    return (
+        group.name, _known(group.n_episodes, ",d"), f"{group.n_steps:,}", _known(group.hours, ",.1f"),
+        f"{100 * group.raw_share:.2f}",
+        f"{100 * group.probability:.2f}",
+        "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}", _epochs(plan, group),
+        _percent(group.language), _percent(group.segments), _cameras(group), slots_in_words(group.slots),
+        ",".join(f"{hz:g}" for hz in group.control_hz), f"{group.n_validation_episodes:,}",
+    )  # fmt: skip
+
+
+def _labels(labels: Labels | None) -> tuple[str, str, str]:
+    """Different sentences of segments, their median length, and who made them."""
+    if labels is None:
+        return "-", "-", "-"
+    median = "-" if labels.median_s is None else f"{labels.median_s:.1f}"
+    return f"{labels.sentences:,}", median, parts_in_words(labels.sources)
+
+
+def parts_in_words(parts: Mapping[str, float]) -> str:
+    """Parts of a whole, the largest first: {"human": 0.2, "proposal": 0.8} is `proposal 80 human 20`."""
+    ordered = sorted(parts.items(), key=lambda item: -item[1])
+    return " ".join(f"{name} {100 * part:.0f}" for name, part in ordered) or "-"
+
+
+def _epochs(plan: Plan, group: Group) -> str:
+    return "-" if plan.draws is None else f"{group.effective_epochs(plan.draws):.3g}"
+
+
+def _known(value: float, form: str) -> str:
+    """A number that published sizes may lack: 0 is unknown."""
+    return format(value, form) if value else "-"
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.0f}"
+
+
+def _cameras(group: Group) -> str:
+    """One letter a camera (base, left, right), capital where every episode has it, a dot where none has."""
+    letters = zip("blr", (group.cameras.get(camera, 0.0) for camera in CAMERAS), strict=True)
+    return "".join("." if part == 0 else letter.upper() if part == 1 else letter for letter, part in letters)
+
+
+def slots_in_words(slots: Sequence[int]) -> str:
+    """Slots as ranges: (0, 1, 2, 6) is `0-2,6`."""
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and slot == runs[-1][1] + 1:
+            runs[-1][1] = slot
+        else:
+            runs.append([slot, slot])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,1 @@
+"""The mixture spec as data, and the specs that are shipped."""

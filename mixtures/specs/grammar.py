@@ -1,0 +1,243 @@
+"""What a mixture spec may say: the keys of `embodimix.mixture/v1`, their kinds, ranges and meanings."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pipelines.contract.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, Text
+from pipelines.contract.document import json_schema as document_schema
+from pipelines.contract.episode import SegmentKind, SegmentSource
+from pipelines.contract.slots import CAMERAS
+
+SCHEMA = "embodimix.mixture/v1"
+GroupKey = Literal["task", "robot", "dataset", "control_mode"]
+Count = Literal["steps", "episodes", "hours"]
+Predicate = Literal["idle", "recovery", "segment", "success", "failure", "language"]
+Stage = Literal["pretrain", "posttrain"]
+ActionMode = Literal["absolute", "relative_to_first_state"]
+Normalization = Literal["quantile", "zscore"]
+GROUP_KEYS: tuple[str, ...] = get_args(GroupKey)
+COUNTS: tuple[str, ...] = get_args(Count)
+PREDICATES: tuple[str, ...] = get_args(Predicate)
+STAGES: tuple[str, ...] = get_args(Stage)
+ACTION_MODES: tuple[str, ...] = get_args(ActionMode)
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+STEP_PREDICATES = ("idle", "recovery", "segment")
+# What else a filter's mapping may ask: of episodes, of a step's place and segment, and of physical values of slots.
+EPISODE_LIMITS = {
+    "min_steps": "fewest steps of an episode",
+    "max_steps": "most steps of an episode",
+    "min_s": "shortest duration of an episode in seconds",
+    "max_s": "longest duration of an episode in seconds",
+    "min_hz": "lowest control rate",
+    "max_hz": "highest control rate",
+    "max_idle": "largest part of an episode's steps that are idle, 0 to 1",
+    "min_labelled": "smallest part of an episode's steps that lie in a segment, 0 to 1",
+}
+STEP_LIMITS = {
+    "from_step": "first step of an episode that matches",
+    "before_step": "first step of an episode that matches no more",
+    "last_steps": "how many steps at an episode's end match",
+    "min_confidence": "lowest confidence of the step's segment, 0 to 1",
+}
+SLOT_ARRAYS = ("state", "action")
+CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cameras": ("camera slots, all of which the episode must have", CAMERAS),
+    "kind": ("kinds of the step's segment", get_args(SegmentKind)),
+    "source": ("who made the step's segment", get_args(SegmentSource)),
+}
+STEP_KEYS = ("kind", "source", *STEP_LIMITS, *SLOT_ARRAYS)
+
+ABOUT_FILTER = "what to match: " + ", ".join(PREDICATES) + ", or a mapping such as {robot: [ur5e], min_steps: 20}"
+_NAMES = ListOf(about="a list of names", item=Text(about="a name"))
+
+
+def _names_of(about: str, choices: tuple[str, ...]) -> ListOf:
+    return ListOf(about=f"a list of {about}: {', '.join(choices)}", item=Text(about=about, choices=choices))
+
+
+def _slot_ranges(array: str) -> MapOf:
+    bounds = ListOf(about="the lowest and the highest value, for example [0, 1.5]", item=Number(about="a number"))
+    return MapOf(about=f"ranges of physical {array}s by slot, for example {{6: [0, 1]}}", value=bounds)
+
+
+_MATCH = AnyOf(
+    about=ABOUT_FILTER,
+    kinds=(
+        Text(about=ABOUT_FILTER, choices=PREDICATES),
+        Fields(
+            about="attributes that must all match",
+            fields={key: _NAMES for key in GROUP_KEYS}
+            | {key: _names_of(about, choices) for key, (about, choices) in CHOICES.items()}
+            | {key: Number(about=about, at_least=0) for key, about in EPISODE_LIMITS.items()}
+            | {key: Number(about=about, at_least=0) for key, about in STEP_LIMITS.items()}
+            | {key: _slot_ranges(key) for key in SLOT_ARRAYS},
+        ),
+    ),
+)
+_FILTERS = ListOf(
+    about="a list of filters, for example [{drop: idle}, {keep: success}]",
+    item=Fields(about="a filter, {drop: ...} or {keep: ...}", fields={"drop": _MATCH, "keep": _MATCH}),
+    may_be_empty=True,
+)
+_WEIGHTING = Fields(
+    about="the weighting rule",
+    fields={
+        "rule": Text(about="the rule: power (a group of n weighs n ** alpha)", choices=("power",)),
+        "alpha": Number(about="the power: 0 uniform, 1 in proportion to the count", at_least=0, at_most=1),
+        "temperature": Number(about="another way to say alpha, which is 1 / temperature", at_least=1),
+        "group_by": ListOf(
+            about="what makes a group, of " + ", ".join(GROUP_KEYS),
+            item=Text(about="one of " + ", ".join(GROUP_KEYS), choices=GROUP_KEYS),
+        ),
+        "count": Text(about="what n counts: " + ", ".join(COUNTS), choices=COUNTS),
+    },
+)
+_ROOT = Text(about="the folder or URI that relative dataset paths start from; the file's own folder unless said")
+_SHARE = Number(about="fixed share of the draws of the level above; else by the rule", above=0, at_most=1)
+_MULTIPLIER = Number(about="factor on the weight that the rule gives", above=0)
+_MAX_EPOCHS = Number(about="most times that a step of a group may be drawn on average", above=0)
+_MIN_SHARE = Number(about="smallest share of all draws that each group here gets", at_least=0, at_most=1)
+_ENTRY = Fields(
+    about="a dataset",
+    required=("path",),
+    fields={
+        "path": Text(about="the dataset's folder, <name>/<version>: relative to this file, absolute, or gs:// or s3://"),
+        "split": Text(about="the split to draw from; train unless said otherwise"),
+        "multiplier": _MULTIPLIER,
+        "cap_steps": Number(about="most steps used, as whole episodes in a fixed order", integer=True, at_least=1),
+        "max_epochs": _MAX_EPOCHS,
+        "min_share": _MIN_SHARE,
+        "task": Text(about="one task name for every episode of this dataset, in place of its own"),
+        "robot": Text(about="the robot, for a plan from published sizes"),
+        "filters": _FILTERS,
+        "segments": ListOf(
+            about="segment tables that overlay the dataset's own segments, relative to this file",
+            item=Text(about="a segment table (Parquet)"),
+        ),
+        "sizes": Fields(
+            about="published sizes, for a plan without the dataset",
+            required=("steps",),
+            fields={
+                "steps": Number(about="steps", integer=True, at_least=1),
+                "episodes": Number(about="episodes", integer=True, at_least=0),
+                "control_hz": Number(about="control rate in Hz", at_least=0),
+            },
+        ),
+    },
+)  # fmt: skip
+_DATASETS = ListOf(about="a list of datasets", item=Named(name="dataset"))
+_GROUPS = ListOf(about="a list of groups", item=Named(name="group"))
+_GROUP = Fields(
+    about="a group",
+    required=("name",),
+    fields={
+        "name": Text(about="the group's name"),
+        "share": _SHARE,
+        "multiplier": _MULTIPLIER,
+        "max_epochs": _MAX_EPOCHS,
+        "min_share": _MIN_SHARE,
+        "weighting": _WEIGHTING,
+        "filters": _FILTERS,
+        "root": _ROOT,
+        "include": Text(about="another mixture spec, relative to this file"),
+        "datasets": _DATASETS,
+        "groups": _GROUPS,
+    },
+)  # fmt: skip
+_SEED = Number(about="the seed of the order of samples", integer=True, at_least=0, at_most=2**63 - 1)
+_DRAWS = Number(about="samples that training will draw, which max_epochs needs", integer=True, at_least=1)
+_LANGUAGE = Fields(
+    about="how often a text is the segment's or the task's",
+    fields={
+        "segment": Number(about="weight of segment texts", at_least=0),
+        "task": Number(about="weight of task texts", at_least=0),
+    },
+)
+_GROUP_MULTIPLIERS = MapOf(
+    about="factors on the weights of single groups, by the names that `mix plan` shows",
+    value=Number(about="factor on the group's weight", above=0),
+)
+_CORRUPT_IMAGES = Text(
+    about="what a picture that cannot be decoded does: fail, or black (masked, named and counted)",
+    choices=("fail", "black"),
+)
+_KINDS = Fields(
+    about="how often steps of each kind are drawn; 1 unless said",
+    fields={
+        "subtask": Number(about="weight of subtask segments", at_least=0, at_most=100),
+        "recovery": Number(about="weight of recovery segments", at_least=0, at_most=100),
+        "idle": Number(about="weight of idle segments and idle steps", at_least=0, at_most=100),
+    },
+)
+_STAGE = Fields(
+    about="what a stage changes",
+    fields={
+        "seed": _SEED,
+        "draws": _DRAWS,
+        "weighting": _WEIGHTING,
+        "filters": _FILTERS,
+        "language": _LANGUAGE,
+        "kinds": _KINDS,
+        "corrupt_images": _CORRUPT_IMAGES,
+        "group_multipliers": _GROUP_MULTIPLIERS,
+        "leave_out": ListOf(about="groups that the stage does not draw from, by path", item=Text(about="a path")),
+        "groups": MapOf(
+            about="what the stage changes in single groups of the spec, by path",
+            value=Fields(
+                about="what a stage changes in a group",
+                fields={
+                    "share": _SHARE, "multiplier": _MULTIPLIER, "max_epochs": _MAX_EPOCHS, "min_share": _MIN_SHARE,
+                    "weighting": _WEIGHTING, "filters": _FILTERS,
+                },
+            ),
+        ),
+    },
+)  # fmt: skip
+MIXTURE = Fields(
+    about="a mixture spec",
+    required=("schema", "name"),
+    fields={
+        "schema": Text(about="the schema", choices=(SCHEMA,)),
+        "name": Text(about="the mixture's name"),
+        "seed": _SEED,
+        "draws": _DRAWS,
+        "root": _ROOT,
+        "weighting": _WEIGHTING,
+        "groups": _GROUPS,
+        "datasets": _DATASETS,
+        "filters": _FILTERS,
+        "language": _LANGUAGE,
+        "group_multipliers": _GROUP_MULTIPLIERS,
+        "corrupt_images": _CORRUPT_IMAGES,
+        "kinds": _KINDS,
+        "stages": Fields(
+            about="what a stage of training changes in this spec: " + " or ".join(STAGES),
+            fields={stage: _STAGE for stage in STAGES},
+        ),
+        "validation": Fields(
+            about="the held-out part",
+            required=("fraction",),
+            fields={
+                "fraction": Number(about="part of the episodes", at_least=0, at_most=0.5),
+                "by": Text(about="what is held out together: episode", choices=("episode",)),
+                "min_per_group": Number(about="fewest held-out episodes of a group", integer=True, at_least=0),
+            },
+        ),
+        "action": Fields(
+            about="the action chunk",
+            fields={
+                "horizon": Number(about="steps of a chunk", integer=True, at_least=1, at_most=1000),
+                "rate_hz": Number(about="rate to resample every source to; its own unless said", above=0, at_most=1000),
+                "mode": Text(about="absolute or relative_to_first_state", choices=ACTION_MODES),
+                "normalization": Text(about="quantile or zscore", choices=NORMALIZATIONS),
+            },
+        ),
+    },
+)  # fmt: skip
+NAMED: Mapping[str, Kind] = {"dataset": _ENTRY, "group": _GROUP}
+
+
+def json_schema() -> dict[str, Any]:
+    """The spec's JSON Schema, for `# yaml-language-server: $schema=...` in an editor."""
+    header = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, "title": "embodimix mixture"}
+    return header | document_schema(MIXTURE) | {"$defs": {key: document_schema(kind) for key, kind in NAMED.items()}}

@@ -1,0 +1,429 @@
+"""The mixture spec `embodimix.mixture/v1` as data: a YAML file and all that it includes, checked and frozen.
+
+The outermost file's `seed`, `language`, `validation`, `action`, `draws` and `stages` hold for the whole mixture. An
+included file brings its groups, its `weighting` and its `filters`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.contract.document import Located, Mark, SpecError, read_document
+from mixtures.specs.grammar import (
+    ABOUT_FILTER,
+    CHOICES,
+    EPISODE_LIMITS,
+    GROUP_KEYS,
+    MIXTURE,
+    NAMED,
+    SLOT_ARRAYS,
+    STEP_KEYS,
+    STEP_LIMITS,
+    STEP_PREDICATES,
+    ActionMode,
+    Normalization,
+    Stage,
+)
+from mixtures.specs.stages import GroupChanges, changed, lay_over
+from mixtures.groups.shares import alpha_from_temperature
+from pipelines.contract.slots import N_SLOTS
+
+Source = tuple[str, str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """The power rule: a group of n counts weighs n ** alpha. Groups are the distinct values of `group_by`."""
+
+    alpha: float = 0.43
+    group_by: tuple[str, ...] = ("task", "robot")
+    count: str = "steps"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRange:
+    """The physical values of one slot of `state` or `action` that match, both ends included."""
+
+    array: str
+    slot: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Keeps or drops what a predicate says, or what meets all conditions.
+
+    predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where the others decide.
+    values: allowed values of attributes (for `cameras`, which must all be there). limits: by key of the grammar's
+    EPISODE_LIMITS and STEP_LIMITS. ranges: of slots, at each step.
+    """
+
+    keep: bool
+    mark: Mark
+    predicate: str | None = None
+    values: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    limits: tuple[tuple[str, float], ...] = ()
+    ranges: tuple[SlotRange, ...] = ()
+
+    @property
+    def is_about_steps(self) -> bool:
+        keys = [key for key, _ in (*self.values, *self.limits)]
+        return self.predicate in STEP_PREDICATES or bool(self.ranges) or not set(keys).isdisjoint(STEP_KEYS)
+
+    @property
+    def rule(self) -> tuple[Any, ...]:
+        """What it does, wherever it stands."""
+        return self.keep, self.predicate, self.values, self.limits, self.ranges
+
+    def __str__(self) -> str:
+        ranges = {f"{r.array} {r.slot}": [r.low, r.high] for r in self.ranges}
+        conditions = {k: list(v) for k, v in self.values} | dict(self.limits) | ranges
+        return f"{'keep' if self.keep else 'drop'}: {self.predicate or conditions}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not at hand."""
+
+    steps: int
+    episodes: int = 0
+    control_hz: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One split of one dataset in a mixture. `path` is absolute or a URI; `filters` run from the outer to the inner.
+
+    segments: segment tables that overlay the dataset's own, later ones over earlier ones.
+    """
+
+    path: str
+    mark: Mark
+    split: str = "train"
+    multiplier: float = 1.0
+    cap_steps: int | None = None
+    max_epochs: float | None = None
+    min_share: float = 0.0
+    task: str | None = None
+    robot: str | None = None
+    sizes: Sizes | None = None
+    filters: tuple[Filter, ...] = ()
+    segments: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """What is opened for this entry; entries with one source share it."""
+        return self.path, self.split, self.segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A named part of a mixture: either `entries` or `nodes` below it; `share` is its fixed share of its parent."""
+
+    name: str
+    mark: Mark
+    weighting: Weighting
+    share: float | None = None
+    multiplier: float = 1.0
+    entries: tuple[Entry, ...] = ()
+    nodes: tuple["Node", ...] = ()
+
+    def all_entries(self) -> tuple[Entry, ...]:
+        """Every entry below this node, in the order of the file."""
+        return self.entries + tuple(entry for node in self.nodes for entry in node.all_entries())
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindRule:
+    """How often steps of each kind are drawn beside steps outside all segments; idle steps count as idle everywhere."""
+
+    subtask: float = 1.0
+    recovery: float = 1.0
+    idle: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRule:
+    """How often a sample's text is its segment's or its task's; a sample without a segment takes the task's."""
+
+    segment: float = 0.5
+    task: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRule:
+    """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it."""
+
+    fraction: float = 0.0
+    min_per_group: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionRule:
+    """The action chunk: its steps, absolute or relative to its first state, and how it is normalized.
+
+    rate_hz: the rate that sources are resampled to, None for each source's own.
+    """
+
+    horizon: int = 50
+    rate_hz: float | None = None
+    mode: ActionMode = "absolute"
+    normalization: Normalization = "quantile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A whole mixture spec, includes read in. `root` is the node that holds everything.
+
+    group_multipliers: factors on single groups' weights, by name, and where they stand. stage: the stage of training
+    whose overrides are in it, None for the spec as it stands.
+    """
+
+    name: str
+    path: Path
+    seed: int
+    root: Node
+    draws: int | None = None
+    language: LanguageRule = LanguageRule()
+    kinds: KindRule = KindRule()
+    corrupt_images: Literal["fail", "black"] = "fail"
+    group_multipliers: tuple[tuple[str, float, Mark], ...] = ()
+    validation: ValidationRule = ValidationRule()
+    action: ActionRule = ActionRule()
+    stage: Stage | None = None
+
+
+def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> Spec:
+    """Reads a spec and all it includes, with what its `stages` say of `stage`. `root` replaces the file's own `root`.
+
+    Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
+    values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
+    """
+    file = Path(path)
+    written = read_document(file, MIXTURE, NAMED)
+    context = _Context(root=root, stack=(file.resolve(),))
+    node = _mixture_node(written, file, context)
+    document, changes = lay_over(written, stage)
+    if document is not written:
+        changes.check(_paths(node))
+        node = _mixture_node(document, file, replace(context, changes=changes))
+    values = {
+        "language": LanguageRule(**_plain(document, "language")),
+        "corrupt_images": document.plain("corrupt_images", "fail"),
+        "kinds": KindRule(**_plain(document, "kinds")),
+        "validation": ValidationRule(**{k: v for k, v in _plain(document, "validation").items() if k != "by"}),
+        "action": ActionRule(**_plain(document, "action")),
+    }
+    if values["language"].segment + values["language"].task == 0:
+        raise SpecError(document["language"].mark, "expected a weight above 0 for segment or task, found both 0")
+    factors = document["group_multipliers"] if "group_multipliers" in document else None
+    if factors is not None:
+        values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
+    name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
+    return Spec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
+
+
+def _paths(node: Node, path: str = "") -> list[str]:
+    """The paths of all nodes below one."""
+    inner = [(f"{path}/{child.name}" if path else child.name, child) for child in node.nodes]
+    return [found for place, child in inner for found in (place, *_paths(child, place))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    """What an outer part of a spec hands down to an inner one.
+
+    stack: the files being read, outermost first. root: where relative paths start, if an outer part says so; base:
+    where they start here. folder: that of the file being read. path: names of the nodes that lead here; changes: what
+    the stage says of nodes.
+    """
+
+    stack: tuple[Path, ...]
+    root: str | None = None
+    base: str = "."
+    folder: str = "."
+    weighting: Weighting = Weighting()
+    filters: tuple[Filter, ...] = ()
+    max_epochs: float | None = None
+    min_share: float = 0.0
+    path: str = ""
+    changes: GroupChanges = GroupChanges()
+
+
+def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
+    context = replace(
+        context,
+        folder=str(file.parent),
+        base=context.root or _resolve(document.plain("root", "."), str(file.parent)),
+        weighting=_weighting(document, context.weighting),
+        filters=context.filters + _filters(document),
+    )
+    nodes = _nodes(document, file, context)
+    entries = _entries(document, context)
+    if not nodes and not entries:
+        raise SpecError(document.mark, "expected `groups` or `datasets`, found neither")
+    if nodes and entries:
+        message = "expected either `groups` or `datasets`, found both; put these datasets in a group with a name"
+        raise SpecError(document.key_marks["datasets"], message)
+    _check_shares(nodes, document.key_marks.get("groups", document.mark))
+    return Node(name="", mark=document.mark, weighting=context.weighting, nodes=nodes, entries=entries)
+
+
+def _nodes(document: Located, file: Path, context: _Context) -> tuple[Node, ...]:
+    nodes: list[Node] = []
+    for item in document.plain("groups", []):
+        path = f"{context.path}/{item.plain('name')}" if context.path else item.plain("name")
+        if path in context.changes.left_out:
+            continue
+        item = changed(item, context.changes.overrides.get(path))
+        node = _node(item, file, replace(context, path=path))
+        twin = next((other for other in nodes if other.name == node.name), None)
+        if twin:
+            message = f"two groups are named {node.name!r}; the first is on line {twin.mark.line}"
+            raise SpecError(item["name"].mark, message)
+        nodes.append(node)
+    if "groups" in document and not nodes:
+        raise SpecError(
+            document.key_marks["groups"], "the stage leaves out every group here; leave out what holds them"
+        )
+    return tuple(nodes)
+
+
+def _node(item: Located, file: Path, context: _Context) -> Node:
+    name = item.plain("name")
+    holds = [key for key in ("include", "datasets", "groups") if key in item]
+    if len(holds) != 1:
+        found = " and ".join(holds) if holds else "none of them"
+        raise SpecError(item.mark, f"group {name!r}: expected one of include, datasets or groups, found {found}")
+    root = _resolve(item.plain("root"), str(file.parent)) if "root" in item else context.root
+    context = replace(
+        context,
+        root=root,
+        base=root or context.base,
+        weighting=_weighting(item, context.weighting),
+        filters=context.filters + _filters(item),
+        max_epochs=item.plain("max_epochs", context.max_epochs),
+        min_share=item.plain("min_share", context.min_share),
+    )
+    weighting = context.weighting
+    nodes, entries = _nodes(item, file, context), _entries(item, context)
+    if "include" in item:
+        included = _included(item["include"], file, context)
+        nodes, entries, weighting = included.nodes, included.entries, included.weighting
+    elif nodes:
+        _check_shares(nodes, item.key_marks["groups"])
+    return Node(
+        name=name, mark=item.mark, weighting=weighting, share=item.plain("share"),
+        multiplier=item.plain("multiplier", 1.0), nodes=nodes, entries=entries,
+    )  # fmt: skip
+
+
+def _included(include: Located, file: Path, context: _Context) -> Node:
+    path = Path(_resolve(include.value, str(file.parent)))
+    if path.resolve() in context.stack:
+        chain = " -> ".join(p.name for p in (*context.stack, path))
+        raise SpecError(include.mark, f"include goes in a circle: {chain}")
+    if not path.is_file():
+        raise SpecError(include.mark, f"expected a mixture spec to include, found no file {path}")
+    inner = replace(context, stack=(*context.stack, path.resolve()))
+    document = changed(read_document(path, MIXTURE, NAMED), context.changes.overrides.get(context.path), ("weighting",))
+    return _mixture_node(document, path, inner)
+
+
+def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
+    entries = [_entry(item, context) for item in document.plain("datasets", [])]
+    seen: dict[tuple[object, ...], Entry] = {}
+    for entry in entries:
+        rules = tuple(rule.rule for rule in entry.filters)
+        other = seen.setdefault((*entry.source, rules), entry)
+        if other is not entry:
+            raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
+    return tuple(entries)
+
+
+def _entry(item: Located, context: _Context) -> Entry:
+    plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes", "segments")}
+    limits = {"max_epochs": context.max_epochs, "min_share": context.min_share}
+    return Entry(
+        path=_resolve(item.plain("path"), context.base),
+        mark=item["path"].mark,
+        filters=context.filters + _filters(item),
+        segments=tuple(_resolve(table.value, context.folder) for table in item.plain("segments", [])),
+        sizes=Sizes(**_plain(item, "sizes")) if "sizes" in item else None,
+        **(limits | plain),
+    )
+
+
+def _filters(document: Located) -> tuple[Filter, ...]:
+    return tuple(_filter(item) for item in document.plain("filters", []))
+
+
+def _filter(item: Located) -> Filter:
+    if len(item.value) != 1:
+        raise SpecError(item.mark, f"expected one of drop or keep in a filter, found {len(item.value)} keys")
+    ((action, match),) = item.value.items()
+    if isinstance(match.value, str):
+        return Filter(keep=action == "keep", mark=match.mark, predicate=match.value)
+    if not match.value:
+        raise SpecError(match.mark, f"expected {ABOUT_FILTER}, found an empty mapping")
+    values = {key: tuple(v.value for v in match.plain(key)) for key in (*GROUP_KEYS, *CHOICES) if key in match}
+    limits = {key: float(match.plain(key)) for key in (*EPISODE_LIMITS, *STEP_LIMITS) if key in match}
+    ranges = [_slot_range(array, *pair) for array in SLOT_ARRAYS for pair in match.plain(array, {}).items()]
+    return Filter(
+        keep=action == "keep", mark=match.mark, values=tuple(values.items()), limits=tuple(limits.items()),
+        ranges=tuple(ranges),
+    )  # fmt: skip
+
+
+def _slot_range(array: str, slot: str, bounds: Located) -> SlotRange:
+    numbers = [item.value for item in bounds.value]
+    if not slot.isdigit() or int(slot) >= N_SLOTS:
+        raise SpecError(
+            bounds.mark, f"expected a slot from 0 to {N_SLOTS - 1} in the ranges of {array}, found {slot!r}"
+        )
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        message = f"expected the lowest and the highest value of {array} {slot}, found {numbers}"
+        raise SpecError(bounds.mark, message)
+    return SlotRange(array=array, slot=int(slot), low=numbers[0], high=numbers[1])
+
+
+def _weighting(document: Located, inherited: Weighting) -> Weighting:
+    if "weighting" not in document:
+        return inherited
+    item = document["weighting"]
+    if "alpha" in item and "temperature" in item:
+        raise SpecError(item["temperature"].mark, "expected either alpha or temperature, found both")
+    alpha = item.plain("alpha", inherited.alpha)
+    if "temperature" in item:
+        alpha = alpha_from_temperature(item.plain("temperature"))
+    group_by = tuple(key.value for key in item.plain("group_by", [])) or inherited.group_by
+    if len(set(group_by)) < len(group_by):
+        raise SpecError(item["group_by"].mark, f"expected each key once in group_by, found {', '.join(group_by)}")
+    return Weighting(alpha=alpha, group_by=group_by, count=item.plain("count", inherited.count))
+
+
+def _check_shares(nodes: tuple[Node, ...], mark: Mark) -> None:
+    shares = [node.share for node in nodes if node.share is not None]
+    total = sum(shares)
+    listed = " + ".join(f"{share:g}" for share in shares)
+    if total > 1 + 1e-9:
+        raise SpecError(mark, f"expected fixed shares of at most 1 in all, found {listed} = {total:g}")
+    free = [node.name for node in nodes if node.share is None]
+    if nodes and not free and total < 1 - 1e-6:
+        raise SpecError(mark, f"every group has a fixed share, so they must add up to 1; found {listed} = {total:g}")
+    if free and total > 1 - 1e-9:
+        raise SpecError(mark, f"the fixed shares take all draws and leave nothing for {', '.join(map(repr, free))}")
+
+
+def _plain(document: Located, key: str) -> dict[str, Any]:
+    return {name: located.value for name, located in document.plain(key, {}).items()}
+
+
+def _resolve(path: str, folder: str) -> str:
+    """A path as written, seen from a folder or URI; absolute paths and URIs stay as they are."""
+    if "://" in path or Path(path).is_absolute():
+        return path
+    if "://" in folder:
+        return folder.rstrip("/") + "/" + path.removeprefix("./").rstrip("/")
+    return str(Path(folder) / path)

@@ -1,0 +1,1 @@
+"""The stream of batches and the order of its samples."""

@@ -1,0 +1,150 @@
+"""From samples to their vectors, masks, texts and the places of their pictures, out of the compiled index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.actions.chunks import read_chunks
+from mixtures.index.tables import Table
+from mixtures.index.compiling import EPISODE, STEP
+from mixtures.stream.sampler import position_hash
+from mixtures.specs.spec import ActionRule, LanguageRule
+from pipelines.contract.slots import N_SLOTS
+
+_ACTION_BYTES = 4 * N_SLOTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the index says of b samples: physical vectors, masks, names, and where each picture lies.
+
+    image_offset: int64 [b, 3] in the shard `table.shards[shard]`; image_length: int64 [b, 3], 0 for no picture.
+    is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps.
+    """
+
+    tables: list[Table]
+    row: NDArray[np.int64]
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    is_inside: NDArray[np.bool_]
+    state_mask: NDArray[np.bool_]
+    action_mask: NDArray[np.bool_]
+    camera_mask: NDArray[np.bool_]
+    control_hz: NDArray[np.float32]
+    shard: NDArray[np.int32]
+    image_offset: NDArray[np.int64]
+    image_length: NDArray[np.int64]
+    segment: NDArray[np.int32]
+    norm_key: list[str]
+    episode_id: list[str]
+
+
+def gather_rows(
+    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
+) -> Rows:
+    """Reads the index at `step` of episode `row` of `tables[table]`, for b samples.
+
+    Slices of mapped files are joined: numpy lets other threads run at every `take`, and a thread that decodes then
+    takes its turn for longer than the copy lasts.
+    """
+    owners = [tables[number] for number in table.tolist()]
+    numbers = row.tolist()
+    episodes = _picked([table.episode_bytes for table in owners], numbers, EPISODE)
+    here = (episodes["first_step"] + step).tolist()
+    steps = _picked([table.step_bytes for table in owners], here, STEP)
+    if rule.rate_hz is None:
+        control_hz = episodes["control_hz"]
+        action, is_inside = _native_chunks(owners, here, episodes["end_step"].tolist(), rule.horizon)
+    else:
+        control_hz = np.full(len(row), rule.rate_hz, np.float32)
+        action, is_inside = _chunks_at_rate(tables, table, row, step, rule)
+    return Rows(
+        tables=owners, row=row, state=np.ascontiguousarray(steps["state"]), action=action, is_inside=is_inside,
+        state_mask=np.ascontiguousarray(episodes["state_mask"]),
+        action_mask=np.ascontiguousarray(episodes["action_mask"]),
+        camera_mask=np.ascontiguousarray(episodes["camera_mask"]), control_hz=control_hz, shard=episodes["shard"],
+        image_offset=episodes["image_base"] + steps["image_start"],
+        image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
+        segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
+        norm_key=[
+            t.vocabularies["norm_key"][key] for t, key in zip(owners, episodes["norm_key"].tolist(), strict=True)
+        ],
+        episode_id=[t.episode_id_at[i] for t, i in zip(owners, numbers, strict=True)],
+    )  # fmt: skip
+
+
+def _native_chunks(
+    owners: Sequence[Table], here: Sequence[int], ends: Sequence[int], horizon: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Chunks that begin at rows `here` of the tables' steps, whose episodes end before rows `ends`.
+
+    Float32 [b, h, 18], and bool [b, h], whether a step is inside; behind the end the last action is repeated.
+    """
+    parts: list[bytes | memoryview] = []
+    for table, begin, end in zip(owners, here, ends, strict=True):
+        source = table.action_bytes
+        parts.append(source[begin * _ACTION_BYTES : min(begin + horizon, end) * _ACTION_BYTES])
+        if end - begin < horizon:
+            last = source[(end - 1) * _ACTION_BYTES : end * _ACTION_BYTES]
+            parts.append(bytes(last) * (horizon - (end - begin)))
+    action = _joined(parts, np.dtype(np.float32)).reshape(len(here), horizon, N_SLOTS)
+    return action, np.arange(horizon) < (np.array(ends, np.int64) - np.array(here, np.int64))[:, None]
+
+
+def _chunks_at_rate(
+    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The same at the rule's rate, table by table."""
+    action = np.empty((len(row), rule.horizon, N_SLOTS), np.float32)
+    inside = np.empty((len(row), rule.horizon), np.bool_)
+    for number in np.unique(table).tolist():
+        mine = table == number
+        action[mine], inside[mine] = read_chunks(tables[number], row[mine], step[mine], rule)
+    return action, inside
+
+
+def _picked(sources: Sequence[memoryview], rows: Sequence[int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """One row of each source."""
+    size = kind.itemsize
+    return _joined([source[i * size : (i + 1) * size] for source, i in zip(sources, rows, strict=True)], kind)
+
+
+def _joined(parts: Sequence[bytes | memoryview], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The parts as one array that can be written to."""
+    return np.frombuffer(bytearray().join(parts), kind)
+
+
+def choose_language(
+    rows: Rows, positions: NDArray[np.int64], rule: LanguageRule, seed: int
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """The text of every sample, and whether it is its segment's; a pure function of seed and position.
+
+    A sample without a segment text takes one of its episode's instructions, each as likely, or else the task's name.
+    """
+    segments = rows.segment
+    if (segments >= 0).any():
+        drawn = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task)
+        segments = np.where(drawn < rule.segment, segments, -1)
+    words = position_hash(seed, "instruction", positions)
+    samples = zip(rows.tables, rows.row.tolist(), segments.tolist(), words.tolist(), strict=True)
+    texts, is_segment = [], np.zeros(len(positions), np.bool_)
+    for i, (table, row, segment, word) in enumerate(samples):
+        text = table.segment_text_at[segment] if segment >= 0 else ""
+        is_segment[i] = bool(text)
+        texts.append(text or _task_text(table, row, word))
+    return texts, is_segment
+
+
+def _task_text(table: Table, row: int, word: int) -> str:
+    instructions = [text for text in table.languages_at[row] if text]
+    if instructions:
+        return instructions[word % len(instructions)]
+    return table.vocabularies["task"][table.codes("task")[row]]
+
+
+def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words as numbers in [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) / 2**53

@@ -1,0 +1,1 @@
+"""Published weights: layouts, file formats, parity checks."""

@@ -1,0 +1,175 @@
+"""Camera frames: decoding, letterboxing to 224x224 and JPEG encoding."""
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipelines.contract.errors import FailedWork
+from pipelines.contract.slots import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+JPEG_QUALITY = 95
+# More than any camera of a robot gives; a picture that says more would take the memory of the whole worker.
+MAX_PIXELS = 1 << 26
+_JPEG_START = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+_PNG_START = b"\x89PNG"
+
+
+Stage = Literal["decode", "resize", "encode"]
+# RGBX has a fourth byte without meaning: the layout that Pillow resizes in, so that nothing is repacked on the way.
+Colors = Literal["RGB", "RGBX"]
+
+
+class CorruptImage(FailedWork):
+    """A frame that is no readable picture."""
+
+
+def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: int = JPEG_QUALITY) -> bytes:
+    """Returns the frame as a JPEG of size x size.
+
+    image: JPEG or PNG bytes, or uint8 [y, x, 3] RGB. A JPEG that has the size already is returned byte for byte;
+    anything else is decoded, letterboxed and encoded (4:2:0). Raises CorruptImage.
+    """
+    if isinstance(image, bytes) and image.startswith(_JPEG_START) and _is_whole_at(image, size):
+        return image
+    with timed("decode"):
+        pixels = _decode(image) if isinstance(image, bytes) else _checked(image)
+    with timed("resize"):
+        boxed = np.ascontiguousarray(letterbox(pixels, size, "RGBX"))
+    colors: Colors = "RGBX" if boxed.shape[2] == 4 else "RGB"
+    with timed("encode"):
+        return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
+
+
+@contextmanager
+def timed(stage: Stage) -> Iterator[None]:
+    """Adds the time that the block takes to this thread's `codec_seconds`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _thread.spent[stage] += time.perf_counter() - start
+
+
+def codec_seconds() -> dict[Stage, float]:
+    """The seconds that this thread has spent so far in decoding, resizing and encoding pictures."""
+    return dict(_thread.spent)
+
+
+def decode_jpeg(data: bytes, colors: Colors = "RGB") -> NDArray[np.uint8]:
+    """Decodes a JPEG to uint8 [y, x, 3 or 4]. Raises CorruptImage, also for one that is cut off or absurdly large."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width > MAX_PIXELS:
+            raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a JPEG of {height} x {width}")
+        return simplejpeg.decode_jpeg(data, colors)
+    except ValueError as error:
+        raise CorruptImage(f"expected a readable JPEG, found {len(data)} bytes: {error}") from error
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decodes JPEG or PNG bytes to RGB uint8 [y, x, 3]. Raises CorruptImage."""
+    if data.startswith(_JPEG_START):
+        return decode_jpeg(data)
+    if not data.startswith(_PNG_START):
+        raise CorruptImage(f"expected JPEG or PNG bytes, found {len(data)} bytes that begin with {data[:8]!r}")
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a PNG of {picture.size}")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error
+
+
+def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors = "RGB") -> NDArray[np.uint8]:
+    """Scales a frame into size x size by bilinear filtering, its aspect kept, centred on black.
+
+    image: uint8 [y, x, 3 or 4]; one that has the size already is returned as it is, any other in `colors`.
+
+    >>> letterbox(np.full((2, 4, 3), 9, np.uint8), 4)[:, 0, 0]
+    array([0, 9, 9, 0], dtype=uint8)
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    scale = size / max(height, width)
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    resized = _resize(image, new_height, new_width, colors)
+    if (new_height, new_width) == (size, size):
+        return resized
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    boxed = np.zeros((size, size, len(colors)), np.uint8)
+    boxed[top : top + new_height, left : left + new_width] = resized
+    return boxed
+
+
+def _decode(data: bytes) -> NDArray[np.uint8]:
+    """Decodes in the layout that is cheapest to go on with."""
+    return decode_jpeg(data, "RGBX") if data.startswith(_JPEG_START) else decode_image(data)
+
+
+def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
+        raise CorruptImage(f"expected a frame uint8 [y, x, 3], found {frame.dtype} {list(frame.shape)}")
+    return frame
+
+
+def _resize(image: NDArray[np.uint8], height: int, width: int, colors: Colors) -> NDArray[np.uint8]:
+    """Scales a frame [y, x, 3 or 4] to uint8 [height, width, colors], with as few copies as Pillow allows."""
+    from PIL import Image
+
+    picture = Image.fromarray(image) if image.shape[2] == 3 else _view(image)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if colors == "RGBX":
+        return _pixels(resized)
+    return np.frombuffer(resized.tobytes("raw", colors), np.uint8).reshape(height, width, len(colors))
+
+
+def _view(image: NDArray[np.uint8]) -> "Picture":
+    """Shows Pillow a frame [y, x, 4] where it lies."""
+    import pyarrow as pa
+    from PIL import Image
+
+    height, width = image.shape[:2]
+    values = pa.Array.from_buffers(pa.uint8(), image.size, [None, pa.py_buffer(image)])
+    pixels = pa.Array.from_buffers(pa.list_(pa.uint8(), 4), height * width, [None], children=[values])
+    return Image.fromarrow(pixels, "RGB", (width, height))
+
+
+def _pixels(picture: "Picture") -> NDArray[np.uint8]:
+    """Shows a picture as the [y, x, 4] that it lies in."""
+    import pyarrow as pa
+
+    values = pa.array(picture).values.to_numpy(zero_copy_only=True)
+    return values.reshape(picture.height, picture.width, 4)
+
+
+def _is_whole_at(data: bytes, size: int) -> bool:
+    """Says whether a JPEG has size x size pixels in three colours and its end marker, without decoding it."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return (height, width) == (size, size) and colorspace == "YCbCr" and data.rstrip(b"\0").endswith(_JPEG_END)
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.spent: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+
+
+_thread = _Thread()
+BLACK_JPEG = to_jpeg(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))

@@ -1,0 +1,107 @@
+"""One episode as its source stores it, before it gets slots; what every source reader returns."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.episode import DroppedSteps, Image, Reference
+from pipelines.contract.errors import FailedWork
+from pipelines.contract.images import MAX_PIXELS
+
+# More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
+MAX_ARRAY_BYTES = 1 << 28
+MAX_CHUNK_BYTES = 1 << 30
+
+
+class Rejected(FailedWork):
+    """An episode that cannot enter the dataset; `reason` is one word to count by, `detail` a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def check_array_size(where: str, shape: Sequence[int], itemsize: int) -> None:
+    """Raises Rejected for an array of numbers, about to be read, that no episode has."""
+    if (size := math.prod(shape) * itemsize) > MAX_ARRAY_BYTES:
+        raise Rejected("absurd_size", f"{where}: expected one episode's numbers, found {list(shape)}: {size:.2g} bytes")
+
+
+def check_frames_size(where: str, shape: Sequence[int], chunk_bytes: int = 0) -> None:
+    """Raises Rejected for frames [t, y, x, 3] that no camera takes, or that cannot be read a few at a time."""
+    if math.prod(shape[1:3]) > MAX_PIXELS or chunk_bytes > MAX_CHUNK_BYTES:
+        found = f"{list(shape)}, {chunk_bytes} bytes a chunk"
+        raise Rejected("absurd_size", f"{where}: expected camera frames, found {found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where the plan found one episode: its reference, and what its reader needs to go straight to it.
+
+    place: reader-specific numbers, for example the byte offset and length of a record. group: episodes of one group
+    go to shards together, since they are read from one file; empty for episodes that stand alone.
+    """
+
+    reference: Reference
+    place: tuple[int, ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A row of `rejects.parquet`: a whole episode, or steps `start` up to `end` of one, left out for `reason`."""
+
+    source_uri: str
+    source_key: str
+    split: str
+    level: str
+    start: int
+    end: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a reader's scan of an input found: episodes in any order, and what it could not use."""
+
+    episodes: tuple[Located, ...]
+    rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeEpisode:
+    """One episode in the source's own words.
+
+    arrays: per native key [t, k] (a scalar per step is [t, 1]); the names adapters select from.
+    dim_names: names of the k columns of a key, where the source tells them.
+    frames: per native camera name, one frame per step, read when asked for. robot, control_hz: where the log says.
+    timestamp_s: float64 [t] from the first step, or None for even spacing at the control rate.
+    is_idle: bool [t] where the source marks steps that are no motion. success: 1, 0, or -1 unknown.
+    flags: episode-level numbers, for adapters that keep some episodes only.
+    missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
+    """
+
+    reference: Reference
+    n_steps: int
+    arrays: Mapping[str, NDArray]
+    frames: Mapping[str, Sequence[Image]]
+    dim_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    robot: str | None = None
+    control_hz: float | None = None
+    timestamp_s: NDArray[np.float64] | None = None
+    task: str = ""
+    language: tuple[str, ...] = ()
+    success: int = -1
+    is_terminal: bool = True
+    reward: NDArray[np.float32] | None = None
+    discount: NDArray[np.float32] | None = None
+    is_idle: NDArray[np.bool_] | None = None
+    flags: Mapping[str, float] = field(default_factory=dict)
+    missing_cameras: tuple[str, ...] = ()
+    dropped: tuple[DroppedSteps, ...] = ()
+    notes: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The conversion: plan, Beam graph, a worker's part, manifest and append."""

@@ -1,0 +1,131 @@
+"""Adding episodes to a dataset as its next MINOR version: old shards keep their bytes, new ones come after them."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipelines.mapping.adapters import Adapter
+from pipelines.conversion.shard_work import KeptEpisode, ShardResult
+from pipelines.shards.dataset import Dataset
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage.files import atomic_file
+from pipelines.shards.sidecar import ShardName, read_fingerprint, read_sidecar, write_sidecar
+from pipelines.contract.native import Found, Reject
+from pipelines.storage.paths import Place, RemotePath
+from pipelines.conversion.plan import Plan, ShardId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The version that is added to: its dataset, its manifest, and what it left out."""
+
+    dataset: Dataset
+    manifest: Mapping[str, Any]
+    rejects: tuple[Reject, ...]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every source episode that the base knows, kept or left out."""
+        rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
+        return frozenset([*rejected, *(entry["source_key"] for entry in self.manifest["episodes"])])
+
+    @property
+    def n_shards(self) -> dict[str, int]:
+        return {split: len(shards) for split, shards in self.dataset.splits.items()}
+
+
+def load_base(folder: Place, base_version: str, version: str, adapter: Adapter) -> Base:
+    """Opens the base version. Raises UsageError when `version` is no later MINOR of it or the adapter is another."""
+    old, new = ([int(part) for part in text.split(".")] for text in (base_version, version))
+    if new[0] != old[0] or new[1] <= old[1] or new[2] != 0:
+        raise UsageError(f"--append {base_version}: expected --version {old[0]}.{old[1] + 1}.0, found {version}")
+    dataset = Dataset.open(folder / base_version)
+    path = folder / base_version / "manifest.json"
+    if not path.exists():
+        raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
+    manifest = json.loads(path.read_text())
+    if (name := manifest["adapter"]["name"]) != adapter.name:
+        raise UsageError(f"--append {base_version}: expected adapter {name}, as there, found {adapter.name}")
+    with (folder / base_version / "rejects.parquet").open("rb") as file:
+        rejects = tuple(Reject(**row) for row in pq.read_table(file).to_pylist())
+    return Base(dataset=dataset, manifest=manifest, rejects=rejects)
+
+
+def only_new(found: Found, base: Base) -> Found:
+    """Returns the episodes that the base does not know. Raises FailedWork when there are none."""
+    known = base.keys
+    episodes = tuple(located for located in found.episodes if located.reference.key not in known)
+    if not episodes:
+        raise FailedWork(f"expected episodes that {base.dataset.path} does not hold, found none")
+    return Found(
+        episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known)
+    )
+
+
+def number_after(plan: Plan, base: Base) -> Plan:
+    """Numbers the new shards behind those of the base."""
+    totals = dict(base.n_shards)
+    for shard in plan.shards:
+        totals[shard.split] = base.n_shards.get(shard.split, 0) + shard.n_shards
+    shards = {
+        ShardId(
+            split=shard.split, shard=base.n_shards.get(shard.split, 0) + shard.shard, n_shards=totals[shard.split]
+        ): episodes
+        for shard, episodes in plan.shards.items()
+    }
+    return replace(plan, shards=shards)
+
+
+def carry_shards(base: Base, plan: Plan, directory: Place) -> list[ShardResult]:
+    """Puts the base's shards into the new version under their new numbers, bytes untouched, with their sidecars.
+
+    On one disk a shard is linked, not copied. Returns their results, for the manifest.
+    """
+    totals = dict(base.n_shards) | {shard.split: shard.n_shards for shard in plan.shards}
+    results = []
+    for told in base.manifest["shards"]:
+        split, number = told["split"], told["shard"]
+        old = ShardName(name=base.dataset.name, split=split, shard=number, n_shards=told["n_shards"])
+        new = replace(old, n_shards=totals[split])
+        _carry_file(old.shard_path(base.dataset.path), new.shard_path(directory))
+        sidecar = old.sidecar_path(base.dataset.path)
+        rows = [row | {"shard": new.file_name} for row in read_sidecar(sidecar).to_pylist()]
+        write_sidecar(directory, new, rows, base.dataset.cameras, read_fingerprint(sidecar))
+        results.append(_result_of(told, base.manifest["episodes"], totals[split]))
+    return results
+
+
+def _result_of(told: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], n_shards: int) -> ShardResult:
+    kept = tuple(
+        KeptEpisode(
+            source_uri=entry["source_uri"], source_key=entry["source_key"], place=tuple(entry["place"]),
+            n_steps=entry["n_steps"], missing_cameras=tuple(entry["missing_cameras"]), notes=entry["notes"],
+        )
+        for entry in episodes
+        if (entry["split"], entry["shard"]) == (told["split"], told["shard"])
+    )  # fmt: skip
+    return ShardResult(
+        shard=ShardId(split=told["split"], shard=told["shard"], n_shards=n_shards), options_hash="",
+        n_episodes=told["n_episodes"], n_steps=told["n_steps"], n_bytes=told["n_bytes"], sha256=told["sha256"],
+        kept=kept, rejects=(),
+    )  # fmt: skip
+
+
+def _carry_file(source: Place, target: Place) -> None:
+    if target.exists():
+        return
+    if isinstance(source, Path) and not isinstance(target, RemotePath):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # Another disk, or one without links.
+    with source.open("rb") as reader, atomic_file(target) as writer:
+        shutil.copyfileobj(reader, writer, 1 << 22)

@@ -1,0 +1,247 @@
+"""The adapter registry: how each source dataset's own keys and dims become slots; a dataset is one YAML entry."""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from typing import Any, Literal, get_args
+
+import yaml
+
+from pipelines.contract.embodiments import Embodiment, get_embodiment
+from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, PARTS
+
+SCHEMA = "embodimix.adapters/v1"
+_FILES = ("adapters.yaml", "adapters_oxe.yaml")
+FORMATS = ("rlds", "bridge", "droid", "zarr", "dp", "aloha", "robomimic", "lerobot")
+# The entry of a format that has one usual entry; RLDS and LeRobot have one per dataset.
+DEFAULTS = {
+    "bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log", "dp": "dp_replay", "aloha": "aloha_hdf5",
+    "robomimic": "robomimic",
+}  # fmt: skip
+DropFirst = Literal["never", "zero_action", "always"]
+# How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
+FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "xyz": (3, (0, 1, 2)), "xy": (2, (0, 1)), "xyz_yaw": (4, (0, 1, 2, 5)), "xyz_rpy": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_rotvec": (6, (0, 1, 2, 3, 4, 5)), "xyz_quat_xyzw": (7, (0, 1, 2, 3, 4, 5)),
+    "xyz_quat_wxyz": (7, (0, 1, 2, 3, 4, 5)), "xyz_euler_zyx": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)), "matrix": (16, (0, 1, 2, 3, 4, 5)),
+}  # fmt: skip
+# Forms without a fixed number: as many as the part has slots.
+_FREE_FORMS = ("joints", "value")
+# Robot, slots and cameras come from each log and its robot's registry entry.
+FROM_LOG = "from_log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selector:
+    """Columns `start` up to `stop` of a native key, as `observation/state[0:6]` says; all of them if None."""
+
+    key: str
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        if self.start is None or self.stop is None:
+            return self.key
+        one = self.stop == self.start + 1
+        return f"{self.key}[{self.start}]" if one else f"{self.key}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSource:
+    """The native dims of one part and what they mean.
+
+    sources: joined in order. form: how the numbers are to be read. degrees: angles are in degrees in the source.
+    scale: what native numbers (each, if several) are multiplied by, for example normalised velocities.
+    open, closed: a gripper's native values when open and when closed; the canonical value is
+    (x - open) / (closed - open), clipped to 0..1 if `clip`; several dims (fingers) count as their mean. relative:
+    these values say open and close, and anything near the middle leaves the gripper as it is. next: the action is
+    what the key holds one step later, for sources that store no actions; the last step repeats its value.
+    """
+
+    sources: tuple[Selector, ...]
+    form: str = "joints"
+    degrees: bool = False
+    scale: float | tuple[float, ...] = 1.0
+    open: float | None = None
+    closed: float | None = None
+    clip: bool = False
+    relative: bool = False
+    next: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
+
+    robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
+    episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
+    state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width
+    of keys of which some dims stay unused.
+    language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
+    keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
+    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    note: what a reader should know, for example readings that the source does not state.
+    idle_when: native flag -> the value that marks a step as no motion.
+    shift_before: dates before which actions are paired with the next observation (an ISO date).
+    """
+
+    name: str
+    title: str
+    format: str
+    robot: str
+    control_mode: str
+    control_hz: float | None = None
+    aliases: tuple[str, ...] = ()
+    cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state: Mapping[str, PartSource] = field(default_factory=dict)
+    action: Mapping[str, PartSource] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    language: tuple[str, ...] = ()
+    task: str = ""
+    drop_first: DropFirst = "never"
+    idle_when: Mapping[str, Any] = field(default_factory=dict)
+    keep_when: Mapping[str, Any] = field(default_factory=dict)
+    compressed: tuple[str, ...] = ()
+    swapped_channels: tuple[str, ...] = ()
+    note: str = ""
+    shift_before: str = ""
+
+    def __post_init__(self) -> None:
+        _check_choice(self.name, "format", self.format, FORMATS)
+        _check_choice(self.name, "control_mode", self.control_mode, CONTROL_MODES)
+        _check_choice(self.name, "drop_first", self.drop_first, get_args(DropFirst))
+        for camera in (*self.cameras, *self.optional_cameras):
+            _check_choice(self.name, "cameras", camera, CAMERAS)
+        for part in (*self.state, *self.action):
+            _check_choice(self.name, "parts", part, PARTS)
+        if self.robot != FROM_LOG:
+            self.check_robot(get_embodiment(self.robot))
+
+    @property
+    def all_cameras(self) -> dict[str, tuple[str, ...]]:
+        """Slot -> native names, in the order of the slots."""
+        both = {**self.cameras, **self.optional_cameras}
+        return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def check_robot(self, embodiment: Embodiment) -> None:
+        """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""
+        vectors = embodiment.vectors(self.control_mode)
+        for side, parts, slots in (("state", self.state, vectors.state), ("action", self.action, vectors.action)):
+            for part, source in parts.items():
+                if part not in slots:
+                    raise UsageError(
+                        f"adapter {self.name}: {side}: robot {embodiment.name} has no {part}. {nearest(part, slots)}"
+                    )
+                _check_width(f"adapter {self.name}: {side}: {part}", source, len(slots[part]), embodiment.name)
+
+
+def load_adapters() -> Mapping[str, Adapter]:
+    """Returns every entry of the registry by name. Raises UsageError where an entry is wrong."""
+    return _load()
+
+
+def get_adapter(name: str) -> Adapter:
+    """Returns one entry by its name or alias. Raises UsageError with the nearest names if it is unknown."""
+    adapters = load_adapters()
+    by_name = {alias: adapter for adapter in adapters.values() for alias in (*adapter.aliases, adapter.name)}
+    if name not in by_name:
+        raise UsageError(f"adapter {name!r} is not in the registry. {nearest(name, by_name)}")
+    return by_name[name]
+
+
+def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
+    """Builds one adapter from its YAML entry. Raises UsageError on unknown keys and values."""
+    known = {f.name for f in fields(Adapter)} - {"name"}
+    for key in entry:
+        if key not in known:
+            raise UsageError(f"adapter {name}: unknown key {key!r}. {nearest(key, known)}")
+    missing = {"title", "format", "robot", "control_mode"} - set(entry)
+    if missing:
+        raise UsageError(f"adapter {name}: expected {', '.join(sorted(missing))}; found {', '.join(entry)}")
+    values = dict(entry)
+    for side in ("state", "action"):
+        where, parts = f"adapter {name}: {side}", entry.get(side) or {}
+        values[side] = {part: _parse_part(f"{where}: {part}", part, spec) for part, spec in parts.items()}
+    for key in ("aliases", "language", "compressed", "swapped_channels"):
+        values[key] = tuple(entry.get(key, ()))
+    for key in ("cameras", "optional_cameras"):
+        named = (entry.get(key) or {}).items()
+        values[key] = {slot: tuple(names) if isinstance(names, list) else (names,) for slot, names in named}
+    if "control_hz" in entry:
+        values["control_hz"] = float(entry["control_hz"])
+    return Adapter(name=name, **values)
+
+
+def parse_selector(text: str) -> Selector:
+    """Reads `key`, `key[3]` or `key[0:6]`.
+
+    >>> str(parse_selector("observation/state[0:6]"))
+    'observation/state[0:6]'
+    """
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+)(?::(\d+))?\])?", text)
+    if not match:
+        raise UsageError(f"expected a key with dims such as action[0:6] or action[6], found {text!r}")
+    if match[2] is None:
+        return Selector(key=match[1])
+    start = int(match[2])
+    return Selector(key=match[1], start=start, stop=int(match[3]) if match[3] else start + 1)
+
+
+@functools.cache
+def _load() -> Mapping[str, Adapter]:
+    adapters: dict[str, Adapter] = {}
+    names: dict[str, str] = {}
+    for file in _FILES:
+        text = resources.files("pipelines").joinpath(file).read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if content.get("schema") != SCHEMA:
+            raise UsageError(f"{file}: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
+        for name, entry in content["adapters"].items():
+            adapters[name] = parse_adapter(name, entry)
+            for alias in (name, *adapters[name].aliases):
+                if alias in names:
+                    raise UsageError(f"{file}: {alias!r} names both {names[alias]} and {name}; names must differ")
+                names[alias] = name
+    return adapters
+
+
+def _parse_part(where: str, part: str, spec: Any) -> PartSource:
+    known = {"from", "form", "degrees", "scale", "open", "closed", "clip", "relative", "next"}
+    if not isinstance(spec, Mapping) or "from" not in spec:
+        raise UsageError(f"{where}: expected a mapping with `from`, found {spec!r}")
+    for key in spec:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}. {nearest(key, known)}")
+    texts = spec["from"] if isinstance(spec["from"], list) else [spec["from"]]
+    is_gripper = part.startswith("gripper")
+    if is_gripper != ("open" in spec and "closed" in spec):
+        raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
+    form = spec.get("form", "joints" if part.startswith("arm") else "value")
+    _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
+    scale = spec.get("scale", 1.0)
+    return PartSource(
+        sources=tuple(parse_selector(text) for text in texts), form=form, degrees=spec.get("degrees", False),
+        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale), open=spec.get("open"),
+        closed=spec.get("closed"), clip=spec.get("clip", False), relative=spec.get("relative", False),
+        next=spec.get("next", False),
+    )  # fmt: skip
+
+
+def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:
+    """Compares the dims that a part takes with its slots, where the entry alone tells them."""
+    if source.open is not None or any(selector.start is None for selector in source.sources):
+        return
+    found = sum(selector.stop - selector.start for selector in source.sources)  # type: ignore[operator]
+    expected = FORMS[source.form][0] if source.form in FORMS else n_slots
+    if found != expected:
+        raise UsageError(f"{where}: robot {robot} expects {expected} dims as {source.form}, found {found}")
+
+
+def _check_choice(where: str, key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{where}: {key}: {value!r} is unknown. {nearest(str(value), choices)}")

@@ -1,0 +1,121 @@
+"""What makes an episode unfit for training: one place for every limit, one function that says why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.episode import Episode
+from pipelines.contract.slots import is_joint_mode
+
+Fault = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What no robot does. low, high: values outside are absurd. rate: the greatest change in a second, plus `step`.
+
+    period: values that differ by this are the same (angles of a pose); 0 for none.
+    """
+
+    low: float
+    high: float
+    rate: float
+    step: float
+    period: float = 0.0
+
+
+_TURN = 2 * np.pi
+LIMITS = {
+    # A joint may have turned a few times; industrial arms reach 3-7 rad/s. 90 (a joint in degrees) is outside.
+    "joint_rad": Limit(low=-4 * _TURN, high=4 * _TURN, rate=15.0, step=0.5),
+    "joint_rad_s": Limit(low=-30.0, high=30.0, rate=float("inf"), step=float("inf")),
+    "pose_m": Limit(low=-10.0, high=10.0, rate=5.0, step=0.2),
+    "pose_rad": Limit(low=-2 * _TURN, high=2 * _TURN, rate=20.0, step=0.7, period=_TURN),
+    "delta_m": Limit(low=-1.0, high=1.0, rate=float("inf"), step=float("inf")),
+    "delta_rad": Limit(low=-_TURN, high=_TURN, rate=float("inf"), step=float("inf")),
+    "gripper": Limit(low=-0.5, high=1.5, rate=float("inf"), step=float("inf")),
+    "base_m_s": Limit(low=-5.0, high=5.0, rate=float("inf"), step=float("inf")),
+    "base_rad_s": Limit(low=-10.0, high=10.0, rate=float("inf"), step=float("inf")),
+    "torso_m": Limit(low=-2.0, high=3.0, rate=2.0, step=0.1),
+}
+_BASE_UNITS = {2: ("base_m_s", "base_rad_s"), 3: ("base_m_s", "base_m_s", "base_rad_s")}
+
+
+def find_fault(episode: Episode) -> Fault | None:
+    """Returns (reason, detail) of the first thing that bars the episode, or None.
+
+    Reasons: one_step, no_camera, no_action, non_finite, absurd_value, absurd_jump.
+    """
+    if episode.n_steps < 2:
+        return "one_step", f"expected at least 2 steps, found {episode.n_steps}"
+    if not episode.images:
+        return "no_camera", f"expected at least one of {', '.join(episode.dataset_cameras)}, found none"
+    if not episode.action_mask.any():
+        return "no_action", "expected an action in at least one slot, found none"
+    for side, values, mask in (
+        ("state", episode.state, episode.state_mask),
+        ("action", episode.action, episode.action_mask),
+    ):
+        units = slot_units(episode, side)
+        fault = _find_in_vectors(side, values, mask, units, episode.control_hz)
+        if fault:
+            return fault
+    return None
+
+
+def slot_units(episode: Episode, side: str) -> dict[int, str]:
+    """Names the limit of each slot of the state or the action, by the robot's parts and the control mode."""
+    mode = episode.control_mode
+    if is_joint_mode(mode):
+        arm = ("joint_rad_s",) * 7 if mode == "joint_velocity" and side == "action" else ("joint_rad",) * 7
+    elif mode == "ee_delta" and side == "action":
+        arm = ("delta_m",) * 3 + ("delta_rad",) * 3
+    else:
+        arm = ("pose_m",) * 3 + ("pose_rad",) * 3
+    units: dict[int, str] = {}
+    for part, slots in episode.parts.items():
+        if part.startswith("arm"):
+            names = arm[: len(slots)]
+        elif part.startswith("gripper"):
+            names = ("gripper",) * len(slots)
+        else:
+            names = _BASE_UNITS[len(slots)] if part == "base" else ("torso_m",)
+        units.update(zip(slots, names, strict=True))
+    return units
+
+
+def _find_in_vectors(
+    side: str, values: NDArray[np.float32], mask: NDArray[np.bool_], units: dict[int, str], control_hz: float
+) -> Fault | None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        step, slot = np.argwhere(bad)[0]
+        return "non_finite", f"{side}: step {step}, slot {slot}: expected a finite number, found {values[step, slot]}"
+    for slot in np.flatnonzero(mask):
+        unit = units[int(slot)]
+        limit, column = LIMITS[unit], values[:, slot].astype(np.float64)
+        where = f"{side}: slot {slot} ({unit})"
+        outside = np.flatnonzero((column < limit.low) | (column > limit.high))
+        if len(outside):
+            step = outside[0]
+            hint = _guess_unit(unit, float(np.abs(column).max()))
+            expected = f"expected {limit.low:.3g} to {limit.high:.3g}"
+            return "absurd_value", f"{where}: step {step}: {expected}, found {column[step]:.6g}{hint}"
+        change = np.abs(np.diff(column))
+        if limit.period:
+            change = np.minimum(change % limit.period, limit.period - change % limit.period)
+        most = limit.step + limit.rate / control_hz
+        jumps = np.flatnonzero(change > most)
+        if len(jumps):
+            step = jumps[0]
+            found = f"{column[step]:.6g} to {column[step + 1]:.6g}"
+            return "absurd_jump", f"{where}: after step {step}: expected a change up to {most:.3g}, found {found}"
+    return None
+
+
+def _guess_unit(unit: str, greatest: float) -> str:
+    """Asks about the usual mistake behind angles that are too large."""
+    if "rad" not in unit or greatest <= 7:
+        return ""
+    return "; are these degrees?" if greatest <= 400 else "; are these raw servo ticks?"

@@ -1,0 +1,1 @@
+"""Checks of a stored dataset and its data card."""

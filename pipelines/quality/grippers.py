@@ -1,0 +1,113 @@
+"""Gripper polarity, 0 open and 1 closed, checked against the motion of the fingers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.quality.findings import Finding, finding
+from pipelines.shards.stored_episodes import StoredEpisode
+
+_SETTLE_S = 1.0
+_MOVED = 0.05
+_OPEN, _CLOSED = 0.35, 0.65
+
+
+@dataclass(frozen=True, kw_only=True)
+class GripperMotion:
+    """What one gripper did in one episode.
+
+    agree, against: commanded switches after which the fingers moved as commanded, or the other way.
+    open_rest, closed_rest: how far the fingers rest from the command when it has long been open, or closed; NaN where
+    it never was. starts_closed: the first measured value, or the first command where nothing is measured.
+    """
+
+    where: str
+    agree: int
+    against: int
+    open_rest: float
+    closed_rest: float
+    starts_closed: bool
+    is_measured: bool
+
+
+def measure_grippers(episode: StoredEpisode) -> list[GripperMotion]:
+    """Returns the motion of every gripper that is commanded."""
+    if not episode.has_vectors:
+        return []
+    settle = max(1, round(_SETTLE_S * episode.control_hz))
+    return [_motion(episode, slot, settle) for slot in episode.gripper_slots if episode.action_mask[slot]]
+
+
+def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> list[Finding]:
+    """Fingers close when told to; a thing between them stops them from closing, nothing stops them from opening."""
+    motions = [motion for motions in found for motion in motions]
+    agree, against = sum(m.agree for m in motions), sum(m.against for m in motions)
+    if not motions:
+        return []
+    closed_start = float(np.mean([m.starts_closed for m in motions]))
+    starts = f"{closed_start:.0%} of the episodes start closed"
+    if agree + against >= 2 and against > 0.7 * (agree + against):
+        where = [m.where for m in motions if m.against > m.agree]
+        evidence = f"fingers moved against {against} of {agree + against} commands, and by the state {starts}"
+        side = "state" if closed_start > 0.5 else "action"
+        return [finding("gripper_polarity", "error", scope, evidence, _advice(f"the {side}'s"), where)]
+    open_rest, closed_rest = (_mean([getattr(m, side) for m in motions]) for side in ("open_rest", "closed_rest"))
+    if open_rest > 0.15 and open_rest > closed_rest + 0.1 and closed_start > 0.6:
+        evidence = (
+            f"fingers rest {open_rest:.2f} short of open and {closed_rest:.2f} short of closed, as if something "
+            f"stopped them from opening, and {starts}"
+        )
+        where = [m.where for m in motions]
+        return [finding("gripper_polarity", "error", scope, evidence, _advice("the state's and the action's"), where)]
+    if len(motions) >= 10 and closed_start > 0.9:
+        measured = "measured" if all(m.is_measured for m in motions) else "not measured"
+        evidence = f"{starts}; the fingers are {measured}, and nothing else speaks for or against it"
+        where = [m.where for m in motions if m.starts_closed]
+        return [finding("gripper_polarity", "warning", scope, evidence, _advice("the"), where)]
+    return []
+
+
+def _advice(whose: str) -> str:
+    return f"Swap `open` and `closed` of {whose} gripper in the adapter (0 is open, 1 closed), and convert again."
+
+
+def _motion(episode: StoredEpisode, slot: int, settle: int) -> GripperMotion:
+    command = episode.action[:, slot]
+    is_measured = bool(episode.state_mask[slot])
+    fingers = episode.state[:, slot] if is_measured else command
+    closes = _hysteresis(command)
+    switches = np.flatnonzero(np.diff(closes.astype(int))) + 1
+    ends = np.minimum(switches + settle, len(command) - 1)
+    moved = fingers[ends] - fingers[switches]
+    agrees = (np.sign(moved) == np.where(closes[switches], 1, -1))[np.abs(moved) > _MOVED] if is_measured else []
+    rests = np.abs(fingers - command)
+    settled = _held_for(closes, settle) & is_measured
+    return GripperMotion(
+        where=episode.where, agree=int(np.sum(agrees)), against=int(len(agrees) - np.sum(agrees)),
+        open_rest=_mean(rests[settled & ~closes & (command < 0.1)]),
+        closed_rest=_mean(rests[settled & closes & (command > 0.9)]),
+        starts_closed=bool(fingers[0] > 0.5), is_measured=is_measured,
+    )  # fmt: skip
+
+
+def _hysteresis(command: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the command says closed, bool [t]; between the thresholds it keeps what it said last."""
+    said = np.where(command > _CLOSED, 1, np.where(command < _OPEN, 0, -1))
+    said[0] = int(command[0] > 0.5)
+    last = np.maximum.accumulate(np.where(said >= 0, np.arange(len(said)), 0))
+    return said[last].astype(bool)
+
+
+def _held_for(flags: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Whether a flag has been as it is for at least so many steps, bool [t]."""
+    changes = np.concatenate([[0], np.flatnonzero(np.diff(flags.astype(int))) + 1])
+    since = np.arange(len(flags)) - changes[np.searchsorted(changes, np.arange(len(flags)), side="right") - 1]
+    return since >= steps
+
+
+def _mean(values: Sequence[float] | NDArray[np.floating]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = [float(value) for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

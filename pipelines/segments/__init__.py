@@ -1,0 +1,1 @@
+"""Segments of an episode: tables, and proposals from motion."""

@@ -1,0 +1,198 @@
+"""One episode as an RLDS record: pictures as JPEG, vectors normalized and physical, and the episode's identity."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.episode import Episode, Image, Segment
+from pipelines.contract.errors import FailedWork, UsageError, nearest
+from pipelines.contract.images import BLACK_JPEG, to_jpeg
+from pipelines.shards.schema import IMAGE_KEY
+from pipelines.contract.slots import LAYOUT
+from pipelines.shards.statistics import NormStatistics, normalize
+from pipelines.shards.example_wire import Encoded, ListBody, Value, encode_example, field_head
+
+MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
+_SPOOL_BYTES = 32 << 20
+_CHUNK_BYTES = 1 << 20
+_GROUP_BYTES = 1 << 18
+
+
+class EpisodeTooLarge(FailedWork):
+    """An episode whose record no reader of `tf.train.Example` could parse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """The JPEGs of one camera, spooled in the form of a bytes list's content.
+
+    lengths: int64 [t], bytes of every JPEG. digest: sha256 of the spooled content.
+    """
+
+    file: IO[bytes]
+    n_bytes: int
+    lengths: NDArray[np.int64]
+    digest: bytes
+
+    def body(self) -> ListBody:
+        """The content, to be read once, in chunks."""
+        self.file.seek(0)
+        return ListBody(self.n_bytes, iter(lambda: self.file.read(_CHUNK_BYTES), b""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One episode ready to be written: its features by TFDS name, the pictures apart."""
+
+    episode_id: str
+    features: Mapping[str, Value]
+    frames: Mapping[str, Frames]
+
+    def encode(self) -> Encoded:
+        """The `tf.train.Example`, equal bytes for equal episodes. Raises EpisodeTooLarge."""
+        bodies = {IMAGE_KEY.format(camera=camera): frames.body() for camera, frames in self.frames.items()}
+        encoded = encode_example({**self.features, **bodies})
+        if encoded.n_bytes > MAX_RECORD_BYTES:
+            raise EpisodeTooLarge(
+                f"expected a record of at most {MAX_RECORD_BYTES} bytes, found {encoded.n_bytes}: split the episode"
+            )
+        return encoded
+
+    def close(self) -> None:
+        """Frees the spooled pictures."""
+        for frames in self.frames.values():
+            frames.file.close()
+
+
+def make_record(
+    episode: Episode, *, dataset: str, cameras: Sequence[str], statistics: Mapping[str, NormStatistics],
+    converter: str, spool_folder: str | None = None,
+) -> Record:  # fmt: skip
+    """Turns an episode into a record: pictures as JPEG, vectors normalized (quantile map of its norm key) and physical.
+
+    cameras: the camera slots of the whole dataset; one that the episode lacks gets black pictures.
+    Raises CorruptImage for a frame that is no picture, UsageError when the statistics lack the norm key.
+    """
+    if episode.n_steps < 1:
+        raise ValueError("episode: expected at least one step, found none")
+    if episode.norm_key not in statistics:
+        raise UsageError(f"statistics: no norm key {episode.norm_key!r}. {nearest(episode.norm_key, statistics)}")
+    black = [BLACK_JPEG] * episode.n_steps
+    frames = {camera: _spool(episode.images.get(camera, black), spool_folder) for camera in cameras}
+    identity = episode_id(episode, {camera: frames[camera].digest for camera in cameras if camera in episode.images})
+    features = {
+        **_step_features(episode, statistics[episode.norm_key]),
+        **_episode_features(episode, identity, dataset, converter),
+    }
+    return Record(episode_id=identity, features=features, frames=frames)
+
+
+def episode_id(episode: Episode, picture_digests: Mapping[str, bytes]) -> str:
+    """Names an episode by its content: 32 hex digits of the sha256 over vectors, times, masks, language and pictures.
+
+    picture_digests: per camera the sha256 over its JPEGs, each with tag and length as in a bytes list.
+    """
+    digest = hashlib.sha256(b"embodimix.episode/v1")
+    for array in (episode.state.astype("<f4"), episode.action.astype("<f4"), timestamp_ns(episode).astype("<i8")):
+        digest.update(array.tobytes())
+    for mask in (episode.state_mask, episode.action_mask):
+        digest.update(mask.astype(np.uint8).tobytes())
+    digest.update(json.dumps(list(episode.language)).encode())
+    for camera in sorted(picture_digests):
+        digest.update(camera.encode() + picture_digests[camera])
+    return digest.hexdigest()[:32]
+
+
+def timestamp_ns(episode: Episode) -> NDArray[np.int64]:
+    """The episode's times in whole nanoseconds, int64 [t], which is how they are stored."""
+    return np.round(episode.timestamp_s * 1e9).astype(np.int64)
+
+
+def segments_to_json(segments: Sequence[Segment]) -> str:
+    """The segments as one line of JSON; confidence in float32's precision."""
+    return json.dumps([{**asdict(s), "confidence": float(np.float32(s.confidence))} for s in segments])
+
+
+def _spool(images: Iterable[Image], folder: str | None) -> Frames:
+    """Encodes frames one by one into a temporary file, which stays in memory while it is small."""
+    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
+    digest, n_bytes = hashlib.sha256(), 0
+    lengths: list[int] = []
+    for jpegs in _groups(images):
+        block = b"".join(part for jpeg in jpegs for part in (field_head(len(jpeg)), jpeg))
+        digest.update(block)
+        n_bytes += file.write(block)
+        lengths += map(len, jpegs)
+    return Frames(file=file, n_bytes=n_bytes, lengths=np.array(lengths, np.int64), digest=digest.digest())
+
+
+def _groups(images: Iterable[Image]) -> Iterator[list[bytes]]:
+    """Yields the JPEGs of some 256 kB together: each call that lets go of Python's lock may have to wait for it."""
+    jpegs: list[bytes] = []
+    n_bytes = 0
+    for image in images:
+        jpegs.append(to_jpeg(image))
+        n_bytes += len(jpegs[-1])
+        if n_bytes >= _GROUP_BYTES:
+            yield jpegs
+            jpegs, n_bytes = [], 0
+    yield jpegs
+
+
+def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Value]:
+    t = episode.n_steps
+    segment_id = _segment_ids(episode)
+    texts = [segment.text or episode.task for segment in episode.segments] + [episode.task]
+    state = normalize(episode.state, statistics.state.affine(), episode.state_mask)
+    action = normalize(episode.action, statistics.action.affine(), episode.action_mask)
+    is_last = np.arange(t) == t - 1
+    return {
+        "steps/observation/state": state.ravel(),
+        "steps/observation/state_physical": episode.state.astype(np.float32).ravel(),
+        "steps/action": action.ravel(),
+        "steps/action_physical": episode.action.astype(np.float32).ravel(),
+        "steps/language_instruction": [texts[i].encode() for i in segment_id],
+        "steps/segment_id": segment_id,
+        "steps/timestamp_s": (timestamp_ns(episode) / 1e9).astype(np.float32),
+        "steps/timestamp_ns": timestamp_ns(episode),
+        "steps/is_idle": episode.is_idle.astype(np.int64),
+        "steps/is_first": (np.arange(t) == 0).astype(np.int64),
+        "steps/is_last": is_last.astype(np.int64),
+        "steps/is_terminal": (is_last & episode.is_terminal).astype(np.int64),
+        "steps/reward": episode.reward.astype(np.float32),
+        "steps/discount": episode.discount.astype(np.float32),
+    }
+
+
+def _segment_ids(episode: Episode) -> NDArray[np.int64]:
+    """The index of every step's segment, int64 [t], -1 outside all of them."""
+    ids = np.full(episode.n_steps, -1, np.int64)
+    for i, segment in enumerate(episode.segments):
+        ids[segment.start : segment.end] = i
+    return ids
+
+
+def _episode_features(episode: Episode, identity: str, dataset: str, converter: str) -> dict[str, Value]:
+    texts = {
+        "episode_id": identity, "dataset": dataset, "source_uri": episode.reference.uri,
+        "source_key": episode.reference.key, "robot": episode.robot, "control_mode": episode.control_mode,
+        "layout": LAYOUT, "task": episode.task, "norm_key": episode.norm_key, "converter": converter,
+        "segments": segments_to_json(episode.segments), "parts": json.dumps(episode.parts),
+    }  # fmt: skip
+    features: dict[str, Value] = {name: [text.encode()] for name, text in texts.items()}
+    features |= {
+        "language": [text.encode() for text in episode.language],
+        "control_hz": np.array([episode.control_hz], np.float32),
+        "success": np.array([episode.success], np.int64),
+        "n_steps": np.array([episode.n_steps], np.int64),
+        "state_mask": episode.state_mask.astype(np.int64),
+        "action_mask": episode.action_mask.astype(np.int64),
+        "camera_mask": episode.camera_mask.astype(np.int64),
+    }
+    return {f"episode_metadata/{name}": value for name, value in features.items()}

@@ -1,0 +1,218 @@
+"""The sidecar of a shard: per episode its metadata, vectors and segments, and where every picture lies in the shard."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import atomic_file
+from pipelines.storage.paths import Place, RemotePath
+from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.shards.example_wire import varint_sizes
+
+SCHEMA = "embodimix.index/v1"
+
+SEGMENT = pa.struct(
+    [
+        pa.field("start", pa.int32()), pa.field("end", pa.int32()), pa.field("text", pa.string()),
+        pa.field("kind", pa.string()), pa.field("arms", pa.list_(pa.string())), pa.field("success", pa.int8()),
+        pa.field("confidence", pa.float32()), pa.field("source", pa.string()),
+    ]
+)  # fmt: skip
+_LOCATION = {
+    "split": pa.string(), "shard": pa.string(), "record_index": pa.int32(), "record_offset": pa.int64(),
+    "record_length": pa.int64(),
+}  # fmt: skip
+_TEXTS = (
+    "episode_id", "dataset", "source_uri", "source_key", "robot", "control_mode", "layout", "task", "norm_key",
+    "converter", "parts",
+)  # fmt: skip
+_EPISODE = {
+    "control_hz": pa.float64(), "language": pa.list_(pa.string()), "success": pa.int8(),
+    "state_mask": pa.list_(pa.bool_(), N_SLOTS), "action_mask": pa.list_(pa.bool_(), N_SLOTS),
+    "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)), "n_steps": pa.int32(), "segments": pa.list_(SEGMENT),
+}  # fmt: skip
+_STEPS = {
+    "state": pa.list_(pa.float32()), "action": pa.list_(pa.float32()), "is_idle": pa.list_(pa.bool_()),
+    "timestamp_s": pa.list_(pa.float64()),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where a record lies: its shard's file name, its number there, its header's offset, and its payload's length."""
+
+    split: str
+    shard: str
+    record_index: int
+    record_offset: int
+    record_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Where one camera's JPEGs lie: the absolute offset of the first one in the shard file, and lengths int64 [t]."""
+
+    base: int
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardName:
+    """The parts of `<name>-<split>.tfrecord-00000-of-00016`."""
+
+    name: str
+    split: str
+    shard: int
+    n_shards: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.split}.tfrecord-{self.shard:05d}-of-{self.n_shards:05d}"
+
+    @property
+    def sidecar_name(self) -> str:
+        return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}.parquet"
+
+    def shard_path(self, directory: Place) -> Place:
+        return directory / self.file_name
+
+    def sidecar_path(self, directory: Place) -> Place:
+        return directory / "index" / self.sidecar_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a sidecar says of its shard: bytes, sha256, the options it was written with ("" unknown), and counts."""
+
+    size: int
+    sha256: str
+    options_hash: str
+    n_episodes: int
+    n_steps: int
+
+
+def parse_shard_name(file_name: str) -> ShardName:
+    """Reads a shard's file name. Raises FailedWork when it is not one."""
+    match = re.fullmatch(r"(\w+)-(\w+)\.tfrecord-(\d{5})-of-(\d{5})", file_name)
+    if not match:
+        raise FailedWork(f"{file_name}: expected a name like bridge-train.tfrecord-00000-of-00016")
+    return ShardName(name=match[1], split=match[2], shard=int(match[3]), n_shards=int(match[4]))
+
+
+def sidecar_schema(cameras: Sequence[str]) -> pa.Schema:
+    """The columns of a sidecar; per camera `<camera>_base` and `<camera>_lengths`."""
+    texts = dict.fromkeys(_TEXTS, pa.string())
+    pictures: dict[str, pa.DataType] = {}
+    for camera in cameras:
+        pictures |= {f"{camera}_base": pa.int64(), f"{camera}_lengths": pa.list_(pa.uint32())}
+    return pa.schema({**texts, **_LOCATION, **_EPISODE, **_STEPS, **pictures}.items())
+
+
+def jpeg_offsets(base: int, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The absolute offset of every step's JPEG, int64 [t]; between two lie a tag and the varint of the next length.
+
+    >>> jpeg_offsets(1000, np.array([100, 200, 7]))
+    array([1000, 1103, 1305])
+    """
+    lengths = np.asarray(lengths, np.int64)
+    strides = lengths[:-1] + 1 + varint_sizes(lengths[1:])
+    return base + np.concatenate([[0], np.cumsum(strides)]).astype(np.int64)
+
+
+def index_row(features: Mapping[str, Any], pictures: Mapping[str, Pictures], location: Location) -> dict[str, Any]:
+    """The sidecar's row of one record, from the record's features by TFDS name (written or parsed, it is the same)."""
+    episode = {
+        name.removeprefix("episode_metadata/"): value
+        for name, value in features.items()
+        if name.startswith("episode_metadata/")
+    }
+    row: dict[str, Any] = {name: episode[name][0].decode() for name in _TEXTS}
+    row |= {name: getattr(location, name) for name in _LOCATION}
+    row |= {
+        "control_hz": float(episode["control_hz"][0]),
+        "language": [text.decode() for text in episode["language"]],
+        "success": int(episode["success"][0]),
+        "n_steps": int(episode["n_steps"][0]),
+        "segments": json.loads(episode["segments"][0]),
+        "state": features["steps/observation/state_physical"],
+        "action": features["steps/action_physical"],
+        "is_idle": features["steps/is_idle"].astype(bool),
+        "timestamp_s": features["steps/timestamp_ns"] / 1e9,
+    }
+    row |= {name: [bool(on) for on in episode[name]] for name in ("state_mask", "action_mask", "camera_mask")}
+    for camera, where in pictures.items():
+        row |= {f"{camera}_base": where.base, f"{camera}_lengths": where.lengths}
+    return row
+
+
+def write_sidecar(
+    directory: Place, shard: ShardName, rows: Sequence[Mapping[str, Any]], cameras: Sequence[str],
+    fingerprint: Fingerprint,
+) -> None:  # fmt: skip
+    """Writes a shard's sidecar, atomically; equal rows give equal bytes."""
+    schema = sidecar_schema(cameras)
+    columns = [_column(schema.field(name).type, [row[name] for row in rows]) for name in schema.names]
+    metadata = {
+        "schema": SCHEMA, "shard": shard.file_name, "size": str(fingerprint.size),
+        "sha256": fingerprint.sha256, "options_hash": fingerprint.options_hash,
+        "n_episodes": str(fingerprint.n_episodes), "n_steps": str(fingerprint.n_steps),
+    }  # fmt: skip
+    table = pa.table(columns, schema=schema).replace_schema_metadata(metadata)
+    with atomic_file(shard.sidecar_path(directory)) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def read_fingerprint(path: Place) -> Fingerprint:
+    """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of this schema."""
+    return _open(path)[1]
+
+
+def read_sidecar(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a sidecar, or some of its columns. Raises FailedWork when it is none, of another schema, or damaged."""
+    file, _ = _open(path)
+    try:
+        return file.read(columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise FailedWork(f"{path}: expected a whole sidecar index, found {error}. {_REBUILD}") from error
+
+
+def _open(path: Place) -> tuple[pq.ParquetFile, Fingerprint]:
+    try:
+        file = pq.ParquetFile(
+            path.open() if isinstance(path, RemotePath) else path, page_checksum_verification=True, pre_buffer=False
+        )
+        schema = file.schema_arrow
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise FailedWork(f"{path}: expected a sidecar index that can be read, found {error}. {_REBUILD}") from error
+    if metadata.get("schema") != SCHEMA:
+        raise FailedWork(f"{path}: expected schema {SCHEMA!r}, found {metadata.get('schema')!r}. {_REBUILD}")
+    cameras = [name.removesuffix("_base") for name in schema.names if name.endswith("_base")]
+    if not schema.equals(sidecar_schema(cameras)):
+        raise FailedWork(f"{path}: expected the columns of {SCHEMA}, found {', '.join(schema.names)}. {_REBUILD}")
+    try:
+        return file, Fingerprint(
+            size=int(metadata["size"]), sha256=metadata["sha256"], options_hash=metadata["options_hash"],
+            n_episodes=int(metadata["n_episodes"]), n_steps=int(metadata["n_steps"]),
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise FailedWork(f"{path}: expected the fingerprint of a shard, found {error!r}. {_REBUILD}") from error
+
+
+def _column(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
+    """One column; lists that are arrays already are joined without a Python object per number."""
+    if values and isinstance(values[0], np.ndarray):
+        offsets = np.concatenate([[0], np.cumsum([len(v) for v in values])]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values)).cast(kind.value_type))
+    return pa.array(values, kind)
+
+
+_REBUILD = "Run `embodimix index DATASET` to rebuild the index from the shards."

@@ -1,0 +1,154 @@
+"""Stored episodes read back for checks and cards: their vectors from the sidecars, single pictures from the shards."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.shards.dataset import Dataset, ShardFiles
+from pipelines.shards.sidecar import Pictures, jpeg_offsets, read_sidecar
+from pipelines.storage.paths import Place
+from pipelines.contract.slots import CAMERAS, N_SLOTS, is_joint_mode
+
+_VECTORS = ("state", "action", "is_idle", "timestamp_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEpisode:
+    """One episode of a stored dataset, physical values.
+
+    state, action: float32 [t, 18]; masks bool [18]; is_idle bool [t]; timestamp_s float64 [t]. state and action are
+    [0, 18] where the index was made from shards of another writer. pictures: only the cameras that the episode has.
+    """
+
+    split: str
+    shard: Place
+    episode_id: str
+    source_key: str
+    source_uri: str
+    robot: str
+    control_mode: str
+    norm_key: str
+    control_hz: float
+    task: str
+    language: tuple[str, ...]
+    success: int
+    n_steps: int
+    parts: dict[str, tuple[int, ...]]
+    segments: tuple[dict[str, Any], ...]
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    state_mask: NDArray[np.bool_]
+    action_mask: NDArray[np.bool_]
+    is_idle: NDArray[np.bool_]
+    timestamp_s: NDArray[np.float64]
+    pictures: dict[str, Pictures]
+
+    @property
+    def where(self) -> str:
+        """How findings name the episode."""
+        return f"{self.split}: {self.source_key} ({self.episode_id[:8]})"
+
+    @property
+    def has_vectors(self) -> bool:
+        return len(self.state) == self.n_steps
+
+    @cached_property
+    def arm_slots(self) -> NDArray[np.int64]:
+        """The arm slots that both the state and the action have."""
+        slots = [slot for part in ("arm0", "arm1") for slot in self.parts.get(part, ())]
+        return np.array([slot for slot in slots if self.state_mask[slot] and self.action_mask[slot]], np.int64)
+
+    @property
+    def gripper_slots(self) -> tuple[int, ...]:
+        return self.parts.get("gripper0", ()) + self.parts.get("gripper1", ())
+
+    def units(self, side: str) -> dict[int, str]:
+        """The unit of every slot of the robot's parts: rad, rad/s, m, m/s or closed. side: state or action."""
+        units: dict[int, str] = {}
+        for part, slots in self.parts.items():
+            units |= dict(zip(slots, part_units(part, len(slots), self.control_mode, side), strict=True))
+        return units
+
+    def read_pictures(self, camera: str, steps: Sequence[int]) -> list[bytes]:
+        """The JPEGs of some steps of a camera, as they lie in the shard."""
+        where = self.pictures[camera]
+        offsets = jpeg_offsets(where.base, where.lengths)
+        with self.shard.open("rb") as file:
+            return [_read(file, int(offsets[step]), int(where.lengths[step])) for step in steps]
+
+
+def part_units(part: str, n_slots: int, control_mode: str, side: str) -> tuple[str, ...]:
+    """The units of a part's slots, in order.
+
+    >>> part_units("base", 3, "joint_position", "action")
+    ('m/s', 'm/s', 'rad/s')
+    """
+    if part.startswith("gripper"):
+        return ("closed",) * n_slots
+    if part == "torso":
+        return ("m",) * n_slots
+    if part == "base":
+        return ("m/s", "rad/s") if n_slots == 2 else ("m/s", "m/s", "rad/s")[:n_slots]
+    if is_joint_mode(control_mode):
+        return ("rad/s" if control_mode == "joint_velocity" and side == "action" else "rad",) * n_slots
+    return ("m", "m", "m", "rad", "rad", "rad")[:n_slots]
+
+
+def iter_stored(dataset: Dataset) -> Iterator[StoredEpisode]:
+    """Yields every episode in the order of splits, shards and records, one sidecar in memory at a time."""
+    for split in sorted(dataset.splits):
+        for files in dataset.splits[split]:
+            yield from _episodes(dataset, split, files)
+
+
+def _episodes(dataset: Dataset, split: str, files: ShardFiles) -> Iterator[StoredEpisode]:
+    table = read_sidecar(files.sidecar)
+    lists = {*_VECTORS, *(f"{camera}_lengths" for camera in dataset.cameras)}
+    rows = table.select([name for name in table.column_names if name not in lists]).to_pylist()
+    columns = {name: _Lists(table[name].combine_chunks()) for name in lists}
+    for i, row in enumerate(rows):
+        yield _episode(dataset, split, files.shard, row, {name: column.at(i) for name, column in columns.items()})
+
+
+def _episode(
+    dataset: Dataset, split: str, shard: Place, row: dict[str, Any], lists: dict[str, NDArray[Any]]
+) -> StoredEpisode:
+    # A camera slot says by the mask whether the episode has it; a camera of another writer's name is always there.
+    present = dict(zip(CAMERAS, row["camera_mask"], strict=True))
+    return StoredEpisode(
+        split=split, shard=shard, episode_id=row["episode_id"], source_key=row["source_key"],
+        source_uri=row["source_uri"], robot=row["robot"], control_mode=row["control_mode"], norm_key=row["norm_key"],
+        control_hz=row["control_hz"], task=row["task"], language=tuple(row["language"]), success=row["success"],
+        n_steps=row["n_steps"], segments=tuple(row["segments"]),
+        parts={part: tuple(slots) for part, slots in json.loads(row["parts"]).items()},
+        state=lists["state"].reshape(-1, N_SLOTS), action=lists["action"].reshape(-1, N_SLOTS),
+        state_mask=np.array(row["state_mask"]), action_mask=np.array(row["action_mask"]),
+        is_idle=lists["is_idle"].astype(bool), timestamp_s=lists["timestamp_s"],
+        pictures={
+            camera: Pictures(base=row[f"{camera}_base"], lengths=lists[f"{camera}_lengths"].astype(np.int64))
+            for camera in dataset.cameras
+            if present.get(camera, True)
+        },
+    )  # fmt: skip
+
+
+class _Lists:
+    """A list column whose rows are arrays, without a Python object per number."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self._offsets = column.offsets.to_numpy()
+        self._values = column.values.to_numpy(zero_copy_only=False)
+
+    def at(self, row: int) -> NDArray[Any]:
+        return self._values[self._offsets[row] : self._offsets[row + 1]]
+
+
+def _read(file: Any, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)

@@ -1,0 +1,146 @@
+"""Writing one shard and its sidecar, streaming one episode at a time, so that both exist whole or not at all."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pipelines.contract.episode import Episode, Reference
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import DiskFull, atomic_file
+from pipelines.contract.images import CorruptImage
+from pipelines.shards.sidecar import (
+    Fingerprint,
+    Location,
+    Pictures,
+    ShardName,
+    index_row,
+    read_fingerprint,
+    write_sidecar,
+)
+from pipelines.storage.retry import transient_cause
+from pipelines.storage.paths import Place, RemotePath
+from pipelines.shards.record import EpisodeTooLarge, Record, make_record
+from pipelines.shards.schema import IMAGE_KEY
+from pipelines.shards.statistics import NormStatistics
+from pipelines.shards.tfrecord import HEADER_BYTES, write_record
+from pipelines.shards.example_wire import varint
+
+OnReject = Callable[[Reference, str, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSummary:
+    """What a finished shard holds. n_rejected: episodes left out because their frames could not be encoded."""
+
+    n_episodes: int
+    n_steps: int
+    n_bytes: int
+    sha256: str
+    n_rejected: int = 0
+
+
+def write_shard(
+    directory: Place, *, name: str, split: str, shard: int, n_shards: int, episodes: Iterable[Episode],
+    statistics: Mapping[str, NormStatistics], cameras: Sequence[str], converter: str, options_hash: str,
+    on_reject: OnReject,
+) -> ShardSummary:  # fmt: skip
+    """Writes a shard, then its sidecar, each atomically; memory is bounded whatever an episode's length.
+
+    cameras: the camera slots of the whole dataset. converter: name and version; `+options_hash` is stored behind it.
+    on_reject: is called with reference, reason (corrupt_image, too_large, unreadable_frame) and detail for every
+        episode that is left out. Errors of the iterable itself pass through. Raises DiskFull.
+    """
+    where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)
+    rows: list[dict[str, Any]] = []
+    n_rejected = 0
+    spool_folder = None if isinstance(directory, RemotePath) else str(directory)
+    _forget_other_options(where.sidecar_path(directory), options_hash)
+    with atomic_file(where.shard_path(directory)) as file:
+        output = _HashingFile(file)
+        for episode in episodes:
+            try:
+                record = make_record(
+                    episode, dataset=name, cameras=cameras, statistics=statistics,
+                    converter=f"{converter}+{options_hash}", spool_folder=spool_folder,
+                )  # fmt: skip
+                rows.append(_append(output, record, where, len(rows)))
+            except DiskFull:
+                raise
+            except FailedWork as error:
+                if passing := transient_cause(error):
+                    raise passing from error
+                n_rejected += 1
+                on_reject(episode.reference, _reason(error), str(error))
+    fingerprint = Fingerprint(
+        size=output.size, sha256=output.digest.hexdigest(), options_hash=options_hash, n_episodes=len(rows),
+        n_steps=sum(row["n_steps"] for row in rows),
+    )  # fmt: skip
+    write_sidecar(directory, where, rows, cameras, fingerprint)
+    return _summary(fingerprint, n_rejected)
+
+
+def finished_shard(
+    directory: Place, *, name: str, split: str, shard: int, n_shards: int, options_hash: str
+) -> ShardSummary | None:
+    """The summary of a shard that is there, whole, and written with these options; otherwise None."""
+    where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)
+    path, sidecar = where.shard_path(directory), where.sidecar_path(directory)
+    if not path.exists() or not sidecar.exists():
+        return None
+    fingerprint = read_fingerprint(sidecar)
+    if fingerprint.options_hash != options_hash or fingerprint.size != path.stat().st_size:
+        return None
+    return _summary(fingerprint, 0)
+
+
+def _forget_other_options(sidecar: Place, options_hash: str) -> None:
+    """Removes the sidecar of another shard of that name; one of these very options tells of the same bytes."""
+    if sidecar.exists() and read_fingerprint(sidecar).options_hash != options_hash:
+        sidecar.unlink(missing_ok=True)
+
+
+class _HashingFile:
+    """A file that is only appended to, with the sha256 and the number of the bytes written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[str, Any]:
+    """Writes a record and returns its row of the sidecar."""
+    try:
+        encoded = record.encode()
+        offset = write_record(output, encoded.chunks, encoded.n_bytes)
+    finally:
+        record.close()
+    location = Location(
+        split=where.split, shard=where.file_name, record_index=index, record_offset=offset - HEADER_BYTES,
+        record_length=encoded.n_bytes,
+    )  # fmt: skip
+    pictures = {}
+    for camera, frames in record.frames.items():
+        body = offset + encoded.body_offsets[IMAGE_KEY.format(camera=camera)]
+        pictures[camera] = Pictures(base=body + 1 + len(varint(int(frames.lengths[0]))), lengths=frames.lengths)
+    return index_row(record.features, pictures, location)
+
+
+def _reason(error: FailedWork) -> str:
+    if isinstance(error, CorruptImage):
+        return "corrupt_image"
+    return "too_large" if isinstance(error, EpisodeTooLarge) else "unreadable_frame"
+
+
+def _summary(fingerprint: Fingerprint, n_rejected: int) -> ShardSummary:
+    return ShardSummary(
+        n_episodes=fingerprint.n_episodes, n_steps=fingerprint.n_steps, n_bytes=fingerprint.size,
+        sha256=fingerprint.sha256, n_rejected=n_rejected,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Paths and URLs, files written atomically, object stores, retries, and local copies of remote files."""

@@ -1,0 +1,355 @@
+"""Files of object stores on this machine: fetched many at once and some episodes ahead, and kept for later readers."""
+
+import atexit
+import fcntl
+import functools
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.contract.errors import FailedWork
+from pipelines.contract.native import Located
+from pipelines.storage.object_stores import download_object
+from pipelines.storage.retry import with_patience
+from pipelines.storage.paths import Place, RemotePath, RemoteStat, as_place
+
+Files = Mapping[RemotePath, RemoteStat]
+FilesOf = Callable[[Located, "Listing", bool], Files]
+OnWait = Callable[[bool], None]
+
+# What a process keeps of its input, if nobody says otherwise; and the share of the disk that stays free.
+DEFAULT_KEPT_GB = 10.0
+_FREE_SHARE = 0.1
+_AT_ONCE = 64
+# Episodes whose files are on their way while one is read.
+_AHEAD = 2
+_POLL_S = 1.0
+_PREFIX = "embodimix-input-"
+_LOCK = ".lock"
+_PARTS = ".parts"
+_NO_FILE = ("//", "/./", "/../")
+
+
+class Listing:
+    """What an object store holds, asked once by all that work on one job."""
+
+    def __init__(self) -> None:
+        self.matching = functools.lru_cache(maxsize=1024)(RemotePath.matching)
+
+    def own(self, place: RemotePath) -> Files:
+        """The object of this very name. Raises FileNotFoundError."""
+        if not (found := self.matching(place, "")):
+            raise FileNotFoundError(f"{place}: no such object")
+        return found
+
+    def below(self, place: RemotePath) -> Files:
+        """Every object below a folder."""
+        return self.matching(place, "**")
+
+    def nearest(self, place: RemotePath, pattern: str) -> Files:
+        """The objects that match in the lowest folder above `place` that has any; none if there is none.
+
+        It looks up to the bucket, or to where these credentials may look no further. pattern: begins with letters,
+        since a store lists every name that begins as the pattern does.
+        """
+        folder = place
+        while "/" in folder.url.partition("://")[2]:
+            folder = folder.parent
+            try:
+                found = self.matching(folder, pattern)
+            except FailedWork as error:
+                if isinstance(error.__cause__, PermissionError):
+                    return {}
+                raise
+            if found:
+                return found
+        return {}
+
+
+def own_file(located: Located, listing: Listing, pictures: bool) -> Files:
+    """What formats need whose episode is a file, or a part of one."""
+    place = as_place(located.reference.uri)
+    return listing.own(place) if isinstance(place, RemotePath) else {}
+
+
+def folder_files(located: Located, listing: Listing, wanted: "re.Pattern[str]", above: str) -> Files:
+    """What formats need whose episode is a folder: what matches `wanted` below it, and the nearest `above` it."""
+    folder = as_place(located.reference.uri)
+    assert isinstance(folder, RemotePath)
+    below = listing.below(folder).items()
+    found = {place: stat for place, stat in below if wanted.fullmatch(place.url[len(folder.url) + 1 :])}
+    return {**found, **listing.nearest(folder, above)}
+
+
+def local_path(place: Place) -> Path:
+    """Where a file or folder lies on this machine: itself, or the copy that `staged` and `fetched` make."""
+    return _mirror().path_of(place) if isinstance(place, RemotePath) else place
+
+
+def with_urls(text: str) -> str:
+    """Names the objects of a store by their URLs where a message names their copies."""
+    return re.sub(re.escape(f"{_mirror().folder}/") + r"(\w+)/", r"\1://", text) if _PREFIX in text else text
+
+
+def staged(
+    references: Sequence[Located], files_of: FilesOf, *, pictures: bool, kept_gb: float = DEFAULT_KEPT_GB,
+    on_wait: OnWait = lambda moved: None,
+) -> Iterator[Located]:  # fmt: skip
+    """Yields the episodes in order, each while its files are on this machine; those on a disk as they are.
+
+    files_of: which objects an episode's reader opens; without `pictures`, those that hold its numbers suffice.
+    kept_gb: how much stays for later readers. on_wait: is called every second that passes in waiting, with whether
+    bytes arrived. Raises FailedWork when the store keeps failing, FileNotFoundError when an object is gone.
+    """
+    if not any(isinstance(as_place(located.reference.uri), RemotePath) for located in references):
+        yield from references
+        return
+    mirror = _mirror()
+    mirror.limit_bytes = int(kept_gb * 1e9)
+    left = deque(references)
+    coming: deque[Future[Hold]] = deque()
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="list") as ahead:
+
+        def prepare(located: Located) -> "Hold":
+            return mirror.hold(files_of(located, _listing, pictures))
+
+        try:
+            for located in references:
+                while left and len(coming) <= _AHEAD:
+                    coming.append(ahead.submit(prepare, left.popleft()))
+                _wait_for([coming[0]], mirror, on_wait)
+                with coming.popleft().result() as hold:
+                    _wait_for(hold.arrivals, mirror, on_wait)
+                    yield located
+        finally:
+            for future in coming:
+                if not future.cancel() and future.exception() is None:
+                    future.result().release()
+
+
+@contextmanager
+def fetched(files: Files) -> Iterator[None]:
+    """Keeps copies of these objects on this machine for as long as the block lasts."""
+    with _mirror().hold(files) as hold:
+        _wait_for(hold.arrivals, _mirror(), lambda moved: None)
+        yield
+
+
+def forget_copies() -> None:
+    """Removes the copies that nobody holds, and what is known of the stores: a job has ended."""
+    _listing.matching.cache_clear()
+    if _made:
+        _mirror().make_room(limit_bytes=0)
+
+
+@dataclass(eq=False, kw_only=True)
+class Copy:
+    """A file of the mirror, or one on its way."""
+
+    place: RemotePath
+    stat: RemoteStat
+    arrival: "Future[None]"
+    holders: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was to come and will not."""
+        return self.arrival.done() and (self.arrival.cancelled() or self.arrival.exception() is not None)
+
+
+class Hold:
+    """Copies that stay until `release`, or until the block ends."""
+
+    def __init__(self, mirror: "Mirror", copies: Sequence[Copy]) -> None:
+        self._mirror, self._copies = mirror, copies
+
+    @property
+    def arrivals(self) -> "list[Future[None]]":
+        return [copy.arrival for copy in self._copies]
+
+    def release(self) -> None:
+        self._mirror.release(self._copies)
+        self._copies = ()
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+class Mirror:
+    """Copies of objects below a folder, each under the path of its URL; those longest unused give way to new ones.
+
+    limit_bytes: what the copies may take, held ones excepted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.limit_bytes = folder, int(DEFAULT_KEPT_GB * 1e9)
+        self._copies: OrderedDict[RemotePath, Copy] = OrderedDict()
+        self._n_bytes = 0
+        self._numbers = itertools.count()
+        self._lock = threading.RLock()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
+        (folder / _PARTS).mkdir()
+
+    def path_of(self, place: RemotePath) -> Path:
+        """Where the copy of an object, or of a folder of objects, lies. Raises FailedWork for names no file has."""
+        return Path(self._path_of(place))
+
+    def _path_of(self, place: RemotePath) -> str:
+        scheme, _, rest = place.url.partition("://")
+        rest = rest.lstrip("/")  # hdfs:///folder names no host.
+        if any(part in f"/{rest}/" for part in _NO_FILE):
+            raise FailedWork(f"{place}: expected a name that a file can have, found an empty part, . or ..")
+        return f"{self.folder}/{scheme}/{rest}"
+
+    def hold(self, files: Files) -> Hold:
+        """Begins to fetch what is not here, or was replaced since; the copies stay until the hold is released."""
+        copies = []
+        with self._lock:
+            for place, stat in files.items():
+                copy = self._copies.get(place)
+                if copy is None or copy.stat != stat or copy.failed:
+                    self._forget(place)
+                    copy = Copy(place=place, stat=stat, arrival=self._threads.submit(self._fetch, place, stat))
+                    self._copies[place] = copy
+                    self._n_bytes += stat.st_size
+                self._copies.move_to_end(place)
+                copy.holders += 1
+                copies.append(copy)
+            self.make_room()
+        return Hold(self, copies)
+
+    def release(self, copies: Sequence[Copy]) -> None:
+        """Lets the copies go when there is need; one that did not arrive is forgotten, so that the next asks anew."""
+        with self._lock:
+            for copy in copies:
+                copy.holders -= 1
+                if copy.holders == 0 and self._copies.get(copy.place) is copy:
+                    if copy.arrival.cancel() or copy.failed:
+                        self._forget(copy.place)
+            self.make_room()
+
+    def make_room(self, limit_bytes: int | None = None) -> None:
+        """Removes copies that nobody holds, the longest unused first, until the rest is within the limit."""
+        with self._lock:
+            disk = shutil.disk_usage(self.folder)
+            room = max(0, int(self._n_bytes + disk.free - _FREE_SHARE * disk.total))
+            most = min(self.limit_bytes, room) if limit_bytes is None else limit_bytes
+            go = []
+            left = self._n_bytes
+            for place, copy in self._copies.items():
+                if left <= most:
+                    break
+                if copy.holders == 0 and copy.arrival.done():
+                    left -= copy.stat.st_size
+                    go.append(place)
+            for place in go:
+                self._forget(place)
+                self._remove(self._path_of(place))
+
+    def _forget(self, place: RemotePath) -> None:
+        if copy := self._copies.pop(place, None):
+            self._n_bytes -= copy.stat.st_size
+
+    def on_their_way(self) -> dict[str, int]:
+        """Bytes that are here of each file that is still on its way; changes as long as any arrive."""
+        sizes = {}
+        for item in os.scandir(self.folder / _PARTS):
+            with suppress(FileNotFoundError):  # It has arrived.
+                sizes[item.name] = item.stat().st_size
+        return sizes
+
+    def _remove(self, path: str) -> None:
+        """Removes a copy and the folders that it leaves empty."""
+        with suppress(OSError):
+            os.unlink(path)
+            while (path := os.path.dirname(path)) != str(self.folder):
+                os.rmdir(path)
+
+    def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
+        part = self.folder / _PARTS / str(next(self._numbers))
+        try:
+            with_patience(lambda: self._copy(place, stat, part), place.url)
+            path = self._path_of(place)
+            while not _moved(part, path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
+        with open(part, "wb") as file:
+            download_object(place.url, file)
+        if (found := part.stat().st_size) != stat.st_size:
+            raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {found}")
+
+
+def _moved(part: Path, path: str) -> bool:
+    """Whether a file could be renamed; not into a folder that is missing, or was removed meanwhile."""
+    try:
+        os.rename(part, path)
+    except FileNotFoundError:
+        if not part.exists():
+            raise
+        return False
+    return True
+
+
+def _wait_for(futures: Sequence[Future[Any]], mirror: Mirror, on_wait: OnWait) -> None:
+    """Waits for all; raises the first one's error."""
+    left = set(futures)
+    while left:
+        before = mirror.on_their_way()
+        left = wait(left, timeout=_POLL_S).not_done
+        if left:
+            on_wait(mirror.on_their_way() != before)
+    for future in futures:
+        future.result()
+
+
+_listing = Listing()
+_made: list[Mirror] = []
+_making = threading.Lock()
+
+
+def _mirror() -> Mirror:
+    """This process's mirror; its folder goes with the process, or with the next one's if this one is killed."""
+    with _making:
+        if not _made:
+            _sweep()
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            descriptor = os.open(folder / ".new", os.O_CREAT | os.O_RDWR, 0o600)
+            # Locked before it has its name, so that nobody takes the folder for a dead process's.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.rename(folder / ".new", folder / _LOCK)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            _made.append(Mirror(folder))
+        return _made[0]
+
+
+def _sweep() -> None:
+    """Removes the folders of processes that were killed: their locks are free."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            descriptor = os.open(lock, os.O_RDWR)
+        except OSError:
+            continue  # Another user's, or gone meanwhile.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,134 @@
+"""Chunks resampled to one rate, relative chunks, and their statistics."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
+
+from mixtures.actions.normalizer import absolute_to_relative, relative_to_absolute
+from mixtures.actions.chunks import ANGLE, HOLD, LINEAR, SUM, resample, slot_kinds
+from mixtures.mixture import Mixture, open_mixture
+from mixtures.stream.batches import Stream
+from pipelines.contract.episode import Episode
+
+
+def column(values: list[float], kind: int, ratio: float, horizon: int) -> list[float]:
+    """One slot's actions resampled."""
+    window = np.zeros((1, len(values), 18), np.float32)
+    window[0, :, 0] = values
+    kinds = np.full((1, 18), LINEAR, np.uint8)
+    kinds[0, 0] = kind
+    return resample(window, kinds, np.array([ratio]), horizon)[0, :, 0].round(4).tolist()
+
+
+def test_positions_are_interpolated_between_steps() -> None:
+    assert column([0, 1, 4, 9, 16], LINEAR, 0.5, 6) == [0, 0.5, 1, 2.5, 4, 6.5]
+    assert column([0, 1, 4, 9, 16, 25], LINEAR, 2.0, 2) == [0, 4]
+
+
+def test_a_gripper_switches_at_once() -> None:
+    assert column([0, 0, 1, 1, 0, 0], HOLD, 0.4, 10) == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_deltas_keep_the_movement() -> None:
+    slow = column([1, 2, 3, 4, 5, 6, 7, 8], SUM, 2.0, 3)
+    assert slow == [3, 7, 11]
+    assert column([1, 2, 3, 4], SUM, 0.5, 4) == [0.5, 0.5, 1, 1]
+
+
+def test_angles_turn_the_short_way() -> None:
+    assert column([3.0, -3.0, -3.0], ANGLE, 0.5, 2) == [3.0, pytest.approx(np.pi, abs=1e-4)]
+
+
+def test_slots_are_resampled_by_what_they_mean() -> None:
+    parts = '{"arm0": [0, 1, 2, 3, 4, 5], "gripper0": [6], "base": [14, 15], "torso": [17]}'
+    kinds = {
+        mode: slot_kinds(mode, parts)[[0, 3, 6, 14, 17]].tolist()
+        for mode in ("joint_position", "ee_delta", "ee_absolute")
+    }
+    assert kinds == {
+        "joint_position": [LINEAR, LINEAR, HOLD, LINEAR, LINEAR],
+        "ee_delta": [SUM, SUM, HOLD, LINEAR, LINEAR],
+        "ee_absolute": [LINEAR, ANGLE, HOLD, LINEAR, LINEAR],
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("chunks")
+    options = {"cameras": ("base_0_rgb",), "n_steps": 20}
+    write_dataset(root, "slow", [make_episode(0, control_hz=5.0, robot="ur5e", **options)], n_shards=1)
+    write_dataset(root, "fast", [make_episode(1, control_hz=20.0, **options)], n_shards=1)
+    write_dataset(root, "turning", [turning_episode()], n_shards=1)
+    return root
+
+
+def turning_episode() -> Episode:
+    """An end-effector episode whose yaw crosses pi."""
+    episode = make_episode(2, control_mode="ee_absolute", cameras=("base_0_rgb",), n_steps=10)
+    state, action = episode.state.copy(), episode.action.copy()
+    state[:, 5] = (3.0 + 0.1 * np.arange(10) + np.pi) % (2 * np.pi) - np.pi
+    action[:, 5] = (3.1 + 0.1 * np.arange(10) + np.pi) % (2 * np.pi) - np.pi
+    return replace(episode, state=state, action=action)
+
+
+def opened(folder: Path, name: str, action: str) -> Mixture:
+    body = f"datasets: [{{path: {name}/1.0.0}}]\naction: {action}\n"
+    return open_mixture(write_spec(folder, body, f"{name}.yaml"), cache=folder / "cache")
+
+
+def test_sources_of_all_rates_come_at_the_target_rate(folder: Path) -> None:
+    for name, first, per_step in (("slow", 0.01, 0.005), ("fast", 1.01, 0.02)):
+        with Stream(opened(folder, name, "{horizon: 5, rate_hz: 10}"), batch_size=1) as stream:
+            batch = stream.gather([0], [4])
+        expected = first + 0.04 + per_step * np.arange(5)
+        assert batch.action_physical[0, :, 0] == pytest.approx(expected, abs=1e-5)
+        assert batch.control_hz.tolist() == [10.0]
+
+
+def test_the_episodes_end_is_where_it_is_at_the_target_rate(folder: Path) -> None:
+    with Stream(opened(folder, "slow", "{horizon: 5, rate_hz: 10}"), batch_size=1) as stream:
+        batch = stream.gather([0], [18])
+    assert batch.chunk_mask[0].tolist() == [True, True, True, False, False]
+    assert batch.action_physical[0, :, 0] == pytest.approx([0.19, 0.195, 0.2, 0.2, 0.2], abs=1e-5)
+
+
+def test_a_source_at_the_target_rate_is_left_alone(folder: Path) -> None:
+    resampled, native = (opened(folder, "fast", f"{{horizon: 5{rate}}}") for rate in (", rate_hz: 20", ""))
+    with Stream(resampled, batch_size=8) as one, Stream(native, batch_size=8) as other:
+        assert np.array_equal(one.batch_at(0).action_physical, other.batch_at(0).action_physical)
+
+
+def test_statistics_are_those_of_the_resampled_chunks(folder: Path) -> None:
+    mixture = opened(folder, "fast", "{horizon: 3, rate_hz: 10, mode: relative_to_first_state}")
+    action = mixture.statistics["arx/joint_position/pi18/v1"].action
+    # Every second step of the source: 0.01, 0.03 and 0.05 from the first state, in 20, 18 and 16 of the chunks.
+    assert (action.count[0], action.min[0], action.max[0]) == (
+        54,
+        pytest.approx(0.01, abs=1e-5),
+        pytest.approx(0.05, abs=1e-5),
+    )
+    assert mixture.action_mean("arx/joint_position/pi18/v1")[0] == pytest.approx(1 + 0.095 + 0.01, abs=1e-4)
+
+
+def test_relative_rotations_wrap_and_invert(folder: Path) -> None:
+    mixture = opened(folder, "turning", "{horizon: 4, mode: relative_to_first_state}")
+    with Stream(mixture, batch_size=1) as stream:
+        batch = stream.gather([0] * 10, list(range(10)))
+    key = "arx/ee_absolute/pi18/v1"
+    assert mixture.statistics[key].action.max[5] == pytest.approx(0.4, abs=1e-4)
+    assert mixture.statistics[key].action.max[6] > 2
+    back = mixture.unnormalize_batch_action(batch, batch.action)
+    assert np.abs(back - batch.action_physical).max() < 1e-6
+
+
+def test_relative_and_back_is_exact_for_random_chunks() -> None:
+    rng = np.random.default_rng(0)
+    action, state = rng.uniform(-3, 3, (5, 4, 18)).astype(np.float32), rng.uniform(-3, 3, (5, 18)).astype(np.float32)
+    relative = rng.random((5, 18)) < 0.5
+    wraps = relative & (rng.random((5, 18)) < 0.5)
+    moved = absolute_to_relative(action, state, relative, wraps)
+    assert np.abs(moved[np.broadcast_to(wraps[:, None], moved.shape)]).max() <= np.pi
+    assert np.abs(relative_to_absolute(moved, state, relative, wraps) - action).max() < 1e-12

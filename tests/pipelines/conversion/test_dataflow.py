@@ -1,0 +1,243 @@
+"""Dataflow without credentials: its own proto, its job, what it stages, and a worker that has only the wheel."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from configparser import ConfigParser
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+from tests.support.memory_store import MemoryStore
+from tests.support.native_files import bridge_features, write_rlds
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipelines import cli, flex_template
+from pipelines.mapping.adapters import get_adapter
+from pipelines.conversion.beam_options import make_beam_options, option_parser
+from pipelines.conversion.shard_work import load_measured, load_result
+from pipelines.shards.dataset import Dataset
+from pipelines.conversion.graph import ConvertAll
+from pipelines.conversion.launch import Conversion, convert, make_job, plan_conversion
+from pipelines.storage.paths import as_place
+from pipelines.conversion.plan import Job, ShardId, save_plan
+
+pytest.importorskip("apitools", reason="needs apache-beam[gcp]")
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "pipelines/dataflow"
+FLAGS = [
+    "--runner=DataflowRunner", "--dry_run=True", "--no_auth", "--project=my-project", "--region=us-central1",
+    "--temp_location=gs://my-bucket/tmp", "--staging_location=gs://my-bucket/staging", "--job_name=tiny",
+    f"--setup_file={ROOT}/pyproject.toml", f"--requirements_file={RECIPES}/worker_requirements.txt",
+    "--requirements_cache=skip",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedJob:
+    """What a launcher would send: the job, the files for its workers, and the conversion behind it."""
+
+    job: Job
+    description: dict[str, Any]
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.description["environment"]
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+
+    folder = tmp_path_factory.mktemp("dataflow")
+    source = write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})
+    conversion = Conversion(
+        source=str(source), output_root=str(folder / "out"), name="tiny", version="1.0.0",
+        adapter=get_adapter("bridge_orig"), n_shards=2,
+    )  # fmt: skip
+    plan = plan_conversion(conversion, None)
+    job = make_job(conversion, plan)
+    save_plan(job, plan)
+    every = tuple(sorted(plan.shards))
+    pipeline = beam.Pipeline(options=make_beam_options(FLAGS))
+    _ = pipeline | "Convert" >> ConvertAll(job, every, every)
+    sent = pipeline.run().job
+    client = DataflowApplicationClient(sent.options)
+    (folder / "staged").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "stage_file", lambda _where, name, stream, *_: stage(folder, name, stream.read()))
+        patch.setattr(client, "_gcs_file_copy", lambda path, to, *_: stage(folder, to, Path(path).read_bytes()))
+        client.create_job_description(sent)
+    return StagedJob(job=job, description=json.loads(sent.json()), folder=folder / "staged")
+
+
+def stage(folder: Path, name: str, content: bytes) -> None:
+    (folder / "staged" / Path(name).name).write_bytes(content)
+
+
+def test_the_job_names_its_workers_packages_and_bucket(staged: StagedJob) -> None:
+    assert staged.description["type"] == "JOB_TYPE_BATCH"
+    options = staged.environment["sdkPipelineOptions"]["options"]
+    assert (options["project"], options["region"], options["job_name"]) == ("my-project", "us-central1", "tiny")
+    (harness,) = staged.environment["workerPools"][0]["sdkHarnessContainerImages"]
+    assert harness["containerImage"].endswith(f"beam_python3.11_sdk:{beam.__version__}")
+    # The launcher's own session is no part of the job: what it imports, workers need not have.
+    assert {path.name for path in staged.folder.iterdir()} == {
+        "pipeline.pb", "requirements.txt", "submission_environment_dependencies.txt", "workflow.tar.gz",
+    }  # fmt: skip
+    assert (staged.folder / "pipeline.pb").stat().st_size < 200_000
+
+
+def test_the_source_package_holds_every_data_file(staged: StagedJob) -> None:
+    with tarfile.open(staged.folder / "workflow.tar.gz") as package:
+        names = {name.partition("/")[2] for name in package.getnames()}
+    packaged = {"adapters.yaml", "adapters_oxe.yaml", "embodiments.yaml"}
+    assert {f"pipelines/{name}" for name in packaged} <= names
+
+
+def test_a_worker_with_nothing_but_the_staged_package_converts(staged: StagedJob, tmp_path: Path) -> None:
+    """The package that `--setup_file` stages is installed beside the dependencies; the checkout is out of sight."""
+    clean = make_clean_interpreter(staged.folder / "workflow.tar.gz", tmp_path)
+    script = shutil.copy(ROOT / "tests/support/run_staged.py", tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [str(clean), "-I", script, str(staged.folder / "pipeline.pb")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    used = json.loads(done.stdout.splitlines()[-1])
+    assert used["ours"] and all(path.startswith(str(tmp_path)) for path in used["ours"])
+    allowed = requirements_of("embodimix", {"pipelines"})
+    assert {canonicalize_name(name) for name in used["others"]} <= allowed
+    measured = load_measured(staged.job)
+    assert measured is not None and measured.n_episodes == 4
+    results = [load_result(staged.job, ShardId(split="train", shard=shard, n_shards=2)) for shard in range(2)]
+    assert sum(result.n_episodes for result in results if result) == 4
+
+
+def make_clean_interpreter(package: Path, folder: Path) -> Path:
+    """An interpreter that sees this environment's dependencies, but of this project only what `package` installs."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "clean"], check=True)
+    site = folder / "clean/lib/python3.11/site-packages"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", site, package], check=True, cwd=folder)
+    # Folders that a .pth file names are searched, but their own .pth files, an editable install's among them, are not.
+    (site / "dependencies.pth").write_text(f"{Path(beam.__file__).parents[1]}\n")
+    return folder / "clean/bin/python"
+
+
+def requirements_of(name: str, extras: set[str]) -> set[str]:
+    """The distributions that a distribution needs, itself and all that those need included."""
+    found: set[str] = set()
+    todo = [(canonicalize_name(name), frozenset(extras))]
+    while todo:
+        name, wanted = todo.pop()
+        found.add(name)
+        try:
+            requirements = [Requirement(line) for line in metadata.requires(name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in requirements:
+            markers = [{"extra": extra} for extra in wanted] or [{"extra": ""}]
+            if requirement.marker and not any(requirement.marker.evaluate(marker) for marker in markers):
+                continue
+            if canonicalize_name(requirement.name) not in found or requirement.extras:
+                todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return found
+
+
+def test_workers_install_the_pinned_packages_of_the_extra() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needed = setup["options"]["install_requires"] + setup["options.extras_require"]["pipelines"]
+    by_name = {canonicalize_name(name): version for name, version in pins.items()}
+    names = {canonicalize_name(Requirement(line).name) for line in needed.split()}
+    expected = {name: by_name[name] for name in names}
+    # Beam's images bring Beam.
+    del expected["apache-beam"]
+    listed = dict(line.split("==") for line in (RECIPES / "worker_requirements.txt").read_text().split())
+    assert {canonicalize_name(name): version for name, version in listed.items()} == expected
+
+
+def test_the_image_is_of_the_pinned_beam_and_starts_files_that_exist() -> None:
+    recipe = (RECIPES / "Dockerfile").read_text()
+    assert re.search(r"^FROM apache/beam_python3\.11_sdk:(\S+)$", recipe, re.MULTILINE)[1] == beam.__version__
+    started = re.search(r"FLEX_TEMPLATE_PYTHON_PY_FILE=/opt/embodimix/(\S+)", recipe)[1]
+    assert (ROOT / started).is_file() and Path(started).name == Path(flex_template.__file__).name
+
+
+def test_every_parameter_of_the_template_is_an_option_of_convert() -> None:
+    template = json.loads((RECIPES / "flex_template.json").read_text())
+    required = [p["name"] for p in template["parameters"] if not p.get("isOptional")]
+    assert required == ["format", "input", "output_root", "name", "version", "sdk_container_image"]
+    for parameter in template["parameters"]:
+        assert parameter.keys() <= {"name", "label", "helpText", "isOptional", "regexes"}
+        assert parameter["name"] and parameter["label"] and parameter["helpText"]
+        for pattern in parameter.get("regexes", []):
+            re.compile(pattern)
+        known, unknown = option_parser().parse_known_args([f"--{parameter['name']}=1"])
+        assert parameter["name"] in flex_template.PLACED or not unknown or is_option_of_convert(parameter["name"])
+
+
+def is_option_of_convert(name: str) -> bool:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    cli.add_commands(parser.add_subparsers(dest="command"))
+    _, unknown = parser.parse_known_args(["convert", "rlds", "in", "out", f"--{name}=1"])
+    return not unknown
+
+
+def test_a_template_hands_over_and_the_same_command_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    MemoryStore.objects.clear()
+    source = write_rlds(tmp_path / "in", {"train": [bridge_features(i) for i in range(4)]})
+    for path in source.iterdir():
+        MemoryStore.objects[f"mem://bucket/in/{path.name}"] = path.read_bytes()
+    sent: dict[str, bytes] = {}
+    monkeypatch.setattr(
+        DataflowApplicationClient, "stage_file",
+        lambda _self, _where, name, stream, *_: sent.update({name: stream.read()}),
+    )  # fmt: skip
+    monkeypatch.setattr(DataflowApplicationClient, "_gcs_file_copy", lambda *_: None)
+    # It asks the bucket, for minutes where there are no credentials.
+    monkeypatch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
+    launched = [
+        "--format=rlds", "--input=mem://bucket/in", "--output_root=mem://bucket/out", "--name=tiny", "--version=1.0.0",
+        "--adapter=bridge_orig", "--shards=2", "--sdk_container_image=registry/embodimix:0", "--no_auth",
+        "--project=my-project", "--region=us-central1", "--job_name=tiny", "--sdk_location=container",
+        "--temp_location=gs://my-bucket/tmp", "--staging_location=gs://my-bucket/staging",
+        "--template_location=gs://my-bucket/staging/template_launches/job_object",
+    ]  # fmt: skip
+    assert flex_template.main(launched) == 0
+    assert json.loads(sent["job_object"])["environment"]["sdkPipelineOptions"]["options"]["project"] == "my-project"
+    assert not as_place("mem://bucket/out/tiny/1.0.0/dataset_info.json").exists()
+    run_here(sent["pipeline.pb"], FnApiRunner())
+    conversion = Conversion(
+        source="mem://bucket/in", output_root="mem://bucket/out", name="tiny", version="1.0.0",
+        adapter=get_adapter("bridge_orig"), n_shards=2,
+    )  # fmt: skip
+    assert convert(conversion)["episodes_out"] == 4
+    Dataset.open(as_place("mem://bucket/out/tiny/1.0.0")).verify_hashes()
+    MemoryStore.objects.clear()
+
+
+def run_here(pipeline: bytes, runner: Any) -> None:
+    from apache_beam.portability import python_urns
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    proto = beam_runner_api_pb2.Pipeline.FromString(pipeline)
+    for environment in proto.components.environments.values():
+        environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""
+    runner.run_via_runner_api(proto, make_beam_options([])).wait_until_finish()

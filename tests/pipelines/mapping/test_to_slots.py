@@ -1,0 +1,180 @@
+"""Native arrays to slots: selection, rotations, grippers, masks, and dims that do not fit."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
+from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.episode import Reference
+from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute
+from pipelines.mapping.to_slots import mark_idle, to_episode
+from pipelines.contract.native import NativeEpisode, Rejected
+
+BRIDGE = get_adapter("bridge_orig")
+WIDOWX = get_embodiment("widowx")
+QUARTER = np.pi / 2
+
+
+def make_adapter(**changes: Any) -> Adapter:
+    entry = {"title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta"}
+    return parse_adapter("x", entry | changes)
+
+
+def make_native(state: np.ndarray, action: np.ndarray, **changes: Any) -> NativeEpisode:
+    arrays = {"observation/state": state, "action": action}
+    native = NativeEpisode(
+        reference=Reference(uri="u", key="k"), n_steps=len(state), arrays=arrays,
+        frames={"observation/image_0": [b"jpeg"] * len(state)},
+    )  # fmt: skip
+    return replace(native, **changes)
+
+
+def test_values_land_in_their_slots_with_the_gripper_turned_round() -> None:
+    state = np.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.25]])
+    action = np.array([[0.01, 0, 0, 0, 0, 0, 1.0], [0.02, 0, 0, 0, 0, 0, 0.0]])
+    episode = to_episode(make_native(state, action), BRIDGE, WIDOWX, ["base_0_rgb"])
+    assert episode.state[1, :7].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75])
+    assert episode.action[:, 6].tolist() == [0.0, 1.0]
+    assert episode.state[:, 7:].tolist() == [[0.0] * 11] * 2
+    assert episode.action_mask.tolist() == [True] * 7 + [False] * 11
+    assert not np.signbit(episode.state).any()
+
+
+@pytest.mark.parametrize(
+    ("form", "rotation", "rpy"),
+    [
+        ("xyz_quat_xyzw", [0, 0, np.sqrt(0.5), np.sqrt(0.5)], [0, 0, QUARTER]),
+        ("xyz_quat_wxyz", [np.sqrt(0.5), np.sqrt(0.5), 0, 0], [QUARTER, 0, 0]),
+        ("xyz_rotvec", [0, 0.5, 0], [0, 0.5, 0]),
+        ("xyz_euler_zyx", [0.3, 0.2, 0.1], [0.1, 0.2, 0.3]),
+    ],
+)
+def test_rotations_become_roll_pitch_yaw(form: str, rotation: list[float], rpy: list[float]) -> None:
+    spec = {"from": f"pose[0:{3 + len(rotation)}]", "form": form}
+    source = make_adapter(state={"arm0": spec}).state["arm0"]
+    converted = convert_part(np.array([[1.0, 2.0, 3.0, *rotation]]), source)
+    assert converted[0].tolist() == pytest.approx([1, 2, 3, *rpy])
+
+
+def test_a_quaternion_of_length_zero_is_rejected() -> None:
+    source = make_adapter(state={"arm0": {"from": "pose[0:7]", "form": "xyz_quat_xyzw"}}).state["arm0"]
+    with pytest.raises(Rejected, match="bad_rotation"):
+        convert_part(np.zeros((1, 7)), source)
+
+
+def test_a_source_without_rotation_masks_its_slots() -> None:
+    adapter = make_adapter(
+        cameras={"base_0_rgb": "observation/image_0"},
+        action={"arm0": {"from": "action", "form": "xyz"}},
+    )
+    episode = to_episode(make_native(np.zeros((2, 7)), np.ones((2, 3))), adapter, WIDOWX, ["base_0_rgb"])
+    assert episode.action_mask.tolist() == [True] * 3 + [False] * 15
+    assert not episode.state_mask.any()
+
+
+def test_several_keys_are_joined_and_scaled() -> None:
+    adapter = make_adapter(action={"arm0": {"from": ["a", "b"], "form": "xyz_rpy", "scale": 2}})
+    native = make_native(np.zeros((1, 7)), np.zeros((1, 7)))
+    native = replace(native, arrays={"a": np.array([[1.0, 2, 3]]), "b": np.array([[4.0, 5, 6]])})
+    assert to_episode(native, adapter, WIDOWX, []).action[0, :6].tolist() == [2, 4, 6, 8, 10, 12]
+
+
+def test_degrees_become_radians_but_lengths_stay() -> None:
+    source = make_adapter(state={"arm0": {"from": "p[0:6]", "form": "xyz_rpy", "degrees": True}}).state["arm0"]
+    assert convert_part(np.array([[1.0, 1, 1, 180, 90, 0]]), source)[0].tolist() == pytest.approx(
+        [1, 1, 1, np.pi, QUARTER, 0]
+    )
+
+
+def test_joints_in_degrees_become_radians_from_the_first_on() -> None:
+    source = make_adapter(robot="ur5e", control_mode="joint_position", state={
+        "arm0": {"from": "p[0:6]", "form": "joints", "degrees": True}
+    }).state["arm0"]  # fmt: skip
+    assert convert_part(np.array([[180.0, 90, 0, -90, 360, 1]]), source)[0].tolist() == pytest.approx(
+        [np.pi, QUARTER, 0, -QUARTER, 2 * np.pi, np.pi / 180]
+    )
+
+
+@pytest.mark.parametrize(
+    ("commands", "states"),
+    [
+        ([0.5, 1.0, 0.5, 0.0, 0.5], [0, 1, 1, 0, 0]),
+        ([0.5, 0.5, 0.0, 0.5], [1, 1, 0, 0]),
+        ([1.0, 0.54, 0.46, 0.44, 0.56], [1, 1, 1, 0, 1]),
+        ([0.5, 0.5], [0, 0]),
+    ],
+)
+def test_relative_gripper_commands_hold_until_the_next(commands: list[float], states: list[float]) -> None:
+    assert relative_to_absolute(np.array(commands)[:, None])[:, 0].tolist() == states
+
+
+def test_poses_are_matrices_by_rows_or_by_columns_and_nothing_else() -> None:
+    pose = np.array([[0.0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
+    expected = pytest.approx([1, 2, 3, 0, 0, QUARTER])
+    assert matrix_to_pose(pose.reshape(1, 16))[0].tolist() == expected
+    assert matrix_to_pose(pose.T.reshape(1, 16))[0].tolist() == expected
+    sheared = pose + np.eye(4, k=1) * 0.5
+    for no_pose in (sheared, np.ones((4, 4))):
+        with pytest.raises(Rejected, match="expected 4x4 matrices of a pose"):
+            matrix_to_pose(no_pose.reshape(1, 16))
+
+
+def test_time_counts_from_the_first_step() -> None:
+    native = make_native(np.zeros((3, 7)), np.ones((3, 7)), timestamp_s=np.array([5.0, 5.5, 6.25]))
+    assert to_episode(native, BRIDGE, WIDOWX, []).timestamp_s.tolist() == [0.0, 0.5, 1.25]
+
+
+def test_the_next_state_as_action_ends_with_the_last_state_twice() -> None:
+    adapter = make_adapter(action={"arm0": {"from": "observation/state[0:6]", "form": "xyz_rpy", "next": True}})
+    state = np.arange(3)[:, None] * np.full((3, 6), 0.25)
+    episode = to_episode(make_native(state, np.zeros((3, 7))), adapter, WIDOWX, [])
+    assert episode.action[:, 0].tolist() == [0.25, 0.5, 0.5]
+
+
+def test_an_episode_is_kept_by_its_flags() -> None:
+    adapter = make_adapter(action={"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}}, keep_when={"success": 1})
+    native = make_native(np.zeros((2, 7)), np.zeros((2, 6)))
+    assert to_episode(replace(native, flags={"success": 1.0}), adapter, WIDOWX, []).n_steps == 2
+    with pytest.raises(Rejected, match="filtered: success is 0; the adapter keeps 1"):
+        to_episode(replace(native, flags={"success": 0.0}), adapter, WIDOWX, [])
+    with pytest.raises(Rejected, match="missing_key: expected the episode's success; found luck"):
+        to_episode(replace(native, flags={"luck": 1.0}), adapter, WIDOWX, [])
+
+
+def test_a_gripper_in_metres_becomes_a_closed_fraction() -> None:
+    spec = {"from": "width", "open": 0.08, "closed": 0.0, "clip": True}
+    source = make_adapter(state={"gripper0": spec}).state["gripper0"]
+    assert convert_part(np.array([[0.08], [0.02], [0.1], [0.0]]), source)[:, 0].tolist() == [0.0, 0.75, 0.0, 1.0]
+
+
+def test_dims_that_do_not_fit_the_robot_are_named() -> None:
+    names = {"action": ["x", "y", "z", "roll", "pitch", "yaw", "gripper", "terminate"]}
+    native = make_native(np.zeros((2, 7)), np.zeros((2, 8)), dim_names=names)
+    with pytest.raises(Rejected, match="action: expected 7 dims for robot widowx, found 8; left over: terminate"):
+        to_episode(native, BRIDGE, WIDOWX, [])
+
+
+def test_a_missing_key_names_those_that_are_there() -> None:
+    native = make_native(np.zeros((2, 7)), np.zeros((2, 7)))
+    with pytest.raises(Rejected, match="expected observation/state; found action"):
+        to_episode(replace(native, arrays={"action": np.zeros((2, 7))}), BRIDGE, WIDOWX, [])
+
+
+def test_the_first_step_goes_only_when_its_action_is_zero() -> None:
+    action = np.full((3, 7), 0.01)
+    kept = to_episode(make_native(np.zeros((3, 7)), action), BRIDGE, WIDOWX, [])
+    assert (kept.n_steps, kept.dropped) == (3, ())
+    action[0, :6] = 1e-7
+    cut = to_episode(make_native(np.zeros((3, 7)), action), BRIDGE, WIDOWX, ["base_0_rgb"])
+    assert cut.n_steps == 2 and len(cut.images["base_0_rgb"]) == 2
+    assert [(d.start, d.end, d.reason) for d in cut.dropped] == [(0, 1, "first_step_zero_action")]
+
+
+def test_steps_that_the_source_marks_as_still_are_idle() -> None:
+    adapter = get_adapter("droid_raw")
+    native = make_native(np.zeros((3, 7)), np.zeros((3, 7)))
+    native = replace(native, arrays={"observation/controller_info/movement_enabled": np.array([False, True, False])})
+    assert mark_idle(native, adapter).tolist() == [True, False, True]

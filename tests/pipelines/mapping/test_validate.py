@@ -1,0 +1,117 @@
+"""What bars an episode from a dataset."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.contract.embodiments import get_embodiment, slot_mask
+from pipelines.contract.episode import Episode, Reference
+from pipelines.mapping.validate import find_fault
+
+T = 5
+
+
+def make_episode(robot: str = "ur5e", control_mode: str = "joint_position", t: int = T) -> Episode:
+    vectors = get_embodiment(robot).vectors(control_mode)
+    return Episode(
+        reference=Reference(uri="u", key="k"), robot=robot, control_mode=control_mode, control_hz=20.0,
+        state=np.zeros((t, 18), np.float32), action=np.zeros((t, 18), np.float32), timestamp_s=np.arange(t) / 20,
+        state_mask=slot_mask(vectors.state), action_mask=slot_mask(vectors.action), parts=dict(vectors.action),
+        images={"base_0_rgb": [b""] * t}, dataset_cameras=("base_0_rgb",), task="x", language=("x",), success=1,
+        is_terminal=True, reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32), is_idle=np.zeros(t, bool),
+    )  # fmt: skip
+
+
+def with_value(episode: Episode, side: str, step: int, slot: int, value: float) -> Episode:
+    values = getattr(episode, side).copy()
+    values[step, slot] = value
+    return replace(episode, **{side: values})
+
+
+def test_a_plain_episode_has_no_fault() -> None:
+    assert find_fault(make_episode()) is None
+
+
+def test_one_step_is_no_episode() -> None:
+    assert find_fault(make_episode(t=1)) == ("one_step", "expected at least 2 steps, found 1")
+
+
+def test_an_episode_without_a_camera_is_named() -> None:
+    assert find_fault(replace(make_episode(), images={})) == (
+        "no_camera", "expected at least one of base_0_rgb, found none"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_found(value: float) -> None:
+    fault = find_fault(with_value(make_episode(), "action", 3, 2, value))
+    assert fault == ("non_finite", f"action: step 3, slot 2: expected a finite number, found {value}")
+
+
+@pytest.mark.parametrize(
+    ("robot", "mode", "side", "slot", "value", "reason"),
+    [
+        ("ur5e", "joint_position", "action", 0, 4.0, "absurd_jump"),
+        ("ur5e", "joint_position", "state", 1, 90.0, "absurd_value"),
+        ("ur5e", "joint_position", "action", 6, 7.0, "absurd_value"),
+        ("widowx", "ee_delta", "action", 0, 1.5, "absurd_value"),
+        ("widowx", "ee_delta", "action", 3, 7.0, "absurd_value"),
+        ("widowx", "ee_delta", "state", 2, 0.9, "absurd_jump"),
+        ("mobile_fibocom", "joint_position", "action", 14, 8.0, "absurd_value"),
+        ("franka_mobile", "joint_position", "action", 17, 1.0, "absurd_jump"),
+        ("franka", "joint_velocity", "action", 2, 40.0, "absurd_value"),
+    ],
+)
+def test_what_no_robot_does_is_found(
+    robot: str, mode: str, side: str, slot: int, value: float, reason: str
+) -> None:  # fmt: skip
+    fault = find_fault(with_value(make_episode(robot, mode), side, 2, slot, value))
+    assert fault is not None and fault[0] == reason and f"slot {slot}" in fault[1]
+
+
+@pytest.mark.parametrize(
+    ("robot", "mode", "side", "slot", "value"),
+    [
+        ("ur5e", "joint_position", "action", 0, 0.6),
+        ("franka", "joint_velocity", "action", 2, 3.0),
+        ("widowx", "ee_delta", "state", 3, 2 * np.pi - 0.1),
+        ("widowx", "ee_delta", "state", 6, -0.007),
+        ("mobile_fibocom", "joint_position", "action", 16, 2.0),
+    ],
+)
+def test_what_robots_do_passes(robot: str, mode: str, side: str, slot: int, value: float) -> None:
+    assert find_fault(with_value(make_episode(robot, mode), side, 2, slot, value)) is None
+
+
+def test_a_joint_in_degrees_is_asked_about() -> None:
+    fault = find_fault(with_value(make_episode(), "state", 0, 1, -95.0))
+    assert fault is not None and fault[1].endswith("found -95; are these degrees?")
+
+
+@pytest.mark.parametrize(
+    ("robot", "mode", "side", "slot", "low", "high"),
+    [
+        ("ur5e", "joint_position", "action", 0, -25.125, 25.125),
+        ("ur5e", "joint_position", "state", 6, -0.5, 1.5),
+        ("franka", "joint_velocity", "action", 2, -30.0, 30.0),
+        ("widowx", "ee_delta", "state", 0, -10.0, 10.0),
+        ("widowx", "ee_delta", "state", 3, -12.5625, 12.5625),
+        ("widowx", "ee_delta", "action", 0, -1.0, 1.0),
+        ("widowx", "ee_delta", "action", 3, -6.28125, 6.28125),
+        ("mobile_fibocom", "joint_position", "action", 14, -5.0, 5.0),
+        ("mobile_fibocom", "joint_position", "action", 16, -10.0, 10.0),
+        ("franka_mobile", "joint_position", "action", 17, -2.0, 3.0),
+    ],
+)
+def test_the_ends_of_every_limit_are_allowed_and_what_is_beyond_is_not(
+    robot: str, mode: str, side: str, slot: int, low: float, high: float
+) -> None:
+    """Angles end at multiples of 2 pi, less than 0.01 beyond these numbers."""
+    for value, beyond in ((low, low - 0.01), (high, high + 0.01)):
+        episode = make_episode(robot, mode)
+        getattr(episode, side)[:, slot] = value
+        assert find_fault(episode) is None
+        getattr(episode, side)[:, slot] = beyond
+        fault = find_fault(episode)
+        assert fault is not None and fault[0] == "absurd_value" and f"slot {slot}" in fault[1]

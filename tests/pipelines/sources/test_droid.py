@@ -1,0 +1,179 @@
+"""Reading DROID raw folders: which camera is which, instructions, missing and broken videos."""
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import pytest
+
+from pipelines.mapping.adapters import get_adapter
+from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.errors import UsageError
+from pipelines.contract.images import CorruptImage
+from pipelines.mapping.to_slots import to_episode
+from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.sources.droid import find, name_cameras, read
+
+DROID = get_adapter("droid_raw")
+EPISODE = "SIM/success/2024-05-06/Mon_May__6_10:11:12_2024"
+
+
+@pytest.fixture
+def sample(shared: Path, tmp_path: Path) -> Path:
+    """A copy of one episode, with its annotations, that a test may damage."""
+    source = shared / "data/sim/droid_raw"
+    shutil.copytree(source / EPISODE, tmp_path / EPISODE, copy_function=shutil.copyfile)
+    shutil.copyfile(source / "aggregated-annotations-sim.json", tmp_path / "aggregated-annotations-sim.json")
+    return tmp_path / EPISODE
+
+
+def read_only(root: Path) -> NativeEpisode:
+    (located,) = find(str(root), DROID).episodes
+    return read(located, DROID)
+
+
+def decode(path: Path, number: int) -> np.ndarray:
+    with av.open(str(path)) as container:
+        for i, frame in enumerate(container.decode(video=0)):
+            if i == number:
+                return frame.to_ndarray(format="rgb24")
+    raise AssertionError(number)
+
+
+@pytest.mark.shared
+def test_an_episode_has_its_rows_and_three_instructions(sample: Path, tmp_path: Path) -> None:
+    native = read_only(tmp_path)
+    assert (native.n_steps, native.success, native.missing_cameras) == (84, 1, ())
+    assert native.language == (
+        "lift the red cube", "pick up the red block from the table", "raise the red cube off the table"
+    )  # fmt: skip
+    assert native.timestamp_s is not None and 5.3 < native.timestamp_s[-1] - native.timestamp_s[0] < 5.8
+
+
+@pytest.mark.shared
+def test_frames_go_by_the_serials_of_the_metadata(sample: Path, tmp_path: Path) -> None:
+    frames = read_only(tmp_path).frames
+    assert list(frames) == ["wrist", "exterior_1", "exterior_2"]
+    for name, serial in (("wrist", "18650758"), ("exterior_1", "22008760"), ("exterior_2", "24400334")):
+        for number in (0, 40, 83):
+            assert np.array_equal(frames[name][number], decode(sample / f"recordings/MP4/{serial}.mp4", number))
+
+
+@pytest.mark.shared
+def test_going_back_in_a_video_gives_the_same_frame(sample: Path, tmp_path: Path) -> None:
+    frames = read_only(tmp_path).frames["wrist"]
+    first = frames[10]
+    assert np.array_equal(frames[50:52][1], frames[51])
+    assert np.array_equal(frames[10], first)
+
+
+@pytest.mark.shared
+def test_joint_targets_closed_grippers_and_still_steps(sample: Path, tmp_path: Path) -> None:
+    episode = to_episode(read_only(tmp_path), DROID, get_embodiment("franka"), ["base_0_rgb", "left_wrist_0_rgb"])
+    with h5py.File(sample / "trajectory.h5") as file:
+        assert np.array_equal(episode.action[:, :7], file["action/joint_position"][:].astype(np.float32))
+        assert np.allclose(episode.action[:, 7], file["action/gripper_position"][:])
+        assert np.allclose(episode.state[:, 7], file["observation/robot_state/gripper_position"][:])
+        assert np.array_equal(episode.is_idle, ~file["observation/controller_info/movement_enabled"][:])
+    assert episode.is_idle.sum() == 16
+
+
+@pytest.mark.shared
+def test_a_failed_episode_is_kept_and_flagged(shared: Path) -> None:
+    native = read_only(shared / "data/sim/droid_raw/SIM/failure")
+    assert (native.success, native.language) == (0, ("Pick up the red cube",))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("folder", "success"), [("success", 1), ("failure", 0), ("elsewhere", -1)])
+def test_without_metadata_the_folder_tells_the_outcome(
+    sample: Path, tmp_path: Path, folder: str, success: int
+) -> None:
+    for path in sample.glob("metadata_*.json"):
+        path.unlink()
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        file.attrs.pop("success", None)
+    moved = tmp_path / f"in/SIM/{folder}/2024-05-06/{sample.name}"
+    shutil.copytree(sample, moved, copy_function=shutil.copyfile)
+    assert read_only(tmp_path / "in").success == success
+
+
+@pytest.mark.shared
+def test_a_missing_video_leaves_its_camera_out(sample: Path, tmp_path: Path) -> None:
+    (sample / "recordings/MP4/18650758.mp4").unlink()
+    native = read_only(tmp_path)
+    assert native.missing_cameras == ("wrist",) and "wrist" not in native.frames
+    episode = to_episode(native, DROID, get_embodiment("franka"), ["base_0_rgb", "left_wrist_0_rgb"])
+    assert episode.camera_mask.tolist() == [True, False, False]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "keep", "reason"),
+    [
+        ("recordings/MP4/22008760.mp4", 0.6, "truncated_video"),
+        ("recordings/MP4/22008760.mp4", 0.0, "truncated_video"),
+        ("trajectory.h5", 0.5, "unreadable_hdf5"),
+        ("trajectory.h5", 0.0, "unreadable_hdf5"),
+    ],
+)
+def test_a_file_that_is_cut_off_is_rejected(sample: Path, tmp_path: Path, name: str, keep: float, reason: str) -> None:
+    data = (sample / name).read_bytes()
+    (sample / name).write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(Rejected) as error:
+        read_only(tmp_path)
+    assert error.value.reason == reason
+
+
+@pytest.mark.shared
+def test_a_video_with_too_few_frames_is_rejected(sample: Path, tmp_path: Path) -> None:
+    shutil.copyfile(sample / "recordings/MP4/22008760.mp4", sample / "recordings/MP4/18650758.mp4")
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        _repeat_last_row(file)
+    with pytest.raises(Rejected, match="truncated_video.*expected 85 frames, found 84"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+def test_frames_that_do_not_decode_are_found_when_they_are_read(sample: Path, tmp_path: Path) -> None:
+    path = sample / "recordings/MP4/22008760.mp4"
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start + 2000 : start + 12000] = bytes(10000)
+    path.write_bytes(data)
+    with pytest.raises(CorruptImage, match="22008760.mp4"):
+        list(read_only(tmp_path).frames["exterior_1"])
+
+
+@pytest.mark.shared
+def test_rows_of_unequal_number_are_rejected(sample: Path, tmp_path: Path) -> None:
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        short = file["action/joint_position"][:-3]
+        del file["action/joint_position"]
+        file["action/joint_position"] = short
+    with pytest.raises(Rejected, match="unequal_lengths.*action/joint_position: 81"):
+        read_only(tmp_path)
+
+
+def test_without_metadata_camera_types_decide() -> None:
+    types = {"9": 1, "5": 0, "3": 1}
+    assert name_cameras(types, {}) == {"wrist": "5", "exterior_1": "3", "exterior_2": "9"}
+    assert name_cameras(types, {"ext1_cam_serial": 9})["exterior_1"] == "9"
+
+
+def test_a_folder_without_episodes_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({}))
+    with pytest.raises(UsageError, match="folders with a trajectory.h5"):
+        find(str(tmp_path), DROID)
+
+
+def _repeat_last_row(file: h5py.File) -> None:
+    paths: list[str] = []
+    file.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
+    for path in paths:
+        rows = file[path][:]
+        del file[path]
+        file[path] = np.concatenate([rows, rows[-1:]])

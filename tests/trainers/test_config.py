@@ -1,0 +1,81 @@
+"""Run configs: defaults by stage and model, overrides, the round trip through YAML, and mistakes named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.contract.errors import UsageError
+from trainers.config import RunConfig, from_yaml, read_overrides, resolve, resumed, to_yaml
+
+
+def resolved(stage: Any = "pretrain", **overrides: Any) -> RunConfig:
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    return resolve(stage=stage, mixture=Path("m.yaml"), horizon=50, cameras=("base_0_rgb",), overrides=named)
+
+
+def test_defaults_follow_the_stage_and_the_model() -> None:
+    tiny = resolved(steps=500).optimizer
+    full = resolved("posttrain", model="pi0", steps=100_000).optimizer
+    assert (tiny.learning_rate, tiny.warmup_steps, tiny.ema_decay) == (1e-3, 50, 0.99)
+    assert (full.learning_rate, full.warmup_steps, full.ema_decay) == (2.5e-5, 1000, 0.999)
+    assert tiny.final_learning_rate == pytest.approx(1e-4)
+
+
+def test_of_an_expert_with_adapters_only_those_train() -> None:
+    assert resolved(model="pi0-lora").freeze == ("*/llm/*", "!*lora*")
+    assert resolved(policy__expert__lora_rank=4).freeze == ("*/llm/*_1/*", "!*lora*")
+    assert resolved(policy__prefix__lora_rank=4).freeze == ("*/llm/*", "!*_1/*", "!*lora*")
+    assert resolved(model="pi0-lora", freeze=["*/img/*"]).freeze == ("*/img/*",)
+    assert resolved(model="pi0-small").freeze == resolved().freeze == ()
+
+
+def test_yaml_is_a_round_trip() -> None:
+    config = resolved(steps=7, freeze=["*/img/*"], optimizer__b2=0.99, policy__dtype="bfloat16")
+    assert from_yaml(to_yaml(config)) == config
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optimizer: {learning_rate: 1e-4}\nbatch_size: 8\n")
+    config = resolve(
+        stage="pretrain", mixture=Path("m.yaml"), horizon=50, cameras=(), overrides=read_overrides(tmp_path / "c.yaml")
+    )
+    assert (config.optimizer.learning_rate, config.batch_size) == (1e-4, 8)
+
+
+def test_sizes_of_the_model_change_together() -> None:
+    assert resolved(policy__prefix__depth=1, policy__expert__depth=1).policy.expert.depth == 1
+    with pytest.raises(UsageError, match="both experts need the same depth"):
+        resolved(policy__prefix__depth=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model": "tinny"}, r"unknown model 'tinny'. Did you mean 'tiny'"),
+        ({"batch_size": 0}, r"batch_size: expected a positive number; found 0"),
+        ({"steps": -1}, r"steps: expected a positive number; found -1"),
+        ({"batch_size": 10, "accumulate": 4}, r"batch_size: expected a multiple of accumulate \(4\); found 10"),
+        ({"batch_sise": 8}, r"unknown setting 'batch_sise'. Did you mean 'batch_size'"),
+        ({"optimizer.lerning_rate": 1.0}, r"Did you mean 'optimizer.learning_rate'"),
+        ({"optimizer.learning_rate": "fast"}, r"learning_rate: expected a number; found 'fast'"),
+        ({"optimizer.schedule": "line"}, r"schedule: unknown choice 'line'. Did you mean 'cosine'"),
+        ({"eval_every": -1}, r"eval_every: expected zero or more; found -1"),
+        ({"peak_tflops": 0}, r"peak_tflops: expected a positive number; found 0"),
+        ({"loss": "mse"}, r"loss: unknown choice 'mse'"),
+        ({"seed": 1.5}, r"seed: expected int; found 1.5"),
+        ({"policy.siglip.widht": 8}, r"unknown setting 'policy.siglip.widht'. Did you mean 'width'"),
+        ({"steps": 5, "optimizer.warmup_steps": 5}, r"warmup_steps: expected fewer than decay_steps \(5\); found 5"),
+        ({"init": "runs/a"}, r"init is set by the command"),
+    ],
+)
+def test_a_wrong_setting_is_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolved(**overrides)
+
+
+def test_a_resumed_run_may_go_further_and_be_watched_otherwise() -> None:
+    config = resumed(resolved(steps=5), {"steps": 9, "log_every": 3, "seed": 0}, Path("run"))
+    assert (config.steps, config.log_every, config.optimizer.decay_steps) == (9, 3, 5)
+    with pytest.raises(UsageError, match="optimizer.b2 is 0.95 in run/config.yaml; found 0.9"):
+        resumed(resolved(steps=5), {"optimizer.b2": 0.9}, Path("run"))

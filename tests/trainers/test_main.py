@@ -1,0 +1,58 @@
+"""The embodimix command: exit codes and messages."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainers.main
+from pipelines.contract.errors import nearest
+
+
+def test_an_unknown_option_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        trainers.main.main(["mix", "plan", "spec.yaml", "--colour"])
+    assert exit_.value.code == 2
+    assert "--colour" in capsys.readouterr().err
+
+
+def test_no_command_is_wrong_use() -> None:
+    with pytest.raises(SystemExit) as exit_:
+        trainers.main.main([])
+    assert exit_.value.code == 2
+
+
+def test_nearest_offers_the_likely_spelling() -> None:
+    assert nearest("fraka", ["franka", "ur5e"]) == "Did you mean 'franka'?"
+
+
+def test_nearest_lists_everything_when_nothing_is_near() -> None:
+    assert nearest("zzz", ["franka", "ur5e"]) == "Known: franka, ur5e."
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    schema = [sys.executable, "-m", "trainers.main", "mix", "schema"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(schema, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    "root, found", [("file/below", "Not a directory"), ("/proc/nowhere", "No such file or directory")]
+)
+def test_an_output_that_cannot_be_is_told_in_a_line(root: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "logs").mkdir()
+    command = [sys.executable, "-m", "trainers.main", "convert", "zarr", str(tmp_path / "logs"), str(tmp_path / root)]
+    done = subprocess.run(
+        [*command, "--name", "x", "--version", "1.0.0"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"expected a place that can be read and written, found: {found}" in done.stderr

@@ -1,0 +1,86 @@
+"""The demo's ablation: what pretraining and segment language are good for, one row per policy and way of asking."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from trainers.demo.results import Results
+
+NAMES = {
+    "pretrained": "pretrained on every robot", "posttrained": "post-trained, task sentences",
+    "segments": "post-trained, task and segment sentences", "scratch": "from scratch, task sentences",
+}  # fmt: skip
+CONDITIONS = {
+    "task": "the task's sentence", "script": "segment sentences of a script that knows the scene",
+    "high_level": "segment sentences of a high-level policy",
+}  # fmt: skip
+HEADS = (
+    "policy", "asked by", "success", "95 %", "went to the cube that is meant", "lifted the other", "held-out error",
+)  # fmt: skip
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One policy, asked in one way, on the tasks in which the sentence decides.
+
+    error: on held-out episodes of these tasks, asked by the task's sentence, in units of the normalization.
+    """
+
+    policy: str
+    condition: str
+    episodes: int
+    successes: int
+    went_to_meant: int
+    lifted_other: int
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the success rate."""
+        return wilson(self.successes, self.episodes)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate (E. B. Wilson, 1927).
+
+    >>> [round(bound, 3) for bound in wilson(8, 10)]
+    [0.49, 0.943]
+    """
+    rate, z2 = successes / n, Z_95**2
+    centre, half = rate + z2 / (2 * n), Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+
+
+def ablation_rows(results: Results) -> list[Row]:
+    """The table, in the order in which policies were trained."""
+    return [row for run in results.rollouts for row in _rows(results, run)]
+
+
+def _rows(results: Results, run: str) -> Iterator[Row]:
+    tasks = [row.policies[run] for row in results.errors if row.is_task]
+    trained = {name.rsplit("/", 1)[-1] for name in results.task_groups}  # without the mixture's groups around them
+    outcomes = [o for o in results.rollouts[run] if f"{o['task']}@{o['robot']}" in trained]
+    for condition in dict.fromkeys(o["condition"] for o in outcomes):
+        of_it = [o for o in outcomes if o["condition"] == condition]
+        counts = {
+            name: sum(o[name] for o in of_it) for name in ("episodes", "successes", "went_to_meant", "lifted_other")
+        }
+        yield Row(policy=run, condition=condition, error=mean(tasks), **counts)
+
+
+def ablation_markdown(rows: Sequence[Row]) -> str:
+    """The table for documents."""
+    table = (HEADS, ("---",) * len(HEADS), *map(cells, rows))
+    return "".join("| " + " | ".join(line) + " |\n" for line in table)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """What the table says of a row, in the order of `HEADS`."""
+    low, high = row.interval
+    return (
+        NAMES[row.policy], CONDITIONS[row.condition], f"{row.successes}/{row.episodes}",
+        f"{100 * low:.0f}-{100 * high:.0f} %", f"{100 * row.went_to_meant / row.episodes:.0f} %",
+        f"{100 * row.lifted_other / row.episodes:.0f} %", f"{row.error:.3f}",
+    )  # fmt: skip

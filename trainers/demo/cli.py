@@ -1,0 +1,42 @@
+"""The command `demo`: the whole way on generated data, ending with one page of results."""
+
+import argparse
+from pathlib import Path
+
+EPILOG = """a worked example:
+  embodimix demo                             about 8 minutes on two cores; then open runs/demo/report.html
+  embodimix demo --quick                     the same way end to end in about 2 minutes, too short to learn much
+  embodimix demo --ablation                  and what pretraining and segment language are good for; about 18 minutes
+  embodimix demo --out runs/other --seed 7   other demonstrations
+
+It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
+run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
+OUT/stages/. Interrupted, the same command goes on where it stopped; finished, it only prints the results again.
+Another --seed, --quick or another version of the code starts afresh in the same folder.
+"""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `demo` to the parser of `embodimix`."""
+    parser = commands.add_parser(
+        "demo", help="the whole way on generated data, with a page of results", epilog=EPILOG, allow_abbrev=False,
+        description="Generate demonstrations, convert, mix, pretrain, post-train, evaluate; write one page of results.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="fewer demonstrations and steps; nothing left out")
+    parser.add_argument(
+        "--ablation", action="store_true",
+        help="also post-train with segment sentences, and train from scratch; ask all in three ways, and compare",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (runs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of the demonstrations and the training (0)")
+    parser.set_defaults(run=run_demo)
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Runs the demo; 0 when it ran and its own checks hold, 1 otherwise."""
+    from trainers.demo.main_job import Demo
+
+    return Demo(
+        out=arguments.out, quick=arguments.quick, ablation=arguments.ablation, seed=arguments.seed
+    ).run()

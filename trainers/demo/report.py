@@ -1,0 +1,331 @@
+"""The demo's one page of results: a self-contained HTML file with its pictures and plots inside."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.storage.files import write_atomically
+from trainers.demo.ablation import HEADS, ablation_rows, cells
+from trainers.demo.results import Results, Shown
+
+STYLE = """
+:root { color-scheme: light; --ink: #1f2430; --soft: #667085; --line: #e4e7ec; --good: #12805c; --bad: #c0362c; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f7f8fa; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 36px 28px 80px; }
+h1 { font-size: 30px; margin: 0 0 6px; } h2 { font-size: 20px; margin: 44px 0 6px; } h3 { font-size: 15px; margin: 0; }
+p { margin: 6px 0 12px; max-width: 80ch; } .soft { color: var(--soft); } code { font-size: 13px; }
+.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; margin: 12px 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 12px; margin: 18px 0; }
+.number { font-size: 26px; font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); }
+table { border-collapse: collapse; width: 100%; font-size: 14px; } th { text-align: left; color: var(--soft); }
+td.long { overflow-wrap: anywhere; }
+th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); border-radius: 4px; }
+.bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
+svg text { font: 11px system-ui, sans-serif; } figure { margin: 0; } img.plot { width: 100%; }
+"""
+KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
+SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
+BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
+POLICIES = {"pretrained": ("pretrained", "#5b8fd0"), "posttrained": ("post-trained", "#12805c"),
+            "segments": ("post-trained with segments", "#8a6fc4"),
+            "scratch": ("from scratch, the task alone", "#c98a2b")}  # fmt: skip
+
+
+def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
+    """Writes the page and returns its path."""
+    sections = (
+        _verdict(results, faults), _errors(results), _rollouts(results), _ablation(results), _logged(results),
+        _rejects(results),
+        _segments(results), _shares(results), _curves(results), _times(results),
+    )  # fmt: skip
+    kind = "quick demo" if results.quick else "demo"
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>embodimix {kind}</title>'
+        f"<style>{STYLE}</style><main>{''.join(sections)}</main></html>"
+    )
+    write_atomically(path, page.encode())
+    return path
+
+
+def _limits(results: Results) -> str:
+    """What the averages hide: groups that post-training forgot, and units in which a baseline is still ahead."""
+    others = [row for row in results.errors if not row.is_task]
+    lost = [row for row in others if row.policies["posttrained"] >= min(row.repeat_state, row.mean_action)]
+    behind = [
+        f"{row.group} ({unit})"
+        for row in results.errors
+        for unit, repeat_state, mean_action, policies in row.physical
+        if policies["pretrained"] >= min(repeat_state, mean_action)
+    ]
+    forgot = (
+        f"Post-training saw its task alone: in {len(lost)} of {len(others)} other groups a baseline is ahead of it. "
+        if lost
+        else ""
+    )
+    units = f"By unit a baseline is ahead of the pretrained policy in: {', '.join(behind)}." if behind else ""
+    return f'<p class="soft">{html.escape(forgot + units)}</p>' if forgot or units else ""
+
+
+def _verdict(results: Results, faults: Sequence[str]) -> str:
+    episodes, rejects = sum(k.episodes for k in results.kept), sum(len(k.rejects) for k in results.kept)
+    tasks = [row for row in results.errors if row.is_task]
+    before, after = (float(np.mean([row.policies[run] for row in tasks])) for run in ("pretrained", "posttrained"))
+    numbers = (
+        (len(results.kept), "native formats"), (len({s.robot for s in results.shown}), "robots"),
+        (episodes, "episodes kept"), (rejects, "rejected, by name"),
+        (f"{before:.2f} → {after:.2f}", "error on the task: pretrained → post-trained"),
+        (f"{sum(results.seconds.values()):.0f} s", "of stages"),
+    )  # fmt: skip
+    cards = "".join(
+        f'<div class="card"><div class="number">{number}</div><div class="soft">{text}</div></div>'
+        for number, text in numbers
+    )
+    checks = "".join(f'<li class="bad">{html.escape(fault)}</li>' for fault in faults)
+    if checks:
+        verdict = f'<p class="bad"><b>Not all is as it should be:</b></p><ul>{checks}</ul>'
+    elif results.quick:
+        verdict = (
+            '<p><b class="good">Every stage ran, the counts add up, and the losses fell.</b> A quick demo trains too '
+            "shortly to ask for skill; <code>embodimix demo</code> without <code>--quick</code> does.</p>"
+        )
+    else:
+        verdict = (
+            '<p><b class="good">On held-out episodes, averaged over slots in units of the normalization, the '
+            "pretrained policy beats both baselines in every group; on its task the post-trained policy beats them "
+            f"and the pretrained one.</b></p>{_limits(results)}"
+        )
+    return (
+        "<h1>From native robot logs to a post-trained policy</h1>"
+        '<p class="soft">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
+        "DROID raw and in-house zarr logs; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a tiny pi0 "
+        "pretrained on all of them and post-trained on one task. Things lie elsewhere in every episode and only the "
+        f'pictures show where.</p><div class="cards">{cards}</div>{verdict}'
+    )
+
+
+def _errors(results: Results) -> str:
+    """Open-loop error per group beside the baselines, as bars and in physical units."""
+    cases = BASELINES | {run: POLICIES[run] for run in results.evals}
+    values = [
+        {"repeat_state": row.repeat_state, "mean_action": row.mean_action, **row.policies} for row in results.errors
+    ]
+    top = max(max(of_row.values()) for of_row in values)
+    rows = []
+    for row, of_row in zip(results.errors, values, strict=True):
+        bars = [
+            f'<div title="{label}"><span class="bar" style="width:{280 * of_row[name] / top:.0f}px;'
+            f'background:{colour}"></span> {of_row[name]:.3f}</div>'
+            for name, (label, colour) in cases.items()
+        ]
+        physical = "".join(
+            f"<div>{unit}: {hold:.3f} / {mean:.3f} → "
+            + " → ".join(f"<b{_tint(run, row.is_task)}>{error:.3f}</b>" for run, error in errors.items())
+            + "</div>"
+            for unit, hold, mean, errors in row.physical
+            if max(hold, mean) > 0.0005
+        )
+        note = "post-trained on; " if row.is_task else ""
+        rows.append(
+            f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
+            f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>"
+        )
+    order = " → ".join(POLICIES[run][0] for run in results.evals)
+    legend = " &nbsp; ".join(
+        f'<span class="bar" style="width:12px;background:{colour}"></span> {label}' for label, colour in cases.values()
+    )
+    return (
+        "<h2>Error on held-out episodes</h2><p>Mean absolute difference between the predicted and the demonstrated "
+        "chunk of 50 actions, open loop. Left: in units of the normalization. Right: in physical units, "
+        f"<i>repeat the state / training mean → {order}</i>; grippers are a fraction from open to "
+        f"closed.</p><div class='card'><p>{legend}</p><table>{''.join(rows)}</table></div>"
+    )
+
+
+def _tint(run: str, is_task: bool) -> str:
+    return " class='good'" if run == "posttrained" and is_task else ""
+
+
+def _rollouts(results: Results) -> str:
+    """Success in closed loop: how often each policy lifted what the sentence meant."""
+    runs = list(results.rollouts)
+    by_task = [[o for o in outcomes if o["condition"] == "task"] for outcomes in results.rollouts.values()]
+    rows = []
+    for outcomes in zip(*by_task, strict=True):
+        cells = "".join(
+            f"<td class='n'><b>{100 * o['successes'] / o['episodes']:.0f} %</b> <span class='soft'>"
+            f"{o['successes']}/{o['episodes']}"
+            + (f", {o['lifted_other']} the other one" if o["lifted_other"] else "")
+            + "</span></td>"
+            for o in outcomes
+        )
+        rows.append(f"<tr><td>{html.escape(outcomes[0]['task'])}@{outcomes[0]['robot']}</td>{cells}</tr>")
+    return (
+        "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
+        "policy, the policy looks, carries out the first part of its chunk, and looks again. With two cubes on the "
+        "table, the sentence decides which one counts.</p>"
+        f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
+    )
+
+
+def _ablation(results: Results) -> str:
+    """The ablation's table and how to read it, where the ablation was run."""
+    if "scratch" not in results.rollouts:
+        return ""
+    heads = (*HEADS[:2], *(f"#{head}" for head in HEADS[2:]))
+    rows = []
+    for row in ablation_rows(results):
+        policy, asked_by, *numbers = map(html.escape, cells(row))
+        rows.append(
+            f"<tr><td>{policy}</td><td>{asked_by}</td>"
+            + "".join(f"<td class=n>{number}</td>" for number in numbers) + "</tr>"
+        )  # fmt: skip
+    return (
+        "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
+        "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "
+        "number of steps; all act in the same new scenes. A policy is asked by the task's sentence, or by the sentence "
+        "of the step that comes next: said by a script that knows the scene, or chosen by a high-level policy that "
+        "sees joints and grippers and learned from the labelled segments.</p>"
+        f"<div class='card'>{_table(heads, rows)}</div>"
+    )
+
+
+def _logged(results: Results) -> str:
+    cards = []
+    for shown in results.shown:
+        strips = "".join(
+            f'<div class="strip">{"".join(_image(frame) for frame in frames)}</div>' for frames in shown.frames.values()
+        )
+        cards.append(
+            f'<div class="card"><h3>{html.escape(shown.robot)}: “{html.escape(shown.task)}”</h3>'
+            f'<div class="soft">{shown.dataset} · {shown.control_mode} · {shown.control_hz:g} Hz · {shown.n_steps} '
+            f"steps · {', '.join(shown.frames)}</div>{strips}</div>"
+        )
+    return (
+        "<h2>What the shards hold</h2><p>One kept episode of each task, as stored: 224 x 224, black bars where the "
+        f"source had another shape.</p>{''.join(cards)}"
+    )
+
+
+def _rejects(results: Results) -> str:
+    kept = [
+        f"<tr><td>{k.name}</td><td>{', '.join(k.robots)}</td><td class='n'>{k.episodes}</td>"
+        f"<td class='n'>{k.steps}</td><td class='n'>{len(k.rejects)}</td></tr>"
+        for k in results.kept
+    ]
+    lost = [
+        f"<tr><td>{k.name}</td><td class='long'>{html.escape(key)}</td><td>{reason}</td>"
+        f"<td class='long'>{html.escape(detail)}</td></tr>"
+        for k in results.kept
+        for key, reason, detail in k.rejects
+    ]
+    return (
+        "<h2>Kept and rejected</h2><p>The generator breaks two episodes on purpose. Nothing is dropped unseen: every "
+        "native episode is in a shard or in this table.</p>"
+        f"<div class='card'>{_table(('dataset', 'robots', '#episodes', '#steps', '#rejected'), kept)}</div>"
+        f"<div class='card'>{_table(('dataset', 'episode', 'reason', 'what was found'), lost)}</div>"
+    )
+
+
+def _segments(results: Results) -> str:
+    longest = max(shown.duration_s for shown in results.shown)
+    lines = "".join(_timeline(shown, longest) for shown in results.shown)
+    return (
+        "<h2>Segments</h2><p>Proposed from motion alone: cut at gripper events and speed minima, about two seconds "
+        f"each; point at one to read its text.</p><div class='card'>{lines}</div>"
+    )
+
+
+def _timeline(shown: Shown, longest_s: float) -> str:
+    width, per_s = 1040, 1040 / longest_s
+    boxes = []
+    for k, (start, end, text, kind) in enumerate(shown.segments):
+        colour = SEGMENT_COLOURS[k % len(SEGMENT_COLOURS)] if kind == "subtask" else KIND_COLOURS[kind]
+        box, label = (end - start) * per_s, html.escape(text)
+        short = label if len(text) * 6.2 < box else html.escape(text[: max(0, int(box / 6.2) - 1)]) + "…"
+        boxes.append(
+            f'<g><title>{label} ({start:.1f}-{end:.1f} s)</title><rect x="{start * per_s:.1f}" y="0" '
+            f'width="{max(box - 2, 1):.1f}" height="24" rx="3" fill="{colour}"/><text x="{start * per_s + 5:.1f}" '
+            f'y="16">{short if box > 24 else ""}</text></g>'
+        )
+    return (
+        f'<div class="soft">{html.escape(shown.robot)}: “{html.escape(shown.task)}”, {shown.duration_s:.1f} s</div>'
+        f'<svg viewBox="0 0 {width} 30" width="100%">{"".join(boxes)}</svg>'
+    )
+
+
+def _shares(results: Results) -> str:
+    """Each group's part of the data, what the rule makes of it, and what training drew."""
+    groups = results.plan["groups"]
+    rows, top = [], max(max(group["raw_share"], group["share"]) for group in groups)
+    for group in groups:
+        drawn = results.drawn.get(group["name"], 0.0)
+        bars = "".join(
+            f'<div><span class="bar" style="width:{200 * share / top:.0f}px;background:{colour}"></span></div>'
+            for share, colour in ((group["raw_share"], "#c9ccd3"), (group["share"], "#5b8fd0"), (drawn, "#12805c"))
+        )
+        shares = (group["raw_share"], group["share"], drawn)
+        cells = "".join(f"<td class='n'>{100 * share:.1f} %</td>" for share in shares)
+        rows.append(
+            f"<tr><td>{html.escape(group['name'])}</td><td class='n'>{group['n_episodes']}</td>"
+            f"<td class='n'>{group['n_steps']}</td>{cells}<td class='n'>{group['effective_epochs']:.1f}</td>"
+            f"<td>{bars}</td></tr>"
+        )
+    heads = ("group", "#episodes", "#steps", "#part of the data", "#share by n^0.43", "#drawn", "#epochs", "")
+    return (
+        "<h2>Mixture</h2><p>A group is a task on a robot. Its share of the draws goes with its number of steps to the "
+        "power 0.43, so that big groups do not drown small ones; the last share is what pretraining really "
+        f"drew.</p><div class='card'>{_table(heads, rows)}</div>"
+    )
+
+
+def _curves(results: Results) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 3.0), layout="constrained")
+    plots = figure.subplots(1, len(results.losses), squeeze=False)[0]
+    for axes, (run, losses) in zip(plots, results.losses.items(), strict=True):
+        steps, values = losses[:, 0], losses[:, 1]
+        width = max(1, len(values) // 30)
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axes.plot(steps, values, color="#c9d6ea", linewidth=0.8)
+        axes.plot(steps[width - 1 :], smooth, color="#2b62ad", linewidth=1.6)
+        axes.set(title=run, xlabel="step", yscale="log")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("flow matching loss")
+    return f"<h2>Training</h2><p>Each step and its running mean.</p><div class='card'>{_svg(figure)}</div>"
+
+
+def _times(results: Results) -> str:
+    rows = [
+        f"<tr><td>{name.replace('_', ' ')}</td><td class='n'>{seconds:.1f}</td></tr>"
+        for name, seconds in results.seconds.items()
+    ]
+    return (
+        "<h2>Seconds per stage</h2><p>Some run two at a time; the commands are printed by <code>embodimix demo</code>, "
+        f"their output is in <code>stages/</code>.</p><div class='card'>{_table(('stage', '#seconds'), rows)}</div>"
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
+    """A table; heads that begin with # stand over numbers."""
+    cells = "".join(f"<th class='n'>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
+    return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
+
+
+def _image(jpeg: bytes) -> str:
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+
+
+def _svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    return text.getvalue()[text.getvalue().index("<svg") :]

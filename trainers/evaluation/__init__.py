@@ -1,0 +1,1 @@
+"""Evaluation of a run: errors, baselines, comparisons, pages."""

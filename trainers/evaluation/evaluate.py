@@ -1,0 +1,217 @@
+"""Evaluation on held-out episodes: flow loss and open-loop action error per group, beside two baselines."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.mixture import Mixture, open_mixture
+from mixtures.stream.batches import Batch, Stream
+from model import policy
+from pipelines.contract.errors import UsageError
+from pipelines.storage.files import write_atomically
+from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
+from trainers.batches import build_batcher
+from trainers.config import RunConfig, Stage
+from trainers.evaluation.measures import PREDICTORS, Predictions, by_slot, joined, measure, of_samples, overall, sample_means
+from trainers.run import RunDirectory
+from trainers.setup import read_best
+from trainers.step import TrainBatch, build_flow_loss
+
+SCHEMA = "embodimix.eval/v1"
+PLOTTED_SAMPLES = 3
+Tree = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command asks for.
+
+    spec: another mixture than the run's; stage: with what it says of another stage than the run's. samples: at most
+    that many per group. flow_sweep: other numbers of flow steps to state the error for.
+    """
+
+    run: Path
+    spec: Path | None = None
+    stage: Stage | None = None
+    samples: int = 128
+    batch_size: int = 32
+    flow_steps: int = 10
+    seed: int = 0
+    plots: bool = True
+    flow_sweep: tuple[int, ...] = ()
+
+
+def evaluate(request: Request) -> dict[str, Any]:
+    """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json, .html and plots, and returns the report.
+
+    The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
+    """
+    if any(number <= 0 for number in request.flow_sweep):
+        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
+    for name in ("samples", "batch_size", "flow_steps"):
+        if getattr(request, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+    run = RunDirectory(request.run)
+    config, step, params = read_best(run)
+    own = request.spec is None or request.spec.resolve() == Path(config.mixture)
+    mixture = open_evaluation_mixture(run, config, None if own else request.spec, request.stage)
+    name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
+    predict = build_predictor(config, mixture, params, request)
+    groups, sample_errors, measured = [], {}, []
+    for index, group in enumerate(mixture.groups):
+        if not group.n_validation_episodes:
+            groups.append({"name": group.name, "samples": 0})
+            continue
+        predictions = predict(group.name, index)
+        measured.append(predictions)
+        swept = dict(zip(map(str, request.flow_sweep), predictions.swept.mean(axis=0).tolist(), strict=True))
+        groups.append({"name": group.name, "share": group.probability} | measure(predictions) | {"flow_sweep": swept})
+        sample_errors[group.name] = {"names": predictions.names, "error": of_samples(predictions)}
+        if request.plots:
+            from trainers.evaluation.plots import plot_chunks
+
+            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
+    report = {
+        "schema": SCHEMA, "run": str(request.run), "step": step, "mixture": mixture.spec.name,
+        "own_mixture": own, "samples": request.samples, "seed": request.seed, "flow_steps": request.flow_steps,
+        "plots": str(run.path / "eval" / name) if request.plots else None,
+        "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
+        "groups": groups, "overall": overall(groups), "slots": by_slot(measured),
+    }  # fmt: skip
+    write_report(run, name, report, sample_errors)
+    return report
+
+
+def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_errors: dict[str, Any]) -> None:
+    """Writes the report as JSON, the errors of single samples beside it, and the page if there are plots."""
+    (run.path / "eval").mkdir(exist_ok=True)
+    write_atomically(run.path / "eval" / f"{name}.samples.json", json.dumps(sample_errors).encode())
+    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
+    if report["plots"] is not None:
+        from trainers.evaluation.page import write_page
+
+        write_page(run.path / "eval" / f"{name}.html", report)
+
+
+def open_evaluation_mixture(
+    run: RunDirectory, config: RunConfig, spec: Path | None, stage: Stage | None = None
+) -> Mixture:
+    """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
+    mixture = open_mixture(
+        spec or Path(config.mixture), statistics=run.recorded_statistics(), stage=stage or config.stage
+    )
+    if spec is None:
+        mixture.check_lock(run.read_lock())
+    before, now = run.read_lock()["action"], mixture.lock()["action"]
+    if before != now:
+        raise UsageError(f"{mixture.spec.path}: expected the run's action settings {before}; found {now}")
+    return mixture
+
+
+def build_predictor(
+    config: RunConfig, mixture: Mixture, params: Tree, request: Request
+) -> Callable[[str, int], Predictions]:
+    """Returns the function (group name, number for its noise) -> predictions on its held-out samples."""
+    to_train_batch = build_batcher(config)
+    steps = (request.flow_steps, *request.flow_sweep)
+    samplers = {number: jax.jit(partial(sample_masked, config, flow_steps=number)) for number in steps}
+    flow_loss = jax.jit(build_flow_loss(config))
+
+    def predict(group: str, index: int) -> Predictions:
+        key = jax.random.fold_in(jax.random.key(request.seed), index)
+        count, batches = held_out(mixture, group, request)
+        parts = []
+        for number, batch in enumerate(batches):
+            noise_key, loss_key = jax.random.split(jax.random.fold_in(key, number))
+            inputs = to_train_batch(batch)
+            actions = {k: np.asarray(sample(params, inputs, noise_key)) for k, sample in samplers.items()}
+            swept = [actions[k] for k in request.flow_sweep]
+            loss = np.asarray(flow_loss(params, inputs, loss_key))
+            parts.append(predictions_of(mixture, batch, actions[request.flow_steps], loss, swept))
+        return joined(parts, count)
+
+    return predict
+
+
+def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.Array, flow_steps: int) -> jax.Array:
+    """Normalized actions [b, h, d] from noise; slots that a robot lacks see what they saw in training."""
+    noise = jax.random.normal(key, batch.actions.shape, jnp.float32)
+    if config.loss == "openpi":
+        return policy.sample_actions(config.policy, params, batch.observation, noise, flow_steps)
+    noise = noise * batch.action_mask[:, None, :]
+    return policy.sample_actions(
+        config.policy, params, batch.observation, noise, flow_steps, action_mask=batch.action_mask
+    )
+
+
+def held_out(mixture: Mixture, group: str, request: Request) -> tuple[int, Iterator[Batch]]:
+    """Returns (count, whole batches), of whose samples the first `count` are distinct and wanted."""
+    stream = Stream(mixture, batch_size=request.batch_size, split="validation", groups=[group])
+    count = min(request.samples, stream.n_samples)
+
+    def batches() -> Iterator[Batch]:
+        with stream:
+            yield from stream.batches(start=0, stop=-(-count // request.batch_size) * request.batch_size)
+
+    return count, batches()
+
+
+def predictions_of(
+    mixture: Mixture, batch: Batch, action: NDArray[np.float32], flow_loss: NDArray[np.float32],
+    swept: Sequence[NDArray[np.float32]] = (),
+) -> Predictions:  # fmt: skip
+    """Turns a batch and its normalized predictions into physical units; swept: with other numbers of flow steps."""
+    normalization = mixture.spec.action.normalization
+    affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]
+    counts = batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :]
+    half_range = np.stack([affine.half_range for affine in affines])
+    errors = [
+        np.abs(mixture.unnormalize_batch_action(batch, other) - batch.action_physical) / half_range[:, None]
+        for other in swept
+    ]
+    return Predictions(
+        names=list(batch.names),
+        norm_keys=list(batch.norm_key),
+        true=batch.action_physical,
+        policy=mixture.unnormalize_batch_action(batch, action),
+        repeat_state=repeat_state(mixture, batch),
+        mean_action=mean_action(mixture, batch),
+        counts=counts,
+        half_range=half_range,
+        units=np.array([slot_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
+        flow_loss=flow_loss,
+        swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
+    )
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as a table: mean absolute errors of the policy and of the baselines."""
+    lines = [
+        f"{report['run']} at step {report['step']}, held-out episodes of {report['mixture']}, "
+        f"{report['flow_steps']} flow steps",
+        f"{'group':<40} {'samples':>7} {'flow loss':>9}  {'unit':<10} {'policy':>9} {'repeat':>9} {'mean':>9}",
+    ]
+    for group in report["groups"]:
+        if not group["samples"]:
+            lines.append(f"{group['name']:<40} {0:>7}  no held-out episodes")
+            continue
+        head = f"{group['name']:<40} {group['samples']:>7} {group['flow_loss']:>9.4f}"
+        for unit, error in {**group["error"], "normalized": group["normalized_error"]}.items():
+            lines.append(f"{head:<58}  {unit:<10} " + " ".join(f"{error[name]:>9.4f}" for name in PREDICTORS))
+            head = ""
+    total = report["overall"]
+    head = f"{'all groups, by share':<40} {'':>7} {total['flow_loss']:>9.4f}"
+    lines.append(f"{head:<58}  {'normalized':<10} " + " ".join(f"{total[name]:>9.4f}" for name in PREDICTORS))
+    return "\n".join(lines)
+
+
+def _file_name(group: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in group)

@@ -1,0 +1,122 @@
+"""Errors of predicted action chunks: by unit, by step of the chunk, by slot, by sample, and over the groups."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.errors import UsageError
+from trainers.evaluation.baselines import UNITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Held-out samples of one group with what was predicted for them; n samples, physical units.
+
+    true, policy, repeat_state, mean_action: [n, h, 18]. counts: bool [n, h, 18], where an error counts.
+    half_range: [n, 18], the normalization's unit. units: per sample the unit of each slot. flow_loss: [n].
+    swept: [n, k], the policy's error in units of the normalization with each of k other numbers of flow steps.
+    """
+
+    names: list[str]
+    norm_keys: list[str]
+    true: NDArray[np.float32]
+    policy: NDArray[np.float32]
+    repeat_state: NDArray[np.float32]
+    mean_action: NDArray[np.float32]
+    counts: NDArray[np.bool_]
+    half_range: NDArray[np.float64]
+    units: NDArray[np.str_]
+    flow_loss: NDArray[np.float32]
+    swept: NDArray[np.float64]
+
+
+PREDICTORS = ("policy", "repeat_state", "mean_action")
+
+
+def joined(parts: list[Predictions], count: int) -> Predictions:
+    """The first `count` samples of parts one after another."""
+    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    lists = {name: [item for part in fields.pop(name) for item in part][:count] for name in ("names", "norm_keys")}
+    return Predictions(**lists, **{name: np.concatenate(values)[:count] for name, values in fields.items()})
+
+
+def measure(predictions: Predictions) -> dict[str, Any]:
+    """Mean flow loss, and mean absolute error per unit, in units of the normalization, and by step of the chunk."""
+    errors = {name: np.abs(getattr(predictions, name) - predictions.true) for name in PREDICTORS}
+    of_unit = {unit: predictions.counts & (predictions.units == unit)[:, None, :] for unit in UNITS}
+    scaled = {name: error / predictions.half_range[:, None, :] for name, error in errors.items()}
+    return {
+        "samples": len(predictions.names),
+        "flow_loss": float(predictions.flow_loss.mean()),
+        "error": {
+            unit: {name: _mean(error, counts) for name, error in errors.items()}
+            for unit, counts in of_unit.items()
+            if counts.any()
+        },
+        "normalized_error": {name: _mean(error, predictions.counts) for name, error in scaled.items()},
+        "normalized_error_by_step": {
+            name: [_mean(error[:, h], predictions.counts[:, h]) for h in range(error.shape[1])]
+            for name, error in scaled.items()
+        },
+        "normalized_error_by_horizon": {
+            name: [_mean(error[:, : h + 1], predictions.counts[:, : h + 1]) for h in range(error.shape[1])]
+            for name, error in scaled.items()
+        },
+    }
+
+
+def of_samples(predictions: Predictions) -> list[float]:
+    """The policy's mean absolute error of each sample, in units of the normalization."""
+    scaled = np.abs(predictions.policy - predictions.true) / predictions.half_range[:, None, :]
+    return sample_means(scaled, predictions.counts).tolist()
+
+
+def sample_means(values: NDArray[Any], counts: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The mean of each sample's values [n, h, d] where they count; 0 where none does."""
+    return (values * counts).sum(axis=(1, 2)) / np.maximum(counts.sum(axis=(1, 2)), 1)
+
+
+def by_slot(groups: Iterable[Predictions]) -> dict[str, list[dict[str, Any]]]:
+    """Per norm key, the mean absolute error of each slot over all groups in its physical unit.
+
+    `normalized` is the policy's in units of the normalization, so that slots can be set beside each other.
+    """
+    sums: dict[str, dict[str, NDArray[np.float64]]] = {}
+    units: dict[str, NDArray[np.str_]] = {}
+    for predictions in groups:
+        for key in dict.fromkeys(predictions.norm_keys):
+            mine = np.array([other == key for other in predictions.norm_keys])
+            counts = predictions.counts[mine]
+            errors = {name: np.abs(getattr(predictions, name) - predictions.true)[mine] for name in PREDICTORS}
+            errors["normalized"] = errors["policy"] / predictions.half_range[mine][:, None]
+            total = sums.setdefault(key, {})
+            for name, error in {**errors, "count": np.ones(counts.shape)}.items():
+                total[name] = total.get(name, 0.0) + (error * counts).sum(axis=(0, 1))
+            units[key] = predictions.units[mine][0]
+    return {
+        key: [
+            {"slot": slot, "unit": str(units[key][slot])}
+            | {name: float(of[slot] / total["count"][slot]) for name, of in total.items() if name != "count"}
+            for slot in np.flatnonzero(total["count"]).tolist()
+        ]
+        for key, total in sums.items()
+    }
+
+
+def overall(groups: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over the groups, each weighted by its share of the mixture."""
+    measured = [group for group in groups if group["samples"]]
+    if not measured:
+        raise UsageError("the mixture holds out no episodes; say `validation: {fraction: 0.1, min_per_group: 1}` in it")
+    weights = np.array([group["share"] for group in measured])
+    weights = weights / weights.sum()
+    means = {name: [group["normalized_error"][name] for group in measured] for name in PREDICTORS}
+    means["flow_loss"] = [group["flow_loss"] for group in measured]
+    return {name: float(weights @ np.array(values)) for name, values in means.items()}
+
+
+def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float | None:
+    return float(values[where].mean()) if where.any() else None

@@ -1,0 +1,1 @@
+"""Policies that act: the policy server, its messages and its page."""

@@ -1,0 +1,46 @@
+"""Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` speaks it."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from pipelines.contract.errors import UsageError
+
+NUMBERS = "biuf"
+
+
+def pack(message: Any) -> bytes:
+    """A message as bytes; arrays become maps of their dtype, shape and data."""
+    return msgpack.packb(message, default=_encoded)
+
+
+def unpack(data: bytes) -> Any:
+    """The message that `data` holds. UsageError where it is no such message or an array in it is not numbers."""
+    try:
+        return msgpack.unpackb(data, object_hook=_decoded)
+    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise UsageError(f"expected a msgpack message as openpi-client packs it; found {error}") from error
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS:
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    if isinstance(value, np.generic) and value.dtype.kind in NUMBERS:
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"expected numbers, text, lists and maps; found {type(value).__name__}")
+
+
+def _decoded(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        return np.frombuffer(value[b"data"], _number_type(value[b"dtype"])).reshape(value[b"shape"])
+    if b"__npgeneric__" in value:
+        return _number_type(value[b"dtype"]).type(value[b"data"])
+    return value
+
+
+def _number_type(name: Any) -> np.dtype[Any]:
+    kind = np.dtype(name)
+    if kind.kind not in NUMBERS:
+        raise ValueError(f"an array of {kind}, not of numbers")
+    return kind
