@@ -1,8 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # The modules that hold the contracts between the parts, and mixtures, are type-checked strictly.
-CONTRACT := $(addprefix pipelines/,slots.py embodiments.py episode.py errors.py images.py objects.py patience.py places.py files.py summaries.py \
-            statistics.py tfrecord.py wire.py schema.py record.py index.py shards.py dataset.py rebuild.py segment_tables.py)
+CONTRACT := pipelines/contract pipelines/storage pipelines/shards pipelines/segments/tables.py
 
 .PHONY: demo test test-flink lint bench clean
 

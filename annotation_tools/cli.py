@@ -64,9 +64,12 @@ Exit code 1 where people disagree and nobody has adjudicated: see --prefer and -
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     annotate = commands.add_parser(
-        "annotate", help="segment annotations: propose, label, review, agree, merge, exchange", epilog=_EPILOG,
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        "annotate",
+        help="segment annotations: propose, label, review, agree, merge, exchange",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
     propose = _add(actions, "propose", "cut every episode into segments of about 2 s by its movement", _PROPOSE)
     propose.add_argument("--parameters", type=Path, metavar="FILE", help="YAML of embodimix.propose/v1")
@@ -134,9 +137,13 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
 
 def _add(actions: Any, name: str, about: str, epilog: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=about, description=about[0].upper() + about[1:] + ".", epilog=epilog, allow_abbrev=False,
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("dataset", type=as_place, metavar="DATASET", help="the folder or URL <root>/<name>/<version>")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     return parser
@@ -217,9 +224,14 @@ def _review(arguments: argparse.Namespace) -> int:
     from annotation_tools.review.session import ReviewOptions, serve
 
     options = ReviewOptions(
-        dataset=arguments.dataset, tables=tuple(arguments.table), directory=arguments.out, double=arguments.double,
-        host=arguments.host, port=arguments.port, token=arguments.token,
-    )  # fmt: skip
+        dataset=arguments.dataset,
+        tables=tuple(arguments.table),
+        directory=arguments.out,
+        double=arguments.double,
+        host=arguments.host,
+        port=arguments.port,
+        token=arguments.token,
+    )
     paths = serve(options)
     print(json.dumps([str(path) for path in paths]) if arguments.json else "\n".join(f"wrote {path}" for path in paths))
     return 0
@@ -234,8 +246,9 @@ def _merge(arguments: argparse.Namespace) -> int:
     store = EpisodeStore(arguments.dataset)
     merged = merge_tables(read_tables(store, arguments.tables), arguments.prefer, arguments.conflicts)
     outcome: dict[str, Any] = {
-        "episodes": len({a.episode_id for a in merged.annotations}), "conflicts": [str(c) for c in merged.conflicts],
-    }  # fmt: skip
+        "episodes": len({a.episode_id for a in merged.annotations}),
+        "conflicts": [str(c) for c in merged.conflicts],
+    }
     if merged.conflicts:
         lines = [*outcome["conflicts"], "decide with --prefer NAME or --conflicts latest, or adjudicate in the review"]
     elif arguments.table:

@@ -10,17 +10,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.errors import FailedWork, nearest
+from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.segments.tables import EpisodeKey, episode_hash
+from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.storage.paths import Place
-from pipelines.segments.tables import EpisodeKey, episode_hash
-from pipelines.contract.slots import CAMERAS, N_SLOTS
 
 _BRIEF = (
-    "episode_id", "source_key", "task", "robot", "control_mode", "control_hz", "n_steps", "success", "language",
-)  # fmt: skip
+    "episode_id",
+    "source_key",
+    "task",
+    "robot",
+    "control_mode",
+    "control_hz",
+    "n_steps",
+    "success",
+    "language",
+)
 _HELD_SHARDS = 4
 
 
@@ -84,15 +92,27 @@ class EpisodeStore:
         state, action, is_idle, timestamp_s = (_flat(table, name) for name in _ARRAYS)
         parts = {part: tuple(slots) for part, slots in json.loads(row["parts"]).items()}
         return Episode(
-            reference=Reference(uri=row["source_uri"], key=row["source_key"], split=brief.split), robot=brief.robot,
-            control_mode=brief.control_mode, control_hz=brief.control_hz, state=state.reshape(-1, N_SLOTS),
-            action=action.reshape(-1, N_SLOTS), timestamp_s=timestamp_s, state_mask=np.array(row["state_mask"]),
-            action_mask=np.array(row["action_mask"]), parts=parts, images={}, dataset_cameras=self.dataset.cameras,
-            task=brief.task, language=brief.language, success=brief.success, is_terminal=True,
-            reward=np.zeros(brief.n_steps, np.float32), discount=np.ones(brief.n_steps, np.float32),
+            reference=Reference(uri=row["source_uri"], key=row["source_key"], split=brief.split),
+            robot=brief.robot,
+            control_mode=brief.control_mode,
+            control_hz=brief.control_hz,
+            state=state.reshape(-1, N_SLOTS),
+            action=action.reshape(-1, N_SLOTS),
+            timestamp_s=timestamp_s,
+            state_mask=np.array(row["state_mask"]),
+            action_mask=np.array(row["action_mask"]),
+            parts=parts,
+            images={},
+            dataset_cameras=self.dataset.cameras,
+            task=brief.task,
+            language=brief.language,
+            success=brief.success,
+            is_terminal=True,
+            reward=np.zeros(brief.n_steps, np.float32),
+            discount=np.ones(brief.n_steps, np.float32),
             is_idle=is_idle.astype(bool),
             segments=tuple(Segment(**{**segment, "arms": tuple(segment["arms"])}) for segment in row["segments"]),
-        )  # fmt: skip
+        )
 
     def key(self, episode_id: str) -> EpisodeKey:
         """What segment tables must fit."""
@@ -149,7 +169,10 @@ def _briefs(table: pa.Table, split: str, shard: int) -> Iterator[Brief]:
     np.minimum.at(least, owner, confidence)
     for row, values in enumerate(table.select(_BRIEF).to_pylist()):
         yield Brief(
-            split=split, shard=shard, row=row, n_segments=int(counts[row]),
+            split=split,
+            shard=shard,
+            row=row,
+            n_segments=int(counts[row]),
             confidence=float(least[row]) if counts[row] else 0.0,
             **{**values, "language": tuple(values["language"])},
-        )  # fmt: skip
+        )

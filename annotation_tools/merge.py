@@ -11,17 +11,25 @@ from typing import Any, Literal
 import numpy as np
 
 from annotation_tools.episodes import EpisodeStore
-from pipelines.shards.dataset import Dataset, ShardFiles, sha256_of
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
-from pipelines.shards.sidecar import Fingerprint, Location, Pictures, ShardName, index_row, parse_shard_name, read_fingerprint
-from pipelines.shards.sidecar import write_sidecar as write_index
-from pipelines.storage.paths import Place
-from pipelines.shards.schema import IMAGE_KEY, write_metadata
 from pipelines.segments.tables import Annotation, check_segments, overlay, read_segments
-from pipelines.shards.tfrecord import HEADER_BYTES, iter_records, write_record
+from pipelines.shards.dataset import Dataset, ShardFiles, sha256_of
 from pipelines.shards.example_wire import ByteStrings, Parsed, Value, encode_example, parse_example
+from pipelines.shards.schema import IMAGE_KEY, write_metadata
+from pipelines.shards.sidecar import (
+    Fingerprint,
+    Location,
+    Pictures,
+    ShardName,
+    index_row,
+    parse_shard_name,
+    read_fingerprint,
+)
+from pipelines.shards.sidecar import write_sidecar as write_index
+from pipelines.shards.tfrecord import HEADER_BYTES, iter_records, write_record
+from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
+from pipelines.storage.paths import Place
 
 ADJUDICATED = "adjudicated"
 _TRUST = ("proposal", "source", "model", "human")
@@ -119,11 +127,14 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Place, versio
     record = {"from_version": dataset.version, "segments": stamp, "episodes": changed}
     _write_manifest(dataset, out, version, baked, record)
     write_metadata(
-        out, name=dataset.name, version=version, cameras=dataset.cameras,
+        out,
+        name=dataset.name,
+        version=version,
+        cameras=dataset.cameras,
         shard_lengths={split: [shard.n_episodes for shard in shards] for split, shards in baked.items()},
         shard_bytes={split: sum(shard.size for shard in shards) for split, shards in baked.items()},
         description=f"Segments merged into version {dataset.version}.",
-    )  # fmt: skip
+    )
     return changed
 
 
@@ -136,9 +147,11 @@ def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]
     texts = [segment.text.encode() or task for segment in segments] + [task]
     listed = [{**asdict(s), "confidence": float(np.float32(s.confidence))} for s in segments]
     return {
-        **features, "episode_metadata/segments": [json.dumps(listed).encode()], "steps/segment_id": ids,
+        **features,
+        "episode_metadata/segments": [json.dumps(listed).encode()],
+        "steps/segment_id": ids,
         "steps/language_instruction": [texts[number] for number in ids],
-    }  # fmt: skip
+    }
 
 
 def _write_manifest(
@@ -148,10 +161,18 @@ def _write_manifest(
     path = dataset.path / "manifest.json"
     manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
     shards: list[dict[str, Any]] = [
-        {"split": split, "shard": number, "n_shards": len(prints), "n_episodes": shard.n_episodes,
-         "n_steps": shard.n_steps, "n_bytes": shard.size, "sha256": shard.sha256}
-        for split, prints in baked.items() for number, shard in enumerate(prints)
-    ]  # fmt: skip
+        {
+            "split": split,
+            "shard": number,
+            "n_shards": len(prints),
+            "n_episodes": shard.n_episodes,
+            "n_steps": shard.n_steps,
+            "n_bytes": shard.size,
+            "sha256": shard.sha256,
+        }
+        for split, prints in baked.items()
+        for number, shard in enumerate(prints)
+    ]
     manifest |= {"version": version, "shards": shards, "merged": [*manifest.get("merged", []), record]}
     if "counts" in manifest:
         manifest["counts"]["bytes_out"] = sum(shard["n_bytes"] for shard in shards)
@@ -197,9 +218,12 @@ def _bake_shard(
     with shard.open("rb") as written_file:
         digest = sha256_of(written_file)
     fingerprint = Fingerprint(
-        size=shard.stat().st_size, sha256=digest, options_hash=options_hash, n_episodes=len(rows),
+        size=shard.stat().st_size,
+        sha256=digest,
+        options_hash=options_hash,
+        n_episodes=len(rows),
         n_steps=sum(row["n_steps"] for row in rows),
-    )  # fmt: skip
+    )
     write_index(out, where, rows, dataset.cameras, fingerprint)
     return fingerprint, changed
 
@@ -211,13 +235,16 @@ def _examples(shard: Place) -> Iterator[dict[str, Any]]:
 
 def _append(
     file: Any, features: Mapping[str, Any], cameras: Sequence[str], where: ShardName, number: int
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     payload = b"".join(encode_example(features).chunks)
     offset = write_record(file, payload)
     location = Location(
-        split=where.split, shard=where.file_name, record_index=number, record_offset=offset - HEADER_BYTES,
+        split=where.split,
+        shard=where.file_name,
+        record_index=number,
+        record_offset=offset - HEADER_BYTES,
         record_length=len(payload),
-    )  # fmt: skip
+    )
     parsed = parse_example(payload)
     pictures = {}
     for camera in cameras:

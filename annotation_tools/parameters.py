@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from pipelines.contract.errors import UsageError, nearest
 from pipelines.segments.motion import MotionParameters
 from pipelines.segments.propose import ProposeParameters
-from pipelines.contract.errors import UsageError, nearest
 
 SCHEMA = "embodimix.propose/v1"
 

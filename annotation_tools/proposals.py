@@ -21,11 +21,15 @@ def propose_table(
         identity = episode_hash(episode.state, episode.action)
         table += [
             Annotation(
-                episode_id=episode_id, episode_hash=identity, segment=segment, annotator=ANNOTATOR, created=created,
+                episode_id=episode_id,
+                episode_hash=identity,
+                segment=segment,
+                annotator=ANNOTATOR,
+                created=created,
                 tool_version=tool_version,
             )
             for segment in propose_segments(episode, parameters)
-        ]  # fmt: skip
+        ]
     return table
 
 
@@ -35,9 +39,11 @@ def summarize_lengths(store: EpisodeStore, table: Sequence[Annotation]) -> dict[
     kinds = [a.segment.kind for a in table]
     nan = float("nan")
     return {
-        "episodes": len({a.episode_id for a in table}), "segments": len(table),
+        "episodes": len({a.episode_id for a in table}),
+        "segments": len(table),
         "median_s": float(np.median(seconds)) if len(seconds) else nan,
         "shortest_s": float(seconds.min(initial=np.inf)) if len(seconds) else nan,
         "longest_s": float(seconds.max(initial=0)) if len(seconds) else nan,
-        "idle": kinds.count("idle"), "recovery": kinds.count("recovery"),
-    }  # fmt: skip
+        "idle": kinds.count("idle"),
+        "recovery": kinds.count("recovery"),
+    }

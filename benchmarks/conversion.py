@@ -108,9 +108,14 @@ def store_table() -> dict[str, float]:
     print(f"copies {copy:.3f} ms, {ours / copy:.1f} times faster")
     print(f"a worker, reading to storing: {whole:.3f} ms, ratio {whole / limit:.2f}")
     return {
-        "codecs_ms": limit, "store_ms": ours, "ratio": ours / limit, "copy_ms": copy, "faster": ours / copy,
-        "worker_ms": whole, "worker_ratio": whole / limit,
-    }  # fmt: skip
+        "codecs_ms": limit,
+        "store_ms": ours,
+        "ratio": ours / limit,
+        "copy_ms": copy,
+        "faster": ours / copy,
+        "worker_ms": whole,
+        "worker_ratio": whole / limit,
+    }
 
 
 def _worker(output: Path, source: Path) -> Callable[[], object]:
@@ -153,7 +158,7 @@ def statistics_table(folder: Path, n_episodes: int) -> dict[str, float]:
     sources = {
         "RLDS, JPEG 256x256": ("bridge_orig", make_source(folder / "rlds", n_episodes)),
         "in-house zarr, 480x640": ("inhouse_log", logs),
-    }  # fmt: skip
+    }
     print("\nmeasuring pass             CPU s     all CPU s   share")
     table = {}
     for name, (adapter, source) in sources.items():
@@ -181,13 +186,17 @@ def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
 
 def _prepared(output: Path, adapter: str, source: Path, n_shards: int) -> tuple["Job", list["ShardId"]]:
     """A conversion up to where workers begin."""
-    from pipelines.mapping.adapters import get_adapter
     from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.mapping.adapters import get_adapter
 
     conversion = Conversion(
-        source=str(source), output_root=str(output), name="x", version="1.0.0", adapter=get_adapter(adapter),
+        source=str(source),
+        output_root=str(output),
+        name="x",
+        version="1.0.0",
+        adapter=get_adapter(adapter),
         n_shards=n_shards,
-    )  # fmt: skip
+    )
     plan = plan_conversion(conversion, None)
     job = make_job(conversion, plan)
     prepare_output(job, plan, None)

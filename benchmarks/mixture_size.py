@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.stream import jpeg, memory_mb
-from mixtures.index.tables import _state_of_files
 from mixtures.index.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
+from mixtures.index.tables import _state_of_files
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.statistics import save_statistics, summarize_episode
 
@@ -124,12 +124,18 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
     steps["image_length"] = len(picture)
     texts = [f"d{number:03d} task {i}" for i in range(TASKS)]
     arrays: dict[str, Any] = {
-        "first_step": first, "episodes": episodes, "steps": steps, "action": np.zeros((n_steps, 18), np.float32),
-        "success": np.ones(n_episodes, np.int8), "is_idle": np.zeros(n_steps, np.bool_),
-        "segment": np.full(n_steps, -1, np.int32), "n_segmented": np.zeros(n_episodes, np.int32),
-        "segments": np.empty(0, SEGMENT), "motion": rng.integers(0, 2**63, n_episodes).astype(np.uint64),
+        "first_step": first,
+        "episodes": episodes,
+        "steps": steps,
+        "action": np.zeros((n_steps, 18), np.float32),
+        "success": np.ones(n_episodes, np.int8),
+        "is_idle": np.zeros(n_steps, np.bool_),
+        "segment": np.full(n_steps, -1, np.int32),
+        "n_segmented": np.zeros(n_episodes, np.int32),
+        "segments": np.empty(0, SEGMENT),
+        "motion": rng.integers(0, 2**63, n_episodes).astype(np.uint64),
         "task_code": (np.arange(n_episodes) % TASKS).astype(np.int32),
-    }  # fmt: skip
+    }
     for name in ("robot", "control_mode", "norm_key", "parts"):
         arrays[f"{name}_code"] = np.zeros(n_episodes, np.int32)
     for name, values in arrays.items():
@@ -139,11 +145,26 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
     instructions = [[texts[i % TASKS]] for i in range(n_episodes)]
     save_column(folder / "language.arrow", pa.array(instructions, pa.large_list(pa.large_string())))
     save_column(folder / "segment_text.arrow", pa.array([], pa.large_string()))
-    vocabularies = {"robot": [f"r{number}"], "task": texts, "control_mode": ["joint_position"], "norm_key": [key],
-                    "parts": [PARTS]}  # fmt: skip
-    content = {"format": FORMAT, "name": f"d{number:03d}", "version": "1.0.0", "split": "train", "fingerprint": key,
-               "cameras": CAMERAS, "shards": [shard], "shard_sizes": [len(picture)], "n_episodes": n_episodes,
-               "n_steps": n_steps, "vocabularies": vocabularies}  # fmt: skip
+    vocabularies = {
+        "robot": [f"r{number}"],
+        "task": texts,
+        "control_mode": ["joint_position"],
+        "norm_key": [key],
+        "parts": [PARTS],
+    }
+    content = {
+        "format": FORMAT,
+        "name": f"d{number:03d}",
+        "version": "1.0.0",
+        "split": "train",
+        "fingerprint": key,
+        "cameras": CAMERAS,
+        "shards": [shard],
+        "shard_sizes": [len(picture)],
+        "n_episodes": n_episodes,
+        "n_steps": n_steps,
+        "vocabularies": vocabularies,
+    }
     (folder / "table.json").write_text(json.dumps(content))
 
 

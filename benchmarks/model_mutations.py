@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from model.published import check
 from model import attention, flow, gemma, inputs, pi0, tokenizer
+from model.published import check
 
 TESTS = ("attention", "units", "flow", "tokenizer")
 # Pictures and full-size shapes know nothing of the mistakes.

@@ -30,10 +30,10 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from tqdm import tqdm
 
 from pipelines.contract.episode import Episode, Reference, Segment
-from pipelines.shards.schema import write_metadata
-from pipelines.shards.writer import write_shard
 from pipelines.contract.slots import IMAGE_SIZE
+from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
+from pipelines.shards.writer import write_shard
 
 CAMERA, STEPS, PER_SHARD, HZ = "base_0_rgb", 24, 1000, 10.0
 TASKS = ("fold the towel", "pour the water", "open the drawer", "sort the screws")
@@ -72,9 +72,7 @@ def write_dataset(directory: Path, n_episodes: int) -> None:
     episodes = (_episode(number, pictures) for number in range(n_episodes))
     sample = [_episode(number, pictures) for number in range(100)]
     statistics = merge_statistics(
-        [
-            {e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in sample
-        ]
+        [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in sample]
     )
     save_statistics(directory / "statistics.json", statistics)
     summaries = []
@@ -82,16 +80,27 @@ def write_dataset(directory: Path, n_episodes: int) -> None:
         size = min(PER_SHARD, n_episodes - shard * PER_SHARD)
         summaries.append(
             write_shard(
-                directory, name="large", split="train", shard=shard, n_shards=n_shards,
-                episodes=[next(episodes) for _ in range(size)], statistics=statistics, cameras=(CAMERA,),
-                converter="benchmark", options_hash="benchmark", on_reject=_fail,
+                directory,
+                name="large",
+                split="train",
+                shard=shard,
+                n_shards=n_shards,
+                episodes=[next(episodes) for _ in range(size)],
+                statistics=statistics,
+                cameras=(CAMERA,),
+                converter="benchmark",
+                options_hash="benchmark",
+                on_reject=_fail,
             )
-        )  # fmt: skip
+        )
     write_metadata(
-        directory, name="large", version="1.0.0", cameras=(CAMERA,),
+        directory,
+        name="large",
+        version="1.0.0",
+        cameras=(CAMERA,),
         shard_lengths={"train": [summary.n_episodes for summary in summaries]},
         shard_bytes={"train": sum(summary.n_bytes for summary in summaries)},
-    )  # fmt: skip
+    )
 
 
 def measure(dataset: Path, n_episodes: int, screenshots: Path | None) -> dict[str, float]:
@@ -110,8 +119,9 @@ def measure(dataset: Path, n_episodes: int, screenshots: Path | None) -> dict[st
             found[name] = median(_fetch_ms(browser, f"/api/episodes?annotator=ann&view={view}") for _ in range(9))
         ids = browser.execute_async_script(
             "const done = arguments[1]; fetch(`/api/episodes?annotator=ann&view=all&offset=${arguments[0]}&limit=20`)"
-            ".then(r => r.json()).then(r => done(r.episodes.map(e => e.id)))", middle,
-        )  # fmt: skip
+            ".then(r => r.json()).then(r => done(r.episodes.map(e => e.id)))",
+            middle,
+        )
         found["an episode, ms"] = median(_fetch_ms(browser, f"/api/episodes/{name}?annotator=ann") for name in ids)
         found["frames/s when scrubbing"] = median(browser.execute_async_script(SCRUB) for _ in range(5))
         if screenshots:
@@ -155,9 +165,10 @@ def _fetch_ms(browser: WebDriver, path: str) -> float:
     return float(
         browser.execute_async_script(
             "const done = arguments[1], began = performance.now();"
-            "fetch(arguments[0]).then(r => r.json()).then(() => done(performance.now() - began))", path,
+            "fetch(arguments[0]).then(r => r.json()).then(() => done(performance.now() - began))",
+            path,
         )
-    )  # fmt: skip
+    )
 
 
 def _until(condition: Callable[[], Any], within_s: float = 120.0) -> None:
@@ -191,13 +202,27 @@ def _episode(number: int, pictures: list[bytes]) -> Episode:
     )
     task = TASKS[number % len(TASKS)]
     return Episode(
-        reference=Reference(uri=f"logs/{number}", key=f"{number}", split="train"), robot="ur5e",
-        control_mode="joint_position", control_hz=HZ, state=motion[:-1], action=motion[1:],
-        timestamp_s=np.arange(STEPS) / HZ, state_mask=mask, action_mask=mask,
-        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, images={CAMERA: pictures}, dataset_cameras=(CAMERA,),
-        task=task, language=(task,), success=1, is_terminal=True, reward=np.zeros(STEPS, np.float32),
-        discount=np.ones(STEPS, np.float32), is_idle=np.zeros(STEPS, bool), segments=segments,
-    )  # fmt: skip
+        reference=Reference(uri=f"logs/{number}", key=f"{number}", split="train"),
+        robot="ur5e",
+        control_mode="joint_position",
+        control_hz=HZ,
+        state=motion[:-1],
+        action=motion[1:],
+        timestamp_s=np.arange(STEPS) / HZ,
+        state_mask=mask,
+        action_mask=mask,
+        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
+        images={CAMERA: pictures},
+        dataset_cameras=(CAMERA,),
+        task=task,
+        language=(task,),
+        success=1,
+        is_terminal=True,
+        reward=np.zeros(STEPS, np.float32),
+        discount=np.ones(STEPS, np.float32),
+        is_idle=np.zeros(STEPS, bool),
+        segments=segments,
+    )
 
 
 def _fail(reference: Reference, reason: str, detail: str) -> None:

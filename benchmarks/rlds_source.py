@@ -9,10 +9,10 @@ import simplejpeg
 from PIL import Image
 
 from pipelines.contract.episode import Episode, Reference
-from pipelines.shards.writer import write_shard
+from pipelines.shards.example_wire import encode_example
 from pipelines.shards.statistics import summarize_episode
 from pipelines.shards.tfrecord import write_record
-from pipelines.shards.example_wire import encode_example
+from pipelines.shards.writer import write_shard
 
 STEPS = 50
 LONG_STEPS = 20_000
@@ -71,16 +71,25 @@ def write_log(path: Path, number: int, seconds: int = 10, fps: int = 10) -> None
     angles = 0.3 + np.cumsum(rng.normal(0, 0.002, (len(joints), 6)), axis=0)
     coarse = rng.integers(0, 256, (len(camera), 60, 80, 3), np.uint8)
     arrays = {
-        "joints/timestamp_ns": joints * 1_000_000, "joints/position": angles,
-        "gripper/timestamp_ns": joints * 1_000_000, "gripper/position": np.zeros((len(joints), 1)),
-        "command/timestamp_ns": command * 1_000_000, "command/joint_position": angles[: len(command) * 5 : 5],
-        "command/gripper": np.zeros((len(command), 1)), "camera/base_0/timestamp_ns": camera * 1_000_000,
+        "joints/timestamp_ns": joints * 1_000_000,
+        "joints/position": angles,
+        "gripper/timestamp_ns": joints * 1_000_000,
+        "gripper/position": np.zeros((len(joints), 1)),
+        "command/timestamp_ns": command * 1_000_000,
+        "command/joint_position": angles[: len(command) * 5 : 5],
+        "command/gripper": np.zeros((len(command), 1)),
+        "camera/base_0/timestamp_ns": camera * 1_000_000,
         "camera/base_0/rgb": np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2),
-    }  # fmt: skip
+    }
     attributes = {
-        "schema": "inhouse_log/v1", "robot": "ur5e", "task": "lift the cube", "success": True, "control_hz": 10,
-        "cameras": {"base_0": {}}, "joint_names": [f"joint_{i}" for i in range(6)],
-    }  # fmt: skip
+        "schema": "inhouse_log/v1",
+        "robot": "ur5e",
+        "task": "lift the cube",
+        "success": True,
+        "control_hz": 10,
+        "cameras": {"base_0": {}},
+        "joint_names": [f"joint_{i}" for i in range(6)],
+    }
     group = zarr.open_group(path, mode="w", attributes=attributes)
     for key, values in arrays.items():
         group.create_array(key, data=values, chunks=(16, *values.shape[1:]) if values.ndim == 4 else values.shape)
@@ -97,12 +106,26 @@ def still_episode(images: Mapping[str, Sequence[bytes]]) -> Episode:
     t = len(next(iter(images.values())))
     still, mask = np.zeros((t, 18), np.float32), np.arange(18) < 7
     return Episode(
-        reference=Reference(uri="still", key="still"), robot="ur5e", control_mode="joint_position", control_hz=50.0,
-        state=still, action=still, timestamp_s=np.arange(t) / 50, state_mask=mask, action_mask=mask,
-        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, images=dict(images), dataset_cameras=tuple(images),
-        task="stand", language=("stand",), success=1, is_terminal=True, reward=np.zeros(t, np.float32),
-        discount=np.ones(t, np.float32), is_idle=np.ones(t, bool),
-    )  # fmt: skip
+        reference=Reference(uri="still", key="still"),
+        robot="ur5e",
+        control_mode="joint_position",
+        control_hz=50.0,
+        state=still,
+        action=still,
+        timestamp_s=np.arange(t) / 50,
+        state_mask=mask,
+        action_mask=mask,
+        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
+        images=dict(images),
+        dataset_cameras=tuple(images),
+        task="stand",
+        language=("stand",),
+        success=1,
+        is_terminal=True,
+        reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32),
+        is_idle=np.ones(t, bool),
+    )
 
 
 def write_episodes(directory: Path, episodes: Sequence[Episode]) -> None:
@@ -110,10 +133,18 @@ def write_episodes(directory: Path, episodes: Sequence[Episode]) -> None:
     first = episodes[0]
     summary = summarize_episode(first.norm_key, first.state, first.action, first.state_mask, first.action_mask)
     written = write_shard(
-        directory, name="toy", split="train", shard=0, n_shards=1, episodes=episodes,
-        statistics={first.norm_key: summary}, cameras=first.dataset_cameras, converter="benchmark", options_hash="",
+        directory,
+        name="toy",
+        split="train",
+        shard=0,
+        n_shards=1,
+        episodes=episodes,
+        statistics={first.norm_key: summary},
+        cameras=first.dataset_cameras,
+        converter="benchmark",
+        options_hash="",
         on_reject=print,
-    )  # fmt: skip
+    )
     assert written.n_episodes == len(episodes), written
 
 
@@ -141,30 +172,43 @@ def _bridge_episode(number: int) -> dict:
     return {
         "steps/observation/image_0": make_jpegs(STEPS, 256, 256),
         "steps/language_instruction": [b"put it away"] * STEPS,
-        "steps/observation/state": state.astype(np.float32).ravel(), "steps/action": action.astype(np.float32).ravel(),
-        "steps/is_first": (flags == 0).astype(np.int64), "steps/is_last": (flags == STEPS - 1).astype(np.int64),
-        "steps/is_terminal": (flags == STEPS - 1).astype(np.int64), "steps/reward": np.zeros(STEPS, np.float32),
-        "steps/discount": np.ones(STEPS, np.float32), "episode_metadata/file_path": [b"generated/%d" % number],
-    }  # fmt: skip
+        "steps/observation/state": state.astype(np.float32).ravel(),
+        "steps/action": action.astype(np.float32).ravel(),
+        "steps/is_first": (flags == 0).astype(np.int64),
+        "steps/is_last": (flags == STEPS - 1).astype(np.int64),
+        "steps/is_terminal": (flags == STEPS - 1).astype(np.int64),
+        "steps/reward": np.zeros(STEPS, np.float32),
+        "steps/discount": np.ones(STEPS, np.float32),
+        "episode_metadata/file_path": [b"generated/%d" % number],
+    }
 
 
 def convert_long_episode(directory: Path) -> None:
     """Converts what `write_long_episode` wrote, as a worker does: measures its shard, then writes it."""
-    from pipelines.mapping.adapters import parse_adapter
-    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
     from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
+    from pipelines.mapping.adapters import parse_adapter
 
     parts = {"arm0": "[0:6]", "gripper0": "[6]"}
     entry = {
-        "title": "shards of this project", "format": "rlds", "robot": "ur5e", "control_mode": "joint_position",
-        "control_hz": 50, "cameras": {camera: f"observation/{camera}" for camera in LONG_CAMERAS},
+        "title": "shards of this project",
+        "format": "rlds",
+        "robot": "ur5e",
+        "control_mode": "joint_position",
+        "control_hz": 50,
+        "cameras": {camera: f"observation/{camera}" for camera in LONG_CAMERAS},
         "widths": {"observation/state_physical": 18, "action_physical": 18},
-        "state": _part_sources("observation/state_physical", parts), "action": _part_sources("action_physical", parts),
-    }  # fmt: skip
+        "state": _part_sources("observation/state_physical", parts),
+        "action": _part_sources("action_physical", parts),
+    }
     conversion = Conversion(
-        source=str(directory), output_root=str(directory / "out"), name="long", version="1.0.0",
-        adapter=parse_adapter("long", entry), n_shards=1,
-    )  # fmt: skip
+        source=str(directory),
+        output_root=str(directory / "out"),
+        name="long",
+        version="1.0.0",
+        adapter=parse_adapter("long", entry),
+        n_shards=1,
+    )
     plan = plan_conversion(conversion, None)
     job = make_job(conversion, plan)
     prepare_output(job, plan, None)

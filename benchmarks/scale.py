@@ -82,8 +82,12 @@ def on_paper(plan: Plan) -> dict[str, float]:
     stored = plan.mixture_steps * sample_bytes
     shard = 4 * PARAMETERS / plan.devices_per_host
     return {
-        "samples, millions": samples / 1e6, "epochs of the mixture": samples / plan.mixture_steps,
-        "step, s": step_s, "samples a second": samples_s, "hours": hours, "device hours": hours * devices,
+        "samples, millions": samples / 1e6,
+        "epochs of the mixture": samples / plan.mixture_steps,
+        "step, s": step_s,
+        "samples a second": samples_s,
+        "hours": hours,
+        "device hours": hours * devices,
         "pictures stored, TB": stored / 1e12,
         "pictures read, TB": samples * sample_bytes / 1e12,
         "read of every host, MB/s": samples_s * sample_bytes / plan.hosts / 1e6,
@@ -101,7 +105,7 @@ def on_paper(plan: Plan) -> dict[str, float]:
         "devices, $": hours * devices * plan.device_hour,
         "reads, $": samples * plan.cameras / 10_000 * plan.read_price,
         "storage of a month, $": stored / 1e9 * plan.month_price,
-    }  # fmt: skip
+    }
 
 
 def waiting(plan: Plan) -> dict[str, float]:

@@ -55,8 +55,8 @@ def main() -> None:
 
 def measure_ranges(scheme: str, seconds: float) -> dict[str, float]:
     """The stream's own reader."""
-    from mixtures.stream.shard_files import Reads, ShardFiles
     from mixtures.stores.arrow import IN_FLIGHT
+    from mixtures.stream.shard_files import Reads, ShardFiles
 
     files, rng = ShardFiles(), np.random.default_rng(0)
     paths = [f"{scheme}://bucket/data/1.0.0/data-train.tfrecord-{i:05d}-of-00100" for i in range(SHARDS)]

@@ -204,8 +204,8 @@ def _server(scheme: str, folder: Path) -> Iterator[None]:
 
 
 def _seconds(source: str, adapter: str, output: Path) -> float:
-    from pipelines.mapping.adapters import get_adapter
     from pipelines.conversion.launch import Conversion, convert
+    from pipelines.mapping.adapters import get_adapter
 
     shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()

@@ -81,8 +81,8 @@ def main() -> None:
 def make_data(root: Path) -> None:
     """Writes the datasets and a mixture over them."""
     from pipelines.contract.episode import Episode, Reference
-    from pipelines.shards.writer import write_shard
     from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
+    from pipelines.shards.writer import write_shard
 
     rng = np.random.default_rng(0)
     jpegs = [jpeg(rng) for _ in range(64)]
@@ -96,22 +96,45 @@ def make_data(root: Path) -> None:
             zeros = np.zeros(STEPS, np.float32)
             episodes.append(
                 Episode(
-                    reference=Reference(uri=name, key=f"{name}-{i}"), robot=f"r{number}", control_hz=20.0,
-                    control_mode="joint_position", state=motion, action=motion, timestamp_s=np.arange(STEPS) / 20,
-                    state_mask=mask, action_mask=mask, parts={"arm0": tuple(range(6)), "gripper0": (6,)},
-                    images=images, dataset_cameras=CAMERAS, task="task", language=("do the task",),
-                    success=1, is_terminal=True, reward=zeros, discount=zeros, is_idle=np.zeros(STEPS, bool),
+                    reference=Reference(uri=name, key=f"{name}-{i}"),
+                    robot=f"r{number}",
+                    control_hz=20.0,
+                    control_mode="joint_position",
+                    state=motion,
+                    action=motion,
+                    timestamp_s=np.arange(STEPS) / 20,
+                    state_mask=mask,
+                    action_mask=mask,
+                    parts={"arm0": tuple(range(6)), "gripper0": (6,)},
+                    images=images,
+                    dataset_cameras=CAMERAS,
+                    task="task",
+                    language=("do the task",),
+                    success=1,
+                    is_terminal=True,
+                    reward=zeros,
+                    discount=zeros,
+                    is_idle=np.zeros(STEPS, bool),
                 )
-            )  # fmt: skip
+            )
         folder = root / name / "1.0.0"
         statistics = merge_statistics(
             [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, mask, mask)} for e in episodes]
         )
         for shard in range(SHARDS):
             write_shard(
-                folder, name=name, split="train", shard=shard, n_shards=SHARDS, episodes=episodes[shard::SHARDS],
-                statistics=statistics, cameras=CAMERAS, converter="benchmark", options_hash="0", on_reject=_refuse,
-            )  # fmt: skip
+                folder,
+                name=name,
+                split="train",
+                shard=shard,
+                n_shards=SHARDS,
+                episodes=episodes[shard::SHARDS],
+                statistics=statistics,
+                cameras=CAMERAS,
+                converter="benchmark",
+                options_hash="0",
+                on_reject=_refuse,
+            )
         save_statistics(folder / "statistics.json", statistics)
         _write_info(folder, name)
     lines = [f"  - {{path: d{number:02d}/1.0.0}}" for number in range(DATASETS)]
@@ -137,9 +160,13 @@ def measure(name: str, data: Path, seconds: float) -> Measurement:
         count += BATCH
     rate, cpu_ms = count / (time.perf_counter() - start), 1e3 * (time.process_time() - cpu_start) / count
     return Measurement(
-        name=name, samples_per_s=rate, cpu_ms=cpu_ms, first_s=first_s, memory_mb=peak.stop(),
+        name=name,
+        samples_per_s=rate,
+        cpu_ms=cpu_ms,
+        first_s=first_s,
+        memory_mb=peak.stop(),
         pairs=float(np.mean(pairs)),
-    )  # fmt: skip
+    )
 
 
 def stream_batches(data: Path) -> Iterator[list[str]]:
@@ -317,8 +344,12 @@ def _print(summary: dict[str, Measurement]) -> None:
     print("| loader | samples/s | of the limit | cpu ms a sample | of the limit | first batch s | memory MB | pairs |")
     print("|---|---|---|---|---|---|---|---|")
     for name, one in summary.items():
-        cells = [f"{one.samples_per_s:.0f}", f"{one.samples_per_s / limit.samples_per_s:.2f}", f"{one.cpu_ms:.3f}",
-                 f"{limit.cpu_ms / one.cpu_ms:.2f}"]  # fmt: skip
+        cells = [
+            f"{one.samples_per_s:.0f}",
+            f"{one.samples_per_s / limit.samples_per_s:.2f}",
+            f"{one.cpu_ms:.3f}",
+            f"{limit.cpu_ms / one.cpu_ms:.2f}",
+        ]
         cells += [f"{one.first_s:.2f}", f"{one.memory_mb:.0f}", f"{one.pairs:.1f}"] if name not in LIMITS else [""] * 3
         print(f"| {name} | " + " | ".join(cells) + " |")
     print(f"\nPairs of one episode in a batch of {BATCH}; independent draws would have {expected:.1f}.")

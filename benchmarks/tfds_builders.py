@@ -16,9 +16,10 @@ def _features() -> tfds.features.FeaturesDict:
     image = tfds.features.Image(shape=(224, 224, 3), dtype=np.uint8, encoding_format="jpeg")
     floats = tfds.features.Tensor(shape=(7,), dtype=np.float32)
     steps = {
-        "observation": {"image_0": image, "state": floats}, "action": floats,
+        "observation": {"image_0": image, "state": floats},
+        "action": floats,
         "language_instruction": tfds.features.Text(),
-    }  # fmt: skip
+    }
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
 
 
@@ -36,8 +37,9 @@ def _convert(step: dict[str, Any]) -> dict[str, Any]:
     resized = np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BILINEAR))
     return {
         "observation": {"image_0": resized, "state": step["observation"]["state"]},
-        "action": step["action"], "language_instruction": step["language_instruction"],
-    }  # fmt: skip
+        "action": step["action"],
+        "language_instruction": step["language_instruction"],
+    }
 
 
 class SequentialToy(tfds.core.GeneratorBasedBuilder):

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainers.train
-from mixtures.stream.audit import AuditReport
 from mixtures.mixture import open_mixture
+from mixtures.stream.audit import AuditReport
 from mixtures.stream.batches import Batch, Stream
 from trainers.batches import build_batcher
 from trainers.checkpoint import Checkpoints, Progress
@@ -42,9 +42,13 @@ SETTLED = 5  # first steps of a segment, which compile and fill buffers
 READY_BATCHES = 4
 CHECKPOINT_EVERY = 100  # steps, for the share of time that saving takes; ten times the default's density
 TARGETS = {
-    "data_wait_share": 0.01, "host_ms": 2.0, "loop_cpu_ms": 2.0, "ready_over_bare": 1.02, "stream_over_bare": 1.02,
+    "data_wait_share": 0.01,
+    "host_ms": 2.0,
+    "loop_cpu_ms": 2.0,
+    "ready_over_bare": 1.02,
+    "stream_over_bare": 1.02,
     "stall_share": 0.05,
-}  # fmt: skip
+}
 
 
 class ReadyStream:
@@ -125,15 +129,19 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     stall_s, complete_s = bare_step.saving()
     step_s = median(stream, "step_s")
     return {
-        "bare_ms": 1e3 * float(np.median(bare)), "ready_ms": 1e3 * median(ready, "step_s"), "stream_ms": 1e3 * step_s,
+        "bare_ms": 1e3 * float(np.median(bare)),
+        "ready_ms": 1e3 * median(ready, "step_s"),
+        "stream_ms": 1e3 * step_s,
         "ready_over_bare": median(ready, "step_s") / float(np.median(bare)),
         "stream_over_bare": step_s / float(np.median(bare)),
         "data_wait_share": sum(line["data_wait_s"] for line in stream) / sum(line["step_s"] for line in stream),
-        "host_ms": 1e3 * median(segment.lines("host"), "step_s"), "loop_cpu_ms": 1e3 * loop_s,
+        "host_ms": 1e3 * median(segment.lines("host"), "step_s"),
+        "loop_cpu_ms": 1e3 * loop_s,
         "place_cpu_ms": 1e3 * place_s,
-        "stall_ms": 1e3 * stall_s, "complete_ms": 1e3 * complete_s,
+        "stall_ms": 1e3 * stall_s,
+        "complete_ms": 1e3 * complete_s,
         "stall_share": stall_s / (stall_s + CHECKPOINT_EVERY * step_s),
-    }  # fmt: skip
+    }
 
 
 class Segment:
@@ -149,8 +157,12 @@ class Segment:
         overrides = {"steps": steps}
         if not run.exists():
             total = (arguments.rounds + 2) * (arguments.steps + SETTLED)
-            overrides |= {"model": arguments.model, "batch_size": arguments.batch_size, "checkpoints.every": 10**9,
-                          "optimizer.decay_steps": total}  # fmt: skip
+            overrides |= {
+                "model": arguments.model,
+                "batch_size": arguments.batch_size,
+                "checkpoints.every": 10**9,
+                "optimizer.decay_steps": total,
+            }
         request = Request(
             stage="pretrain", spec=arguments.spec, run=run.path, overrides=overrides, resume=True, show_progress=False
         )
@@ -172,9 +184,10 @@ class BareStep:
         self._checkpoints = Checkpoints(folder, config.checkpoints)
         self._state, self._progress = start_or_restore(config, mesh, self._checkpoints)
         self._step = jax.jit(
-            build_train_step(config), donate_argnums=0,
+            build_train_step(config),
+            donate_argnums=0,
             out_shardings=(split_state(mesh, self._state), replicated(mesh)),
-        )  # fmt: skip
+        )
         with Stream(open_mixture(spec), batch_size=config.batch_size) as stream:
             self._batch = place_batch(mesh, build_batcher(config)(stream.batch_at(0)))
         self._seed = jax.random.key(0)
@@ -208,9 +221,13 @@ def free_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepReport]]
     def step(state: TrainState, batch: TrainBatch, seed: jax.Array, rate: jax.Array) -> tuple[TrainState, StepReport]:
         zero = jnp.zeros(())
         report = StepReport(
-            loss=zero, sample_loss=jnp.zeros(batch.actions.shape[0]), grad_norm=zero, update_norm=zero,
-            param_norm=zero, stop_signal=batch.stop_signal.max(),
-        )  # fmt: skip
+            loss=zero,
+            sample_loss=jnp.zeros(batch.actions.shape[0]),
+            grad_norm=zero,
+            update_norm=zero,
+            param_norm=zero,
+            stop_signal=batch.stop_signal.max(),
+        )
         return state.replace(step=state.step + 1), report
 
     return step

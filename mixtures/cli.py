@@ -112,11 +112,11 @@ def run_lock(arguments: argparse.Namespace) -> int:
     """Writes the lock of a mixture beside its spec, or compares it with one."""
     from tqdm import tqdm
 
-    from mixtures.reports.compare import load_lock
     from mixtures.mixture import open_mixture
+    from mixtures.reports.compare import load_lock
     from mixtures.stores.arrow import is_remote
-    from pipelines.shards.dataset import Dataset
     from pipelines.contract.errors import UsageError
+    from pipelines.shards.dataset import Dataset
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
     if arguments.verify:
@@ -176,8 +176,8 @@ def run_simulate(arguments: argparse.Namespace) -> int:
 
 def run_optimize(arguments: argparse.Namespace) -> int:
     """Writes a spec with new weights and prints what it changes; nothing uses it until a person does."""
-    from mixtures.reports.compare import compare, render
     from mixtures.mixture import open_mixture
+    from mixtures.reports.compare import compare, render
     from mixtures.reports.optimize import optimized_factors, optimized_spec, read_losses
     from pipelines.contract.errors import UsageError
 
@@ -214,9 +214,13 @@ def _action(
     actions: Any, name: str, about: str, example: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(
-        name, help=about, description=about[0].upper() + about[1:] + ".", epilog=example, allow_abbrev=False,
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=example,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -32,12 +32,17 @@ def make_lock(mixture: "Mixture") -> dict[str, Any]:
             for group in mixture.groups
         ],
         "datasets": [
-            {"path": table.path, "name": table.name, "version": table.version, "split": table.split,
-             "fingerprint": table.fingerprint}
+            {
+                "path": table.path,
+                "name": table.name,
+                "version": table.version,
+                "split": table.split,
+                "fingerprint": table.fingerprint,
+            }
             for table in mixture.tables
         ],
         "statistics": {key: _digest(asdict_statistics(value)) for key, value in mixture.statistics.items()},
-    }  # fmt: skip
+    }
 
 
 def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

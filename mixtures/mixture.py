@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.normalizer import Normalizer, relative_slots
 from mixtures.actions.chunk_statistics import chunk_statistics
-from mixtures.index.tables import Table, cache_folder, open_table
-from pipelines.contract.document import SpecError
-from mixtures.specs.grammar import Stage
-from mixtures.groups.tree import Group, SplitIndex, share_out
-from mixtures.locks import compare_locks, make_lock
-from mixtures.index.overlays import overlay_segments
+from mixtures.actions.normalizer import Normalizer, relative_slots
 from mixtures.groups.resolved import resolve
+from mixtures.groups.shares import Branch
+from mixtures.groups.tree import Group, SplitIndex, share_out
+from mixtures.index.overlays import overlay_segments
+from mixtures.index.tables import Table, cache_folder, open_table
+from mixtures.locks import compare_locks, make_lock
+from mixtures.specs.grammar import Stage
 from mixtures.specs.spec import Entry, Source, Spec, load_spec
 from mixtures.stores.arrow import is_remote
-from mixtures.groups.shares import Branch
+from pipelines.contract.document import SpecError
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError, nearest
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
@@ -115,15 +115,20 @@ class Mixture:
 
 
 def open_mixture(
-    path: str | Path, *, draws: int | None = None, root: str | None = None, cache: str | Path | None = None,
-    statistics: Path | None = None, stage: Stage | None = None,
-) -> Mixture:  # fmt: skip
+    path: str | Path,
+    *,
+    draws: int | None = None,
+    root: str | None = None,
+    cache: str | Path | None = None,
+    statistics: Path | None = None,
+    stage: Stage | None = None,
+) -> Mixture:
     """Opens a mixture spec: reads it, opens and compiles its datasets' indices, resolves groups, shares, statistics.
 
     draws: samples that training will draw, for max_epochs, in place of the spec's. root: where relative dataset paths
     start, in place of the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
     statistics file whose norm keys replace the merged ones, so that post-training normalizes as pretraining did.
-    stage: the stage of training whose overrides hold (see `mixtures.specs.stages`); none where the spec says nothing of it.
+    stage: the training stage whose overrides apply (see `mixtures.specs.stages`); none where the spec names none.
 
     Raises UsageError for mistakes in the spec (with file, line and column), FailedWork for datasets that are missing,
     incomplete or changed.
@@ -141,12 +146,19 @@ def open_mixture(
     if statistics is not None:
         used |= {key: value for key, value in load_statistics(statistics).items() if key in used}
     return Mixture(
-        spec=spec, draws=draws, tables=tuple(tables.values()), tree=tree, groups=groups, splits=resolved.splits,
-        statistics=used, absolute_statistics=resolved.statistics, parts=resolved.parts,
+        spec=spec,
+        draws=draws,
+        tables=tuple(tables.values()),
+        tree=tree,
+        groups=groups,
+        splits=resolved.splits,
+        statistics=used,
+        absolute_statistics=resolved.statistics,
+        parts=resolved.parts,
         normalizer=Normalizer(
             statistics=used, parts=resolved.parts, mode=action.mode, normalization=action.normalization
         ),
-    )  # fmt: skip
+    )
 
 
 def _open_tables(spec: Spec, cache: Path) -> dict[Source, Table]:

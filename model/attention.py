@@ -93,9 +93,7 @@ def takes_cudnn(kernel: Attention, dtype: DTypeLike, head_dim: int) -> bool:
         return kernel == "cudnn"
     capability = float(getattr(jax.devices()[0], "compute_capability", 0))
     largest = 256 if capability >= 9.0 else 128
-    return (
-        dtype in (jnp.bfloat16, jnp.float16) and capability >= 8.0 and head_dim <= largest and head_dim % 8 == 0
-    )
+    return dtype in (jnp.bfloat16, jnp.float16) and capability >= 8.0 and head_dim <= largest and head_dim % 8 == 0
 
 
 def _attend_cudnn(

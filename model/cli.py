@@ -15,9 +15,11 @@ EXPORT_EPILOG = """examples:
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     export = commands.add_parser(
-        "export", help="write a policy's weights in a published layout", epilog=EXPORT_EPILOG,
+        "export",
+        help="write a policy's weights in a published layout",
+        epilog=EXPORT_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     export.add_argument("source", type=Path, help="a run, or an openpi folder: the newest checkpoint is taken")
     export.add_argument("output", type=Path, help="a new folder (big_vision: a new .npz)")
     export.add_argument("--layout", choices=LAYOUTS, default="openpi", help="default: %(default)s")

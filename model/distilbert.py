@@ -30,9 +30,7 @@ def distilbert_specs(config: EncoderConfig, vocab_size: int, positions: int) -> 
     }
     layer = {}
     for name in ("query", "key", "value"):
-        layer[f"attention/{name}/kernel"] = Spec(
-            shape=(depth, width, heads, width // heads), init=normal(INIT)
-        )
+        layer[f"attention/{name}/kernel"] = Spec(shape=(depth, width, heads, width // heads), init=normal(INIT))
         layer[f"attention/{name}/bias"] = Spec(shape=(depth, heads, width // heads), init=zeros)
     layer["attention/out/kernel"] = Spec(shape=(depth, heads, width // heads, width), init=normal(INIT))
     layer["attention/out/bias"] = Spec(shape=(depth, width), init=zeros)
@@ -91,9 +89,7 @@ def distilbert_from_huggingface(
     for ours, theirs in (("query", "q_lin"), ("key", "k_lin"), ("value", "v_lin")):
         kernel = stack(f"attention.{theirs}.weight").transpose(0, 2, 1)
         flat[f"layers/attention/{ours}/kernel"] = kernel.reshape(-1, width, heads, width // heads)
-        flat[f"layers/attention/{ours}/bias"] = stack(f"attention.{theirs}.bias").reshape(
-            -1, heads, width // heads
-        )
+        flat[f"layers/attention/{ours}/bias"] = stack(f"attention.{theirs}.bias").reshape(-1, heads, width // heads)
     out = stack("attention.out_lin.weight").transpose(0, 2, 1)
     flat["layers/attention/out/kernel"] = out.reshape(-1, heads, width // heads, width)
     flat["layers/attention/out/bias"] = stack("attention.out_lin.bias")

@@ -122,9 +122,7 @@ def run_prefix_cache(
     layers = expert_layers(params["layers"], 0)
     rows, positions = view.rows, view.positions
 
-    def own_keys_values(
-        layer: Params, x: Float[Array, "g p e"]
-    ) -> tuple[Float[Array, "g p e"], Cache]:
+    def own_keys_values(layer: Params, x: Float[Array, "g p e"]) -> tuple[Float[Array, "g p e"], Cache]:
         normed, _ = rms_norm(x, layer["pre_attention_norm"], None)
         own = keys_values(layer, normed, positions)
         return normed, own if rows is None else jax.tree.map(rows.unpack, own)
@@ -166,9 +164,7 @@ def rms_norm(
     if "scale" in params:
         return (normed * (1.0 + params["scale"])).astype(x.dtype), None
     projection = params["Dense_0"]
-    modulation = cond.astype(x.dtype) @ projection["kernel"].astype(x.dtype) + projection["bias"].astype(
-        x.dtype
-    )
+    modulation = cond.astype(x.dtype) @ projection["kernel"].astype(x.dtype) + projection["bias"].astype(x.dtype)
     scale, shift, gate = jnp.split(modulation[:, None, :], 3, axis=-1)
     return (normed * (1.0 + scale) + shift).astype(x.dtype), gate
 
@@ -228,9 +224,7 @@ def feed_forward(params: Params, x: Float[Array, "b s e"]) -> Float[Array, "b s 
     return _linear(gate * _linear(x, params, "gating_einsum", 1), params, "linear", None)
 
 
-def _linear(
-    x: Float[Array, "b s e"], params: Params, name: str, part: int | None
-) -> Float[Array, "b s f"]:
+def _linear(x: Float[Array, "b s e"], params: Params, name: str, part: int | None) -> Float[Array, "b s f"]:
     def pick(key: str) -> Float[Array, "i o"]:
         return (params[key] if part is None else params[key][part]).astype(x.dtype)
 

@@ -145,9 +145,7 @@ def _inverse(index: Int[Array, "g i"], length: int) -> Int[Array, "g p"]:
 
 
 @jax.custom_vjp
-def _move(
-    x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]
-) -> Shaped[Array, "g p *e"]:
+def _move(x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]) -> Shaped[Array, "g p *e"]:
     """x[index] in each group, zeros past the end. `back` is the inverse, by which gradients move: no sums needed."""
     return jax.vmap(lambda rows, places: rows.at[places].get(mode="fill", fill_value=0))(x, index)
 

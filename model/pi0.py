@@ -223,13 +223,9 @@ def stack_cameras(observation: Observation) -> tuple[Shaped[Array, "b n y x c"],
     return pixels, jnp.stack([observation.image_masks[name] for name in names], axis=1)
 
 
-def embed_images(
-    config: Pi0Config, params: Params, images: Float[Array, "b y x c"]
-) -> Float[Array, "b s e"]:
+def embed_images(config: Pi0Config, params: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:
     """Image tokens in the prefix's width."""
-    return encode_images(
-        config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, how=execution(config)
-    )
+    return encode_images(config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, how=execution(config))
 
 
 def embed_prompt(params: Params, observation: Observation) -> Float[Array, "b s e"]:
@@ -237,9 +233,7 @@ def embed_prompt(params: Params, observation: Observation) -> Float[Array, "b s 
     return embed_text(params["PaliGemma"]["llm"]["embedder"]["input_embedding"], observation.tokenized_prompt)
 
 
-def valid_tokens(
-    config: Pi0Config, there: Bool[Array, "b n"], prompt: Bool[Array, "b s"]
-) -> Bool[Array, "b t"]:
+def valid_tokens(config: Pi0Config, there: Bool[Array, "b n"], prompt: Bool[Array, "b s"]) -> Bool[Array, "b t"]:
     """Which tokens of the unpacked prefix are no padding."""
     return jnp.concatenate([jnp.repeat(there, config.siglip.tokens, axis=1), prompt], axis=1)
 

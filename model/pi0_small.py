@@ -144,12 +144,8 @@ def decode(
     embedded = flow.time_embedding(time, config.expert.width)
     hidden = jax.nn.swish(dense(embedded, params["time_mlp_in"]))
     cond = jax.nn.swish(dense(hidden, params["time_mlp_out"]))
-    tokens = dense(noisy_actions, params["action_in_proj"]) + chunk_positions(
-        config.horizon, config.expert.width
-    )
-    out = run_dit(
-        params["expert"], tokens.astype(config.dtype), cond, context.cache, context.valid, execution(config)
-    )
+    tokens = dense(noisy_actions, params["action_in_proj"]) + chunk_positions(config.horizon, config.expert.width)
+    out = run_dit(params["expert"], tokens.astype(config.dtype), cond, context.cache, context.valid, execution(config))
     return dense(out.astype(jnp.float32), params["action_out_proj"])
 
 

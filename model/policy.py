@@ -13,8 +13,14 @@ from model.inputs import Observation
 from model.params import Params, param_count
 
 __all__ = [
-    "Params", "init_params", "loss_elements", "param_count", "sample_actions", "serving_params", "velocity",
-]  # fmt: skip
+    "Params",
+    "init_params",
+    "loss_elements",
+    "param_count",
+    "sample_actions",
+    "serving_params",
+    "velocity",
+]
 
 
 def init_params(config: PolicyConfig, key: PRNGKeyArray) -> Params:

@@ -39,9 +39,7 @@ def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Spec]
         specs[f"{norm}/bias"] = Spec(shape=(depth, width), init=zeros)
     attention = "MultiHeadDotProductAttention_0/"
     for name in ("query", "key", "value"):
-        specs[f"{attention}{name}/kernel"] = Spec(
-            shape=(depth, width, heads, width // heads), init=fan_in(width)
-        )
+        specs[f"{attention}{name}/kernel"] = Spec(shape=(depth, width, heads, width // heads), init=fan_in(width))
         specs[f"{attention}{name}/bias"] = Spec(shape=(depth, heads, width // heads), init=zeros)
     specs[f"{attention}out/kernel"] = Spec(shape=(depth, heads, width // heads, width), init=fan_in(width))
     specs[f"{attention}out/bias"] = Spec(shape=(depth, width), init=zeros)

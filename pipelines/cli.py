@@ -32,10 +32,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds this part's commands to the parser of `embodimix`."""
     dataset_commands.add_commands(commands)
     parser = commands.add_parser(
-        "convert", help="native logs to normalized 18-dim RLDS shards", epilog=CONVERT_EPILOG, allow_abbrev=False,
+        "convert",
+        help="native logs to normalized 18-dim RLDS shards",
+        epilog=CONVERT_EPILOG,
+        allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
     parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
@@ -55,17 +58,24 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
     )
     parser.add_argument(
-        "--workers", type=int,
+        "--workers",
+        type=int,
         help="processes of a local run, or threads where an object store is read or written (default: one per core)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--no-progress-limit", type=float, default=600.0, metavar="S",
+        "--no-progress-limit",
+        type=float,
+        default=600.0,
+        metavar="S",
         help="stop a local run that shows no progress for S seconds (default 600)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--input-cache", type=float, default=10.0, metavar="GB",
+        "--input-cache",
+        type=float,
+        default=10.0,
+        metavar="GB",
         help="what a worker process keeps on its disk of an input in an object store (default 10)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop; all: a table"
     )
@@ -118,13 +128,23 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     from pipelines.conversion.launch import Conversion, convert
 
     conversion = Conversion(
-        source=arguments.input, output_root=arguments.output_root, name=arguments.name, version=arguments.version,
-        adapter=adapter, robot=arguments.robot, task=arguments.task, n_shards=arguments.shards,
-        splits=tuple(split for split in arguments.splits.split(",") if split), val_fraction=arguments.val_fraction,
-        statistics=arguments.statistics, append=arguments.append, n_workers=arguments.workers,
-        no_progress_s=arguments.no_progress_limit, input_cache_gb=arguments.input_cache,
+        source=arguments.input,
+        output_root=arguments.output_root,
+        name=arguments.name,
+        version=arguments.version,
+        adapter=adapter,
+        robot=arguments.robot,
+        task=arguments.task,
+        n_shards=arguments.shards,
+        splits=tuple(split for split in arguments.splits.split(",") if split),
+        val_fraction=arguments.val_fraction,
+        statistics=arguments.statistics,
+        append=arguments.append,
+        n_workers=arguments.workers,
+        no_progress_s=arguments.no_progress_limit,
+        input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
-    )  # fmt: skip
+    )
     counts = convert(conversion)
     if arguments.json:
         print(json.dumps(counts | {"path": str(conversion.directory)}))
@@ -135,8 +155,8 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
-    from pipelines.mapping.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
     from pipelines.contract.errors import nearest
+    from pipelines.mapping.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
 
     if format not in FORMATS:
         raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, FORMATS)}")

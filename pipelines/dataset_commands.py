@@ -41,10 +41,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
-        "index", help="rebuild a dataset's sidecar index from its shards", allow_abbrev=False,
-        description="Rebuilds the sidecar index of a dataset from its shards alone.", epilog=INDEX_EPILOG,
+        "index",
+        help="rebuild a dataset's sidecar index from its shards",
+        allow_abbrev=False,
+        description="Rebuilds the sidecar index of a dataset from its shards alone.",
+        epilog=INDEX_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run_index)
@@ -54,15 +57,18 @@ def run_index(arguments: argparse.Namespace) -> int:
     """Rebuilds every sidecar of a dataset and prints what it wrote."""
     from tqdm import tqdm
 
-    from pipelines.storage.paths import as_place
     from pipelines.shards.rebuild import count_shards, rebuild_index
+    from pipelines.storage.paths import as_place
 
     path = as_place(arguments.dataset)
     shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
     totals = {
-        "index": str(path / "index"), "shards": len(shards), "episodes": sum(s.n_episodes for s in shards),
-        "steps": sum(s.n_steps for s in shards), "bytes": sum(s.n_bytes for s in shards),
-    }  # fmt: skip
+        "index": str(path / "index"),
+        "shards": len(shards),
+        "episodes": sum(s.n_episodes for s in shards),
+        "steps": sum(s.n_steps for s in shards),
+        "bytes": sum(s.n_bytes for s in shards),
+    }
     words = "{index}: {shards} sidecars of {episodes} episodes, {steps} steps, {bytes} bytes of shards"
     print(json.dumps(totals) if arguments.json else words.format(**totals))
     return 0
@@ -70,10 +76,13 @@ def run_index(arguments: argparse.Namespace) -> int:
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
-        "check", help="look for faults in a dataset", allow_abbrev=False, epilog=CHECK_EPILOG,
+        "check",
+        help="look for faults in a dataset",
+        allow_abbrev=False,
+        epilog=CHECK_EPILOG,
         description="Looks for what conversions get wrong: grippers, degrees, lag, rates, deltas, cameras, copies.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run_check)
@@ -100,10 +109,13 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
-        "card", help="write a dataset's data card", allow_abbrev=False, epilog=CARD_EPILOG,
+        "card",
+        help="write a dataset's data card",
+        allow_abbrev=False,
+        epilog=CARD_EPILOG,
         description="Writes the data card of a dataset as Markdown and as an HTML page with plots and sample frames.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=run_card)

@@ -9,8 +9,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mixtures.stream.batches import Batch
-from pipelines.storage.files import write_atomically
 from pipelines.contract.slots import CAMERAS
+from pipelines.storage.files import write_atomically
 
 SHOWN = 16
 CSS = """
@@ -54,9 +54,7 @@ def _picture(camera: str, pixels: NDArray[np.uint8]) -> str:
     return f"<figure>{image}<figcaption>{camera}</figcaption></figure>"
 
 
-def _lines(
-    chunk: NDArray[np.float32], state: NDArray[np.float32], mask: NDArray[np.bool_], horizon: int
-) -> str:
+def _lines(chunk: NDArray[np.float32], state: NDArray[np.float32], mask: NDArray[np.bool_], horizon: int) -> str:
     """An SVG of the chunk's slots over its steps."""
     drawn = []
     for number, slot in enumerate(np.flatnonzero(mask)):

@@ -92,10 +92,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.stage == "posttrain" and arguments.init is None and not arguments.resume:
         raise UsageError("train posttrain: expected --init RUN, the run to start from")
     request = Request(
-        stage=arguments.stage, spec=arguments.spec, run=arguments.run_directory, init=arguments.init,
-        overrides=_overrides(arguments), resume=arguments.resume,
+        stage=arguments.stage,
+        spec=arguments.spec,
+        run=arguments.run_directory,
+        init=arguments.init,
+        overrides=_overrides(arguments),
+        resume=arguments.resume,
         show_progress=not arguments.json and not arguments.quiet,
-    )  # fmt: skip
+    )
     if arguments.plan:
         return _print_plan(request, arguments)
     summary = train(request)
@@ -123,14 +127,18 @@ def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
 
 def run_eval(arguments: argparse.Namespace) -> int:
     """Evaluates one run, or two beside each other, and prints the table or JSON."""
-    from trainers.evaluation import compare
-    from trainers.evaluation import evaluate
+    from trainers.evaluation import compare, evaluate
 
     request = evaluate.Request(
-        run=arguments.run_directory, spec=arguments.spec, samples=arguments.samples, seed=arguments.seed,
-        batch_size=arguments.batch_size, flow_steps=arguments.flow_steps, plots=not arguments.no_plots,
+        run=arguments.run_directory,
+        spec=arguments.spec,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        flow_steps=arguments.flow_steps,
+        plots=not arguments.no_plots,
         flow_sweep=_flow_sweep(arguments.flow_sweep),
-    )  # fmt: skip
+    )
     if arguments.compare is not None:
         compared = compare.compare(request, arguments.compare)
         print(json.dumps(compared, indent=1) if arguments.json else compare.render(compared))
@@ -190,9 +198,13 @@ def _add(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, allow_abbrev=False,
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:

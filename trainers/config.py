@@ -48,8 +48,10 @@ class OptimizerConfig:
             _require(getattr(self, name) >= 0, f"optimizer.{name}", "zero or more", getattr(self, name))
         _require(
             self.warmup_steps < self.decay_steps,
-            "optimizer.warmup_steps", f"fewer than decay_steps ({self.decay_steps})", self.warmup_steps,
-        )  # fmt: skip
+            "optimizer.warmup_steps",
+            f"fewer than decay_steps ({self.decay_steps})",
+            self.warmup_steps,
+        )
         for name in ("b1", "b2", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", "at least 0 and below 1", getattr(self, name))
 
@@ -129,15 +131,30 @@ class RunConfig:
 SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
 # What a resumed run may change: it decides how far and how a run is watched, not what it computes.
 FREE_ON_RESUME = (
-    "steps", "fsdp", "batches_ahead", "log_every", "eval_every", "eval_samples", "peak_tflops", "wandb",
-    "checkpoints.every", "checkpoints.keep", "checkpoints.keep_every",
-)  # fmt: skip
+    "steps",
+    "fsdp",
+    "batches_ahead",
+    "log_every",
+    "eval_every",
+    "eval_samples",
+    "peak_tflops",
+    "wandb",
+    "checkpoints.every",
+    "checkpoints.keep",
+    "checkpoints.keep_every",
+)
 
 
 def resolve(
-    *, stage: Stage, mixture: Path, horizon: int, cameras: tuple[str, ...], overrides: Mapping[str, Any],
-    init: Path | None = None, init_config: RunConfig | None = None,
-) -> RunConfig:  # fmt: skip
+    *,
+    stage: Stage,
+    mixture: Path,
+    horizon: int,
+    cameras: tuple[str, ...],
+    overrides: Mapping[str, Any],
+    init: Path | None = None,
+    init_config: RunConfig | None = None,
+) -> RunConfig:
     """Returns the run's config: defaults of the stage and model, then `overrides` by dotted name.
 
     Of an `init` run its model is taken over; another --model is refused. UsageError names a wrong setting.
@@ -170,12 +187,17 @@ def resolve(
     if "optimizer.final_learning_rate" not in overrides:
         optimizer["final_learning_rate"] = 0.1 * checked("learning_rate", optimizer["learning_rate"], float)
     return RunConfig(
-        stage=stage, mixture=str(mixture.resolve()), init=None if init is None else str(init.resolve()),
-        model=name, policy=policy, cameras=cameras, steps=steps,
+        stage=stage,
+        mixture=str(mixture.resolve()),
+        init=None if init is None else str(init.resolve()),
+        model=name,
+        policy=policy,
+        cameras=cameras,
+        steps=steps,
         optimizer=_built(OptimizerConfig, optimizer, "optimizer."),
         checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
         **_checked_fields(RunConfig, given, ""),
-    )  # fmt: skip
+    )
 
 
 def lora_freeze(policy: PolicyConfig) -> tuple[str, ...]:
@@ -187,9 +209,11 @@ def lora_freeze(policy: PolicyConfig) -> tuple[str, ...]:
         return ()
     with_adapters = bool(policy.prefix.lora_rank), bool(policy.expert.lora_rank)
     return {
-        (True, True): ("*/llm/*", "!*lora*"), (True, False): ("*/llm/*", "!*_1/*", "!*lora*"),
-        (False, True): ("*/llm/*_1/*", "!*lora*"), (False, False): (),
-    }[with_adapters]  # fmt: skip
+        (True, True): ("*/llm/*", "!*lora*"),
+        (True, False): ("*/llm/*", "!*_1/*", "!*lora*"),
+        (False, True): ("*/llm/*_1/*", "!*lora*"),
+        (False, False): (),
+    }[with_adapters]
 
 
 def resumed(saved: RunConfig, overrides: Mapping[str, Any], run: Path) -> RunConfig:

@@ -26,14 +26,22 @@ EPILOG = """a first tour:
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of every command; each command sets `run`, a function of the parsed arguments."""
     parser = argparse.ArgumentParser(
-        prog="embodimix", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False,
+        prog="embodimix",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for part in (
-        pipelines.cli, mixtures.cli, model.cli, annotation_tools.cli, trainers.cli, trainers.serving.cli,
+        pipelines.cli,
+        mixtures.cli,
+        model.cli,
+        annotation_tools.cli,
+        trainers.cli,
+        trainers.serving.cli,
         trainers.demo.cli,
-    ):  # fmt: skip
+    ):
         part.add_commands(commands)
     return parser
 

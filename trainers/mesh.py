@@ -76,5 +76,6 @@ def with_placement(mesh: Mesh, shapes: Tree) -> Tree:
     """Shapes with their placement, as a checkpoint is read."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes, split_state(mesh, shapes),
-    )  # fmt: skip
+        shapes,
+        split_state(mesh, shapes),
+    )

@@ -67,9 +67,13 @@ def open_wandb(run: RunDirectory, config: RunConfig) -> Any:
     if not path.exists():
         write_atomically(path, secrets.token_hex(8).encode())
     return wandb.init(
-        project=config.wandb, name=run.path.name, id=path.read_text(), resume="allow", dir=str(run.path),
+        project=config.wandb,
+        name=run.path.name,
+        id=path.read_text(),
+        resume="allow",
+        dir=str(run.path),
         config=dataclasses.asdict(config),
-    )  # fmt: skip
+    )
 
 
 class ProgressBar:

@@ -26,25 +26,37 @@ def make_plan(config: RunConfig, mixture: Mixture, *, device_tflops: float | Non
     state = abstract_state(config)
     mesh = AbstractMesh((max(devices // config.fsdp, 1), config.fsdp), AXES)
     held = {
-        "parameters": (state.trained, state.frozen), "gradients": state.trained,
-        "optimizer": state.optimizer, "moving_average": state.ema,
-    }  # fmt: skip
+        "parameters": (state.trained, state.frozen),
+        "gradients": state.trained,
+        "optimizer": state.optimizer,
+        "moving_average": state.ema,
+    }
     draws = config.steps * config.batch_size
     flops = forward_flops(config.policy, len(config.cameras)) * (4 if config.policy.remat == "full" else 3)
     hours = draws * flops / (devices * device_tflops * 1e12 * 3600) if device_tflops else None
     return {
-        "schema": SCHEMA, "model": config.model, "devices": devices, "fsdp": config.fsdp,
+        "schema": SCHEMA,
+        "model": config.model,
+        "devices": devices,
+        "fsdp": config.fsdp,
         "parameters": {"trained": count(state.trained), "frozen": count(state.frozen)},
         "device_gib": {name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()},
         "batch_mib": config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
-        "steps": config.steps, "batch_size": config.batch_size, "samples": draws,
-        "sample_tflop": flops / 1e12, "hours": hours,
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "samples": draws,
+        "sample_tflop": flops / 1e12,
+        "hours": hours,
         "groups": [
-            {"name": group.name, "share": group.probability, "draws": group.probability * draws,
-             "epochs": group.effective_epochs(draws)}
+            {
+                "name": group.name,
+                "share": group.probability,
+                "draws": group.probability * draws,
+                "epochs": group.effective_epochs(draws),
+            }
             for group in mixture.groups
         ],
-    }  # fmt: skip
+    }
 
 
 def count(tree: Tree) -> int:

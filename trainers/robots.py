@@ -75,11 +75,12 @@ def read_robots(path: Path) -> dict[str, Robot]:
         raise UsageError(f"{path}: expected the robots that the run was trained on; found no such file")
     return {
         key: Robot(
-            norm_key=key, parts={part: tuple(slots) for part, slots in entry["parts"].items()},
+            norm_key=key,
+            parts={part: tuple(slots) for part, slots in entry["parts"].items()},
             control_hz=tuple(entry["control_hz"]),
         )
         for key, entry in json.loads(path.read_text())["robots"].items()
-    }  # fmt: skip
+    }
 
 
 def find_robot(robots: Mapping[str, Robot], name: str | None) -> Robot:

@@ -1,12 +1,12 @@
 """The run directory: everything a result depends on, in fixed places, claimed by one process at a time.
 
-    RUN/config.yaml            the resolved config (trainers.config)
-        mixture.lock.json      groups, probabilities and dataset fingerprints it trains on
-        statistics.json        what normalizes state and action, per norm key
-        robots.json            slots, parts and rates of the robots it learned to drive
-        checkpoints/<step>/    parameters, optimizer, moving average, and the position in the stream
-        metrics.jsonl          one line per logged step; tensorboard/ the same as curves
-        eval/                  reports of `embodimix eval`
+RUN/config.yaml            the resolved config (trainers.config)
+    mixture.lock.json      groups, probabilities and dataset fingerprints it trains on
+    statistics.json        what normalizes state and action, per norm key
+    robots.json            slots, parts and rates of the robots it learned to drive
+    checkpoints/<step>/    parameters, optimizer, moving average, and the position in the stream
+    metrics.jsonl          one line per logged step; tensorboard/ the same as curves
+    eval/                  reports of `embodimix eval`
 """
 
 import fcntl

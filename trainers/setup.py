@@ -64,9 +64,12 @@ def check_request(run: RunDirectory, request: Request) -> None:
         raise UsageError(
             f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
         )
-    if not run.exists() and not request.resume and run.path.is_dir() and any(
-        entry.name != CLAIM for entry in run.path.iterdir()
-    ):  # fmt: skip
+    if (
+        not run.exists()
+        and not request.resume
+        and run.path.is_dir()
+        and any(entry.name != CLAIM for entry in run.path.iterdir())
+    ):
         raise UsageError(f"--run {run.path}: expected an empty or new directory; found files that are no run")
     if request.init is not None and not RunDirectory(request.init).exists():
         raise UsageError(f"--init {request.init}: expected a run directory with config.yaml; found none")
@@ -88,8 +91,9 @@ def fresh_state(config: RunConfig, mesh: Mesh, like: TrainState) -> TrainState:
         return jax.device_put(new_state(config, params), split_state(mesh, like))
     start = jax.jit(
         lambda key: new_state(config, policy.init_params(config.policy, key)),
-        out_shardings=split_state(mesh, like), compiler_options=_draw_options(),
-    )  # fmt: skip
+        out_shardings=split_state(mesh, like),
+        compiler_options=_draw_options(),
+    )
     return start(jax.random.key(config.seed))
 
 
@@ -133,9 +137,14 @@ def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfi
 def _new_run(request: Request, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
     return resolve(
-        stage=request.stage, mixture=request.spec, horizon=mixture.horizon, cameras=mixture.cameras,
-        init=request.init, init_config=init_config, overrides=request.overrides,
-    )  # fmt: skip
+        stage=request.stage,
+        mixture=request.spec,
+        horizon=mixture.horizon,
+        cameras=mixture.cameras,
+        init=request.init,
+        init_config=init_config,
+        overrides=request.overrides,
+    )
 
 
 def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:

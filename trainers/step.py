@@ -126,10 +126,13 @@ def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepR
         if ema is not None:
             ema = move_average(ema, trained, config.optimizer.ema_decay, state.step)
         report = StepReport(
-            loss=loss, sample_loss=sample_loss, grad_norm=optax.tree.norm(grads),
-            update_norm=optax.tree.norm(updates), param_norm=optax.tree.norm(trained),
+            loss=loss,
+            sample_loss=sample_loss,
+            grad_norm=optax.tree.norm(grads),
+            update_norm=optax.tree.norm(updates),
+            param_norm=optax.tree.norm(trained),
             stop_signal=batch.stop_signal.max(),
-        )  # fmt: skip
+        )
         state = state.replace(step=state.step + 1, trained=trained, optimizer=optimizer_state, ema=ema)
         return state, report
 

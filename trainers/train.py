@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from mixtures.stream.audit import Audit, AuditReport
 from mixtures.mixture import Mixture
+from mixtures.stream.audit import Audit, AuditReport
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork, UsageError
 from trainers import hosts
@@ -84,9 +84,14 @@ class Loop:
     """
 
     def __init__(
-        self, run: RunDirectory, config: RunConfig, mesh: Mesh, mixture: Mixture, checkpoints: Checkpoints,
+        self,
+        run: RunDirectory,
+        config: RunConfig,
+        mesh: Mesh,
+        mixture: Mixture,
+        checkpoints: Checkpoints,
         show_progress: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._run, self._config, self._mesh = run, config, mesh
         self._mixture, self._checkpoints = mixture, checkpoints
         self._show_progress = show_progress
@@ -140,15 +145,18 @@ class Loop:
         if self._show_progress and hosts.is_first():
             print(f"{count(state.trained):,} parameters train, {count(state.frozen):,} stay", file=sys.stderr)
         return jax.jit(
-            build_train_step(self._config), donate_argnums=0,
+            build_train_step(self._config),
+            donate_argnums=0,
             out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
-        )  # fmt: skip
+        )
 
     def _open_stream(self) -> Stream:
         return Stream(
-            self._mixture, batch_size=self._config.batch_size,
-            host_index=jax.process_index(), host_count=jax.process_count(),
-        )  # fmt: skip
+            self._mixture,
+            batch_size=self._config.batch_size,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
 
     def _note_audit(self, report: AuditReport | None) -> None:
         """Adds what was drawn, beside what the mixture plans, to RUN/audit.jsonl; speaks up when they disagree."""

@@ -48,16 +48,18 @@ class Validation:
     def _group_loss(self, state: TrainState, group: str, key: jax.Array) -> float:
         size = self._config.batch_size
         stream = Stream(
-            self._mixture, batch_size=size, split="validation", groups=[group],
-            host_index=jax.process_index(), host_count=jax.process_count(),
-        )  # fmt: skip
+            self._mixture,
+            batch_size=size,
+            split="validation",
+            groups=[group],
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
         with stream:
             count = min(self._config.eval_samples, stream.n_samples)
             losses = [
                 np.asarray(self._sample_loss(state, place_batch(self._mesh, self._batcher(batch)), part))
-                for batch, part in zip(
-                    stream.batches(start=0, stop=-(-count // size) * size), _keys(key), strict=False
-                )
+                for batch, part in zip(stream.batches(start=0, stop=-(-count // size) * size), _keys(key), strict=False)
             ]
         return float(np.concatenate(losses)[:count].mean())
 

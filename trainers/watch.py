@@ -100,10 +100,7 @@ class Watch:
             self._writer.write(line if mfu is None else line | {"mfu": mfu})
 
     def _line(self, pending: Pending, report: StepReport, step_s: float) -> dict[str, Any]:
-        scalars = {
-            name: float(getattr(report, name))
-            for name in ("loss", "grad_norm", "update_norm", "param_norm")
-        }
+        scalars = {name: float(getattr(report, name)) for name in ("loss", "grad_norm", "update_norm", "param_norm")}
         return {
             "step": pending.progress.step,
             "position": pending.progress.position,

@@ -16,10 +16,20 @@ from pipelines.contract.slots import CAMERAS
 
 # Dense bfloat16 peak in TFLOP/s by the beginning of the device's kind, the longest that fits; makers' data sheets.
 PEAK_TFLOPS: Mapping[str, float] = {
-    "NVIDIA H100": 989.0, "NVIDIA H100 PCIe": 756.0, "NVIDIA H200": 989.0, "NVIDIA GH200": 989.0, "NVIDIA B200": 2250.0,
-    "NVIDIA A100": 312.0, "NVIDIA L40S": 362.0, "NVIDIA L4": 121.0, "NVIDIA GeForce RTX 4090": 165.0,
-    "TPU v4": 275.0, "TPU v5 lite": 197.0, "TPU v5": 459.0, "TPU v6 lite": 918.0,
-}  # fmt: skip
+    "NVIDIA H100": 989.0,
+    "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H200": 989.0,
+    "NVIDIA GH200": 989.0,
+    "NVIDIA B200": 2250.0,
+    "NVIDIA A100": 312.0,
+    "NVIDIA L40S": 362.0,
+    "NVIDIA L4": 121.0,
+    "NVIDIA GeForce RTX 4090": 165.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5": 459.0,
+    "TPU v6 lite": 918.0,
+}
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
@@ -43,11 +53,12 @@ def forward_flops(config: PolicyConfig, cameras: int) -> float:
     picture = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.uint8)
     here, words = jax.ShapeDtypeStruct((1,), jnp.bool_), (1, config.max_tokens)
     observation = Observation(
-        images=dict.fromkeys(CAMERAS[:cameras], picture), image_masks=dict.fromkeys(CAMERAS[:cameras], here),
+        images=dict.fromkeys(CAMERAS[:cameras], picture),
+        image_masks=dict.fromkeys(CAMERAS[:cameras], here),
         tokenized_prompt=jax.ShapeDtypeStruct(words, jnp.int32),
         tokenized_prompt_mask=jax.ShapeDtypeStruct(words, jnp.bool_),
         state=jax.ShapeDtypeStruct((1, config.action_dim), jnp.float32),
-    )  # fmt: skip
+    )
     chunk = jax.ShapeDtypeStruct((1, config.horizon, config.action_dim), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
     traced = jax.make_jaxpr(partial(policy.loss_elements, config))(params, observation, chunk, chunk, time)

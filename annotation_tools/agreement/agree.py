@@ -123,13 +123,15 @@ def markings_of(store: EpisodeStore, annotations: Sequence[Annotation], label_by
         layers.setdefault(annotator, {})[episode_id] = Marking(
             starts_s=np.array([a.segment.start for a in rows]) / brief.control_hz,
             ends_s=np.array([a.segment.end for a in rows]) / brief.control_hz,
-            labels=np.array([number[_label(a, label_by)] for a in rows]), created=max(a.created for a in rows),
+            labels=np.array([number[_label(a, label_by)] for a in rows]),
+            created=max(a.created for a in rows),
             duration_s=brief.duration_s,
-        )  # fmt: skip
+        )
     return Markings(
-        layers=layers, labels=tuple(names),
+        layers=layers,
+        labels=tuple(names),
         control_hz={episode: store.brief(episode).control_hz for layer in layers.values() for episode in layer},
-    )  # fmt: skip
+    )
 
 
 def measure_agreement(markings: Markings, seed: int = 0, n_resamples: int = 1000) -> Agreement:
@@ -241,14 +243,20 @@ def _compare(markings: Markings, a: str, b: str, seed: int, n_resamples: int) ->
     halves = [match_segments(table, 0.5) for table in tables]
     equal = [sum(x.labels[i] == y.labels[j] for i, j in half) for (x, y), half in zip(pairs, halves, strict=True)]
     return PairAgreement(
-        a=a, b=b, n_episodes=len(pairs), boundary_precision=precision, boundary_recall=recall, boundary_f1=f1,
+        a=a,
+        b=b,
+        n_episodes=len(pairs),
+        boundary_precision=precision,
+        boundary_recall=recall,
+        boundary_f1=f1,
         offset_s=resample.ratio(np.array([o.sum() for o in offsets]), np.array([len(o) for o in offsets], float)),
         segment_iou=resample.ratio(best, counts),
-        segment_f1={k: resample.ratio(np.array([2.0 * len(match_segments(t, k)) for t in tables]), counts)
-                    for k in OVERLAPS},
+        segment_f1={
+            k: resample.ratio(np.array([2.0 * len(match_segments(t, k)) for t in tables]), counts) for k in OVERLAPS
+        },
         label_agreement=resample.ratio(np.array(equal, float), np.array([len(half) for half in halves], float)),
         kappa=_kappa_estimate(markings, shared, a, b, resample),
-    )  # fmt: skip
+    )
 
 
 class _Resample:

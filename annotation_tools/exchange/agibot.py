@@ -50,13 +50,15 @@ def _episode(clip: Clip, number: int) -> dict[str, Any]:
         {"start_frame": s.start, "end_frame": s.end, "action_text": s.text, "skill": _IDLE if s.kind == "idle" else ""}
         for s in clip.segments
     ]
-    recoveries = [
-        {"start": s.start, "end": s.end, "comment": _RECOVERY} for s in clip.segments if s.kind == "recovery"
-    ]
+    recoveries = [{"start": s.start, "end": s.end, "comment": _RECOVERY} for s in clip.segments if s.kind == "recovery"]
     return {
-        "episode_id": clip.index, _ID: clip.episode_id, "task_id": number, "task_name": clip.task,
-        "init_scene_text": "", "label_info": {"action_config": actions, "key_frame": recoveries},
-    }  # fmt: skip
+        "episode_id": clip.index,
+        _ID: clip.episode_id,
+        "task_id": number,
+        "task_name": clip.task,
+        "init_scene_text": "",
+        "label_info": {"action_config": actions, "key_frame": recoveries},
+    }
 
 
 def _segments(info: dict[str, Any]) -> list[Segment]:

@@ -15,15 +15,20 @@ import numpy as np
 from annotation_tools.exchange.clips import Clip, Names
 from pipelines.contract.episode import Segment, SegmentKind
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import write_atomically
 from pipelines.segments.tables import KINDS
+from pipelines.storage.files import write_atomically
 
 _HARMLESS = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"), ("numpy._core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("numpy._core.numeric", "_frombuffer"),
     ("numpy.core.numeric", "_frombuffer"),
-}  # fmt: skip
+}
 
 
 def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
@@ -38,11 +43,12 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     spoken = [(segment, int(start)) for clip, start in zip(clips, starts, strict=True) for segment in clip.segments]
     content = {
         "language": {
-            "ann": [segment.text for segment, _ in spoken], "task": [segment.kind for segment, _ in spoken],
+            "ann": [segment.text for segment, _ in spoken],
+            "task": [segment.kind for segment, _ in spoken],
             "emb": np.zeros((len(spoken), 1, 0), np.float32),
         },
         "info": {"episodes": [], "indx": [(start + s.start, start + s.end - 1) for s, start in spoken]},
-    }  # fmt: skip
+    }
     sentences, ranges = directory / "lang_annotations" / "auto_lang_ann.npy", directory / "ep_start_end_ids.npy"
     write_atomically(sentences, _npy(np.array(content, dtype=object)))
     write_atomically(ranges, _npy(np.stack([starts, ends - 1], axis=1)))

@@ -55,11 +55,16 @@ def make_clips(store: EpisodeStore, segments: Mapping[str, Sequence[Segment]]) -
     """The episodes that have segments, in the order of the dataset."""
     return [
         Clip(
-            index=index, episode_id=episode_id, task=brief.task, n_steps=brief.n_steps, control_hz=brief.control_hz,
+            index=index,
+            episode_id=episode_id,
+            task=brief.task,
+            n_steps=brief.n_steps,
+            control_hz=brief.control_hz,
             segments=tuple(segments[episode_id]),
         )
-        for index, (episode_id, brief) in enumerate(store.briefs.items()) if episode_id in segments
-    ]  # fmt: skip
+        for index, (episode_id, brief) in enumerate(store.briefs.items())
+        if episode_id in segments
+    ]
 
 
 def stamp(
@@ -76,10 +81,14 @@ def stamp(
             name = annotator if layer == 0 else f"{annotator}-{layer + 1}"
             rows.append(
                 Annotation(
-                    episode_id=episode_id, episode_hash=identity, segment=segment, annotator=name, created=created,
+                    episode_id=episode_id,
+                    episode_hash=identity,
+                    segment=segment,
+                    annotator=name,
+                    created=created,
                     tool_version=tool_version,
                 )
-            )  # fmt: skip
+            )
     return rows
 
 

@@ -39,8 +39,9 @@ def read(path: Path, names: Names) -> dict[str, list[Segment]]:
 
 
 def _document(clip: Clip) -> ET.Element:
-    root = ET.Element("ANNOTATION_DOCUMENT", AUTHOR="embodimix", DATE="2000-01-01T00:00:00+00:00", FORMAT="3.0",
-                      VERSION="3.0")  # fmt: skip
+    root = ET.Element(
+        "ANNOTATION_DOCUMENT", AUTHOR="embodimix", DATE="2000-01-01T00:00:00+00:00", FORMAT="3.0", VERSION="3.0"
+    )
     ET.SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     order = ET.SubElement(root, "TIME_ORDER")
     steps = sorted({step for segment in clip.segments for step in (segment.start, segment.end)})
@@ -53,9 +54,10 @@ def _document(clip: Clip) -> ET.Element:
         for segment in clip.segments:
             number += 1
             attributes = {
-                "ANNOTATION_ID": f"a{number}", "TIME_SLOT_REF1": slots[segment.start],
+                "ANNOTATION_ID": f"a{number}",
+                "TIME_SLOT_REF1": slots[segment.start],
                 "TIME_SLOT_REF2": slots[segment.end],
-            }  # fmt: skip
+            }
             aligned = ET.SubElement(ET.SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", attributes)
             ET.SubElement(aligned, "ANNOTATION_VALUE").text = _FORBIDDEN.sub("\ufffd", _value(segment, tier_name))
     ET.SubElement(root, "LINGUISTIC_TYPE", LINGUISTIC_TYPE_ID=_TYPE, TIME_ALIGNABLE="true", GRAPHIC_REFERENCES="false")
@@ -86,12 +88,16 @@ def _segments(file: Path, control_hz: float) -> list[Segment]:
         try:
             segments.append(
                 Segment(
-                    start=round(start_ms / 1000 * control_hz), end=round(end_ms / 1000 * control_hz), text=text,
+                    start=round(start_ms / 1000 * control_hz),
+                    end=round(end_ms / 1000 * control_hz),
+                    text=text,
                     kind=said.get("kind", "subtask"),  # type: ignore[arg-type]
-                    arms=tuple(said.get("arms", "").split()), success=int(said.get("success", "-1")),
-                    confidence=float(said.get("confidence", "1.0")), source="source",
+                    arms=tuple(said.get("arms", "").split()),
+                    success=int(said.get("success", "-1")),
+                    confidence=float(said.get("confidence", "1.0")),
+                    source="source",
                 )
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise FailedWork(f"{file}: {start_ms} ms: expected numbers in success and confidence: {error}") from error
     return segments

@@ -33,12 +33,16 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     path = directory / "tasks.json"
     tasks = [
         {
-            "data": {"video": f"{clip.episode_id}.mp4", "episode_id": clip.episode_id, "task": clip.task,
-                     "control_hz": clip.control_hz},
+            "data": {
+                "video": f"{clip.episode_id}.mp4",
+                "episode_id": clip.episode_id,
+                "task": clip.task,
+                "control_hz": clip.control_hz,
+            },
             "annotations": [{"result": [part for s, at in _numbered(clip) for part in _region(s, at)]}],
         }
         for clip in clips
-    ]  # fmt: skip
+    ]
     write_atomically(path, (json.dumps(tasks, indent=2, ensure_ascii=False) + "\n").encode())
     return [path]
 
@@ -65,10 +69,14 @@ def _region(segment: Segment, identity: str) -> list[dict[str, Any]]:
     ranges = [{"start": segment.start + 1, "end": segment.end}]
     common = {"id": identity, "to_name": "video"}
     parts: list[dict[str, Any]] = [
-        {**common, "from_name": "kind", "type": "timelinelabels",
-         "value": {"ranges": ranges, "timelinelabels": [segment.kind]}},
+        {
+            **common,
+            "from_name": "kind",
+            "type": "timelinelabels",
+            "value": {"ranges": ranges, "timelinelabels": [segment.kind]},
+        },
         {**common, "from_name": "text", "type": "textarea", "value": {"ranges": ranges, "text": [segment.text]}},
-    ]  # fmt: skip
+    ]
     if segment.success in _SUCCESS:
         chosen = {"ranges": ranges, "choices": [_SUCCESS[segment.success]]}
         parts.append({**common, "from_name": "success", "type": "choices", "value": chosen})
@@ -81,8 +89,14 @@ def _segments(result: Sequence[dict[str, Any]]) -> list[Segment]:
     success = {word: number for number, word in _SUCCESS.items()}
     return [
         Segment(
-            start=span["start"] - 1, end=span["end"], text=texts.get(part["id"], ""), source="source",
-            kind=part["value"]["timelinelabels"][0], success=success.get(choices.get(part["id"], ""), -1),
+            start=span["start"] - 1,
+            end=span["end"],
+            text=texts.get(part["id"], ""),
+            source="source",
+            kind=part["value"]["timelinelabels"][0],
+            success=success.get(choices.get(part["id"], ""), -1),
         )
-        for part in result if part["type"] == "timelinelabels" for span in part["value"]["ranges"]
-    ]  # fmt: skip
+        for part in result
+        if part["type"] == "timelinelabels"
+        for span in part["value"]["ranges"]
+    ]

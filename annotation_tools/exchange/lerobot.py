@@ -19,13 +19,14 @@ from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file, write_atomically
 
 _FIELDS = [
-    pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string()), pa.field("style", pa.string()),
-    pa.field("camera", pa.string()), pa.field("tool_calls", pa.list_(pa.string())),
-]  # fmt: skip
+    pa.field("role", pa.string(), nullable=False),
+    pa.field("content", pa.string()),
+    pa.field("style", pa.string()),
+    pa.field("camera", pa.string()),
+    pa.field("tool_calls", pa.list_(pa.string())),
+]
 _EVENTS = pa.list_(pa.struct(_FIELDS))
-_PERSISTENT = pa.list_(
-    pa.struct([*_FIELDS[:3], pa.field("timestamp", pa.float32(), nullable=False), *_FIELDS[3:]])
-)
+_PERSISTENT = pa.list_(pa.struct([*_FIELDS[:3], pa.field("timestamp", pa.float32(), nullable=False), *_FIELDS[3:]]))
 _FEATURE = {"dtype": "language", "shape": [1], "names": None}
 
 
@@ -76,10 +77,16 @@ def _rows(clip: Clip, begin_s: float) -> list[dict[str, Any]]:
     if reached < clip.n_steps:
         rows.append((reached, None))
     return [
-        {"role": "assistant", "content": text, "style": "subtask", "timestamp": begin_s + step / clip.control_hz,
-         "camera": None, "tool_calls": None}
+        {
+            "role": "assistant",
+            "content": text,
+            "style": "subtask",
+            "timestamp": begin_s + step / clip.control_hz,
+            "camera": None,
+            "tool_calls": None,
+        }
         for step, text in rows
-    ]  # fmt: skip
+    ]
 
 
 def _segments(rows: Sequence[Mapping[str, Any]], begin_s: float, control_hz: float, n_steps: int) -> list[Segment]:
@@ -138,10 +145,13 @@ def _write_columns(directory: Path, clips: Sequence[Clip]) -> list[Path]:
         steps = np.arange(clip.n_steps)
         parts.append(
             pa.table(
-                {"episode_index": np.full(clip.n_steps, clip.index), "frame_index": steps,
-                 "timestamp": (steps / clip.control_hz).astype(np.float32)}
+                {
+                    "episode_index": np.full(clip.n_steps, clip.index),
+                    "frame_index": steps,
+                    "timestamp": (steps / clip.control_hz).astype(np.float32),
+                }
             )
-        )  # fmt: skip
+        )
         persistent += [_rows(clip, 0.0)] * clip.n_steps
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(path, pa.concat_tables(parts), persistent)

@@ -46,10 +46,16 @@ def parse_answer(text: str, request: LabelRequest) -> tuple[Segment, ...]:
         arms = {arm for s in request.segments if s.start < end and start < s.end for arm in s.arms}
         segments.append(
             Segment(
-                start=start, end=end, text=row["text"].strip(), kind=row["kind"], arms=tuple(sorted(arms)),
-                success=row["success"], confidence=_confidence(start, end, edges), source="model",
+                start=start,
+                end=end,
+                text=row["text"].strip(),
+                kind=row["kind"],
+                arms=tuple(sorted(arms)),
+                success=row["success"],
+                confidence=_confidence(start, end, edges),
+                source="model",
             )
-        )  # fmt: skip
+        )
     return tuple(segments)
 
 

@@ -8,9 +8,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from annotation_tools.episodes import EpisodeStore
+from annotation_tools.labels.labelers import Answer, Labeler, Rejected, Usage
 from annotation_tools.labels.request import LabelRequest
 from annotation_tools.labels.run import AnswerCache, DeadLetter, Limits, Outcome, label_episode, label_run
-from annotation_tools.labels.labelers import Answer, Labeler, Rejected, Usage
 from pipelines.contract.episode import Segment
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import Place, as_place
@@ -43,9 +43,15 @@ class LabelEpisode(beam.DoFn):
 
 
 def label_with_beam(
-    dataset: Place, labeler: Labeler, proposals: Proposals, cache: Place, limits: Limits, options: PipelineOptions,
-    created: str, tool_version: str,
-) -> Outcome:  # fmt: skip
+    dataset: Place,
+    labeler: Labeler,
+    proposals: Proposals,
+    cache: Place,
+    limits: Limits,
+    options: PipelineOptions,
+    created: str,
+    tool_version: str,
+) -> Outcome:
     """Runs the job and collects what it brought; run again, it asks only what has no usable answer yet.
 
     Limits on rate and retries hold for each worker; a limit on cost is for the estimate beforehand.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.http import HttpLabeler
+from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLabeler
 from annotation_tools.labels.run import (
     AnswerCache,
     Estimate,
@@ -20,13 +21,12 @@ from annotation_tools.labels.run import (
     label_run,
     write_dead_letters,
 )
-from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLabeler
 from annotation_tools.merge import read_tables
 from annotation_tools.review.store import check_annotator
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
-from pipelines.storage.paths import Place
 from pipelines.segments.tables import overlay, write_segments
+from pipelines.storage.paths import Place
 
 
 def run_label(arguments: argparse.Namespace) -> int:
@@ -67,9 +67,13 @@ def choose_labeler(arguments: argparse.Namespace) -> Labeler:
     if not (arguments.url and arguments.model):
         raise UsageError("--backend http: expected --url and --model")
     return HttpLabeler(
-        url=arguments.url, model=arguments.model, key_variable=arguments.key_variable, name=arguments.name,
-        usd_in=arguments.usd_in, usd_out=arguments.usd_out,
-    )  # fmt: skip
+        url=arguments.url,
+        model=arguments.model,
+        key_variable=arguments.key_variable,
+        name=arguments.name,
+        usd_in=arguments.usd_in,
+        usd_out=arguments.usd_out,
+    )
 
 
 def _words(program: list[str]) -> tuple[str, ...]:
@@ -98,9 +102,13 @@ def estimate_line(estimate: Estimate) -> str:
 
 
 def _run(
-    arguments: argparse.Namespace, store: EpisodeStore, labeler: Labeler,
-    proposals: list[tuple[str, tuple[Segment, ...]]], cache: AnswerCache, estimate: Estimate,
-) -> Outcome:  # fmt: skip
+    arguments: argparse.Namespace,
+    store: EpisodeStore,
+    labeler: Labeler,
+    proposals: list[tuple[str, tuple[Segment, ...]]],
+    cache: AnswerCache,
+    estimate: Estimate,
+) -> Outcome:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     limits = Limits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
     tool_version = version("embodimix")
@@ -111,9 +119,15 @@ def _run(
         if arguments.max_usd is not None and estimate.usage.usd > arguments.max_usd:
             raise UsageError(f"--max-usd {arguments.max_usd}: the estimate is {estimate.usage.usd:.2f} USD")
         return label_with_beam(
-            arguments.dataset, labeler, proposals, cache.directory, limits, make_beam_options(arguments.beam_options),
-            created, tool_version,
-        )  # fmt: skip
+            arguments.dataset,
+            labeler,
+            proposals,
+            cache.directory,
+            limits,
+            make_beam_options(arguments.beam_options),
+            created,
+            tool_version,
+        )
     from tqdm import tqdm
 
     with tqdm(total=len(proposals), unit="episode", disable=arguments.json or None) as bar:

@@ -11,8 +11,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
 from annotation_tools.labels.labelers import Answer, Rejected, Unavailable, Usage
+from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
 from pipelines.contract.errors import FailedWork, UsageError
 
 _MAX_ANSWER_BYTES = 4 << 20
@@ -80,10 +80,12 @@ class HttpLabeler:
             content.append({"type": "text", "text": f"Your last answer could not be used: {complaint}"})
         answer_form = {"name": "segments", "strict": True, "schema": ANSWER_SCHEMA}
         return {
-            "model": self.model, "temperature": 0, "max_tokens": 200 + 2 * _TOKENS_PER_SEGMENT * len(request.segments),
+            "model": self.model,
+            "temperature": 0,
+            "max_tokens": 200 + 2 * _TOKENS_PER_SEGMENT * len(request.segments),
             "messages": [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}],
             "response_format": {"type": "json_schema", "json_schema": answer_form},
-        }  # fmt: skip
+        }
 
     def _read(self, payload: bytes) -> Answer:
         try:

@@ -21,9 +21,10 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
-            tokens_in=self.tokens_in + other.tokens_in, tokens_out=self.tokens_out + other.tokens_out,
+            tokens_in=self.tokens_in + other.tokens_in,
+            tokens_out=self.tokens_out + other.tokens_out,
             usd=self.usd + other.usd,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +84,13 @@ class RulesLabeler:
         for segment in request.segments:
             rows.append(
                 {
-                    "start_s": segment.start / hz, "end_s": segment.end / hz, "kind": segment.kind, "success": -1,
+                    "start_s": segment.start / hz,
+                    "end_s": segment.end / hz,
+                    "kind": segment.kind,
+                    "success": -1,
                     "text": _rule_text(segment.text),
                 }
-            )  # fmt: skip
+            )
         return Answer(text=json.dumps({"segments": rows}))
 
     def estimate(self, request: LabelRequest) -> Usage:

@@ -42,8 +42,8 @@ INSTRUCTIONS = (
     "the left arm'. kind is recovery where the robot repairs a failure, idle where nothing happens, otherwise subtask. "
     "success is 1 where the segment reaches its aim, 0 where it fails, -1 where that cannot be seen. You may join "
     "neighbouring segments or move a boundary if the pictures show it, but cover the whole time without gaps. Answer "
-    "with JSON alone: {\"segments\": [{\"start_s\", \"end_s\", \"text\", \"kind\", \"success\"}]}."
-)  # fmt: skip
+    'with JSON alone: {"segments": [{"start_s", "end_s", "text", "kind", "success"}]}.'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,14 @@ class LabelRequest:
             for s in self.segments
         ]
         return {
-            "schema": "embodimix.label_request/v1", "episode_id": self.episode_id, "task": self.task,
-            "robot": self.robot, "before": self.before, "after": self.after, "segments": segments,
-        }  # fmt: skip
+            "schema": "embodimix.label_request/v1",
+            "episode_id": self.episode_id,
+            "task": self.task,
+            "robot": self.robot,
+            "before": self.before,
+            "after": self.after,
+            "segments": segments,
+        }
 
     def key(self, fingerprint: str) -> str:
         """Names question and labeler by their content: 64 hex digits; equal ones need not be asked twice."""
@@ -113,10 +118,15 @@ def make_requests(
         part = tuple(segments[first : first + per_request])
         after = segments[first + len(part)].text if first + len(part) < len(segments) else ""
         yield LabelRequest(
-            episode_id=episode_id, task=brief.task, robot=brief.robot, control_hz=brief.control_hz, segments=part,
-            before=segments[first - 1].text if first else "", after=after,
+            episode_id=episode_id,
+            task=brief.task,
+            robot=brief.robot,
+            control_hz=brief.control_hz,
+            segments=part,
+            before=segments[first - 1].text if first else "",
+            after=after,
             sheets=tuple(contact_sheet(store, episode_id, segment) for segment in part) if with_pictures else (),
-        )  # fmt: skip
+        )
 
 
 def contact_sheet(store: EpisodeStore, episode_id: str, segment: Segment, columns: int = 4) -> bytes:

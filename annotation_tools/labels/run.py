@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.answer import BadAnswer, parse_answer
-from annotation_tools.labels.request import LabelRequest, make_requests
 from annotation_tools.labels.labelers import Labeler, Rejected, Unavailable, Usage, total
+from annotation_tools.labels.request import LabelRequest, make_requests
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
+from pipelines.segments.tables import Annotation
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import Place
-from pipelines.segments.tables import Annotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +138,22 @@ def estimate_run(
                 usages.append(labeler.estimate(request))
             else:
                 found += parse_answer(known, request)
-    return Estimate(
-        episodes=len(proposals), questions=questions, cached=questions - len(usages), usage=total(usages)
-    )  # fmt: skip
+    return Estimate(episodes=len(proposals), questions=questions, cached=questions - len(usages), usage=total(usages))
 
 
 def label_run(
-    store: EpisodeStore, labeler: Labeler, proposals: Sequence[tuple[str, Sequence[Segment]]], cache: AnswerCache,
-    limits: Limits, created: str, tool_version: str, *, clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep, on_done: Callable[[str], object] = lambda _: None,
-) -> Outcome:  # fmt: skip
+    store: EpisodeStore,
+    labeler: Labeler,
+    proposals: Sequence[tuple[str, Sequence[Segment]]],
+    cache: AnswerCache,
+    limits: Limits,
+    created: str,
+    tool_version: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    on_done: Callable[[str], object] = lambda _: None,
+) -> Outcome:
     """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
 
     Raises FailedWork where the labeler can answer nothing at all (say a wrong key).
@@ -166,11 +172,15 @@ def label_run(
         identity = store.key(episode_id).episode_hash
         annotations[episode_id] = [
             Annotation(
-                episode_id=episode_id, episode_hash=identity, segment=segment, annotator=labeler.name, created=created,
+                episode_id=episode_id,
+                episode_hash=identity,
+                segment=segment,
+                annotator=labeler.name,
+                created=created,
                 tool_version=tool_version,
             )
             for segment in found
-        ]  # fmt: skip
+        ]
         letters.extend(dead)
         on_done(episode_id)
 
@@ -186,15 +196,23 @@ def label_run(
             raise error
     ordered = [a for episode_id, _ in proposals for a in annotations.get(episode_id, [])]
     return Outcome(
-        annotations=tuple(ordered), dead_letters=tuple(sorted(letters, key=lambda d: (d.episode_id, d.start))),
-        asked=budget.asked, usage=budget.spent, stopped=budget.is_spent,
-    )  # fmt: skip
+        annotations=tuple(ordered),
+        dead_letters=tuple(sorted(letters, key=lambda d: (d.episode_id, d.start))),
+        asked=budget.asked,
+        usage=budget.spent,
+        stopped=budget.is_spent,
+    )
 
 
 def label_episode(
-    store: EpisodeStore, labeler: Labeler, episode_id: str, segments: Sequence[Segment], cache: AnswerCache,
-    limits: Limits, budget: _Budget | None = None,
-) -> tuple[list[Segment], list[DeadLetter]]:  # fmt: skip
+    store: EpisodeStore,
+    labeler: Labeler,
+    episode_id: str,
+    segments: Sequence[Segment],
+    cache: AnswerCache,
+    limits: Limits,
+    budget: _Budget | None = None,
+) -> tuple[list[Segment], list[DeadLetter]]:
     """Labels one episode: all of its segments, or none and the questions that failed."""
     budget = budget or _Budget(limits, time.monotonic, time.sleep)
     found: list[Segment] = []

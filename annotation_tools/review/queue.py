@@ -32,9 +32,15 @@ class Queue:
         return episode_id in self.doubled
 
     def page(
-        self, view: View, annotator: str, statuses: Mapping[str, Mapping[str, Status]],
-        holders: Mapping[str, set[str]], offset: int, limit: int, query: str = "",
-    ) -> tuple[list[str], int]:  # fmt: skip
+        self,
+        view: View,
+        annotator: str,
+        statuses: Mapping[str, Mapping[str, Status]],
+        holders: Mapping[str, set[str]],
+        offset: int,
+        limit: int,
+        query: str = "",
+    ) -> tuple[list[str], int]:
         """One page of a view, and how many episodes the view has. `query`: words that the task must contain.
 
         todo: what the annotator may take now. mine: what they began or finished. adjudicate: marked by two people
@@ -46,11 +52,15 @@ class Queue:
         found = [
             episode_id
             for episode_id in self.order
-            if (untouched if episode_id not in touched else self._is_in(
-                view, episode_id, annotator, statuses.get(episode_id, {}), holders.get(episode_id, set())
-            ))
+            if (
+                untouched
+                if episode_id not in touched
+                else self._is_in(
+                    view, episode_id, annotator, statuses.get(episode_id, {}), holders.get(episode_id, set())
+                )
+            )
             and (not words or all(word in self.briefs[episode_id].task.lower() for word in words))
-        ]  # fmt: skip
+        ]
         return found[offset : offset + limit], len(found)
 
     def _is_in(
@@ -87,4 +97,3 @@ def visible_annotators(queue: Queue, episode_id: str, annotator: str, statuses: 
     people = everyone - {ADJUDICATED}
     finished = len(people) > 1 and all(statuses[name] == "done" for name in people)
     return everyone if finished and annotator in people else {annotator} & everyone
-

@@ -21,11 +21,11 @@ from starlette.staticfiles import StaticFiles
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.merge import ADJUDICATED
-from pipelines.segments.motion import measure_motion
 from annotation_tools.review.queue import Queue, visible_annotators
 from annotation_tools.review.store import ReviewStore, StaleSave, check_annotator
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import EmbodimixError, UsageError
+from pipelines.segments.motion import measure_motion
 from pipelines.segments.tables import KINDS, Annotation, EpisodeKey, find_faults
 
 STATIC = Path(__file__).parent / "static"
@@ -57,12 +57,17 @@ class Review:
 def make_app(review: Review, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -> Starlette:
     """The web application. hosts: names it answers to; token: asked of every request unless empty."""
     routes = [
-        Route("/", _index), Route("/api/session", _session), Route("/api/episodes", _list_episodes),
-        Route("/api/episodes/{id}", _episode), Route("/api/episodes/{id}/frames/{camera}/{step:int}", _frame),
+        Route("/", _index),
+        Route("/api/session", _session),
+        Route("/api/episodes", _list_episodes),
+        Route("/api/episodes/{id}", _episode),
+        Route("/api/episodes/{id}/frames/{camera}/{step:int}", _frame),
         Route("/api/episodes/{id}/hold", _hold, methods=["POST", "DELETE"]),
-        Route("/api/episodes/{id}/segments", _save, methods=["PUT"]), Route("/api/progress", _progress),
-        Route("/api/export", _export, methods=["POST"]), Mount("/static", StaticFiles(directory=STATIC)),
-    ]  # fmt: skip
+        Route("/api/episodes/{id}/segments", _save, methods=["PUT"]),
+        Route("/api/progress", _progress),
+        Route("/api/export", _export, methods=["POST"]),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Guard, token=token)]
     app = Starlette(routes=routes, exception_handlers={EmbodimixError: _refuse}, middleware=guards)
     app.state.review = review
@@ -131,10 +136,14 @@ def _session(request: Request) -> Response:
     dataset = review.episodes.dataset
     return JSONResponse(
         {
-            "dataset": dataset.name, "version": dataset.version, "n_episodes": len(review.queue.order),
-            "cameras": list(dataset.cameras), "kinds": list(KINDS), "adjudicated": ADJUDICATED,
+            "dataset": dataset.name,
+            "version": dataset.version,
+            "n_episodes": len(review.queue.order),
+            "cameras": list(dataset.cameras),
+            "kinds": list(KINDS),
+            "adjudicated": ADJUDICATED,
         }
-    )  # fmt: skip
+    )
 
 
 def _list_episodes(request: Request) -> Response:
@@ -147,17 +156,28 @@ def _list_episodes(request: Request) -> Response:
     annotator = check_annotator(asked.get("annotator", ""))
     statuses, holders = review.store.statuses(), review.store.holders(time.time())
     ids, total = review.queue.page(
-        view, annotator, statuses, holders, offset, limit, asked.get("query", "")  # type: ignore[arg-type]
+        view,
+        annotator,
+        statuses,
+        holders,
+        offset,
+        limit,
+        asked.get("query", ""),  # type: ignore[arg-type]
     )
     rows = [
         {
-            "id": episode_id, "task": brief.task, "robot": brief.robot, "duration_s": round(brief.duration_s, 2),
-            "confidence": round(brief.confidence, 3), "status": statuses.get(episode_id, {}).get(annotator, ""),
+            "id": episode_id,
+            "task": brief.task,
+            "robot": brief.robot,
+            "duration_s": round(brief.duration_s, 2),
+            "confidence": round(brief.confidence, 3),
+            "status": statuses.get(episode_id, {}).get(annotator, ""),
             "held_by": sorted(holders.get(episode_id, set()) - {annotator}),
             "double": review.queue.is_double(episode_id),
         }
-        for episode_id in ids for brief in [review.queue.briefs[episode_id]]
-    ]  # fmt: skip
+        for episode_id in ids
+        for brief in [review.queue.briefs[episode_id]]
+    ]
     return JSONResponse({"total": total, "episodes": rows})
 
 
@@ -177,18 +197,27 @@ def _episode(request: Request) -> Response:
     ]
     lanes += [
         {"name": layer.annotator, "segments": [asdict(segment) for segment in layer.segments]}
-        for layer in layers if layer.annotator != annotator
-    ]  # fmt: skip
+        for layer in layers
+        if layer.annotator != annotator
+    ]
     held = review.store.holders(time.time()).get(episode_id, set()) - {annotator}
     return JSONResponse(
         {
-            "id": episode_id, "task": episode.task, "language": list(episode.language), "robot": episode.robot,
-            "n_steps": episode.n_steps, "control_hz": episode.control_hz, "success": episode.success,
-            "cameras": list(review.episodes.cameras(episode_id)), "lanes": lanes, "tracks": _tracks(review, episode_id),
-            "mine": asdict(mine) if mine else None, "double": review.queue.is_double(episode_id),
+            "id": episode_id,
+            "task": episode.task,
+            "language": list(episode.language),
+            "robot": episode.robot,
+            "n_steps": episode.n_steps,
+            "control_hz": episode.control_hz,
+            "success": episode.success,
+            "cameras": list(review.episodes.cameras(episode_id)),
+            "lanes": lanes,
+            "tracks": _tracks(review, episode_id),
+            "mine": asdict(mine) if mine else None,
+            "double": review.queue.is_double(episode_id),
             "held_by": [] if review.queue.is_double(episode_id) or annotator == ADJUDICATED else sorted(held),
         }
-    )  # fmt: skip
+    )
 
 
 def _tracks(review: Review, episode_id: str) -> list[dict[str, Any]]:
@@ -245,20 +274,30 @@ def _save_segments(review: Review, episode_id: str, body: dict[str, Any]) -> Res
     segments = _parse_segments(body.get("segments"))
     stamped = [
         Annotation(
-            episode_id=episode_id, episode_hash=key.episode_hash, segment=segment, annotator=annotator, created="",
+            episode_id=episode_id,
+            episode_hash=key.episode_hash,
+            segment=segment,
+            annotator=annotator,
+            created="",
             tool_version="",
         )
         for segment in segments
-    ]  # fmt: skip
+    ]
     errors = [fault for fault in find_faults(stamped, {episode_id: key}) if fault.is_error]
     if status == "draft":  # Words may still be missing.
         errors = [fault for fault in errors if not fault.detail.startswith("text:")]
     if errors:
         raise UsageError("; ".join(map(str, errors[:5])))
     new = review.store.save(
-        episode_id, annotator, segments, base_revision=revision, episode_hash=key.episode_hash, status=status,
-        seconds=float(seconds), author=author,
-    )  # fmt: skip
+        episode_id,
+        annotator,
+        segments,
+        base_revision=revision,
+        episode_hash=key.episode_hash,
+        status=status,
+        seconds=float(seconds),
+        author=author,
+    )
     return JSONResponse({"revision": new})
 
 
@@ -267,8 +306,14 @@ def _parse_segments(rows: Any) -> list[Segment]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UsageError("segments: expected a list of objects")
     kinds: dict[str, type | tuple[type, ...]] = {
-        "start": int, "end": int, "text": str, "kind": str, "success": int, "confidence": (int, float), "arms": list,
-    }  # fmt: skip
+        "start": int,
+        "end": int,
+        "text": str,
+        "kind": str,
+        "success": int,
+        "confidence": (int, float),
+        "arms": list,
+    }
     segments = []
     for row in rows:
         if row.keys() - kinds.keys() - {"source"} or not all(isinstance(row.get(k), t) for k, t in kinds.items()):

@@ -16,8 +16,8 @@ from annotation_tools.review.queue import Queue
 from annotation_tools.review.server import LOOPBACK, Review, make_app
 from annotation_tools.review.store import ReviewStore
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.storage.paths import Place
 from pipelines.segments.tables import Annotation
+from pipelines.storage.paths import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,14 @@ def open_review(options: ReviewOptions) -> Review:
     if not isinstance(directory, Path):
         raise UsageError(f"{directory}: expected a folder on this machine to keep the work in; give one with --out")
     return Review(
-        episodes=episodes, store=ReviewStore(directory / "review.sqlite"),
-        queue=Queue.of(episodes.briefs, options.double), lanes=lanes, directory=directory,
-        tool_version=version("embodimix"), keys={},
-    )  # fmt: skip
+        episodes=episodes,
+        store=ReviewStore(directory / "review.sqlite"),
+        queue=Queue.of(episodes.briefs, options.double),
+        lanes=lanes,
+        directory=directory,
+        tool_version=version("embodimix"),
+        keys={},
+    )
 
 
 def serve(options: ReviewOptions) -> Sequence[Path]:

@@ -102,9 +102,17 @@ class ReviewStore:
         return self._layers("WHERE episode_id = ? ORDER BY annotator", (episode_id,))
 
     def save(
-        self, episode_id: str, annotator: str, segments: Sequence[Segment], *, base_revision: int, episode_hash: str,
-        status: Status = "draft", seconds: float = 0.0, author: str = "",
-    ) -> int:  # fmt: skip
+        self,
+        episode_id: str,
+        annotator: str,
+        segments: Sequence[Segment],
+        *,
+        base_revision: int,
+        episode_hash: str,
+        status: Status = "draft",
+        seconds: float = 0.0,
+        author: str = "",
+    ) -> int:
         """Saves a layer, durably when this returns, and returns its new revision, base_revision + 1.
 
         Raises StaleSave where the layer's revision is another than `base_revision`; what was sent is kept.
@@ -175,11 +183,17 @@ class ReviewStore:
         for annotator in sorted({layer.annotator for layer in layers}):
             rows = [
                 Annotation(
-                    episode_id=layer.episode_id, episode_hash=layer.episode_hash, segment=segment,
-                    annotator=annotator, created=layer.created, tool_version=tool_version,
+                    episode_id=layer.episode_id,
+                    episode_hash=layer.episode_hash,
+                    segment=segment,
+                    annotator=annotator,
+                    created=layer.created,
+                    tool_version=tool_version,
                 )
-                for layer in layers if layer.annotator == annotator for segment in layer.segments
-            ]  # fmt: skip
+                for layer in layers
+                if layer.annotator == annotator
+                for segment in layer.segments
+            ]
             paths.append(directory / f"{annotator}.parquet")
             write_segments(paths[-1], rows)
         return paths
@@ -194,11 +208,18 @@ class ReviewStore:
         rows = self._rows(f"SELECT {columns} FROM layer {condition}", values)
         return [
             Layer(
-                episode_id=row[0], annotator=row[1], revision=row[2], episode_hash=row[3], segments=_segments(row[4]),
-                status=row[5], seconds=row[6], created=row[7], author=row[8],
+                episode_id=row[0],
+                annotator=row[1],
+                revision=row[2],
+                episode_hash=row[3],
+                segments=_segments(row[4]),
+                status=row[5],
+                seconds=row[6],
+                created=row[7],
+                author=row[8],
             )
             for row in rows
-        ]  # fmt: skip
+        ]
 
 
 class _transaction:
@@ -220,7 +241,13 @@ def _segments(text: str) -> tuple[Segment, ...]:
 
 def _nothing(episode_id: str, annotator: str) -> Layer:
     return Layer(
-        episode_id=episode_id, annotator=annotator, revision=0, episode_hash="", segments=(), status="draft",
-        seconds=0.0, created="", author=annotator,
-    )  # fmt: skip
-
+        episode_id=episode_id,
+        annotator=annotator,
+        revision=0,
+        episode_hash="",
+        segments=(),
+        status="draft",
+        seconds=0.0,
+        created="",
+        author=annotator,
+    )

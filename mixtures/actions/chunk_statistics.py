@@ -9,20 +9,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.normalizer import absolute_to_relative, relative_slots
 from mixtures.actions.chunks import read_chunks
+from mixtures.actions.normalizer import absolute_to_relative, relative_slots
 from mixtures.index.tables import Table
 from mixtures.specs.spec import ActionRule
-from pipelines.shards.statistics import EMPTY, ArrayStatistics, NormStatistics, load_statistics, save_statistics, summarize
+from pipelines.shards.statistics import (
+    EMPTY,
+    ArrayStatistics,
+    NormStatistics,
+    load_statistics,
+    save_statistics,
+    summarize,
+)
 
 STARTS_AT_ONCE = 4_000
 MAX_STARTS = 400_000
 
 
 def chunk_statistics(
-    stored: Mapping[str, NormStatistics], tables: Sequence[Table], parts: Mapping[str, Mapping[str, tuple[int, ...]]],
-    rule: ActionRule, cache: Path,
-) -> dict[str, NormStatistics]:  # fmt: skip
+    stored: Mapping[str, NormStatistics],
+    tables: Sequence[Table],
+    parts: Mapping[str, Mapping[str, tuple[int, ...]]],
+    rule: ActionRule,
+    cache: Path,
+) -> dict[str, NormStatistics]:
     """The statistics with those of the actions taken over the chunks of the rule, per norm key; kept in `cache`.
 
     Every chunk counts, up to its episode's end. A norm key with more than 400,000 steps in a split is sampled at even
@@ -63,9 +73,13 @@ def _table_statistics(
 
 
 def _chunk_statistics(
-    table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64], pattern: NDArray[np.bool_],
-    slots: tuple[NDArray[np.bool_], NDArray[np.bool_]], rule: ActionRule,
-) -> ArrayStatistics:  # fmt: skip
+    table: Table,
+    rows: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    pattern: NDArray[np.bool_],
+    slots: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    rule: ActionRule,
+) -> ArrayStatistics:
     """Statistics of the chunks at the given steps of episodes that all have one pattern of state and action masks."""
     state_mask, action_mask = np.split(pattern, 2)
     values, inside = read_chunks(table, rows, steps, rule)

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixtures.index.compiling import KINDS, SEGMENT, SOURCES
 from mixtures.groups.selection import Selected
+from mixtures.index.compiling import KINDS, SEGMENT, SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,10 @@ def labels_of(parts: Sequence[Selected]) -> Labels:
         texts=float(segments["n_steps"][spoken].sum()) / recorded,
         sentences=pc.count_distinct(texts.filter(pa.array(spoken))).as_py(),
         instructions=_count_instructions(parts),
-        kinds=_parts_of_steps(segments, "kind", KINDS), sources=_parts_of_steps(segments, "source", SOURCES),
+        kinds=_parts_of_steps(segments, "kind", KINDS),
+        sources=_parts_of_steps(segments, "source", SOURCES),
         median_s=float(np.median(seconds)) if len(seconds) else None,
-    )  # fmt: skip
+    )
 
 
 def _segments(part: Selected) -> tuple[np.ndarray, pa.Array, np.ndarray]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.index.tables import Table
-from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
 from mixtures.groups.label_coverage import Labels
 from mixtures.groups.selection import select_groups, walk
+from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
+from mixtures.index.tables import Table
 from mixtures.specs.spec import Source, Spec
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
@@ -112,9 +112,11 @@ def _load(folder: Path) -> Resolved:
         split: SplitIndex(**{name: _array(folder / f"{split}-{name}.npy") for name in _ARRAYS}) for split in SPLITS
     }
     return Resolved(
-        facts=facts, splits=splits, statistics=load_statistics(folder / "statistics.json"),
+        facts=facts,
+        splits=splits,
+        statistics=load_statistics(folder / "statistics.json"),
         parts={key: {part: tuple(s) for part, s in parts.items()} for key, parts in content["parts"].items()},
-    )  # fmt: skip
+    )
 
 
 def _facts(group: Mapping[str, Any]) -> GroupFacts:

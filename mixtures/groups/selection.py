@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mixtures.index.tables import Table
 from mixtures.index.compiling import KINDS, SOURCES
-from pipelines.contract.document import SpecError
+from mixtures.index.tables import Table
 from mixtures.specs.grammar import EPISODE_LIMITS, GROUP_KEYS
-from mixtures.stream.sampler import mix64
 from mixtures.specs.spec import Entry, Filter, KindRule, Node, Source, Spec, ValidationRule
+from mixtures.stream.sampler import mix64
+from pipelines.contract.document import SpecError
 from pipelines.contract.errors import nearest
 from pipelines.contract.slots import CAMERAS
 

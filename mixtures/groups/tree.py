@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.document import SpecError
 from mixtures.groups.label_coverage import Labels, labels_of
 from mixtures.groups.selection import Grouped, Selected, has_language
-from mixtures.specs.spec import Entry, Node, Spec
 from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
+from mixtures.specs.spec import Entry, Node, Spec
+from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
 
@@ -129,9 +129,12 @@ def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], d
     own = [_leaf(group, node.weighting.count, draws) for group in places.get(path, ())] if node.entries else []
     inner = [_branch(child, f"{path}/{child.name}" if path else child.name, places, draws) for child in node.nodes]
     return Branch(
-        name=node.name, alpha=node.weighting.alpha, share=node.share, multiplier=node.multiplier,
+        name=node.name,
+        alpha=node.weighting.alpha,
+        share=node.share,
+        multiplier=node.multiplier,
         children=(*own, *inner),
-    )  # fmt: skip
+    )
 
 
 def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
@@ -157,17 +160,24 @@ def facts_of(group: Grouped) -> GroupFacts:
     segmented = sum(int(part.table.n_segmented[part.rows].sum()) for part in train)
     recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in train)
     return GroupFacts(
-        name=group.name, place=group.place, n_episodes=n_episodes, n_steps=n_steps,
+        name=group.name,
+        place=group.place,
+        n_episodes=n_episodes,
+        n_steps=n_steps,
         n_validation_episodes=sum(len(part.rows) for part in group.validation),
-        n_validation_steps=_n_steps(group.validation), hours=_hours(train),
+        n_validation_steps=_n_steps(group.validation),
+        hours=_hours(train),
         **limits_of([part.entry for part in train], [int(part.counts.sum()) for part in train]),
-        robot=_values(train, "robot"), norm_keys=_values(train, "norm_key"),
+        robot=_values(train, "robot"),
+        norm_keys=_values(train, "norm_key"),
         control_hz=tuple(sorted({float(hz) for part in train for hz in np.unique(part.table.control_hz[part.rows])})),
         datasets=tuple(dict.fromkeys(f"{part.table.name}/{part.table.version}" for part in train)),
-        language=spoken / n_steps, segments=segmented / recorded,
+        language=spoken / n_steps,
+        segments=segmented / recorded,
         cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
-        slots=tuple(np.flatnonzero(slots).tolist()), labels=labels_of(train),
-    )  # fmt: skip
+        slots=tuple(np.flatnonzero(slots).tolist()),
+        labels=labels_of(train),
+    )
 
 
 def limits_of(entries: Sequence[Entry], steps: Sequence[int]) -> dict[str, Any]:
@@ -195,7 +205,7 @@ def split_index(groups: Sequence[Sequence[Selected]], numbers: Mapping[int, int]
         row=_join([part.rows for part in parts], np.int64),
         edges=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         steps=steps,
-    )  # fmt: skip
+    )
 
 
 def _steps(part: Selected) -> NDArray[np.int32]:

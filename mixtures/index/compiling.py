@@ -14,11 +14,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.stream.sampler import mix64, mix64_int
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.episode import SegmentKind, SegmentSource
-from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
+from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
 FORMAT = "embodimix.compiled/v4"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
@@ -27,20 +27,37 @@ STEP = np.dtype(
 )
 EPISODE = np.dtype(
     [
-        ("first_step", "<i8"), ("end_step", "<i8"), ("image_base", "<i8", len(CAMERAS)), ("shard", "<i4"),
-        ("norm_key", "<i4"), ("control_hz", "<f4"), ("state_mask", "?", N_SLOTS), ("action_mask", "?", N_SLOTS),
+        ("first_step", "<i8"),
+        ("end_step", "<i8"),
+        ("image_base", "<i8", len(CAMERAS)),
+        ("shard", "<i4"),
+        ("norm_key", "<i4"),
+        ("control_hz", "<f4"),
+        ("state_mask", "?", N_SLOTS),
+        ("action_mask", "?", N_SLOTS),
         ("camera_mask", "?", len(CAMERAS)),
     ]
-)  # fmt: skip
+)
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
 KINDS: tuple[str, ...] = get_args(SegmentKind)
 SOURCES: tuple[str, ...] = get_args(SegmentSource)
 # One segment: what it is, who made it, and the row of its episode.
 SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (
-    "episode_id", *CODED, "n_steps", "control_hz", "success", "language", "segments", "state_mask", "action_mask",
-    "camera_mask", "state", "action", "is_idle",
-)  # fmt: skip
+    "episode_id",
+    *CODED,
+    "n_steps",
+    "control_hz",
+    "success",
+    "language",
+    "segments",
+    "state_mask",
+    "action_mask",
+    "camera_mask",
+    "state",
+    "action",
+    "is_idle",
+)
 
 
 def compile_table(dataset: Dataset, split: str, folder: Path) -> None:
@@ -73,12 +90,18 @@ def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
         writer.close()
     identity = json.dumps([FORMAT, dataset.name, dataset.version, split, prints])
     return {
-        "format": FORMAT, "name": dataset.name, "version": dataset.version, "split": split,
-        "fingerprint": hashlib.sha256(identity.encode()).hexdigest(), "cameras": cameras if prints else [],
-        "shards": [files.shard.name for files in dataset.splits[split]], "shard_sizes": [p[1] for p in prints],
-        "n_episodes": writer.n_episodes, "n_steps": writer.n_steps,
+        "format": FORMAT,
+        "name": dataset.name,
+        "version": dataset.version,
+        "split": split,
+        "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
+        "cameras": cameras if prints else [],
+        "shards": [files.shard.name for files in dataset.splits[split]],
+        "shard_sizes": [p[1] for p in prints],
+        "n_episodes": writer.n_episodes,
+        "n_steps": writer.n_steps,
         "vocabularies": {name: list(codes) for name, codes in writer.vocabularies.items()},
-    }  # fmt: skip
+    }
 
 
 class _Writer:

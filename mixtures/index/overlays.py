@@ -12,8 +12,8 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from mixtures.index.tables import Table
 from mixtures.index.compiling import FORMAT, KINDS, SEGMENT, SOURCES, count_segmented, save_column, segment_of_step
+from mixtures.index.tables import Table
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import EpisodeKey, check_segments, episode_hash, overlay, read_segments

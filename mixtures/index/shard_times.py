@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.shards.dataset import check_hash
-from pipelines.storage.files import write_atomically
 from pipelines.shards.sidecar import parse_shard_name
+from pipelines.storage.files import write_atomically
 
 TIMES_FILE = "shard_times.json"
 

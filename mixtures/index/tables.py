@@ -18,13 +18,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.index.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
-from mixtures.stores.remote import mirror_metadata, open_mirror, shard_sizes
 from mixtures.index.shard_times import check_times
-from mixtures.stores.arrow import is_remote
 from mixtures.index.texts import TextLists, Texts
-from pipelines.shards.dataset import INFO_FILE, Dataset, read_info
+from mixtures.stores.arrow import is_remote
+from mixtures.stores.remote import mirror_metadata, open_mirror, shard_sizes
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.slots import N_SLOTS
+from pipelines.shards.dataset import INFO_FILE, Dataset, read_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,12 +287,20 @@ def _check_size(shard: str, size: int, found: int | None) -> None:
 def _load(folder: Path, path: str, home: str) -> Table:
     content = json.loads((folder / "table.json").read_text())
     return Table(
-        folder=folder, path=path, home=home, name=content["name"], version=content["version"], split=content["split"],
-        fingerprint=content["fingerprint"], cameras=tuple(content["cameras"]),
+        folder=folder,
+        path=path,
+        home=home,
+        name=content["name"],
+        version=content["version"],
+        split=content["split"],
+        fingerprint=content["fingerprint"],
+        cameras=tuple(content["cameras"]),
         shards=tuple(f"{path.rstrip('/')}/{name}" for name in content["shards"]),
-        shard_sizes=tuple(content["shard_sizes"]), n_episodes=content["n_episodes"], n_steps=content["n_steps"],
+        shard_sizes=tuple(content["shard_sizes"]),
+        n_episodes=content["n_episodes"],
+        n_steps=content["n_steps"],
         vocabularies={name: tuple(values) for name, values in content["vocabularies"].items()},
-    )  # fmt: skip
+    )
 
 
 def _bytes(array: NDArray[Any]) -> memoryview:

@@ -58,9 +58,14 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str
 
 
 def lines(
-    series: Mapping[str, tuple[ArrayLike, ArrayLike]], x_label: str, y_label: str,
-    width: int = 480, height: int = 260, dashed: Sequence[str] = (), mark: float | None = None,
-) -> str:  # fmt: skip
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    x_label: str,
+    y_label: str,
+    width: int = 480,
+    height: int = 260,
+    dashed: Sequence[str] = (),
+    mark: float | None = None,
+) -> str:
     """Lines over one pair of axes, not drawn where y is NaN. mark: an x to draw a vertical line at.
 
     dashed: names of series to dash, in the colours of the others, in order.

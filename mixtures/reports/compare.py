@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtures.specs.grammar import Stage
 from mixtures.locks import SCHEMA, compare_locks
 from mixtures.mixture import open_mixture
 from mixtures.reports.terminal import align
+from mixtures.specs.grammar import Stage
 from pipelines.contract.errors import UsageError
 
 
@@ -49,12 +49,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_n
     before, after = ({group["name"]: group for group in lock["groups"]} for lock in (old, new))
     changes = [
         GroupChange(
-            name=name, old_share=before.get(name, {}).get("probability", 0.0),
-            new_share=after.get(name, {}).get("probability", 0.0), old_steps=before.get(name, {}).get("n_steps", 0),
+            name=name,
+            old_share=before.get(name, {}).get("probability", 0.0),
+            new_share=after.get(name, {}).get("probability", 0.0),
+            old_steps=before.get(name, {}).get("n_steps", 0),
             new_steps=after.get(name, {}).get("n_steps", 0),
         )
         for name in {**before, **after}
-    ]  # fmt: skip
+    ]
     changes.sort(key=lambda change: -abs(change.new_share - change.old_share))
     return Comparison(old=old_name, new=new_name, groups=tuple(changes), differences=tuple(compare_locks(old, new)))
 
@@ -89,11 +91,15 @@ def cells(comparison: Comparison, draws: int | None) -> tuple[tuple[str, ...], l
     header: tuple[str, ...] = ("group", "share before", "after", "change", "steps before", "after")
     rows: list[tuple[str, ...]] = [
         (
-            change.name, f"{100 * change.old_share:.3f} %", f"{100 * change.new_share:.3f} %",
-            f"{100 * (change.new_share - change.old_share):+.3f}", f"{change.old_steps:,}", f"{change.new_steps:,}",
+            change.name,
+            f"{100 * change.old_share:.3f} %",
+            f"{100 * change.new_share:.3f} %",
+            f"{100 * (change.new_share - change.old_share):+.3f}",
+            f"{change.old_steps:,}",
+            f"{change.new_steps:,}",
         )
         for change in comparison.groups
-    ]  # fmt: skip
+    ]
     if draws is not None:
         header += ("epochs before", "after")
         rows = [

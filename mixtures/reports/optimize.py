@@ -30,9 +30,12 @@ def read_losses(path: str) -> dict[str, float]:
 
 
 def optimized_factors(
-    groups: tuple[Group, ...], losses: Mapping[str, float], reference: Mapping[str, float],
-    rate: float = RATE, floor: float = FLOOR,
-) -> dict[str, float]:  # fmt: skip
+    groups: tuple[Group, ...],
+    losses: Mapping[str, float],
+    reference: Mapping[str, float],
+    rate: float = RATE,
+    floor: float = FLOOR,
+) -> dict[str, float]:
     """The factor on each group's weight after one step: share * exp(rate * excess), some of it spread evenly.
 
     The excess is what the run loses more than the reference run, at least 0; a group that lacks a loss has none.

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mixtures.groups.tree import Group
 from mixtures.groups.label_coverage import Labels
+from mixtures.groups.shares import Branch
+from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
 from mixtures.reports.terminal import align
-from mixtures.groups.shares import Branch
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
 
@@ -19,9 +19,21 @@ LARGE_SHARE = 0.4
 LITTLE_LANGUAGE = 0.5
 MOST_FLAGS = 40
 HEADER = (
-    "group", "episodes", "steps", "hours", "raw %", "final %", "draws", "epochs", "lang %", "segm %", "cameras",
-    "slots", "Hz", "held out",
-)  # fmt: skip
+    "group",
+    "episodes",
+    "steps",
+    "hours",
+    "raw %",
+    "final %",
+    "draws",
+    "epochs",
+    "lang %",
+    "segm %",
+    "cameras",
+    "slots",
+    "Hz",
+    "held out",
+)
 LABEL_HEADER = ("texts", "median s", "labels by")
 
 
@@ -63,20 +75,36 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON, schema `embodimix.plan/v1`."""
         return {
-            "schema": SCHEMA, "name": self.name, "path": self.path, "stage": self.stage, "seed": self.seed,
+            "schema": SCHEMA,
+            "name": self.name,
+            "path": self.path,
+            "stage": self.stage,
+            "seed": self.seed,
             "draws": self.draws,
             "is_published": self.is_published,
             "n_episodes": sum(group.n_episodes for group in self.groups),
             "n_steps": sum(group.n_steps for group in self.groups),
             "hours": sum(group.hours for group in self.groups),
             "groups": [self._group_to_json(group) for group in self.groups],
-        }  # fmt: skip
+        }
 
     def _group_to_json(self, group: Group) -> dict[str, Any]:
         numbers = (
-            "name", "n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps", "hours", "raw_share",
-            "language", "segments", "robot", "control_hz", "norm_keys", "datasets", "slots",
-        )  # fmt: skip
+            "name",
+            "n_episodes",
+            "n_steps",
+            "n_validation_episodes",
+            "n_validation_steps",
+            "hours",
+            "raw_share",
+            "language",
+            "segments",
+            "robot",
+            "control_hz",
+            "norm_keys",
+            "datasets",
+            "slots",
+        )
         return {name: getattr(group, name) for name in numbers} | {
             "share": group.probability,
             "share_before_bounds": group.share.unbounded,
@@ -93,9 +121,14 @@ def plan_of(mixture: Mixture) -> Plan:
     """The plan of an opened mixture."""
     spec = mixture.spec
     return Plan(
-        name=spec.name, path=str(spec.path), seed=spec.seed, draws=mixture.draws, tree=mixture.tree,
-        groups=mixture.groups, stage=spec.stage,
-    )  # fmt: skip
+        name=spec.name,
+        path=str(spec.path),
+        seed=spec.seed,
+        draws=mixture.draws,
+        tree=mixture.tree,
+        groups=mixture.groups,
+        stage=spec.stage,
+    )
 
 
 def explain(plan: Plan, name: str) -> str:
@@ -135,9 +168,26 @@ def render(plan: Plan) -> str:
     total = plan.to_json()
     draws = "-" if plan.draws is None else f"{plan.draws:,}"
     rows.append(
-        ("all", f"{total['n_episodes']:,}", f"{total['n_steps']:,}", f"{total['hours']:.1f}", "100.00", "100.00", draws,
-         "", "", "", "", "", "", "", "", "", "")
-    )  # fmt: skip
+        (
+            "all",
+            f"{total['n_episodes']:,}",
+            f"{total['n_steps']:,}",
+            f"{total['hours']:.1f}",
+            "100.00",
+            "100.00",
+            draws,
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+        )
+    )
     stage = f", stage {plan.stage}" if plan.stage else ""
     lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align((*HEADER, *LABEL_HEADER), rows)]
     if plan.is_published:
@@ -158,13 +208,21 @@ def flag_sentences(plan: Plan) -> list[str]:
 def row(plan: Plan, group: Group) -> tuple[str, ...]:
     """A group's cells under `HEADER`."""
     return (
-        group.name, _known(group.n_episodes, ",d"), f"{group.n_steps:,}", _known(group.hours, ",.1f"),
+        group.name,
+        _known(group.n_episodes, ",d"),
+        f"{group.n_steps:,}",
+        _known(group.hours, ",.1f"),
         f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
-        "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}", _epochs(plan, group),
-        _percent(group.language), _percent(group.segments), _cameras(group), slots_in_words(group.slots),
-        ",".join(f"{hz:g}" for hz in group.control_hz), f"{group.n_validation_episodes:,}",
-    )  # fmt: skip
+        "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}",
+        _epochs(plan, group),
+        _percent(group.language),
+        _percent(group.segments),
+        _cameras(group),
+        slots_in_words(group.slots),
+        ",".join(f"{hz:g}" for hz in group.control_hz),
+        f"{group.n_validation_episodes:,}",
+    )
 
 
 def _labels(labels: Labels | None) -> tuple[str, str, str]:

@@ -5,10 +5,10 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.reports.charts import bars, histogram, legend, lines, page, sparkline, table
-from mixtures.mixture import Mixture
-from mixtures.reports.plan import HEADER, Plan, flag_sentences, parts_in_words, row
 from mixtures.groups.shares import resolve_shares, with_alpha
+from mixtures.mixture import Mixture
+from mixtures.reports.charts import bars, histogram, legend, lines, page, sparkline, table
+from mixtures.reports.plan import HEADER, Plan, flag_sentences, parts_in_words, row
 from pipelines.contract.errors import UsageError
 
 MOST_BARS = 40
@@ -71,8 +71,12 @@ def _sweep(plan: Plan) -> str:
     names = [plan.groups[i].name for i in largest]
     chart = lines(
         {name: (ALPHAS, 100 * shares[:, i]) for name, i in zip(names, largest, strict=True)},
-        "alpha (0 uniform, 1 in proportion)", "share of draws, %", width=620, height=320, mark=plan.tree.alpha,
-    )  # fmt: skip
+        "alpha (0 uniform, 1 in proportion)",
+        "share of draws, %",
+        width=620,
+        height=320,
+        mark=plan.tree.alpha,
+    )
     caption = f"{legend(names)}. The grey line is this mixture's alpha, {plan.tree.alpha:g}."
     return f"<h2>Shares by alpha</h2><figure>{chart}<figcaption>{caption}</figcaption></figure>"
 
@@ -107,13 +111,17 @@ def _labels(plan: Plan) -> str:
     )
     rows = [
         (
-            group.name, f"{100 * found.texts:.0f}", f"{found.sentences:,}", f"{found.instructions:,}",
-            "-" if found.median_s is None else f"{found.median_s:.1f}", parts_in_words(found.kinds),
+            group.name,
+            f"{100 * found.texts:.0f}",
+            f"{found.sentences:,}",
+            f"{found.instructions:,}",
+            "-" if found.median_s is None else f"{found.median_s:.1f}",
+            parts_in_words(found.kinds),
             parts_in_words(found.sources),
         )
         for group, found in ((group, group.labels) for group in plan.groups)
         if found is not None
-    ]  # fmt: skip
+    ]
     return f"<h2>Segments and their sentences</h2>{table(header, rows)}"
 
 

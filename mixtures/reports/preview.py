@@ -7,8 +7,8 @@ from html import escape
 import numpy as np
 import simplejpeg
 
-from mixtures.reports.charts import legend, lines, page
 from mixtures.mixture import Group, Mixture
+from mixtures.reports.charts import legend, lines, page
 from mixtures.reports.plan import slots_in_words
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.slots import CAMERAS, is_joint_mode

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.contract.document import SpecError
+from mixtures.groups.selection import walk
 from mixtures.groups.tree import GroupFacts, limits_of, share_out
 from mixtures.reports.plan import Plan
-from mixtures.groups.selection import walk
 from mixtures.specs.spec import Entry, Node, Sizes, Spec
+from pipelines.contract.document import SpecError
 from pipelines.shards.statistics import load_statistics
 
 
@@ -26,9 +26,15 @@ def plan_published(spec: Spec, draws: int | None) -> Plan:
         facts += [_facts(path, label, parts) for label, parts in sorted(members.items())]
     tree, groups = share_out(spec, facts, draws)
     return Plan(
-        name=spec.name, path=str(spec.path), seed=spec.seed, draws=draws, tree=tree, groups=groups,
-        is_published=True, stage=spec.stage,
-    )  # fmt: skip
+        name=spec.name,
+        path=str(spec.path),
+        seed=spec.seed,
+        draws=draws,
+        tree=tree,
+        groups=groups,
+        is_published=True,
+        stage=spec.stage,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +66,33 @@ def _record(entry: Entry, node: Node, sizes: Sizes, robot: str, control_mode: st
     name = Path(entry.path).parts[-2] if len(Path(entry.path).parts) > 1 else entry.path
     values = {"dataset": name, "task": entry.task or name, "robot": robot, "control_mode": control_mode}
     return _Published(
-        label="@".join(values[key] for key in node.weighting.group_by), entry=entry, robot=robot,
-        steps=min(sizes.steps, entry.cap_steps or sizes.steps), episodes=sizes.episodes, control_hz=sizes.control_hz,
-    )  # fmt: skip
+        label="@".join(values[key] for key in node.weighting.group_by),
+        entry=entry,
+        robot=robot,
+        steps=min(sizes.steps, entry.cap_steps or sizes.steps),
+        episodes=sizes.episodes,
+        control_hz=sizes.control_hz,
+    )
 
 
 def _facts(path: str, label: str, parts: Sequence[_Published]) -> GroupFacts:
     steps = [part.steps for part in parts]
     known = [part for part in parts if part.control_hz > 0]
     return GroupFacts(
-        name=f"{path}/{label}" if path else label, place=path, n_steps=sum(steps),
-        n_episodes=sum(part.episodes for part in parts), n_validation_episodes=0, n_validation_steps=0,
+        name=f"{path}/{label}" if path else label,
+        place=path,
+        n_steps=sum(steps),
+        n_episodes=sum(part.episodes for part in parts),
+        n_validation_episodes=0,
+        n_validation_steps=0,
         hours=sum(part.steps / part.control_hz for part in known) / 3600,
         **limits_of([part.entry for part in parts], steps),
         robot=tuple(sorted({part.robot for part in parts})),
-        control_hz=tuple(sorted({part.control_hz for part in known})), norm_keys=(),
+        control_hz=tuple(sorted({part.control_hz for part in known})),
+        norm_keys=(),
         datasets=tuple(dict.fromkeys("/".join(Path(part.entry.path).parts[-2:]) for part in parts)),
-        language=None, segments=None, cameras={}, slots=(),
-    )  # fmt: skip
+        language=None,
+        segments=None,
+        cameras={},
+        slots=(),
+    )

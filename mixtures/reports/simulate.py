@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
-from mixtures.stream.batches import Samples, Stream
 from mixtures.reports.terminal import align
+from mixtures.stream.batches import Samples, Stream
 
 CHUNK = 1 << 18
 
@@ -50,12 +50,17 @@ def render(groups: list[SimulatedGroup]) -> str:
     header = ("group", "planned %", "drawn %", "draws", "distinct steps", "epochs", "draws a step", "GB")
     rows = [
         (
-            group.name, f"{100 * group.planned_share:.4f}", f"{100 * group.realised_share:.4f}", f"{group.draws:,}",
-            f"{group.distinct:,}", f"{group.epochs:.3f}", f"{group.fewest}-{group.most}",
+            group.name,
+            f"{100 * group.planned_share:.4f}",
+            f"{100 * group.realised_share:.4f}",
+            f"{group.draws:,}",
+            f"{group.distinct:,}",
+            f"{group.epochs:.3f}",
+            f"{group.fewest}-{group.most}",
             f"{group.bytes_read / 1e9:.3f}",
         )
         for group in groups
-    ]  # fmt: skip
+    ]
     draws, read = sum(group.draws for group in groups), sum(group.bytes_read for group in groups)
     last = f"{draws:,} draws read {read / 1e9:.3f} GB of pictures, {read / max(draws, 1) / 1e3:.1f} kB a sample"
     return "\n".join([*align(header, rows), last])
@@ -75,7 +80,14 @@ def _picture_bytes(stream: Stream, samples: Samples) -> NDArray[np.int64]:
 def _summary(mixture: Mixture, number: int, visits: NDArray[np.int64], draws: int, bytes_read: int) -> SimulatedGroup:
     group, drawn = mixture.groups[number], int(visits.sum())
     return SimulatedGroup(
-        name=group.name, planned_share=group.probability, realised_share=drawn / max(draws, 1), draws=drawn,
-        distinct=int((visits > 0).sum()), n_steps=group.n_steps, epochs=drawn / group.n_steps,
-        fewest=int(visits.min()), most=int(visits.max()), bytes_read=bytes_read,
-    )  # fmt: skip
+        name=group.name,
+        planned_share=group.probability,
+        realised_share=drawn / max(draws, 1),
+        draws=drawn,
+        distinct=int((visits > 0).sum()),
+        n_steps=group.n_steps,
+        epochs=drawn / group.n_steps,
+        fewest=int(visits.min()),
+        most=int(visits.max()),
+        bytes_read=bytes_read,
+    )

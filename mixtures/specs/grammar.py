@@ -101,7 +101,9 @@ _ENTRY = Fields(
     about="a dataset",
     required=("path",),
     fields={
-        "path": Text(about="the dataset's folder, <name>/<version>: relative to this file, absolute, or gs:// or s3://"),
+        "path": Text(
+            about="the dataset's folder, <name>/<version>: relative to this file, absolute, or gs:// or s3://"
+        ),
         "split": Text(about="the split to draw from; train unless said otherwise"),
         "multiplier": _MULTIPLIER,
         "cap_steps": Number(about="most steps used, as whole episodes in a fixed order", integer=True, at_least=1),
@@ -124,7 +126,7 @@ _ENTRY = Fields(
             },
         ),
     },
-)  # fmt: skip
+)
 _DATASETS = ListOf(about="a list of datasets", item=Named(name="dataset"))
 _GROUPS = ListOf(about="a list of groups", item=Named(name="group"))
 _GROUP = Fields(
@@ -143,7 +145,7 @@ _GROUP = Fields(
         "datasets": _DATASETS,
         "groups": _GROUPS,
     },
-)  # fmt: skip
+)
 _SEED = Number(about="the seed of the order of samples", integer=True, at_least=0, at_most=2**63 - 1)
 _DRAWS = Number(about="samples that training will draw, which max_epochs needs", integer=True, at_least=1)
 _LANGUAGE = Fields(
@@ -186,13 +188,17 @@ _STAGE = Fields(
             value=Fields(
                 about="what a stage changes in a group",
                 fields={
-                    "share": _SHARE, "multiplier": _MULTIPLIER, "max_epochs": _MAX_EPOCHS, "min_share": _MIN_SHARE,
-                    "weighting": _WEIGHTING, "filters": _FILTERS,
+                    "share": _SHARE,
+                    "multiplier": _MULTIPLIER,
+                    "max_epochs": _MAX_EPOCHS,
+                    "min_share": _MIN_SHARE,
+                    "weighting": _WEIGHTING,
+                    "filters": _FILTERS,
                 },
             ),
         ),
     },
-)  # fmt: skip
+)
 MIXTURE = Fields(
     about="a mixture spec",
     required=("schema", "name"),
@@ -233,7 +239,7 @@ MIXTURE = Fields(
             },
         ),
     },
-)  # fmt: skip
+)
 NAMED: Mapping[str, Kind] = {"dataset": _ENTRY, "group": _GROUP}
 
 

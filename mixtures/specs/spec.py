@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.contract.document import Located, Mark, SpecError, read_document
+from mixtures.groups.shares import alpha_from_temperature
 from mixtures.specs.grammar import (
     ABOUT_FILTER,
     CHOICES,
@@ -25,7 +25,7 @@ from mixtures.specs.grammar import (
     Stage,
 )
 from mixtures.specs.stages import GroupChanges, changed, lay_over
-from mixtures.groups.shares import alpha_from_temperature
+from pipelines.contract.document import Located, Mark, SpecError, read_document
 from pipelines.contract.slots import N_SLOTS
 
 Source = tuple[str, str, tuple[str, ...]]
@@ -314,9 +314,14 @@ def _node(item: Located, file: Path, context: _Context) -> Node:
     elif nodes:
         _check_shares(nodes, item.key_marks["groups"])
     return Node(
-        name=name, mark=item.mark, weighting=weighting, share=item.plain("share"),
-        multiplier=item.plain("multiplier", 1.0), nodes=nodes, entries=entries,
-    )  # fmt: skip
+        name=name,
+        mark=item.mark,
+        weighting=weighting,
+        share=item.plain("share"),
+        multiplier=item.plain("multiplier", 1.0),
+        nodes=nodes,
+        entries=entries,
+    )
 
 
 def _included(include: Located, file: Path, context: _Context) -> Node:
@@ -371,9 +376,12 @@ def _filter(item: Located) -> Filter:
     limits = {key: float(match.plain(key)) for key in (*EPISODE_LIMITS, *STEP_LIMITS) if key in match}
     ranges = [_slot_range(array, *pair) for array in SLOT_ARRAYS for pair in match.plain(array, {}).items()]
     return Filter(
-        keep=action == "keep", mark=match.mark, values=tuple(values.items()), limits=tuple(limits.items()),
+        keep=action == "keep",
+        mark=match.mark,
+        values=tuple(values.items()),
+        limits=tuple(limits.items()),
         ranges=tuple(ranges),
-    )  # fmt: skip
+    )
 
 
 def _slot_range(array: str, slot: str, bounds: Located) -> SlotRange:

@@ -10,11 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from mixtures.stores import gcs
+from mixtures.stores import gcs, s3
 from mixtures.stores import retry as patience
-from mixtures.stores import s3
-from mixtures.stores.retry import with_retries
 from mixtures.stores.ranges import RangeReader, Request
+from mixtures.stores.retry import with_retries
 from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +92,11 @@ def _file_system(scheme: str, process: int) -> "FileSystem":
     if scheme == "s3":
         options = _endpoint("AWS_ENDPOINT_URL")
         return fs.S3FileSystem(
-            **options, request_timeout=patience.ANSWER_S, connect_timeout=patience.ANSWER_S,
+            **options,
+            request_timeout=patience.ANSWER_S,
+            connect_timeout=patience.ANSWER_S,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
-        )  # fmt: skip
+        )
     options = _endpoint("CLOUD_STORAGE_EMULATOR_ENDPOINT")
     return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=timedelta(seconds=patience.ANSWER_S))
 

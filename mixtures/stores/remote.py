@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mixtures.stores.arrow import list_objects, read_object
-from pipelines.shards.dataset import INFO_FILE, Dataset, ShardFiles, picture_features, read_info, split_shards
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import write_atomically
+from pipelines.shards.dataset import INFO_FILE, Dataset, ShardFiles, picture_features, read_info, split_shards
 from pipelines.shards.sidecar import read_fingerprint
+from pipelines.storage.files import write_atomically
 
 METADATA = (INFO_FILE, "features.json", "statistics.json")
 
@@ -53,9 +53,13 @@ def open_mirror(folder: Path, path: str) -> Dataset:
         if found != expected:
             raise FailedWork(f"{path}/{files.shard.name}: expected {expected} bytes, found {found or 'no such shard'}")
     return Dataset(
-        path=folder, name=info["name"], version=info["version"], cameras=picture_features(features), splits=splits,
+        path=folder,
+        name=info["name"],
+        version=info["version"],
+        cameras=picture_features(features),
+        splits=splits,
         statistics={},
-    )  # fmt: skip
+    )
 
 
 def _files(folder: Path, info: dict, split: dict) -> list[ShardFiles]:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from mixtures.stores.retry import with_retries
 from mixtures.stores.arrow import open_object
+from mixtures.stores.retry import with_retries
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file
 

@@ -43,9 +43,12 @@ class AuditReport:
     def metrics(self) -> dict[str, float]:
         """The numbers for a metrics file, by name."""
         return {
-            "audit/chi_square": self.chi_square, "audit/p_value": self.p_value, "audit/off_by": self.off_by,
-            "audit/excess_repeats": float(self.excess_repeats), "audit/data_wait": self.data_wait,
-        }  # fmt: skip
+            "audit/chi_square": self.chi_square,
+            "audit/p_value": self.p_value,
+            "audit/off_by": self.off_by,
+            "audit/excess_repeats": float(self.excess_repeats),
+            "audit/data_wait": self.data_wait,
+        }
 
     def __str__(self) -> str:
         verdict = "NOT what the mixture plans" if self.is_alarming else "what the mixture plans"
@@ -90,10 +93,16 @@ class Audit:
         worst = int(deviation.argmax())
         elapsed_s = max(time.perf_counter() - self._began_s, 1e-9)
         report = AuditReport(
-            start=self._start, draws=draws, chi_square=statistic, degrees=degrees, p_value=p_value,
-            off_by=float(deviation[worst]), worst_group=self.names[worst], excess_repeats=self._excess_repeats(),
+            start=self._start,
+            draws=draws,
+            chi_square=statistic,
+            degrees=degrees,
+            p_value=p_value,
+            off_by=float(deviation[worst]),
+            worst_group=self.names[worst],
+            excess_repeats=self._excess_repeats(),
             data_wait=min(self._wait_s / elapsed_s, 1.0),
-        )  # fmt: skip
+        )
         self._begin()
         return report
 

@@ -12,16 +12,16 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.stream.buffers import BufferPool
 from mixtures.index.tables import Table
-from mixtures.stream.gather import Rows, choose_language, gather_rows
 from mixtures.mixture import Mixture
-from mixtures.stream.pictures import Pictures
+from mixtures.stores.arrow import IN_FLIGHT
 from mixtures.stores.ranges import WAIT_S
+from mixtures.stores.shard_cache import Stage
+from mixtures.stream.buffers import BufferPool
+from mixtures.stream.gather import Rows, choose_language, gather_rows
+from mixtures.stream.pictures import Pictures
 from mixtures.stream.sampler import Sampler
 from mixtures.stream.shard_files import ShardFiles
-from mixtures.stores.shard_cache import Stage
-from mixtures.stores.arrow import IN_FLIGHT
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE
 
@@ -113,10 +113,18 @@ class Stream:
     """
 
     def __init__(
-        self, mixture: Mixture, *, batch_size: int, split: str = "train", seed: int | None = None,
-        host_index: int = 0, host_count: int = 1, threads: int | None = None, groups: Sequence[str] | None = None,
+        self,
+        mixture: Mixture,
+        *,
+        batch_size: int,
+        split: str = "train",
+        seed: int | None = None,
+        host_index: int = 0,
+        host_count: int = 1,
+        threads: int | None = None,
+        groups: Sequence[str] | None = None,
         stage: Stage | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if batch_size < 1 or batch_size % host_count or not 0 <= host_index < host_count:
             raise UsageError(
                 f"expected a batch size that {host_count} hosts divide and a host below {host_count}, "
@@ -246,9 +254,11 @@ class Stream:
         groups = [self.mixture.groups[number] for number in self._group_numbers]
         shares = np.array([group.probability for group in groups])
         return Sampler(
-            seed=self.seed, probabilities=shares / shares.sum(), sizes=self.index.sizes[self._group_numbers].tolist(),
+            seed=self.seed,
+            probabilities=shares / shares.sum(),
+            sizes=self.index.sizes[self._group_numbers].tolist(),
             names=[f"{self.split}/{group.name}" for group in groups],
-        )  # fmt: skip
+        )
 
     def _draw_window(self, window: int) -> tuple[NDArray[np.int64], ...]:
         """Group, epoch, index, episode, step of the positions of one window; windows make single draws cheap."""
@@ -293,14 +303,27 @@ class Stream:
         for task in pending.tasks:
             task.result()
         return Batch(
-            position=samples.position, next_position=pending.next_position, group=samples.group.astype(np.int32),
-            dataset=dataset, episode_id=rows.episode_id, step=samples.step.astype(np.int32),
+            position=samples.position,
+            next_position=pending.next_position,
+            group=samples.group.astype(np.int32),
+            dataset=dataset,
+            episode_id=rows.episode_id,
+            step=samples.step.astype(np.int32),
             names=[f"{d}/{e}/{s}" for d, e, s in zip(dataset, rows.episode_id, samples.step, strict=True)],
-            images=pending.images, camera_mask=rows.camera_mask, state=state, state_mask=rows.state_mask, action=action,
-            action_mask=rows.action_mask, chunk_mask=rows.is_inside, state_physical=rows.state,
-            action_physical=rows.action, language=language, is_segment_text=is_segment, norm_key=rows.norm_key,
+            images=pending.images,
+            camera_mask=rows.camera_mask,
+            state=state,
+            state_mask=rows.state_mask,
+            action=action,
+            action_mask=rows.action_mask,
+            chunk_mask=rows.is_inside,
+            state_physical=rows.state,
+            action_physical=rows.action,
+            language=language,
+            is_segment_text=is_segment,
+            norm_key=rows.norm_key,
             control_hz=rows.control_hz,
-        )  # fmt: skip
+        )
 
     def _check_samples(self, episodes: NDArray[np.int64], steps: NDArray[np.int64]) -> None:
         for episode, step in zip(episodes.tolist(), steps.tolist(), strict=True):
@@ -317,10 +340,14 @@ class Stream:
         table, row = self._where(episode)
         texts = {name: table.vocabularies[name][table.codes(name)[row]] for name in ("robot", "task", "norm_key")}
         return EpisodeRow(
-            row=episode, dataset=table.name, episode_id=table.episode_id_at[row],
-            group=self.mixture.groups[group].name, n_steps=int(table.n_steps_of[row]),
-            control_hz=float(table.control_hz[row]), **texts,
-        )  # fmt: skip
+            row=episode,
+            dataset=table.name,
+            episode_id=table.episode_id_at[row],
+            group=self.mixture.groups[group].name,
+            n_steps=int(table.n_steps_of[row]),
+            control_hz=float(table.control_hz[row]),
+            **texts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,8 +53,11 @@ class _Lease:
         self._pool, self._memory = pool, memory
         address = memory.ctypes.data
         self.__array_interface__ = {
-            "shape": pool.shape, "typestr": pool.kind.str, "data": (address, False), "version": 3
-        }  # fmt: skip
+            "shape": pool.shape,
+            "typestr": pool.kind.str,
+            "data": (address, False),
+            "version": 3,
+        }
 
     def __del__(self) -> None:
         self._pool.give_back(self._memory)

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
-from mixtures.index.tables import Table
 from mixtures.index.compiling import EPISODE, STEP
-from mixtures.stream.sampler import position_hash
+from mixtures.index.tables import Table
 from mixtures.specs.spec import ActionRule, LanguageRule
+from mixtures.stream.sampler import position_hash
 from pipelines.contract.slots import N_SLOTS
 
 _ACTION_BYTES = 4 * N_SLOTS
@@ -62,10 +62,16 @@ def gather_rows(
         control_hz = np.full(len(row), rule.rate_hz, np.float32)
         action, is_inside = _chunks_at_rate(tables, table, row, step, rule)
     return Rows(
-        tables=owners, row=row, state=np.ascontiguousarray(steps["state"]), action=action, is_inside=is_inside,
+        tables=owners,
+        row=row,
+        state=np.ascontiguousarray(steps["state"]),
+        action=action,
+        is_inside=is_inside,
         state_mask=np.ascontiguousarray(episodes["state_mask"]),
         action_mask=np.ascontiguousarray(episodes["action_mask"]),
-        camera_mask=np.ascontiguousarray(episodes["camera_mask"]), control_hz=control_hz, shard=episodes["shard"],
+        camera_mask=np.ascontiguousarray(episodes["camera_mask"]),
+        control_hz=control_hz,
+        shard=episodes["shard"],
         image_offset=episodes["image_base"] + steps["image_start"],
         image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
         segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
@@ -73,7 +79,7 @@ def gather_rows(
             t.vocabularies["norm_key"][key] for t, key in zip(owners, episodes["norm_key"].tolist(), strict=True)
         ],
         episode_id=[t.episode_id_at[i] for t, i in zip(owners, numbers, strict=True)],
-    )  # fmt: skip
+    )
 
 
 def _native_chunks(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from mixtures.stores.retry import with_retries
-from mixtures.stores.ranges import WAIT_S, Fetch, Range, RangeReader
-from mixtures.stores.shard_cache import Stage
 from mixtures.stores.arrow import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
+from mixtures.stores.ranges import WAIT_S, Fetch, Range, RangeReader
+from mixtures.stores.retry import with_retries
+from mixtures.stores.shard_cache import Stage
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.retry import transient_cause, with_patience
 
@@ -111,9 +111,13 @@ class Reads:
     """Ranges that were begun; those of local files are read when they are asked for."""
 
     def __init__(
-        self, files: ShardFiles, ranges: Sequence[Range], fetch: Fetch | None = None,
-        fetched: dict[int, int] | None = None, slow: dict[int, Future[bytes]] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        files: ShardFiles,
+        ranges: Sequence[Range],
+        fetch: Fetch | None = None,
+        fetched: dict[int, int] | None = None,
+        slow: dict[int, Future[bytes]] | None = None,
+    ) -> None:
         self._files, self._ranges, self._fetch = files, ranges, fetch
         self._fetched, self._slow = fetched or {}, slow or {}
 

@@ -204,16 +204,8 @@ def _vision_rules(config: SiglipConfig) -> list[Rule]:
         ),
         *_norm("vision.post_layernorm", root + "Transformer/encoder_norm", None),
         *_dense("projector", root + "head"),
-        *(
-            rule
-            for i in (0, 1)
-            for rule in _norm(f"{layer}layer_norm{i + 1}", f"{block}LayerNorm_{i}", depth)
-        ),
-        *(
-            rule
-            for i in (0, 1)
-            for rule in _dense(f"{layer}mlp.fc{i + 1}", f"{block}MlpBlock_0/Dense_{i}", depth)
-        ),
+        *(rule for i in (0, 1) for rule in _norm(f"{layer}layer_norm{i + 1}", f"{block}LayerNorm_{i}", depth)),
+        *(rule for i in (0, 1) for rule in _dense(f"{layer}mlp.fc{i + 1}", f"{block}MlpBlock_0/Dense_{i}", depth)),
         _rule(
             f"{layer}self_attn.out_proj.weight",
             f"{block}{attention}out/kernel",

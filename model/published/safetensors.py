@@ -30,9 +30,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= size - 8:
-            raise ValueError(
-                f"{path}: expected a safetensors header; found a length of {length} in {size} bytes"
-            )
+            raise ValueError(f"{path}: expected a safetensors header; found a length of {length} in {size} bytes")
         try:
             header = json.loads(file.read(length))
         except ValueError as error:

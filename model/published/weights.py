@@ -19,6 +19,7 @@ import numpy as np
 
 from model.config import Pi0Config, Pi0SmallConfig
 from model.distilbert import distilbert_from_huggingface
+from model.params import Params, flatten, unflatten
 from model.published.huggingface import (
     PALIGEMMA_STYLE,
     PI0_STYLE,
@@ -26,7 +27,6 @@ from model.published.huggingface import (
     huggingface_config,
     to_huggingface,
 )
-from model.params import Params, flatten, unflatten
 from model.published.safetensors import read_safetensors, write_safetensors
 
 Arrays = dict[str, np.ndarray]
@@ -174,9 +174,7 @@ def read_weights(path: Path, config: Pi0Config | None) -> tuple[Layout, Arrays, 
         return "big_vision", *_read_big_vision(path)
     if path.suffix == ".safetensors" or any(path.glob("model*.safetensors*")):
         if config is None:
-            raise ValueError(
-                f"weights: {path} is in a Hugging Face layout; load it with load_params and a config"
-            )
+            raise ValueError(f"weights: {path} is in a Hugging Face layout; load it with load_params and a config")
         theirs = read_safetensors(path)
         ours, unread = from_huggingface(config, theirs)
         layout: Layout = "hf-pi0" if any("gemma_expert" in name for name in theirs) else "hf-paligemma"
@@ -210,9 +208,7 @@ def remap_slots(
         source = np.moveaxis(np.asarray(arrays[name]), axis, 0)
         target = np.moveaxis(np.array(wanted[name]), axis, 0)
         if len(slot_map) != len(target) or max(slot_map) >= len(source):
-            raise ValueError(
-                f"slot map: expected {len(target)} entries below {len(source)}; found {tuple(slot_map)}"
-            )
+            raise ValueError(f"slot map: expected {len(target)} entries below {len(source)}; found {tuple(slot_map)}")
         for slot, dim in enumerate(slot_map):
             if dim != FRESH:
                 target[slot] = source[dim]
@@ -220,9 +216,7 @@ def remap_slots(
         size = float(np.linalg.norm(source[left])) if left else 0.0
         whole = float(np.linalg.norm(source))
         fresh = [slot for slot, dim in enumerate(slot_map) if dim == FRESH]
-        lines.append(
-            f"{name}: dims {left} dropped (norm {size:.3g} of {whole:.3g}); slots {fresh} initialised"
-        )
+        lines.append(f"{name}: dims {left} dropped (norm {size:.3g} of {whole:.3g}); slots {fresh} initialised")
         out[name] = np.moveaxis(target, 0, axis)
     return out, lines
 
@@ -277,9 +271,7 @@ def _read_orbax(folder: Path) -> Arrays:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restored = reader.restore(folder.absolute(), restore_args=as_numpy)
     flat = flatten(restored.get("params", restored))
-    return {
-        name.removesuffix("/value"): np.asarray(array) for name, array in flat.items() if array is not None
-    }
+    return {name.removesuffix("/value"): np.asarray(array) for name, array in flat.items() if array is not None}
 
 
 def _write_orbax(folder: Path, flat: Arrays) -> None:

@@ -20,9 +20,13 @@ Slots = dict[str, tuple[int, ...]]
 
 # The slots a part may use, in order; a lone arm of seven joints pushes its gripper to slot 7 and leaves no second arm.
 _ROOM: dict[str, tuple[int, ...]] = {
-    "arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,), "arm1": (7, 8, 9, 10, 11, 12), "gripper1": (13,),
-    "base": (14, 15, 16), "torso": (17,),
-}  # fmt: skip
+    "arm0": (0, 1, 2, 3, 4, 5),
+    "gripper0": (6,),
+    "arm1": (7, 8, 9, 10, 11, 12),
+    "gripper1": (13,),
+    "base": (14, 15, 16),
+    "torso": (17,),
+}
 _ROOM_LONE_7DOF = _ROOM | {"arm0": (0, 1, 2, 3, 4, 5, 6), "gripper0": (7,), "arm1": (), "gripper1": ()}
 _KEYS = {"description", "control_hz", "cameras", "base", "joint", "ee"}
 
@@ -123,9 +127,13 @@ def parse_embodiment(name: str, entry: Mapping[str, Any]) -> Embodiment:
             state, action = (_parse_slots(name, entry[family][side]) for side in ("state", "action"))
             vectors[family] = Vectors(state=state, action=action)
     return Embodiment(
-        name=name, description=entry["description"], control_hz=float(entry["control_hz"]),
-        cameras=tuple(entry["cameras"]), base=entry.get("base", "none"), **vectors,
-    )  # fmt: skip
+        name=name,
+        description=entry["description"],
+        control_hz=float(entry["control_hz"]),
+        cameras=tuple(entry["cameras"]),
+        base=entry.get("base", "none"),
+        **vectors,
+    )
 
 
 @functools.cache

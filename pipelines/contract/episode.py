@@ -53,7 +53,7 @@ class DroppedSteps:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One demonstration in physical units (see `pipelines.contract.slots`); slots without a meaning are masked off and 0.
+    """One demonstration in physical units (see `pipelines.contract.slots`); slots without meaning are masked, 0.
 
     state, action: float32 [t, 18]. timestamp_s: float64 [t], 0 at the first step.
     state_mask, action_mask: bool [18]. parts: the action's slots of each part the robot has, for example
@@ -91,9 +91,15 @@ class Episode:
     def __post_init__(self) -> None:
         t = self.n_steps
         expected = {
-            "state": (t, N_SLOTS), "action": (t, N_SLOTS), "timestamp_s": (t,), "reward": (t,),
-            "discount": (t,), "is_idle": (t,), "state_mask": (N_SLOTS,), "action_mask": (N_SLOTS,),
-        }  # fmt: skip
+            "state": (t, N_SLOTS),
+            "action": (t, N_SLOTS),
+            "timestamp_s": (t,),
+            "reward": (t,),
+            "discount": (t,),
+            "is_idle": (t,),
+            "state_mask": (N_SLOTS,),
+            "action_mask": (N_SLOTS,),
+        }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name}: expected shape {shape}, found {getattr(self, name).shape}")

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipelines.mapping.adapters import Adapter
-from pipelines.conversion.shard_work import KeptEpisode, ShardResult
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.storage.files import atomic_file
-from pipelines.shards.sidecar import ShardName, read_fingerprint, read_sidecar, write_sidecar
 from pipelines.contract.native import Found, Reject
-from pipelines.storage.paths import Place, RemotePath
 from pipelines.conversion.plan import Plan, ShardId
+from pipelines.conversion.shard_work import KeptEpisode, ShardResult
+from pipelines.mapping.adapters import Adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import ShardName, read_fingerprint, read_sidecar, write_sidecar
+from pipelines.storage.files import atomic_file
+from pipelines.storage.paths import Place, RemotePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,7 @@ def only_new(found: Found, base: Base) -> Found:
     episodes = tuple(located for located in found.episodes if located.reference.key not in known)
     if not episodes:
         raise FailedWork(f"expected episodes that {base.dataset.path} does not hold, found none")
-    return Found(
-        episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known)
-    )
+    return Found(episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known))
 
 
 def number_after(plan: Plan, base: Base) -> Plan:
@@ -104,17 +102,26 @@ def carry_shards(base: Base, plan: Plan, directory: Place) -> list[ShardResult]:
 def _result_of(told: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], n_shards: int) -> ShardResult:
     kept = tuple(
         KeptEpisode(
-            source_uri=entry["source_uri"], source_key=entry["source_key"], place=tuple(entry["place"]),
-            n_steps=entry["n_steps"], missing_cameras=tuple(entry["missing_cameras"]), notes=entry["notes"],
+            source_uri=entry["source_uri"],
+            source_key=entry["source_key"],
+            place=tuple(entry["place"]),
+            n_steps=entry["n_steps"],
+            missing_cameras=tuple(entry["missing_cameras"]),
+            notes=entry["notes"],
         )
         for entry in episodes
         if (entry["split"], entry["shard"]) == (told["split"], told["shard"])
-    )  # fmt: skip
+    )
     return ShardResult(
-        shard=ShardId(split=told["split"], shard=told["shard"], n_shards=n_shards), options_hash="",
-        n_episodes=told["n_episodes"], n_steps=told["n_steps"], n_bytes=told["n_bytes"], sha256=told["sha256"],
-        kept=kept, rejects=(),
-    )  # fmt: skip
+        shard=ShardId(split=told["split"], shard=told["shard"], n_shards=n_shards),
+        options_hash="",
+        n_episodes=told["n_episodes"],
+        n_steps=told["n_steps"],
+        n_bytes=told["n_bytes"],
+        sha256=told["sha256"],
+        kept=kept,
+        rejects=(),
+    )
 
 
 def _carry_file(source: Place, target: Place) -> None:

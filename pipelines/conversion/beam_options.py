@@ -78,8 +78,20 @@ def _option_groups(group: type[PipelineOptions]) -> list[type[PipelineOptions]]:
 
 
 def _nearest_flag(flag: str) -> str:
-    own = ["--name", "--version", "--adapter", "--robot", "--task", "--shards", "--splits", "--val-fraction",
-           "--statistics", "--workers", "--json", "--no-progress-limit"]  # fmt: skip
+    own = [
+        "--name",
+        "--version",
+        "--adapter",
+        "--robot",
+        "--task",
+        "--shards",
+        "--splits",
+        "--val-fraction",
+        "--statistics",
+        "--workers",
+        "--json",
+        "--no-progress-limit",
+    ]
     beam = [name for action in option_parser()._actions for name in action.option_strings]
     name = flag.split("=")[0]
     return nearest(name, own + difflib.get_close_matches(name, beam, n=3, cutoff=0.7))

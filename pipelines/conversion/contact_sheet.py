@@ -1,6 +1,6 @@
 """Pictures of a dataset beside those of its source, read anew: a sheet for a person to look at.
 
-    python -m pipelines.conversion.contact_sheet DATASET SHEET.png [--episodes 2] [--frames 3]
+python -m pipelines.conversion.contact_sheet DATASET SHEET.png [--episodes 2] [--frames 3]
 """
 
 import argparse
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.shard_work import read_episode, reader_of
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.contract.images import decode_image, decode_jpeg, letterbox
-from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.contract.native import Located
 from pipelines.conversion.plan import Job
+from pipelines.conversion.shard_work import read_episode, reader_of
+from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.storage.mirror import staged
 
 _GAP, _LINE = 4, 16
@@ -55,14 +55,18 @@ def compare_frames(dataset_path: Path, n_episodes: int, n_frames: int) -> list[P
     episodes = manifest["episodes"]
     chosen = [episodes[i] for i in np.linspace(0, len(episodes) - 1, min(n_episodes, len(episodes)), dtype=int)]
     job = Job(
-        directory=str(dataset.path), name=dataset.name, version=dataset.version,
-        adapter=get_adapter(manifest["adapter"]["name"]), robot=manifest["robot"] or "",
-    )  # fmt: skip
+        directory=str(dataset.path),
+        name=dataset.name,
+        version=dataset.version,
+        adapter=get_adapter(manifest["adapter"]["name"]),
+        robot=manifest["robot"] or "",
+    )
     sources = staged([_located(entry) for entry in chosen], reader_of(job.adapter.format).files_of, pictures=True)
     return [
-        pair for entry, source in zip(chosen, sources, strict=True)
+        pair
+        for entry, source in zip(chosen, sources, strict=True)
         for pair in _compare_episode(dataset, job, entry, source, n_frames)
-    ]  # fmt: skip
+    ]
 
 
 def draw_sheet(pairs: Sequence[Pair]) -> NDArray[np.uint8]:
@@ -108,9 +112,7 @@ def _located(entry: dict[str, Any]) -> Located:
     return Located(reference=reference, place=tuple(entry["place"]))
 
 
-def _compare_episode(
-    dataset: Dataset, job: Job, entry: dict[str, Any], source: Located, n_frames: int
-) -> list[Pair]:  # fmt: skip
+def _compare_episode(dataset: Dataset, job: Job, entry: dict[str, Any], source: Located, n_frames: int) -> list[Pair]:
     episode = read_episode(job, source, dataset.cameras)
     files = dataset.splits[entry["split"]][entry["shard"]]
     row = read_sidecar(files.sidecar).slice(entry["record"], 1).to_pylist()[0]

@@ -23,8 +23,8 @@ from multiprocessing.process import BaseProcess
 from typing import ParamSpec, TypeVar
 
 from pipelines.contract.errors import FailedWork
-from pipelines.conversion.local_workers import death_told
 from pipelines.conversion.cancelling import obey_launcher
+from pipelines.conversion.local_workers import death_told
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -75,9 +75,7 @@ def forked_workers(n_workers: int, format: str) -> Iterator[None]:
             _pool = None
 
 
-def in_worker(
-    work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs
-) -> Result:
+def in_worker(work: Callable[Arguments, Result], *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
     """Returns what a worker process makes of the call, or this thread where none was forked.
 
     Raises what the work raises, and FailedWork when a worker process was killed.

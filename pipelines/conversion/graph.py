@@ -8,6 +8,9 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton
 
+from pipelines.conversion.cancelling import at_work
+from pipelines.conversion.fork_pool import in_worker
+from pipelines.conversion.plan import Job, ShardId
 from pipelines.conversion.shard_work import (
     Measured,
     ShardResult,
@@ -17,9 +20,6 @@ from pipelines.conversion.shard_work import (
     merge_measured,
     settle_measured,
 )
-from pipelines.conversion.fork_pool import in_worker
-from pipelines.conversion.plan import Job, ShardId
-from pipelines.conversion.cancelling import at_work
 
 _NAMESPACE = "embodimix"
 
@@ -62,9 +62,12 @@ def count(result: ShardResult, seconds: Mapping[str, float]) -> dict[str, int]:
     whole = [reject for reject in result.rejects if reject.level == "episode"]
     dropped = sum(reject.end - reject.start for reject in result.rejects if reject.level == "steps")
     counts = {
-        "episodes_in": result.n_episodes + len(whole), "episodes_out": result.n_episodes,
-        "steps_in": result.n_steps + dropped, "steps_out": result.n_steps, "bytes_out": result.n_bytes,
-    }  # fmt: skip
+        "episodes_in": result.n_episodes + len(whole),
+        "episodes_out": result.n_episodes,
+        "steps_in": result.n_steps + dropped,
+        "steps_out": result.n_steps,
+        "bytes_out": result.n_bytes,
+    }
     counts |= {f"milliseconds_{stage}": round(1000 * spent) for stage, spent in seconds.items()}
     return counts | {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in result.rejects).items()}
 

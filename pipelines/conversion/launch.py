@@ -18,25 +18,25 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from pipelines.mapping.adapters import FROM_LOG, Adapter
-from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
-from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
-from pipelines.conversion.shard_work import beat, heartbeat_path, load_measured, load_result, reader_of
-from pipelines.shards.dataset import INFO_FILE
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
-from pipelines.storage.files import sweep_leftovers, write_atomically
-from pipelines.conversion.graph import ConvertAll
-from pipelines.conversion.manifest import finish_dataset, gone_place, remove_tree
 from pipelines.contract.native import Found
-from pipelines.storage.retry import with_patience
-from pipelines.storage.paths import Place, RemotePath, as_place
-from pipelines.conversion.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
-from pipelines.sources.folders import source_root
-from pipelines.storage.mirror import DEFAULT_KEPT_GB, forget_copies, with_urls
-from pipelines.shards.statistics import load_statistics
-from pipelines.conversion.local_workers import death_told, deaths_noted, end_processes, tell_once
+from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
+from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
+from pipelines.conversion.graph import ConvertAll
+from pipelines.conversion.local_workers import death_told, deaths_noted, end_processes, tell_once
+from pipelines.conversion.manifest import finish_dataset, gone_place, remove_tree
+from pipelines.conversion.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
+from pipelines.conversion.shard_work import beat, heartbeat_path, load_measured, load_result, reader_of
+from pipelines.mapping.adapters import FROM_LOG, Adapter
+from pipelines.shards.dataset import INFO_FILE
+from pipelines.shards.statistics import load_statistics
+from pipelines.sources.folders import source_root
+from pipelines.storage.files import sweep_leftovers, write_atomically
+from pipelines.storage.mirror import DEFAULT_KEPT_GB, forget_copies, with_urls
+from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.retry import with_patience
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -173,11 +173,17 @@ def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Jo
         load_statistics(given)
         frozen = given.read_bytes()
     job = Job(
-        directory=str(conversion.directory), name=conversion.name, version=conversion.version,
-        adapter=conversion.adapter, robot=conversion.robot, task=conversion.task, has_frozen_statistics=bool(frozen),
-        appended_to=conversion.append, fixed_cameras=base.dataset.cameras if base else (),
+        directory=str(conversion.directory),
+        name=conversion.name,
+        version=conversion.version,
+        adapter=conversion.adapter,
+        robot=conversion.robot,
+        task=conversion.task,
+        has_frozen_statistics=bool(frozen),
+        appended_to=conversion.append,
+        fixed_cameras=base.dataset.cameras if base else (),
         input_cache_gb=conversion.input_cache_gb,
-    )  # fmt: skip
+    )
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
 

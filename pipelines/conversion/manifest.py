@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.conversion.shard_work import Measured, ShardResult
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
 from pipelines.contract.native import Reject
-from pipelines.storage.paths import Place, RemotePath
 from pipelines.conversion.plan import Job, code_hash
+from pipelines.conversion.shard_work import Measured, ShardResult
 from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import save_statistics
+from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
+from pipelines.storage.paths import Place, RemotePath
 
 SCHEMA = "embodimix.manifest/v1"
 
@@ -53,9 +53,14 @@ def finish_dataset(
         shard_lengths[result.shard.split].append(result.n_episodes)
         shard_bytes[result.shard.split] += result.n_bytes
     write_metadata(
-        directory, name=job.name, version=job.version, cameras=measured.dataset_cameras, shard_lengths=shard_lengths,
-        shard_bytes=shard_bytes, description=job.adapter.title,
-    )  # fmt: skip
+        directory,
+        name=job.name,
+        version=job.version,
+        cameras=measured.dataset_cameras,
+        shard_lengths=shard_lengths,
+        shard_bytes=shard_bytes,
+        description=job.adapter.title,
+    )
     remove_tree(job.work)
     return counts
 
@@ -109,32 +114,53 @@ def make_manifest(
     """Returns the manifest: options, code, counts, shards, and for every source reference where it went."""
     ordered = sorted(results, key=lambda result: result.shard)
     return {
-        "schema": SCHEMA, "name": job.name, "version": job.version, "converter": job.converter,
-        "options_hash": job.options_hash, "code_hash": code_hash(), "adapter": json.loads(_to_json(job.adapter)),
-        "robot": job.robot or None, "task": job.task or None, "appended_to": job.appended_to or None,
+        "schema": SCHEMA,
+        "name": job.name,
+        "version": job.version,
+        "converter": job.converter,
+        "options_hash": job.options_hash,
+        "code_hash": code_hash(),
+        "adapter": json.loads(_to_json(job.adapter)),
+        "robot": job.robot or None,
+        "task": job.task or None,
+        "appended_to": job.appended_to or None,
         "counts": dict(counts),
         "shards": [
             {
-                **asdict(result.shard), "n_episodes": result.n_episodes, "n_steps": result.n_steps,
-                "n_bytes": result.n_bytes, "sha256": result.sha256,
+                **asdict(result.shard),
+                "n_episodes": result.n_episodes,
+                "n_steps": result.n_steps,
+                "n_bytes": result.n_bytes,
+                "sha256": result.sha256,
             }
             for result in ordered
         ],
         "episodes": [
             {
-                "source_uri": kept.source_uri, "source_key": kept.source_key, "split": result.shard.split,
-                "place": list(kept.place), "shard": result.shard.shard, "record": record, "n_steps": kept.n_steps,
-                "missing_cameras": list(kept.missing_cameras), "notes": dict(kept.notes),
+                "source_uri": kept.source_uri,
+                "source_key": kept.source_key,
+                "split": result.shard.split,
+                "place": list(kept.place),
+                "shard": result.shard.shard,
+                "record": record,
+                "n_steps": kept.n_steps,
+                "missing_cameras": list(kept.missing_cameras),
+                "notes": dict(kept.notes),
             }
             for result in ordered
             for record, kept in enumerate(result.kept)
         ],
         "rejected": [
-            {"source_uri": reject.source_uri, "source_key": reject.source_key, "split": reject.split,
-             "reason": reject.reason}
-            for reject in rejects if reject.level == "episode"
+            {
+                "source_uri": reject.source_uri,
+                "source_key": reject.source_key,
+                "split": reject.split,
+                "reason": reject.reason,
+            }
+            for reject in rejects
+            if reject.level == "episode"
         ],
-    }  # fmt: skip
+    }
 
 
 def write_rejects(path: Place, rejects: Sequence[Reject]) -> None:
@@ -150,14 +176,21 @@ def write_rejects(path: Place, rejects: Sequence[Reject]) -> None:
 def make_card(job: Job, measured: Measured, counts: Mapping[str, Any]) -> str:
     """Returns the data card in Markdown: what is in the dataset, where it is from, what was left out."""
     lines = [
-        f"# {job.name} {job.version}", "", f"{job.adapter.title}.", "",
+        f"# {job.name} {job.version}",
+        "",
+        f"{job.adapter.title}.",
+        "",
         f"- Episodes: {counts['episodes_out']} of {counts['episodes_in']}; steps: {counts['steps_out']}; "
         f"{counts['bytes_out'] / 1e6:.1f} MB",
         f"- Adapter: `{job.adapter.name}` (format {job.adapter.format}); converter: {job.converter}, "
         f"options `{job.options_hash}`",
         f"- Steps left out by the adapter: {counts['steps_dropped']}",
-        "", "## Robots and control modes", "", "| norm key | episodes | steps |", "|---|---|---|",
-    ]  # fmt: skip
+        "",
+        "## Robots and control modes",
+        "",
+        "| norm key | episodes | steps |",
+        "|---|---|---|",
+    ]
     lines += [f"| {key} | {s.n_episodes} | {s.n_steps} |" for key, s in sorted(measured.statistics.items())]
     lines += ["", "## Cameras", "", "| camera | episodes with it | without |", "|---|---|---|"]
     lines += [f"| {camera} | {n['present']} | {n['missing']} |" for camera, n in counts["cameras"].items()]

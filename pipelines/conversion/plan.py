@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import write_atomically
 from pipelines.contract.native import Found, Located, Reject
-from pipelines.storage.paths import Place, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
+from pipelines.storage.paths import Place, as_place
 
 WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
@@ -21,17 +21,36 @@ EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
 # The files whose content decides what a shard holds.
 _CODE = {
-    "pipelines": (
-        "adapters.py", "alignment.py", "convert.py", "embodiments.py", "embodiments.yaml", "episode.py", "forms.py",
-        "frames.py", "images.py", "index.py", "mapping.py", "plan.py", "record.py", "schema.py", "shards.py",
-        "slots.py", "statistics.py", "summaries.py", "tfrecord.py", "validate.py", "wire.py",
+    "pipelines.contract": ("embodiments.py", "episode.py", "frames.py", "images.py", "slots.py"),
+    "pipelines": ("embodiments.yaml",),
+    "pipelines.conversion": ("plan.py", "shard_work.py"),
+    "pipelines.mapping": ("adapters.py", "forms.py", "to_slots.py", "validate.py"),
+    "pipelines.shards": (
+        "example_wire.py",
+        "record.py",
+        "schema.py",
+        "sidecar.py",
+        "statistics.py",
+        "summaries.py",
+        "tfrecord.py",
+        "writer.py",
     ),
     "pipelines.sources": (
-        "aloha.py", "bridge.py", "dp.py", "droid.py", "hdf5.py", "lerobot.py", "restricted_pickle.py", "rlds.py",
-        "robomimic.py", "video.py", "zarr.py",
+        "alignment.py",
+        "aloha.py",
+        "bridge.py",
+        "dp.py",
+        "droid.py",
+        "hdf5.py",
+        "lerobot.py",
+        "restricted_pickle.py",
+        "rlds.py",
+        "robomimic.py",
+        "video.py",
+        "zarr.py",
     ),
-    "annotation_tools": ("motion.py", "phrases.py", "propose.py"),
-}  # fmt: skip
+    "pipelines.segments": ("motion.py", "phrases.py", "propose.py"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -161,7 +180,8 @@ def is_saved(job: Job) -> bool:
 def load_references(job: Job, shard: ShardId) -> list[Located]:
     """Reads the episodes of one shard, in the order of its records."""
     content = json.loads(_references_path(job, shard).read_text())
-    return [Located(reference=Reference(**item["reference"]), place=tuple(item["place"]), group=item["group"])
+    return [
+        Located(reference=Reference(**item["reference"]), place=tuple(item["place"]), group=item["group"])
         for item in content
     ]
 

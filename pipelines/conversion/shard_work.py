@@ -13,21 +13,18 @@ from types import ModuleType
 
 import numpy as np
 
-from pipelines.segments.propose import idle_in, motion_of, propose_segments
-from pipelines.mapping.adapters import FROM_LOG
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import FailedWork, UsageError, nearest
-from pipelines.storage.files import write_atomically
 from pipelines.contract.images import codec_seconds
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import Located, NativeEpisode, Reject, Rejected
-from pipelines.storage.retry import transient_cause, with_patience
-from pipelines.storage.paths import Place
-from pipelines.conversion.plan import Job, ShardId, load_references
-from pipelines.shards.writer import finished_shard, write_shard
 from pipelines.contract.slots import CAMERAS
-from pipelines.storage.mirror import FilesOf, staged, with_urls
+from pipelines.conversion.cancelling import check_wanted
+from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.mapping.adapters import FROM_LOG
+from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
+from pipelines.segments.propose import idle_in, motion_of, propose_segments
 from pipelines.shards.statistics import (
     NormStatistics,
     load_statistics,
@@ -35,13 +32,24 @@ from pipelines.shards.statistics import (
     save_statistics,
     summarize_episode,
 )
-from pipelines.mapping.validate import find_fault
-from pipelines.conversion.cancelling import check_wanted
+from pipelines.shards.writer import finished_shard, write_shard
+from pipelines.storage.files import write_atomically
+from pipelines.storage.mirror import FilesOf, staged, with_urls
+from pipelines.storage.paths import Place
+from pipelines.storage.retry import transient_cause, with_patience
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
 UNREADABLE = (
-    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _BEAT_S = 1.0
 
 
@@ -148,9 +156,10 @@ def merge_measured(parts: Sequence[Measured]) -> Measured:
     for part in parts:
         cameras.update(part.cameras)
     return Measured(
-        statistics=merge_statistics([part.statistics for part in parts]), cameras=dict(sorted(cameras.items())),
+        statistics=merge_statistics([part.statistics for part in parts]),
+        cameras=dict(sorted(cameras.items())),
         n_episodes=sum(part.n_episodes for part in parts),
-    )  # fmt: skip
+    )
 
 
 def check_cameras(measured: Measured, job: Job) -> Measured:
@@ -243,14 +252,28 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
                 rejects.extend(_dropped_steps(episode))
 
     summary = write_shard(
-        job.place, name=job.name, split=shard.split, shard=shard.shard, n_shards=shard.n_shards,
-        episodes=read_all(), statistics=measured.statistics, cameras=measured.dataset_cameras,
-        converter=job.converter, options_hash=job.options_hash, on_reject=on_reject,
-    )  # fmt: skip
+        job.place,
+        name=job.name,
+        split=shard.split,
+        shard=shard.shard,
+        n_shards=shard.n_shards,
+        episodes=read_all(),
+        statistics=measured.statistics,
+        cameras=measured.dataset_cameras,
+        converter=job.converter,
+        options_hash=job.options_hash,
+        on_reject=on_reject,
+    )
     result = ShardResult(
-        shard=shard, options_hash=job.options_hash, n_episodes=summary.n_episodes, n_steps=summary.n_steps,
-        n_bytes=summary.n_bytes, sha256=summary.sha256, kept=tuple(kept.values()), rejects=tuple(rejects),
-    )  # fmt: skip
+        shard=shard,
+        options_hash=job.options_hash,
+        n_episodes=summary.n_episodes,
+        n_steps=summary.n_steps,
+        n_bytes=summary.n_bytes,
+        sha256=summary.sha256,
+        kept=tuple(kept.values()),
+        rejects=tuple(rejects),
+    )
     write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode(), parents=False)
     return result
 
@@ -323,9 +346,15 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
 def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
     """The reject row of a whole episode."""
     return Reject(
-        source_uri=reference.uri, source_key=reference.key, split=reference.split, level="episode", start=0, end=0,
-        reason=reason, detail=with_urls(detail),
-    )  # fmt: skip
+        source_uri=reference.uri,
+        source_key=reference.key,
+        split=reference.split,
+        level="episode",
+        start=0,
+        end=0,
+        reason=reason,
+        detail=with_urls(detail),
+    )
 
 
 def beat(job: Job) -> None:
@@ -358,19 +387,27 @@ def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
 
 def _describe(episode: Episode, located: Located) -> KeptEpisode:
     return KeptEpisode(
-        source_uri=episode.reference.uri, source_key=episode.reference.key, place=located.place,
+        source_uri=episode.reference.uri,
+        source_key=episode.reference.key,
+        place=located.place,
         n_steps=episode.n_steps,
         missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),
         notes=episode.notes,
-    )  # fmt: skip
+    )
 
 
 def _dropped_steps(episode: Episode) -> list[Reject]:
     reference = episode.reference
     return [
         Reject(
-            source_uri=reference.uri, source_key=reference.key, split=reference.split, level="steps",
-            start=dropped.start, end=dropped.end, reason=dropped.reason, detail="left out by the adapter",
+            source_uri=reference.uri,
+            source_key=reference.key,
+            split=reference.split,
+            level="steps",
+            start=dropped.start,
+            end=dropped.end,
+            reason=dropped.reason,
+            detail="left out by the adapter",
         )
         for dropped in episode.dropped
-    ]  # fmt: skip
+    ]

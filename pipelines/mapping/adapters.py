@@ -18,17 +18,27 @@ _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 FORMATS = ("rlds", "bridge", "droid", "zarr", "dp", "aloha", "robomimic", "lerobot")
 # The entry of a format that has one usual entry; RLDS and LeRobot have one per dataset.
 DEFAULTS = {
-    "bridge": "bridge_raw", "droid": "droid_raw", "zarr": "inhouse_log", "dp": "dp_replay", "aloha": "aloha_hdf5",
+    "bridge": "bridge_raw",
+    "droid": "droid_raw",
+    "zarr": "inhouse_log",
+    "dp": "dp_replay",
+    "aloha": "aloha_hdf5",
     "robomimic": "robomimic",
-}  # fmt: skip
+}
 DropFirst = Literal["never", "zero_action", "always"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
-    "xyz": (3, (0, 1, 2)), "xy": (2, (0, 1)), "xyz_yaw": (4, (0, 1, 2, 5)), "xyz_rpy": (6, (0, 1, 2, 3, 4, 5)),
-    "xyz_rotvec": (6, (0, 1, 2, 3, 4, 5)), "xyz_quat_xyzw": (7, (0, 1, 2, 3, 4, 5)),
-    "xyz_quat_wxyz": (7, (0, 1, 2, 3, 4, 5)), "xyz_euler_zyx": (6, (0, 1, 2, 3, 4, 5)),
-    "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)), "matrix": (16, (0, 1, 2, 3, 4, 5)),
-}  # fmt: skip
+    "xyz": (3, (0, 1, 2)),
+    "xy": (2, (0, 1)),
+    "xyz_yaw": (4, (0, 1, 2, 5)),
+    "xyz_rpy": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_rotvec": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_quat_xyzw": (7, (0, 1, 2, 3, 4, 5)),
+    "xyz_quat_wxyz": (7, (0, 1, 2, 3, 4, 5)),
+    "xyz_euler_zyx": (6, (0, 1, 2, 3, 4, 5)),
+    "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)),
+    "matrix": (16, (0, 1, 2, 3, 4, 5)),
+}
 # Forms without a fixed number: as many as the part has slots.
 _FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
@@ -225,11 +235,16 @@ def _parse_part(where: str, part: str, spec: Any) -> PartSource:
     _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
     scale = spec.get("scale", 1.0)
     return PartSource(
-        sources=tuple(parse_selector(text) for text in texts), form=form, degrees=spec.get("degrees", False),
-        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale), open=spec.get("open"),
-        closed=spec.get("closed"), clip=spec.get("clip", False), relative=spec.get("relative", False),
+        sources=tuple(parse_selector(text) for text in texts),
+        form=form,
+        degrees=spec.get("degrees", False),
+        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
+        open=spec.get("open"),
+        closed=spec.get("closed"),
+        clip=spec.get("clip", False),
+        relative=spec.get("relative", False),
         next=spec.get("next", False),
-    )  # fmt: skip
+    )
 
 
 def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:

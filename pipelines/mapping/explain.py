@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
 from pipelines.contract.embodiments import Slots, get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.mapping.to_slots import Parts, parts_of
 from pipelines.contract.slots import CAMERAS, is_joint_mode
+from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
+from pipelines.mapping.to_slots import Parts, parts_of
 
 _POSE = ("x", "y", "z", "roll", "pitch", "yaw")
 Row = tuple[int, str, str, str]
@@ -51,9 +51,16 @@ def registry_table() -> str:
     for name, adapter in sorted(load_adapters().items()):
         cameras = ", ".join(names[0].removeprefix("observation/") for names in adapter.all_cameras.values())
         cells = [
-            f"`{name}`", adapter.format, adapter.robot, adapter.control_mode, f"{adapter.control_hz or 0:g}", cameras,
-            _parts(adapter.state), _parts(adapter.action), adapter.note,
-        ]  # fmt: skip
+            f"`{name}`",
+            adapter.format,
+            adapter.robot,
+            adapter.control_mode,
+            f"{adapter.control_hz or 0:g}",
+            cameras,
+            _parts(adapter.state),
+            _parts(adapter.action),
+            adapter.note,
+        ]
         shown = [cell if cell not in ("", "0") else "-" for cell in cells]
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import PartSource
 from pipelines.contract.native import Rejected
+from pipelines.mapping.adapters import PartSource
 
 Floats = NDArray[np.float64]
 # A relative gripper command beyond this share of the way closes; below the mirrored share it opens.

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import DroppedSteps, Episode, Image
-from pipelines.mapping.forms import convert_part
 from pipelines.contract.frames import SwappedChannels, Tail
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.slots import N_SLOTS
+from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.mapping.forms import convert_part
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
@@ -39,17 +39,28 @@ def to_episode(
     t = native.n_steps
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     return Episode(
-        reference=native.reference, robot=embodiment.name, control_mode=adapter.control_mode, control_hz=hz,
-        state=state, action=action, state_mask=state_mask, action_mask=action_mask,
+        reference=native.reference,
+        robot=embodiment.name,
+        control_mode=adapter.control_mode,
+        control_hz=hz,
+        state=state,
+        action=action,
+        state_mask=state_mask,
+        action_mask=action_mask,
         timestamp_s=np.arange(t) / hz if native.timestamp_s is None else native.timestamp_s - native.timestamp_s[0],
-        parts=dict(vectors.action), images=_choose_frames(native, adapter, embodiment, cameras),
-        dataset_cameras=tuple(cameras), task=language[0] if language else native.task, language=language,
-        success=native.success, is_terminal=native.is_terminal,
+        parts=dict(vectors.action),
+        images=_choose_frames(native, adapter, embodiment, cameras),
+        dataset_cameras=tuple(cameras),
+        task=language[0] if language else native.task,
+        language=language,
+        success=native.success,
+        is_terminal=native.is_terminal,
         reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
         discount=np.ones(t, np.float32) if native.discount is None else native.discount,
         is_idle=mark_idle(native, adapter),
-        dropped=native.dropped, notes=dict(native.notes),
-    )  # fmt: skip
+        dropped=native.dropped,
+        notes=dict(native.notes),
+    )
 
 
 def parts_of(adapter: Adapter, embodiment: Embodiment) -> tuple[Parts, Parts]:
@@ -70,9 +81,13 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     n0, n1 = len(slots.get("arm0", ())), len(slots.get("arm1", ()))
     base_dims = (0, 2) if len(slots.get("base", ())) == 2 else (0, 1, 2)
     dims = {
-        "arm0": (joints, range(n0)), "gripper0": (gripper, (0,)), "arm1": (joints, range(n0, n0 + n1)),
-        "gripper1": (gripper, (1,)), "base": (base, base_dims), "torso": (torso, (0,)),
-    }  # fmt: skip
+        "arm0": (joints, range(n0)),
+        "gripper0": (gripper, (0,)),
+        "arm1": (joints, range(n0, n0 + n1)),
+        "gripper1": (gripper, (1,)),
+        "base": (base, base_dims),
+        "torso": (torso, (0,)),
+    }
     parts = {}
     for part in slots:
         key, numbers = dims[part]
@@ -182,10 +197,13 @@ def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
     """Returns the episode without its first `n` steps."""
     cut = {name: None if (x := getattr(native, name)) is None else x[n:] for name in _PER_STEP}
     return replace(
-        native, n_steps=native.n_steps - n, arrays={key: array[n:] for key, array in native.arrays.items()},
+        native,
+        n_steps=native.n_steps - n,
+        arrays={key: array[n:] for key, array in native.arrays.items()},
         frames={camera: Tail(frames, n) for camera, frames in native.frames.items()},
-        dropped=(*native.dropped, DroppedSteps(start=0, end=n, reason=reason)), **cut,
-    )  # fmt: skip
+        dropped=(*native.dropped, DroppedSteps(start=0, end=n, reason=reason)),
+        **cut,
+    )
 
 
 _PER_STEP = ("timestamp_s", "reward", "discount", "is_idle")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.quality.findings import Finding, finding
 from pipelines.contract.images import decode_image
+from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
 FROZEN_S = 2.0
@@ -43,11 +43,15 @@ def measure_views(episode: StoredEpisode) -> list[View]:
             twins[one].append(other)
     return [
         View(
-            where=episode.where, camera=camera, control_hz=episode.control_hz, is_black=black[camera],
-            frozen=(0, 0) if black[camera] else _frozen(episode, camera), twins=tuple(twins[camera]),
+            where=episode.where,
+            camera=camera,
+            control_hz=episode.control_hz,
+            is_black=black[camera],
+            frozen=(0, 0) if black[camera] else _frozen(episode, camera),
+            twins=tuple(twins[camera]),
         )
         for camera in samples
-    ]  # fmt: skip
+    ]
 
 
 def conclude_views(scope: str, found: Sequence[Sequence[View]]) -> list[Finding]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.quality.card_facts import Facts, Group
 from pipelines.quality.card_page import (
     Block,
@@ -17,11 +18,10 @@ from pipelines.quality.card_page import (
     to_html,
     to_markdown,
 )
-from pipelines.storage.files import write_atomically
 from pipelines.quality.findings import Finding
-from pipelines.storage.paths import Place
-from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.statistics import NormStatistics
+from pipelines.storage.files import write_atomically
+from pipelines.storage.paths import Place
 
 _MOST_TEXTS = 40
 _SUCCESS = {1: "success", 0: "failure", -1: "unknown"}
@@ -41,8 +41,13 @@ def make_card(facts: Facts, findings: Sequence[Finding]) -> list[Block]:
     """The card's blocks, in reading order."""
     groups = [block for key in sorted(facts.groups) for block in _group_blocks(key, facts)]
     return [
-        *_overview(facts), *_quality(findings), *groups, *_languages(facts), *_left_out(facts), *_lineage(facts),
-    ]  # fmt: skip
+        *_overview(facts),
+        *_quality(findings),
+        *groups,
+        *_languages(facts),
+        *_left_out(facts),
+        *_lineage(facts),
+    ]
 
 
 def _overview(facts: Facts) -> list[Block]:
@@ -55,13 +60,15 @@ def _overview(facts: Facts) -> list[Block]:
     )
     splits = [[split, f"{n:,}", f"{t:,}", f"{size / 1e6:,.1f}"] for split, (n, t, size) in facts.splits.items()]
     return [
-        Heading(f"{facts.name} {facts.version}", 1), Text(text), Table(["split", "episodes", "steps", "MB"], splits),
+        Heading(f"{facts.name} {facts.version}", 1),
+        Text(text),
+        Table(["split", "episodes", "steps", "MB"], splits),
         Heading("Embodiments"),
         Table(
             ["norm key", "rate", "episodes", "steps", "hours", "idle steps", "outcome", "cameras"],
             [_group_row(key, group) for key, group in sorted(facts.groups.items())],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _group_row(key: str, group: Group) -> list[str]:
@@ -69,9 +76,15 @@ def _group_row(key: str, group: Group) -> list[str]:
     outcome = ", ".join(f"{n:,} {_SUCCESS[value]}" for value, n in group.success.most_common())
     cameras = ", ".join(f"{camera} {n:,}" for camera, n in sorted(group.cameras.items()))
     return [
-        key or "unknown", rates, f"{group.n_episodes:,}", f"{group.n_steps:,}", f"{sum(group.durations_s) / 3600:.3g}",
-        f"{group.n_idle / max(group.n_steps, 1):.0%}", outcome, cameras,
-    ]  # fmt: skip
+        key or "unknown",
+        rates,
+        f"{group.n_episodes:,}",
+        f"{group.n_steps:,}",
+        f"{sum(group.durations_s) / 3600:.3g}",
+        f"{group.n_idle / max(group.n_steps, 1):.0%}",
+        outcome,
+        cameras,
+    ]
 
 
 def _quality(findings: Sequence[Finding]) -> list[Block]:
@@ -128,9 +141,12 @@ def _languages(facts: Facts) -> list[Block]:
         f"texts; {facts.n_silent:,} of {facts.n_episodes:,} episodes have no instruction."
     )
     return [
-        Heading("Language"), Text(text), *_texts("task", facts.tasks, "episodes"),
-        *_texts("instruction", facts.instructions, "episodes"), *_texts("segment", facts.segment_texts, "segments"),
-    ]  # fmt: skip
+        Heading("Language"),
+        Text(text),
+        *_texts("task", facts.tasks, "episodes"),
+        *_texts("instruction", facts.instructions, "episodes"),
+        *_texts("segment", facts.segment_texts, "segments"),
+    ]
 
 
 def _texts(what: str, counts: Counter[str], of: str) -> list[Block]:
@@ -165,7 +181,10 @@ def _lineage(facts: Facts) -> list[Block]:
         for m in manifest.get("merged", [])
     ]
     blocks: list[Block] = [
-        Heading("Lineage"), Text(how), *merges, Table(["source folder", "episodes"], sources),
+        Heading("Lineage"),
+        Text(how),
+        *merges,
+        Table(["source folder", "episodes"], sources),
         Table(["shard", "episodes", "MB"], shards),
-    ]  # fmt: skip
+    ]
     return [*blocks, Text(f"and {more:,} more shards")] if more > 0 else blocks

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from pipelines.quality.contents import says_something
 from pipelines.shards.dataset import Dataset
-from pipelines.storage.paths import Place
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
+from pipelines.storage.paths import Place
 
 _SAMPLED_EPISODES = 2
 _SAMPLED_STEPS = 5
@@ -108,9 +108,17 @@ def gather_facts(dataset: Dataset) -> Facts:
         n_silent += not says_something(episode)
         sources[str(Path(episode.source_uri).parent)] += 1
     return Facts(
-        name=dataset.name, version=dataset.version, groups=groups, statistics=dataset.statistics, tasks=tasks,
-        instructions=instructions, segment_texts=segment_texts, n_silent=n_silent, sources=sources,
-        manifest=_read_manifest(dataset.path / "manifest.json"), rejects=_count_rejects(dataset.path),
+        name=dataset.name,
+        version=dataset.version,
+        groups=groups,
+        statistics=dataset.statistics,
+        tasks=tasks,
+        instructions=instructions,
+        segment_texts=segment_texts,
+        n_silent=n_silent,
+        sources=sources,
+        manifest=_read_manifest(dataset.path / "manifest.json"),
+        rejects=_count_rejects(dataset.path),
         splits={
             split: (sum(f.n_episodes for f in files), steps[split], sum(f.shard.stat().st_size for f in files))
             for split, files in dataset.splits.items()
@@ -118,7 +126,7 @@ def gather_facts(dataset: Dataset) -> Facts:
         shards=tuple(
             (f.shard.name, f.n_episodes, f.shard.stat().st_size) for files in dataset.splits.values() for f in files
         ),
-    )  # fmt: skip
+    )
 
 
 def take_sample(episode: StoredEpisode) -> Sample:
@@ -126,9 +134,11 @@ def take_sample(episode: StoredEpisode) -> Sample:
     last = episode.n_steps - 1
     steps = sorted({round(i * last / (_SAMPLED_STEPS - 1)) for i in range(_SAMPLED_STEPS)})
     return Sample(
-        where=episode.where, task=episode.task, steps=tuple(steps),
+        where=episode.where,
+        task=episode.task,
+        steps=tuple(steps),
         pictures={camera: tuple(episode.read_pictures(camera, steps)) for camera in episode.pictures},
-    )  # fmt: skip
+    )
 
 
 def _is_new(group: Group, episode: StoredEpisode) -> bool:

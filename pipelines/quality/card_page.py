@@ -128,15 +128,21 @@ def _slot_plot(title: str, state: SlotSummary, action: SlotSummary) -> str:
     seen = [summary for summary in (state, action) if summary.count]
     low, high = min(s.low for s in seen), max(s.high for s in seen)
     edges = np.linspace(low, high, _BINS + 1) if high > low else np.linspace(low - 0.5, low + 0.5, _BINS + 1)
-    layers = [(s.histogram(edges), colour, fill) for s, colour, fill in
-              ((state, STATE_COLOUR, True), (action, ACTION_COLOUR, False)) if s.count]  # fmt: skip
+    layers = [
+        (s.histogram(edges), colour, fill)
+        for s, colour, fill in ((state, STATE_COLOUR, True), (action, ACTION_COLOUR, False))
+        if s.count
+    ]
     return _plot(title, edges, layers)
 
 
 def _plot(
-    title: str, edges: NDArray[np.floating], layers: Sequence[tuple[NDArray[np.integer], str, bool]],
-    width: int = 200, height: int = 92,
-) -> str:  # fmt: skip
+    title: str,
+    edges: NDArray[np.floating],
+    layers: Sequence[tuple[NDArray[np.integer], str, bool]],
+    width: int = 200,
+    height: int = 92,
+) -> str:
     """Histograms over the same edges, each scaled to its own highest bin; filled, or as an outline."""
     top, bottom = 16, height - 14
     step = width / (len(edges) - 1)

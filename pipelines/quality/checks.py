@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
+from pipelines.quality.findings import Finding
 from pipelines.quality.grippers import conclude_polarity, measure_grippers
 from pipelines.quality.streams import (
     conclude_clock,
@@ -24,7 +25,6 @@ from pipelines.quality.tracking import (
     measure_tracking,
 )
 from pipelines.shards.dataset import Dataset
-from pipelines.quality.findings import Finding
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
 
 _SEVERITIES = ("error", "warning")

@@ -10,9 +10,25 @@ from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
 _PLACEHOLDERS = {
-    "", "none", "null", "nan", "n/a", "na", "unknown", "todo", "tbd", "test", "dummy", "placeholder", "no instruction",
-    "no language", "empty", "instruction", "language instruction", "...",
-}  # fmt: skip
+    "",
+    "none",
+    "null",
+    "nan",
+    "n/a",
+    "na",
+    "unknown",
+    "todo",
+    "tbd",
+    "test",
+    "dummy",
+    "placeholder",
+    "no instruction",
+    "no language",
+    "empty",
+    "instruction",
+    "language instruction",
+    "...",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "gripper_polarity", "degrees", "lag", "control_rate", "absolute_as_delta", "delta_as_absolute", "frozen_camera",
-    "black_camera", "same_camera_twice", "idle", "outlier", "duplicate", "leak", "no_language", "language_variants",
-]  # fmt: skip
+    "gripper_polarity",
+    "degrees",
+    "lag",
+    "control_rate",
+    "absolute_as_delta",
+    "delta_as_absolute",
+    "frozen_camera",
+    "black_camera",
+    "same_camera_twice",
+    "idle",
+    "outlier",
+    "duplicate",
+    "leak",
+    "no_language",
+    "language_variants",
+]
 Severity = Literal["error", "warning"]
 _MOST_EXAMPLES = 5
 
@@ -41,11 +54,14 @@ class Finding:
         )
 
 
-def finding(
-    kind: Kind, severity: Severity, scope: str, evidence: str, advice: str, episodes: Sequence[str]
-) -> Finding:
+def finding(kind: Kind, severity: Severity, scope: str, evidence: str, advice: str, episodes: Sequence[str]) -> Finding:
     """A finding that names the first few of the episodes it concerns."""
     return Finding(
-        kind=kind, severity=severity, scope=scope, evidence=evidence, advice=advice,
-        examples=tuple(episodes[:_MOST_EXAMPLES]), n_episodes=len(episodes),
-    )  # fmt: skip
+        kind=kind,
+        severity=severity,
+        scope=scope,
+        evidence=evidence,
+        advice=advice,
+        examples=tuple(episodes[:_MOST_EXAMPLES]),
+        n_episodes=len(episodes),
+    )

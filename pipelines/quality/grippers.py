@@ -85,11 +85,14 @@ def _motion(episode: StoredEpisode, slot: int, settle: int) -> GripperMotion:
     rests = np.abs(fingers - command)
     settled = _held_for(closes, settle) & is_measured
     return GripperMotion(
-        where=episode.where, agree=int(np.sum(agrees)), against=int(len(agrees) - np.sum(agrees)),
+        where=episode.where,
+        agree=int(np.sum(agrees)),
+        against=int(len(agrees) - np.sum(agrees)),
         open_rest=_mean(rests[settled & ~closes & (command < 0.1)]),
         closed_rest=_mean(rests[settled & closes & (command > 0.9)]),
-        starts_closed=bool(fingers[0] > 0.5), is_measured=is_measured,
-    )  # fmt: skip
+        starts_closed=bool(fingers[0] > 0.5),
+        is_measured=is_measured,
+    )
 
 
 def _hysteresis(command: NDArray[np.float32]) -> NDArray[np.bool_]:

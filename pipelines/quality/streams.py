@@ -58,9 +58,12 @@ def measure_clock(episode: StoredEpisode) -> Clock | None:
         return None
     steps = np.diff(episode.timestamp_s)
     return Clock(
-        where=episode.where, control_hz=episode.control_hz, interval_s=float(np.median(steps)),
-        longest_s=float(steps.max()), goes_back=bool(steps.min() <= 0),
-    )  # fmt: skip
+        where=episode.where,
+        control_hz=episode.control_hz,
+        interval_s=float(np.median(steps)),
+        longest_s=float(steps.max()),
+        goes_back=bool(steps.min() <= 0),
+    )
 
 
 def conclude_clock(scope: str, found: Sequence[Clock]) -> list[Finding]:
@@ -93,9 +96,12 @@ def measure_stillness(episode: StoredEpisode) -> Stillness | None:
     edges = np.flatnonzero(np.diff(np.concatenate([[0], episode.is_idle.astype(int), [0]])))
     runs = [(int(a), int(b - a)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return Stillness(
-        where=episode.where, control_hz=episode.control_hz, n_idle=int(episode.is_idle.sum()), n_steps=episode.n_steps,
+        where=episode.where,
+        control_hz=episode.control_hz,
+        n_idle=int(episode.is_idle.sum()),
+        n_steps=episode.n_steps,
         stretches=tuple(run for run in runs if run[1] >= LONG_IDLE_S * episode.control_hz),
-    )  # fmt: skip
+    )
 
 
 def conclude_stillness(scope: str, found: Sequence[Stillness]) -> list[Finding]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.quality.findings import Finding, finding
 from pipelines.contract.slots import N_SLOTS, is_joint_mode
+from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
 Floats = NDArray[np.float64]
@@ -64,17 +64,20 @@ def measure_tracking(episode: StoredEpisode) -> Tracking | None:
         places = np.setdiff1d(slots, angles)
     moves = bool(np.abs(change[:, slots]).max() > _STILL)
     return Tracking(
-        where=episode.where, control_mode=episode.control_mode, control_hz=episode.control_hz,
+        where=episode.where,
+        control_mode=episode.control_mode,
+        control_hz=episode.control_hz,
         as_position=_correlations(np.diff(action[:, places], axis=0), change[:, places], lags),
         as_rate=_correlations(action[:-1, places], change[:, places], lags),
-        offset=float(np.mean((action[:, places] - state[:, places]) ** 2)), reach=float(np.mean(state[:, places] ** 2)),
+        offset=float(np.mean((action[:, places] - state[:, places]) ** 2)),
+        reach=float(np.mean(state[:, places] ** 2)),
         is_copy=moves and bool(np.abs(action[:, slots] - state[:, slots]).max() < 1e-6),
         position_gain=_slopes(action - action.mean(0), state - state.mean(0), slots),
         rate_gain=_slopes(action[:-1], change, slots),
         peaks=np.abs(np.stack([state, action])).max(1),
         speeds=np.stack([_speed(change), _speed(_action_change(episode))]) * episode.control_hz,
         angle_slots=tuple(int(slot) for slot in angles),
-    )  # fmt: skip
+    )
 
 
 def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:

@@ -80,10 +80,14 @@ class Motion:
 
 
 def measure_motion(
-    state: NDArray[np.float32], action: NDArray[np.float32], masks: tuple[Bools, Bools],
-    parts: Mapping[str, tuple[int, ...]], control_mode: str, control_hz: float,
+    state: NDArray[np.float32],
+    action: NDArray[np.float32],
+    masks: tuple[Bools, Bools],
+    parts: Mapping[str, tuple[int, ...]],
+    control_mode: str,
+    control_hz: float,
     parameters: MotionParameters = MotionParameters(),
-) -> Motion:  # fmt: skip
+) -> Motion:
     """Measures how each part moves. state, action: [t, 18] physical; masks: those of state and action, bool [18].
 
     Measured state is used where the state mask has a part, commands elsewhere; a base is always read from its
@@ -110,9 +114,13 @@ def measure_motion(
             still &= motion.speed < motion.still_speed
     shortest = max(1, round(parameters.idle_s * control_hz))
     return Motion(
-        n_steps=len(state), control_hz=control_hz, parts=tuple(moving), grippers=tuple(grippers),
-        events=tuple(sorted(events, key=lambda event: (event.start, event.part))), is_idle=_long_runs(still, shortest),
-    )  # fmt: skip
+        n_steps=len(state),
+        control_hz=control_hz,
+        parts=tuple(moving),
+        grippers=tuple(grippers),
+        events=tuple(sorted(events, key=lambda event: (event.start, event.part))),
+        is_idle=_long_runs(still, shortest),
+    )
 
 
 def idle_in(motion: Motion) -> Bools:
@@ -147,9 +155,14 @@ def smooth(values: Floats, width: int) -> Floats:
 
 
 def _part_motion(
-    part: str, measured: Floats, commanded: Floats, sensed: bool, control_mode: str, control_hz: float,
+    part: str,
+    measured: Floats,
+    commanded: Floats,
+    sensed: bool,
+    control_mode: str,
+    control_hz: float,
     parameters: MotionParameters,
-) -> PartMotion:  # fmt: skip
+) -> PartMotion:
     is_arm = part.startswith("arm")
     is_pose = is_arm and not is_joint_mode(control_mode)
     if part == "base" or (is_arm and control_mode == "joint_velocity"):
@@ -165,9 +178,14 @@ def _part_motion(
     arm_still = parameters.arm_m_s if is_pose else parameters.arm_rad_s
     still = {"base": parameters.base_m_s, "torso": parameters.torso_m_s}.get(part, arm_still)
     return PartMotion(
-        part=part, path=path, velocity=velocity, speed=np.linalg.norm(velocity, axis=1), still_speed=still,
-        is_pose=is_pose, is_measured=sensed,
-    )  # fmt: skip
+        part=part,
+        path=path,
+        velocity=velocity,
+        speed=np.linalg.norm(velocity, axis=1),
+        still_speed=still,
+        is_pose=is_pose,
+        is_measured=sensed,
+    )
 
 
 def _integrate(change: Floats) -> Floats:

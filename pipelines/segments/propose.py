@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.contract.episode import Episode, Segment, SegmentKind
 from pipelines.segments.motion import (
     Bools,
     Floats,
@@ -16,7 +17,6 @@ from pipelines.segments.motion import (
     runs,
 )
 from pipelines.segments.phrases import IDLE_TEXT, describe_motion, moving_arms
-from pipelines.contract.episode import Episode, Segment, SegmentKind
 
 __all__ = ["ProposeParameters", "idle_in", "motion_of", "propose_segments"]
 
@@ -92,9 +92,14 @@ def motion_of(episode: Episode, parameters: ProposeParameters = ProposeParameter
     """Measures how each part of an episode moves."""
     masks = (episode.state_mask, episode.action_mask)
     return measure_motion(
-        episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz,
+        episode.state,
+        episode.action,
+        masks,
+        episode.parts,
+        episode.control_mode,
+        episode.control_hz,
         parameters.motion,
-    )  # fmt: skip
+    )
 
 
 def change_points(motion: Motion, parameters: ProposeParameters = ProposeParameters()) -> Floats:
@@ -237,6 +242,10 @@ def _segment(
     kind: SegmentKind = "idle" if is_idle else "recovery" if recoveries[start:end].mean() > 0.5 else "subtask"
     confidence = 0.1 + 0.8 * (strengths[start] + strengths[end]) / 2
     return Segment(
-        start=start, end=end, text=IDLE_TEXT if is_idle else describe_motion(motion, start, end), kind=kind,
-        arms=() if is_idle else moving_arms(motion, start, end), confidence=round(float(confidence), 3),
-    )  # fmt: skip
+        start=start,
+        end=end,
+        text=IDLE_TEXT if is_idle else describe_motion(motion, start, end),
+        kind=kind,
+        arms=() if is_idle else moving_arms(motion, start, end),
+        confidence=round(float(confidence), 3),
+    )

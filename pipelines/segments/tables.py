@@ -23,13 +23,21 @@ FaultKind = Literal["overlap", "gap", "outside", "empty", "value", "unknown epis
 
 COLUMNS = pa.schema(
     [
-        pa.field("episode_id", pa.string()), pa.field("start", pa.int32()), pa.field("end", pa.int32()),
-        pa.field("text", pa.string()), pa.field("kind", pa.string()), pa.field("arms", pa.list_(pa.string())),
-        pa.field("success", pa.int8()), pa.field("confidence", pa.float32()), pa.field("source", pa.string()),
-        pa.field("annotator", pa.string()), pa.field("created", pa.string()), pa.field("tool_version", pa.string()),
+        pa.field("episode_id", pa.string()),
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("arms", pa.list_(pa.string())),
+        pa.field("success", pa.int8()),
+        pa.field("confidence", pa.float32()),
+        pa.field("source", pa.string()),
+        pa.field("annotator", pa.string()),
+        pa.field("created", pa.string()),
+        pa.field("tool_version", pa.string()),
         pa.field("episode_hash", pa.string()),
     ]
-)  # fmt: skip
+)
 _SEGMENT = ("start", "end", "text", "kind", "arms", "success", "confidence", "source")
 
 
@@ -95,10 +103,16 @@ def episode_hash(state: NDArray[np.float32], action: NDArray[np.float32]) -> str
 def to_table(annotations: Iterable[Annotation]) -> pa.Table:
     """Makes a table, sorted by episode, source, annotator and step, so that equal content gives equal files."""
     rows = [
-        {**{name: getattr(a.segment, name) for name in _SEGMENT}, "episode_id": a.episode_id, "annotator": a.annotator,
-         "created": a.created, "tool_version": a.tool_version, "episode_hash": a.episode_hash}
+        {
+            **{name: getattr(a.segment, name) for name in _SEGMENT},
+            "episode_id": a.episode_id,
+            "annotator": a.annotator,
+            "created": a.created,
+            "tool_version": a.tool_version,
+            "episode_hash": a.episode_hash,
+        }
         for a in sorted(annotations, key=lambda a: (a.layer, a.segment.start, a.segment.end, a.segment.text))
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, schema=COLUMNS)
 
 
@@ -198,9 +212,13 @@ def _fault(
 ) -> Fault:
     segment = annotation.segment
     return Fault(
-        kind=kind, episode_id=annotation.episode_id, annotator=annotation.annotator, detail=detail,
-        start=segment.start if start is None else start, end=segment.end if end is None else end,
-    )  # fmt: skip
+        kind=kind,
+        episode_id=annotation.episode_id,
+        annotator=annotation.annotator,
+        detail=detail,
+        start=segment.start if start is None else start,
+        end=segment.end if end is None else end,
+    )
 
 
 def _own_faults(annotation: Annotation, n_steps: int) -> list[Fault]:
@@ -210,10 +228,12 @@ def _own_faults(annotation: Annotation, n_steps: int) -> list[Fault]:
     if segment.start < 0 or segment.end > n_steps:
         faults.append(_fault("outside", annotation, f"the episode has steps 0-{n_steps}"))
     checks = (
-        ("kind", segment.kind in KINDS, f"one of {KINDS}"), ("source", segment.source in SOURCES, f"one of {SOURCES}"),
+        ("kind", segment.kind in KINDS, f"one of {KINDS}"),
+        ("source", segment.source in SOURCES, f"one of {SOURCES}"),
         ("success", segment.success in (-1, 0, 1), "1, 0 or -1"),
-        ("confidence", 0 <= segment.confidence <= 1, "0 to 1"), ("text", bool(segment.text.strip()), "words"),
-    )  # fmt: skip
+        ("confidence", 0 <= segment.confidence <= 1, "0 to 1"),
+        ("text", bool(segment.text.strip()), "words"),
+    )
     for name, is_good, expected in checks:
         if not is_good:
             detail = f"{name}: expected {expected}, found {getattr(segment, name)!r}"

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.sidecar import ShardName, read_fingerprint
-from pipelines.storage.paths import Place, as_place
 from pipelines.shards.statistics import NormStatistics, load_statistics
+from pipelines.storage.paths import Place, as_place
 
 INFO_FILE = "dataset_info.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -49,9 +49,13 @@ class Dataset:
             _check_size(files)
         statistics = path / "statistics.json"
         return cls(
-            path=path, name=info["name"], version=info["version"], cameras=picture_features(features), splits=splits,
+            path=path,
+            name=info["name"],
+            version=info["version"],
+            cameras=picture_features(features),
+            splits=splits,
             statistics=load_statistics(statistics) if statistics.exists() else {},
-        )  # fmt: skip
+        )
 
     @property
     def n_episodes(self) -> int:

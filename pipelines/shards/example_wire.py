@@ -1,9 +1,9 @@
 """`tf.train.Example` on the wire: written with known byte offsets, read without TensorFlow or protobuf.
 
-    Example    { features: 1 }                      every level: tag byte, varint length, content
-    Features   { map entry: 1 }*                    entry { key: 1, value: 2 }, here sorted by key
-    Feature    { bytes_list: 1 | float_list: 2 | int64_list: 3 }
-    BytesList  { value: 1 }*     FloatList { packed: 1 }     Int64List { packed varints: 1 }
+Example    { features: 1 }                      every level: tag byte, varint length, content
+Features   { map entry: 1 }*                    entry { key: 1, value: 2 }, here sorted by key
+Feature    { bytes_list: 1 | float_list: 2 | int64_list: 3 }
+BytesList  { value: 1 }*     FloatList { packed: 1 }     Int64List { packed varints: 1 }
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.shards.dataset import picture_features, read_info, sha256_of, split_shards, step_features
 from pipelines.contract.errors import FailedWork
-from pipelines.shards.sidecar import Fingerprint, Location, Pictures, ShardName, index_row, jpeg_offsets, write_sidecar
-from pipelines.storage.paths import Place
-from pipelines.shards.schema import IMAGE_KEY
 from pipelines.contract.slots import CAMERAS, N_SLOTS
-from pipelines.shards.tfrecord import HEADER_BYTES, iter_records
+from pipelines.shards.dataset import picture_features, read_info, sha256_of, split_shards, step_features
 from pipelines.shards.example_wire import ByteStrings, Parsed, parse_example
+from pipelines.shards.schema import IMAGE_KEY
+from pipelines.shards.sidecar import Fingerprint, Location, Pictures, ShardName, index_row, jpeg_offsets, write_sidecar
+from pipelines.shards.tfrecord import HEADER_BYTES, iter_records
+from pipelines.storage.paths import Place
 
 _LANGUAGE_KEYS = ("steps/language_instruction", "steps/observation/natural_language_instruction")
 
@@ -85,9 +85,12 @@ def _write(
     with file.open("rb") as stream:
         sha256 = sha256_of(stream)
     fingerprint = Fingerprint(
-        size=file.stat().st_size, sha256=sha256, n_episodes=len(rows), n_steps=sum(row["n_steps"] for row in rows),
+        size=file.stat().st_size,
+        sha256=sha256,
+        n_episodes=len(rows),
+        n_steps=sum(row["n_steps"] for row in rows),
         options_hash=rows[0]["converter"].rpartition("+")[2] if rows else options_hash,
-    )  # fmt: skip
+    )
     write_sidecar(path, shard, rows, cameras, fingerprint)
     return RebuiltShard(
         path=shard.sidecar_path(path), n_episodes=len(rows), n_steps=fingerprint.n_steps, n_bytes=fingerprint.size
@@ -99,9 +102,12 @@ def _row(
 ) -> dict[str, Any]:
     features = parse_example(payload)
     location = Location(
-        split=shard.split, shard=shard.file_name, record_index=index, record_offset=offset - HEADER_BYTES,
+        split=shard.split,
+        shard=shard.file_name,
+        record_index=index,
+        record_offset=offset - HEADER_BYTES,
         record_length=len(payload),
-    )  # fmt: skip
+    )
     where = f"{shard.file_name}: record {index}"
     try:
         pictures = {camera: _pictures(features[IMAGE_KEY.format(camera=camera)], offset) for camera in cameras}
@@ -129,15 +135,29 @@ def _describe(
     language = _language(features)
     n_steps = len(features["steps/is_first"])
     texts = {
-        "episode_id": hashlib.sha256(payload).hexdigest()[:32], "dataset": shard.name, "source_uri": shard.file_name,
-        "source_key": f"{shard.file_name}/{index}", "robot": "", "control_mode": "", "layout": "",
-        "task": language[0] if language else "", "norm_key": "", "converter": "", "segments": "[]", "parts": "{}",
-    }  # fmt: skip
+        "episode_id": hashlib.sha256(payload).hexdigest()[:32],
+        "dataset": shard.name,
+        "source_uri": shard.file_name,
+        "source_key": f"{shard.file_name}/{index}",
+        "robot": "",
+        "control_mode": "",
+        "layout": "",
+        "task": language[0] if language else "",
+        "norm_key": "",
+        "converter": "",
+        "segments": "[]",
+        "parts": "{}",
+    }
     episode: dict[str, Any] = {name: [text.encode()] for name, text in texts.items()}
     episode |= {
-        "language": [text.encode() for text in language], "control_hz": [0.0], "success": [-1], "n_steps": [n_steps],
-        "state_mask": [False] * N_SLOTS, "action_mask": [False] * N_SLOTS, "camera_mask": [False] * len(CAMERAS),
-    }  # fmt: skip
+        "language": [text.encode() for text in language],
+        "control_hz": [0.0],
+        "success": [-1],
+        "n_steps": [n_steps],
+        "state_mask": [False] * N_SLOTS,
+        "action_mask": [False] * N_SLOTS,
+        "camera_mask": [False] * len(CAMERAS),
+    }
     empty = np.zeros(0, np.float32)
     return {f"episode_metadata/{name}": value for name, value in episode.items()} | {
         "steps/observation/state_physical": empty,

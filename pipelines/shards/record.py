@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Episode, Image, Segment
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.images import BLACK_JPEG, to_jpeg
-from pipelines.shards.schema import IMAGE_KEY
 from pipelines.contract.slots import LAYOUT
-from pipelines.shards.statistics import NormStatistics, normalize
 from pipelines.shards.example_wire import Encoded, ListBody, Value, encode_example, field_head
+from pipelines.shards.schema import IMAGE_KEY
+from pipelines.shards.statistics import NormStatistics, normalize
 
 MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
 _SPOOL_BYTES = 32 << 20
@@ -71,9 +71,14 @@ class Record:
 
 
 def make_record(
-    episode: Episode, *, dataset: str, cameras: Sequence[str], statistics: Mapping[str, NormStatistics],
-    converter: str, spool_folder: str | None = None,
-) -> Record:  # fmt: skip
+    episode: Episode,
+    *,
+    dataset: str,
+    cameras: Sequence[str],
+    statistics: Mapping[str, NormStatistics],
+    converter: str,
+    spool_folder: str | None = None,
+) -> Record:
     """Turns an episode into a record: pictures as JPEG, vectors normalized (quantile map of its norm key) and physical.
 
     cameras: the camera slots of the whole dataset; one that the episode lacks gets black pictures.
@@ -180,11 +185,19 @@ def _segment_ids(episode: Episode) -> NDArray[np.int64]:
 
 def _episode_features(episode: Episode, identity: str, dataset: str, converter: str) -> dict[str, Value]:
     texts = {
-        "episode_id": identity, "dataset": dataset, "source_uri": episode.reference.uri,
-        "source_key": episode.reference.key, "robot": episode.robot, "control_mode": episode.control_mode,
-        "layout": LAYOUT, "task": episode.task, "norm_key": episode.norm_key, "converter": converter,
-        "segments": segments_to_json(episode.segments), "parts": json.dumps(episode.parts),
-    }  # fmt: skip
+        "episode_id": identity,
+        "dataset": dataset,
+        "source_uri": episode.reference.uri,
+        "source_key": episode.reference.key,
+        "robot": episode.robot,
+        "control_mode": episode.control_mode,
+        "layout": LAYOUT,
+        "task": episode.task,
+        "norm_key": episode.norm_key,
+        "converter": converter,
+        "segments": segments_to_json(episode.segments),
+        "parts": json.dumps(episode.parts),
+    }
     features: dict[str, Value] = {name: [text.encode()] for name, text in texts.items()}
     features |= {
         "language": [text.encode() for text in episode.language],

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import Place
-from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -18,9 +18,15 @@ IMAGE_KEY = "steps/observation/{camera}"
 
 
 def write_metadata(
-    directory: Place, *, name: str, version: str, cameras: Sequence[str],
-    shard_lengths: Mapping[str, Sequence[int]], shard_bytes: Mapping[str, int], description: str = "",
-) -> None:  # fmt: skip
+    directory: Place,
+    *,
+    name: str,
+    version: str,
+    cameras: Sequence[str],
+    shard_lengths: Mapping[str, Sequence[int]],
+    shard_bytes: Mapping[str, int],
+    description: str = "",
+) -> None:
     """Writes features.json and then dataset_info.json, which says that the dataset is complete.
 
     shard_lengths: per split the number of episodes of every shard; shard_bytes: per split the bytes of all shards.
@@ -52,19 +58,44 @@ def _tfds_features(cameras: Sequence[str]) -> "tfds.features.FeaturesDict":
     floats = vector(N_SLOTS, np.float32)
     observation = {"state": floats, "state_physical": floats, **{camera: image for camera in cameras}}
     steps = {
-        "observation": observation, "action": floats, "action_physical": floats, "language_instruction": text,
-        "segment_id": integer, "timestamp_s": real, "timestamp_ns": tfds.features.Scalar(dtype=np.int64),
-        "is_idle": flag, "is_first": flag, "is_last": flag, "is_terminal": flag, "reward": real, "discount": real,
-    }  # fmt: skip
+        "observation": observation,
+        "action": floats,
+        "action_physical": floats,
+        "language_instruction": text,
+        "segment_id": integer,
+        "timestamp_s": real,
+        "timestamp_ns": tfds.features.Scalar(dtype=np.int64),
+        "is_idle": flag,
+        "is_first": flag,
+        "is_last": flag,
+        "is_terminal": flag,
+        "reward": real,
+        "discount": real,
+    }
     texts = (
-        "episode_id", "dataset", "source_uri", "source_key", "robot", "control_mode", "layout", "task", "norm_key",
-        "converter", "segments", "parts",
-    )  # fmt: skip
+        "episode_id",
+        "dataset",
+        "source_uri",
+        "source_key",
+        "robot",
+        "control_mode",
+        "layout",
+        "task",
+        "norm_key",
+        "converter",
+        "segments",
+        "parts",
+    )
     metadata = {
-        **dict.fromkeys(texts, text), "language": tfds.features.Sequence(text), "control_hz": real,
-        "success": integer, "n_steps": integer, "state_mask": vector(N_SLOTS, np.bool_),
-        "action_mask": vector(N_SLOTS, np.bool_), "camera_mask": vector(len(CAMERAS), np.bool_),
-    }  # fmt: skip
+        **dict.fromkeys(texts, text),
+        "language": tfds.features.Sequence(text),
+        "control_hz": real,
+        "success": integer,
+        "n_steps": integer,
+        "state_mask": vector(N_SLOTS, np.bool_),
+        "action_mask": vector(N_SLOTS, np.bool_),
+        "camera_mask": vector(len(CAMERAS), np.bool_),
+    }
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps), "episode_metadata": metadata})
 
 

@@ -12,37 +12,61 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import atomic_file
-from pipelines.storage.paths import Place, RemotePath
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.example_wire import varint_sizes
+from pipelines.storage.files import atomic_file
+from pipelines.storage.paths import Place, RemotePath
 
 SCHEMA = "embodimix.index/v1"
 
 SEGMENT = pa.struct(
     [
-        pa.field("start", pa.int32()), pa.field("end", pa.int32()), pa.field("text", pa.string()),
-        pa.field("kind", pa.string()), pa.field("arms", pa.list_(pa.string())), pa.field("success", pa.int8()),
-        pa.field("confidence", pa.float32()), pa.field("source", pa.string()),
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("arms", pa.list_(pa.string())),
+        pa.field("success", pa.int8()),
+        pa.field("confidence", pa.float32()),
+        pa.field("source", pa.string()),
     ]
-)  # fmt: skip
+)
 _LOCATION = {
-    "split": pa.string(), "shard": pa.string(), "record_index": pa.int32(), "record_offset": pa.int64(),
+    "split": pa.string(),
+    "shard": pa.string(),
+    "record_index": pa.int32(),
+    "record_offset": pa.int64(),
     "record_length": pa.int64(),
-}  # fmt: skip
+}
 _TEXTS = (
-    "episode_id", "dataset", "source_uri", "source_key", "robot", "control_mode", "layout", "task", "norm_key",
-    "converter", "parts",
-)  # fmt: skip
+    "episode_id",
+    "dataset",
+    "source_uri",
+    "source_key",
+    "robot",
+    "control_mode",
+    "layout",
+    "task",
+    "norm_key",
+    "converter",
+    "parts",
+)
 _EPISODE = {
-    "control_hz": pa.float64(), "language": pa.list_(pa.string()), "success": pa.int8(),
-    "state_mask": pa.list_(pa.bool_(), N_SLOTS), "action_mask": pa.list_(pa.bool_(), N_SLOTS),
-    "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)), "n_steps": pa.int32(), "segments": pa.list_(SEGMENT),
-}  # fmt: skip
+    "control_hz": pa.float64(),
+    "language": pa.list_(pa.string()),
+    "success": pa.int8(),
+    "state_mask": pa.list_(pa.bool_(), N_SLOTS),
+    "action_mask": pa.list_(pa.bool_(), N_SLOTS),
+    "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)),
+    "n_steps": pa.int32(),
+    "segments": pa.list_(SEGMENT),
+}
 _STEPS = {
-    "state": pa.list_(pa.float32()), "action": pa.list_(pa.float32()), "is_idle": pa.list_(pa.bool_()),
+    "state": pa.list_(pa.float32()),
+    "action": pa.list_(pa.float32()),
+    "is_idle": pa.list_(pa.bool_()),
     "timestamp_s": pa.list_(pa.float64()),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +178,24 @@ def index_row(features: Mapping[str, Any], pictures: Mapping[str, Pictures], loc
 
 
 def write_sidecar(
-    directory: Place, shard: ShardName, rows: Sequence[Mapping[str, Any]], cameras: Sequence[str],
+    directory: Place,
+    shard: ShardName,
+    rows: Sequence[Mapping[str, Any]],
+    cameras: Sequence[str],
     fingerprint: Fingerprint,
-) -> None:  # fmt: skip
+) -> None:
     """Writes a shard's sidecar, atomically; equal rows give equal bytes."""
     schema = sidecar_schema(cameras)
     columns = [_column(schema.field(name).type, [row[name] for row in rows]) for name in schema.names]
     metadata = {
-        "schema": SCHEMA, "shard": shard.file_name, "size": str(fingerprint.size),
-        "sha256": fingerprint.sha256, "options_hash": fingerprint.options_hash,
-        "n_episodes": str(fingerprint.n_episodes), "n_steps": str(fingerprint.n_steps),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "shard": shard.file_name,
+        "size": str(fingerprint.size),
+        "sha256": fingerprint.sha256,
+        "options_hash": fingerprint.options_hash,
+        "n_episodes": str(fingerprint.n_episodes),
+        "n_steps": str(fingerprint.n_steps),
+    }
     table = pa.table(columns, schema=schema).replace_schema_metadata(metadata)
     with atomic_file(shard.sidecar_path(directory)) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
@@ -200,9 +231,12 @@ def _open(path: Place) -> tuple[pq.ParquetFile, Fingerprint]:
         raise FailedWork(f"{path}: expected the columns of {SCHEMA}, found {', '.join(schema.names)}. {_REBUILD}")
     try:
         return file, Fingerprint(
-            size=int(metadata["size"]), sha256=metadata["sha256"], options_hash=metadata["options_hash"],
-            n_episodes=int(metadata["n_episodes"]), n_steps=int(metadata["n_steps"]),
-        )  # fmt: skip
+            size=int(metadata["size"]),
+            sha256=metadata["sha256"],
+            options_hash=metadata["options_hash"],
+            n_episodes=int(metadata["n_episodes"]),
+            n_steps=int(metadata["n_steps"]),
+        )
     except (KeyError, ValueError) as error:
         raise FailedWork(f"{path}: expected the fingerprint of a shard, found {error!r}. {_REBUILD}") from error
 

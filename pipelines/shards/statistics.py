@@ -1,7 +1,7 @@
 """Statistics of state and action per norm key, the affine maps that follow from them, and the file they live in.
 
-They merge without depending on the order, bit for bit (see `pipelines.shards.summaries`), so any number of workers, and any
-number of datasets, come to the same numbers.
+They merge bit for bit in any order (see `pipelines.shards.summaries`), so any number of workers, and any number of
+datasets, come to the same numbers.
 """
 
 import json
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place
 from pipelines.contract.slots import N_SLOTS
 from pipelines.shards.summaries import SlotSummary, summarize_slot
+from pipelines.storage.files import write_atomically
+from pipelines.storage.paths import Place
 
 SCHEMA = "embodimix.statistics/v1"
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
@@ -124,9 +124,12 @@ class NormStatistics:
         if self.norm_key != other.norm_key:
             raise ValueError(f"norm_key: expected {self.norm_key!r} on both sides, found {other.norm_key!r}")
         return NormStatistics(
-            norm_key=self.norm_key, n_episodes=self.n_episodes + other.n_episodes, n_steps=self.n_steps + other.n_steps,
-            state=self.state.merge(other.state), action=self.action.merge(other.action),
-        )  # fmt: skip
+            norm_key=self.norm_key,
+            n_episodes=self.n_episodes + other.n_episodes,
+            n_steps=self.n_steps + other.n_steps,
+            state=self.state.merge(other.state),
+            action=self.action.merge(other.action),
+        )
 
 
 EMPTY = ArrayStatistics(slots=(SlotSummary(),) * N_SLOTS)
@@ -144,14 +147,20 @@ def summarize(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> ArrayStat
 
 
 def summarize_episode(
-    norm_key: str, state: NDArray[np.float32], action: NDArray[np.float32],
-    state_mask: NDArray[np.bool_], action_mask: NDArray[np.bool_],
-) -> NormStatistics:  # fmt: skip
+    norm_key: str,
+    state: NDArray[np.float32],
+    action: NDArray[np.float32],
+    state_mask: NDArray[np.bool_],
+    action_mask: NDArray[np.bool_],
+) -> NormStatistics:
     """Returns the statistics of one episode: state and action float32 [t, 18], masks bool [18]."""
     return NormStatistics(
-        norm_key=norm_key, n_episodes=1, n_steps=len(state),
-        state=summarize(state, state_mask), action=summarize(action, action_mask),
-    )  # fmt: skip
+        norm_key=norm_key,
+        n_episodes=1,
+        n_steps=len(state),
+        state=summarize(state, state_mask),
+        action=summarize(action, action_mask),
+    )
 
 
 def merge_statistics(parts: Sequence[Mapping[str, NormStatistics]]) -> dict[str, NormStatistics]:
@@ -161,6 +170,7 @@ def merge_statistics(parts: Sequence[Mapping[str, NormStatistics]]) -> dict[str,
         for key, statistics in part.items():
             merged[key] = merged[key].merge(statistics) if key in merged else statistics
     return dict(sorted(merged.items()))
+
 
 def normalize(physical: NDArray[np.floating], affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Maps physical values [..., 18] to float32, unclipped; slots outside the mask are exactly 0."""
@@ -213,10 +223,16 @@ def _array_to_json(statistics: ArrayStatistics, normalization: Normalization) ->
     """The numbers people and other tools read, and under `slots` the exact summaries that merge."""
     affine = statistics.affine(normalization)
     readable = {
-        "count": statistics.count, "mean": statistics.mean, "std": statistics.std, "m2": statistics.m2,
-        "min": statistics.min, "max": statistics.max, **statistics.quantiles,
-        "center": affine.center, "half_range": affine.half_range,
-    }  # fmt: skip
+        "count": statistics.count,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "m2": statistics.m2,
+        "min": statistics.min,
+        "max": statistics.max,
+        **statistics.quantiles,
+        "center": affine.center,
+        "half_range": affine.half_range,
+    }
     return {name: values.tolist() for name, values in readable.items()} | {
         "slots": [_slot_to_json(slot) for slot in statistics.slots]
     }
@@ -225,16 +241,23 @@ def _array_to_json(statistics: ArrayStatistics, normalization: Normalization) ->
 def _slot_to_json(slot: SlotSummary) -> dict[str, Any]:
     buckets = " ".join(f"{k}:{c}" for k, c in zip(slot.keys.tolist(), slot.counts.tolist(), strict=True))
     return {
-        "count": slot.count, "total": hex(slot.total), "total_squares": hex(slot.total_squares),
-        "low": slot.low, "high": slot.high, "buckets": buckets,
-    }  # fmt: skip
+        "count": slot.count,
+        "total": hex(slot.total),
+        "total_squares": hex(slot.total_squares),
+        "low": slot.low,
+        "high": slot.high,
+        "buckets": buckets,
+    }
 
 
 def _norm_from_json(key: str, content: Mapping[str, Any]) -> NormStatistics:
     return NormStatistics(
-        norm_key=key, n_episodes=int(content["n_episodes"]), n_steps=int(content["n_steps"]),
-        state=_array_from_json(content["state"]), action=_array_from_json(content["action"]),
-    )  # fmt: skip
+        norm_key=key,
+        n_episodes=int(content["n_episodes"]),
+        n_steps=int(content["n_steps"]),
+        state=_array_from_json(content["state"]),
+        action=_array_from_json(content["action"]),
+    )
 
 
 def _array_from_json(content: Mapping[str, Any]) -> ArrayStatistics:
@@ -247,10 +270,14 @@ def _array_from_json(content: Mapping[str, Any]) -> ArrayStatistics:
 def _slot_from_json(content: Mapping[str, Any]) -> SlotSummary:
     pairs = [pair.split(":") for pair in content["buckets"].split()]
     slot = SlotSummary(
-        count=int(content["count"]), total=int(content["total"], 16), total_squares=int(content["total_squares"], 16),
-        low=float(content["low"]), high=float(content["high"]),
-        keys=np.array([int(k) for k, _ in pairs], np.int32), counts=np.array([int(c) for _, c in pairs], np.int64),
-    )  # fmt: skip
+        count=int(content["count"]),
+        total=int(content["total"], 16),
+        total_squares=int(content["total_squares"], 16),
+        low=float(content["low"]),
+        high=float(content["high"]),
+        keys=np.array([int(k) for k, _ in pairs], np.int32),
+        counts=np.array([int(c) for _, c in pairs], np.int64),
+    )
     if slot.count != slot.counts.sum() or (np.diff(slot.keys) <= 0).any() or (slot.counts <= 0).any():
         raise ValueError(f"buckets: expected rising keys and counts of {slot.count} in all")
     return slot

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.contract.slots import CAMERAS, N_SLOTS, is_joint_mode
 from pipelines.shards.dataset import Dataset, ShardFiles
 from pipelines.shards.sidecar import Pictures, jpeg_offsets, read_sidecar
 from pipelines.storage.paths import Place
-from pipelines.contract.slots import CAMERAS, N_SLOTS, is_joint_mode
 
 _VECTORS = ("state", "action", "is_idle", "timestamp_s")
 
@@ -122,20 +122,33 @@ def _episode(
     # A camera slot says by the mask whether the episode has it; a camera of another writer's name is always there.
     present = dict(zip(CAMERAS, row["camera_mask"], strict=True))
     return StoredEpisode(
-        split=split, shard=shard, episode_id=row["episode_id"], source_key=row["source_key"],
-        source_uri=row["source_uri"], robot=row["robot"], control_mode=row["control_mode"], norm_key=row["norm_key"],
-        control_hz=row["control_hz"], task=row["task"], language=tuple(row["language"]), success=row["success"],
-        n_steps=row["n_steps"], segments=tuple(row["segments"]),
+        split=split,
+        shard=shard,
+        episode_id=row["episode_id"],
+        source_key=row["source_key"],
+        source_uri=row["source_uri"],
+        robot=row["robot"],
+        control_mode=row["control_mode"],
+        norm_key=row["norm_key"],
+        control_hz=row["control_hz"],
+        task=row["task"],
+        language=tuple(row["language"]),
+        success=row["success"],
+        n_steps=row["n_steps"],
+        segments=tuple(row["segments"]),
         parts={part: tuple(slots) for part, slots in json.loads(row["parts"]).items()},
-        state=lists["state"].reshape(-1, N_SLOTS), action=lists["action"].reshape(-1, N_SLOTS),
-        state_mask=np.array(row["state_mask"]), action_mask=np.array(row["action_mask"]),
-        is_idle=lists["is_idle"].astype(bool), timestamp_s=lists["timestamp_s"],
+        state=lists["state"].reshape(-1, N_SLOTS),
+        action=lists["action"].reshape(-1, N_SLOTS),
+        state_mask=np.array(row["state_mask"]),
+        action_mask=np.array(row["action_mask"]),
+        is_idle=lists["is_idle"].astype(bool),
+        timestamp_s=lists["timestamp_s"],
         pictures={
             camera: Pictures(base=row[f"{camera}_base"], lengths=lists[f"{camera}_lengths"].astype(np.int64))
             for camera in dataset.cameras
             if present.get(camera, True)
         },
-    )  # fmt: skip
+    )
 
 
 class _Lists:

@@ -40,10 +40,14 @@ class SlotSummary:
             return self if self.count else other
         keys, counts = _merge_counts(self.keys, self.counts, other.keys, other.counts)
         return SlotSummary(
-            count=self.count + other.count, total=self.total + other.total,
+            count=self.count + other.count,
+            total=self.total + other.total,
             total_squares=self.total_squares + other.total_squares,
-            low=min(self.low, other.low), high=max(self.high, other.high), keys=keys, counts=counts,
-        )  # fmt: skip
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+            keys=keys,
+            counts=counts,
+        )
 
     @property
     def mean(self) -> float:
@@ -78,9 +82,14 @@ def summarize_slot(values: NDArray[np.float32]) -> SlotSummary:
     total, total_squares = _exact_sums(values)
     keys, counts = np.unique(_bucket_keys(values), return_counts=True)
     return SlotSummary(
-        count=len(values), total=total, total_squares=total_squares, low=float(values.min()), high=float(values.max()),
-        keys=keys.astype(np.int32), counts=counts.astype(np.int64),
-    )  # fmt: skip
+        count=len(values),
+        total=total,
+        total_squares=total_squares,
+        low=float(values.min()),
+        high=float(values.max()),
+        keys=keys.astype(np.int32),
+        counts=counts.astype(np.int64),
+    )
 
 
 def _bucket_keys(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -7,8 +7,10 @@ from typing import Any, BinaryIO
 
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import DiskFull, atomic_file
 from pipelines.contract.images import CorruptImage
+from pipelines.shards.example_wire import varint
+from pipelines.shards.record import EpisodeTooLarge, Record, make_record
+from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.sidecar import (
     Fingerprint,
     Location,
@@ -18,13 +20,11 @@ from pipelines.shards.sidecar import (
     read_fingerprint,
     write_sidecar,
 )
-from pipelines.storage.retry import transient_cause
-from pipelines.storage.paths import Place, RemotePath
-from pipelines.shards.record import EpisodeTooLarge, Record, make_record
-from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.tfrecord import HEADER_BYTES, write_record
-from pipelines.shards.example_wire import varint
+from pipelines.storage.files import DiskFull, atomic_file
+from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.retry import transient_cause
 
 OnReject = Callable[[Reference, str, str], None]
 
@@ -41,10 +41,19 @@ class ShardSummary:
 
 
 def write_shard(
-    directory: Place, *, name: str, split: str, shard: int, n_shards: int, episodes: Iterable[Episode],
-    statistics: Mapping[str, NormStatistics], cameras: Sequence[str], converter: str, options_hash: str,
+    directory: Place,
+    *,
+    name: str,
+    split: str,
+    shard: int,
+    n_shards: int,
+    episodes: Iterable[Episode],
+    statistics: Mapping[str, NormStatistics],
+    cameras: Sequence[str],
+    converter: str,
+    options_hash: str,
     on_reject: OnReject,
-) -> ShardSummary:  # fmt: skip
+) -> ShardSummary:
     """Writes a shard, then its sidecar, each atomically; memory is bounded whatever an episode's length.
 
     cameras: the camera slots of the whole dataset. converter: name and version; `+options_hash` is stored behind it.
@@ -61,9 +70,13 @@ def write_shard(
         for episode in episodes:
             try:
                 record = make_record(
-                    episode, dataset=name, cameras=cameras, statistics=statistics,
-                    converter=f"{converter}+{options_hash}", spool_folder=spool_folder,
-                )  # fmt: skip
+                    episode,
+                    dataset=name,
+                    cameras=cameras,
+                    statistics=statistics,
+                    converter=f"{converter}+{options_hash}",
+                    spool_folder=spool_folder,
+                )
                 rows.append(_append(output, record, where, len(rows)))
             except DiskFull:
                 raise
@@ -73,9 +86,12 @@ def write_shard(
                 n_rejected += 1
                 on_reject(episode.reference, _reason(error), str(error))
     fingerprint = Fingerprint(
-        size=output.size, sha256=output.digest.hexdigest(), options_hash=options_hash, n_episodes=len(rows),
+        size=output.size,
+        sha256=output.digest.hexdigest(),
+        options_hash=options_hash,
+        n_episodes=len(rows),
         n_steps=sum(row["n_steps"] for row in rows),
-    )  # fmt: skip
+    )
     write_sidecar(directory, where, rows, cameras, fingerprint)
     return _summary(fingerprint, n_rejected)
 
@@ -123,9 +139,12 @@ def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[s
     finally:
         record.close()
     location = Location(
-        split=where.split, shard=where.file_name, record_index=index, record_offset=offset - HEADER_BYTES,
+        split=where.split,
+        shard=where.file_name,
+        record_index=index,
+        record_offset=offset - HEADER_BYTES,
         record_length=encoded.n_bytes,
-    )  # fmt: skip
+    )
     pictures = {}
     for camera, frames in record.frames.items():
         body = offset + encoded.body_offsets[IMAGE_KEY.format(camera=camera)]
@@ -141,6 +160,9 @@ def _reason(error: FailedWork) -> str:
 
 def _summary(fingerprint: Fingerprint, n_rejected: int) -> ShardSummary:
     return ShardSummary(
-        n_episodes=fingerprint.n_episodes, n_steps=fingerprint.n_steps, n_bytes=fingerprint.size,
-        sha256=fingerprint.sha256, n_rejected=n_rejected,
-    )  # fmt: skip
+        n_episodes=fingerprint.n_episodes,
+        n_steps=fingerprint.n_steps,
+        n_bytes=fingerprint.size,
+        sha256=fingerprint.sha256,
+        n_rejected=n_rejected,
+    )

@@ -35,9 +35,7 @@ def report_stream(stamps: Nanoseconds) -> StreamReport:
     period = float(np.median(pauses))
     gaps = pauses[pauses > GAP_PERIODS * period]
     lost = int((np.round(gaps / period) - 1).sum())
-    return StreamReport(
-        period_ms=period, longest_pause_ms=float(pauses.max()), n_gaps=len(gaps), n_lost=lost
-    )  # fmt: skip
+    return StreamReport(period_ms=period, longest_pause_ms=float(pauses.max()), n_gaps=len(gaps), n_lost=lost)
 
 
 def make_grid(command: Nanoseconds, first: int, last: int, control_hz: float) -> Nanoseconds:

@@ -4,14 +4,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
-from pipelines.storage.paths import as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
+from pipelines.storage.paths import as_place
 
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
 
@@ -22,11 +22,7 @@ def find(source: str, adapter: Adapter) -> Found:
     paths = find_files(root, "*.hdf5")
     if not paths:
         raise UsageError(f"{source}: expected files such as episode_0.hdf5 at or below it, found none")
-    return Found(
-        episodes=tuple(
-            Located(reference=Reference(uri=str(path), key=key_of(path, root))) for path in paths
-        )
-    )
+    return Found(episodes=tuple(Located(reference=Reference(uri=str(path), key=key_of(path, root))) for path in paths))
 
 
 files_of = own_file

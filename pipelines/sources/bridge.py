@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
-from pipelines.storage.paths import as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
+from pipelines.storage.paths import as_place
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
@@ -35,9 +35,7 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected folders such as raw/traj_group0/traj0 below it, found none")
     return Found(
-        episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
-        )
+        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
     )
 
 
@@ -65,10 +63,16 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     frames, missing = _list_frames(folder, t)
     language = _read_language(folder / "lang.txt")
     native = NativeEpisode(
-        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, missing_cameras=missing,
-        timestamp_s=_read_times(observations, t), language=language, success=_read_success(folder),
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        missing_cameras=missing,
+        timestamp_s=_read_times(observations, t),
+        language=language,
+        success=_read_success(folder),
         task=language[0] if language else _task_of(folder),
-    )  # fmt: skip
+    )
     session = next((match for part in folder.parts if (match := _SESSION.fullmatch(part))), None)
     if adapter.shift_before and session and date.fromisoformat(session[1]) < date.fromisoformat(adapter.shift_before):
         return shift_actions(native)
@@ -95,11 +99,13 @@ def shift_actions(native: NativeEpisode) -> NativeEpisode:
     kept = {key: array[1:] for key, array in native.arrays.items()}
     kept["actions"] = np.concatenate([actions[:-2], null_action(actions[:-2])]) if len(actions) > 2 else actions[1:]
     return replace(
-        native, n_steps=native.n_steps - 1, arrays=kept,
+        native,
+        n_steps=native.n_steps - 1,
+        arrays=kept,
         frames={camera: frames[1:] for camera, frames in native.frames.items()},
         timestamp_s=None if native.timestamp_s is None else native.timestamp_s[1:],
         dropped=(DroppedSteps(start=0, end=1, reason="camera_delay_shift"),),
-    )  # fmt: skip
+    )
 
 
 class JpegFiles(Sequence[Image]):

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.zarr import ZarrFrames
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
+from pipelines.storage.paths import Place, RemotePath, as_place
 
 _ARRAYS = (".zarray", "zarr.json")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
@@ -55,9 +55,10 @@ def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
     with fetched(metadata):
         arrays = {place.parent.url: _read_json(local_path(place)) for place in metadata}
     return {
-        place: stat for place, stat in every.items()
+        place: stat
+        for place, stat in every.items()
         if (chunk := _chunk_of(place.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
-    }  # fmt: skip
+    }
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -11,14 +11,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size
-from pipelines.storage.paths import as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
+from pipelines.storage.paths import as_place
 
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")
@@ -37,9 +37,7 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")
     return Found(
-        episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
-        )
+        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
     )
 
 
@@ -67,9 +65,16 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     current_task = str(metadata.get("current_task") or attributes.get("current_task") or "")
     language = _read_annotations(folder).get(str(metadata.get("uuid")), ()) or ((current_task,) if current_task else ())
     return NativeEpisode(
-        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, missing_cameras=missing,
-        timestamp_s=times, language=language, task=current_task, success=_read_success(folder, metadata, attributes),
-    )  # fmt: skip
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        missing_cameras=missing,
+        timestamp_s=times,
+        language=language,
+        task=current_task,
+        success=_read_success(folder, metadata, attributes),
+    )
 
 
 def name_cameras(serials: Mapping[str, int], metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -83,8 +88,10 @@ def name_cameras(serials: Mapping[str, int], metadata: Mapping[str, Any]) -> dic
         "exterior": [serial for serial, kind in sorted(serials.items()) if kind != _WRIST],
     }
     fallback = {
-        "wrist": by_type["wrist"][:1], "exterior_1": by_type["exterior"][:1], "exterior_2": by_type["exterior"][1:2],
-    }  # fmt: skip
+        "wrist": by_type["wrist"][:1],
+        "exterior_1": by_type["exterior"][:1],
+        "exterior_2": by_type["exterior"][1:2],
+    }
     keys = {"wrist": "wrist_cam_serial", "exterior_1": "ext1_cam_serial", "exterior_2": "ext2_cam_serial"}
     named = {name: str(metadata[key]) if metadata.get(key) else "".join(fallback[name]) for name, key in keys.items()}
     return {name: serial for name, serial in named.items() if serial}

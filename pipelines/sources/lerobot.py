@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.embodiments import fit_parts
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import key_of, source_root
 from pipelines.sources.video import VideoFrames, count_frames
 from pipelines.storage.mirror import Files, Listing, local_path
+from pipelines.storage.paths import Place, RemotePath, as_place
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
@@ -85,10 +85,16 @@ def find(source: str, adapter: Adapter) -> Found:
             continue
         rejects.append(
             Reject(
-                source_uri=str(root), source_key=reference.key, split=reference.split, level="episode", start=0, end=0,
-                reason="missing_file", detail="expected a Parquet file with its rows, found none",
+                source_uri=str(root),
+                source_key=reference.key,
+                split=reference.split,
+                level="episode",
+                start=0,
+                end=0,
+                reason="missing_file",
+                detail="expected a Parquet file with its rows, found none",
             )
-        )  # fmt: skip
+        )
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
@@ -121,12 +127,20 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     times = arrays["timestamp"].reshape(-1).astype(np.float64) if "timestamp" in arrays else None
     reward = arrays["next.reward"].reshape(-1).astype(np.float32) if "next.reward" in arrays else None
     return NativeEpisode(
-        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, dim_names=names,
-        robot=str(meta.info.get("robot_type")), control_hz=meta.fps, language=language,
-        task=language[0] if language else "", timestamp_s=times if _increases(times) else None, reward=reward,
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        dim_names=names,
+        robot=str(meta.info.get("robot_type")),
+        control_hz=meta.fps,
+        language=language,
+        task=language[0] if language else "",
+        timestamp_s=times if _increases(times) else None,
+        reward=reward,
         success=int(arrays["next.success"][-1].item()) if "next.success" in arrays else -1,
         missing_cameras=tuple(key for key in listed if key not in frames),
-    )  # fmt: skip
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -195,9 +209,11 @@ def flatten_names(names: Any) -> tuple[str, ...]:
 
 
 def _find_root(source: Place) -> Place:
-    roots = [source] if (source / "meta/info.json").exists() else sorted(
-        (path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str
-    )  # fmt: skip
+    roots = (
+        [source]
+        if (source / "meta/info.json").exists()
+        else sorted((path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str)
+    )
     if len(roots) != 1:
         listed = ", ".join(key_of(root, source) for root in roots) or "none"
         raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
@@ -213,11 +229,14 @@ def _list_v2(root: Place) -> dict[int, EpisodeFiles]:
     rows = {row["episode_index"]: row for row in _read_lines(root / "meta/episodes.jsonl")}
     return {
         number: EpisodeFiles(
-            number=number, data=data.get(number), length=rows.get(number, {}).get("length"),
-            tasks=tuple(rows.get(number, {}).get("tasks", ())), videos=videos.get(number, {}),
+            number=number,
+            data=data.get(number),
+            length=rows.get(number, {}).get("length"),
+            tasks=tuple(rows.get(number, {}).get("tasks", ())),
+            videos=videos.get(number, {}),
         )
         for number in sorted({*data, *rows})
-    }  # fmt: skip
+    }
 
 
 def _list_v3(root: Place, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
@@ -233,16 +252,18 @@ def _list_v3(root: Place, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
             first = first_rows.setdefault(data, row["dataset_from_index"])
             videos = {key: span for key in keys if (span := _span_v3(root, row, key, float(info["fps"]), there))}
             listings[row["episode_index"]] = EpisodeFiles(
-                number=row["episode_index"], data=data if data in there else None, length=row.get("length"),
-                tasks=tuple(row.get("tasks") or ()), from_row=row["dataset_from_index"] - first,
-                to_row=row["dataset_to_index"] - first, videos=videos,
-            )  # fmt: skip
+                number=row["episode_index"],
+                data=data if data in there else None,
+                length=row.get("length"),
+                tasks=tuple(row.get("tasks") or ()),
+                from_row=row["dataset_from_index"] - first,
+                to_row=row["dataset_to_index"] - first,
+                videos=videos,
+            )
     return listings
 
 
-def _span_v3(
-    root: Place, row: Mapping[str, Any], key: str, fps: float, there: Container[Place]
-) -> VideoSpan | None:
+def _span_v3(root: Place, row: Mapping[str, Any], key: str, fps: float, there: Container[Place]) -> VideoSpan | None:
     chunk, file = row.get(f"videos/{key}/chunk_index"), row.get(f"videos/{key}/file_index")
     if chunk is None or file is None:
         return None

@@ -60,9 +60,17 @@ def load_pickle(data: bytes) -> Any:
 
 # What damaged pickle bytes raise inside the unpickler and numpy's reconstruction.
 _READ_ERRORS = (
-    AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError, OverflowError, TypeError,
-    UnicodeDecodeError, ValueError,
-)  # fmt: skip
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    UnicodeDecodeError,
+    ValueError,
+)
 
 
 def _check_no_objects(value: Any, depth: int = 0) -> None:

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
+from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.storage.mirror import local_path, own_file
-from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
-from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
+from pipelines.storage.paths import Place, RemotePath, as_place
 
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
@@ -81,10 +81,18 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     is_terminal = bool(arrays["is_terminal"][-1, 0]) if "is_terminal" in arrays else True
     flags = read_flags(features)
     return NativeEpisode(
-        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, language=language,
-        task=language[0] if language else "", is_terminal=is_terminal, flags=flags,
-        reward=_scalars(arrays, "reward"), discount=_scalars(arrays, "discount"), success=read_success(features, flags),
-    )  # fmt: skip
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        language=language,
+        task=language[0] if language else "",
+        is_terminal=is_terminal,
+        flags=flags,
+        reward=_scalars(arrays, "reward"),
+        discount=_scalars(arrays, "discount"),
+        success=read_success(features, flags),
+    )
 
 
 def find_version_folder(source: Place) -> Place:
@@ -183,11 +191,12 @@ def _count(file: ShardFile) -> list[Located]:
         raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
     return [
         Located(
-            reference=Reference(uri=str(file.path), key=_key(file, number), split=file.split), place=(number,),
+            reference=Reference(uri=str(file.path), key=_key(file, number), split=file.split),
+            place=(number,),
             group=str(file.path),
         )
         for number in range(file.n_records)
-    ]  # fmt: skip
+    ]
 
 
 def _read_payload(located: Located) -> Payload:
@@ -220,11 +229,17 @@ def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     rest = "" if file.n_records else " (how many more records the file held is unknown)"
     return [
         Reject(
-            source_uri=str(file.path), source_key=_key(file, n_found + i), split=file.split, level="episode",
-            start=0, end=0, reason="truncated_file", detail=error + rest,
+            source_uri=str(file.path),
+            source_key=_key(file, n_found + i),
+            split=file.split,
+            level="episode",
+            start=0,
+            end=0,
+            reason="truncated_file",
+            detail=error + rest,
         )
         for i in range(n_lost)
-    ]  # fmt: skip
+    ]
 
 
 def _key(file: ShardFile, record: int) -> str:

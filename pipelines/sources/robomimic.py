@@ -7,14 +7,14 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from pipelines.mapping.adapters import Adapter
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
+from pipelines.storage.paths import Place, RemotePath, as_place
 
 _SPLITS = {"train": "train", "valid": "val"}
 
@@ -68,10 +68,14 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
         raise Rejected("unreadable_hdf5", f"{path}#{demo}: {error}") from error
     rewards = arrays.get("rewards")
     return NativeEpisode(
-        reference=located.reference, n_steps=t, arrays=arrays, frames=frames, control_hz=hz,
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        control_hz=hz,
         success=-1 if rewards is None else int(np.max(rewards, initial=0.0) > 0),
         reward=None if rewards is None else rewards.astype(np.float32).reshape(t),
-    )  # fmt: skip
+    )
 
 
 @contextmanager

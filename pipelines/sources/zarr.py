@@ -16,16 +16,16 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, StorePath
 
-from pipelines.mapping.adapters import Adapter
-from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage, to_jpeg
 from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
-from pipelines.storage.paths import RemotePath, as_place
+from pipelines.mapping.adapters import Adapter
+from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.storage.mirror import Files, Listing, local_path
+from pipelines.storage.paths import RemotePath, as_place
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
@@ -49,9 +49,7 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     return Found(
-        episodes=tuple(
-            Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
-        )
+        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
     )
 
 
@@ -133,9 +131,12 @@ class ZarrFrames(Sequence[Image]):
 
 
 def _align(
-    reference: Reference, attributes: Mapping[str, Any], streams: Mapping[str, Stream],
-    cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]], missing: tuple[str, ...],
-) -> NativeEpisode:  # fmt: skip
+    reference: Reference,
+    attributes: Mapping[str, Any],
+    streams: Mapping[str, Stream],
+    cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]],
+    missing: tuple[str, ...],
+) -> NativeEpisode:
     path = reference.uri
     control_hz = attributes.get("control_hz")
     if not isinstance(control_hz, (int, float)) or not 0 < control_hz <= MAX_CONTROL_HZ:
@@ -154,20 +155,29 @@ def _align(
     task = str(attributes.get("task") or "").strip()
     names = [str(name) for name in attributes.get("joint_names", ())]
     return NativeEpisode(
-        reference=reference, n_steps=len(grid), arrays=arrays, frames=frames, robot=str(attributes.get("robot")),
-        dim_names={"joints/position": names, "command/joint_position": names}, control_hz=control_hz,
-        timestamp_s=(grid - grid[0]) / 1e9, task=task, language=(task,) if task else (),
+        reference=reference,
+        n_steps=len(grid),
+        arrays=arrays,
+        frames=frames,
+        robot=str(attributes.get("robot")),
+        dim_names={"joints/position": names, "command/joint_position": names},
+        control_hz=control_hz,
+        timestamp_s=(grid - grid[0]) / 1e9,
+        task=task,
+        language=(task,) if task else (),
         success=-1 if attributes.get("success") is None else int(bool(attributes["success"])),
-        missing_cameras=missing, notes=_make_notes(streams, cameras, grid),
-    )  # fmt: skip
+        missing_cameras=missing,
+        notes=_make_notes(streams, cameras, grid),
+    )
 
 
 def _read_numbers(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, NDArray]:
     """Every array that alignment needs, read at once: in turns, zarr takes longer to wait than to read."""
     wanted = {
-        key: array for key, array in arrays.items()
+        key: array
+        for key, array in arrays.items()
         if key in _STATES or key in _COMMANDS or key.endswith("/timestamp_ns")
-    }  # fmt: skip
+    }
     for key, array in wanted.items():
         check_array_size(f"{path}: {key}", array.shape, 8)
 

@@ -20,8 +20,8 @@ from typing import Any
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Located
 from pipelines.storage.object_stores import download_object
-from pipelines.storage.retry import with_patience
 from pipelines.storage.paths import Place, RemotePath, RemoteStat, as_place
+from pipelines.storage.retry import with_patience
 
 Files = Mapping[RemotePath, RemoteStat]
 FilesOf = Callable[[Located, "Listing", bool], Files]
@@ -102,9 +102,13 @@ def with_urls(text: str) -> str:
 
 
 def staged(
-    references: Sequence[Located], files_of: FilesOf, *, pictures: bool, kept_gb: float = DEFAULT_KEPT_GB,
+    references: Sequence[Located],
+    files_of: FilesOf,
+    *,
+    pictures: bool,
+    kept_gb: float = DEFAULT_KEPT_GB,
     on_wait: OnWait = lambda moved: None,
-) -> Iterator[Located]:  # fmt: skip
+) -> Iterator[Located]:
     """Yields the episodes in order, each while its files are on this machine; those on a disk as they are.
 
     files_of: which objects an episode's reader opens; without `pictures`, those that hold its numbers suffice.

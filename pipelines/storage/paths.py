@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.object_stores import Object, delete_object, has_objects, list_objects, open_object, told, upload_object
+from pipelines.storage.object_stores import (
+    Object,
+    delete_object,
+    has_objects,
+    list_objects,
+    open_object,
+    told,
+    upload_object,
+)
 from pipelines.storage.retry import with_patience
 
 Answer = TypeVar("Answer")

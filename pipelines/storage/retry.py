@@ -12,11 +12,23 @@ Result = TypeVar("Result")
 PAUSES_S = (0.5, 2.0, 8.0)
 _FOR_A_MOMENT = frozenset(
     {
-        errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.EREMOTEIO, errno.ENETDOWN,
-        errno.ENETUNREACH, errno.ENETRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
-        errno.EHOSTDOWN, errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ETIMEDOUT,
+        errno.ESTALE,
+        errno.EREMOTEIO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENETRESET,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
     }
-)  # fmt: skip
+)
 
 
 def with_patience(work: Callable[[], Result], what: str) -> Result:

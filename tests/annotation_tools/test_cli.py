@@ -5,15 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.support.annotation_episodes import make_dataset
-from tests.support.memory_store import MemoryStore
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.parameters import dump_parameters, load_parameters
-from pipelines.segments.propose import ProposeParameters
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
+from pipelines.segments.propose import ProposeParameters
 from pipelines.segments.tables import Annotation, read_segments, write_segments
+from tests.support.annotation_episodes import make_dataset
+from tests.support.memory_store import MemoryStore
 from trainers.main import main
 
 
@@ -65,9 +65,13 @@ def test_merge_of_people_who_disagree_ends_with_1_and_writes_nothing(
     for name in ("ann", "bob"):
         segment = Segment(start=0, end=key.n_steps, text=f"what {name} says", source="human")
         row = Annotation(
-            episode_id=episode_id, episode_hash=key.episode_hash, segment=segment, annotator=name,
-            created="2024-05-01T10:00:00Z", tool_version="0.1.0",
-        )  # fmt: skip
+            episode_id=episode_id,
+            episode_hash=key.episode_hash,
+            segment=segment,
+            annotator=name,
+            created="2024-05-01T10:00:00Z",
+            tool_version="0.1.0",
+        )
         write_segments(dataset / f"{name}.parquet", [row])
     tables = [str(dataset / "ann.parquet"), str(dataset / "bob.parquet")]
     assert main(["annotate", "merge", str(dataset), *tables]) == 1
@@ -116,12 +120,15 @@ def table_of(store: EpisodeStore, annotator: str, shift: int, text: str) -> list
         edges = [0, third + shift, 2 * third, key.n_steps]
         rows += [
             Annotation(
-                episode_id=episode_id, episode_hash=key.episode_hash, annotator=annotator, tool_version="0.1.0",
+                episode_id=episode_id,
+                episode_hash=key.episode_hash,
+                annotator=annotator,
+                tool_version="0.1.0",
                 created="2024-05-01T10:00:00Z",
                 segment=Segment(start=start, end=end, text=words, source="human"),
             )
             for start, end, words in zip(edges, edges[1:], ["reach", text, "go <b>home</b>"], strict=False)
-        ]  # fmt: skip
+        ]
     return rows
 
 

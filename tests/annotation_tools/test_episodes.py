@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.annotation_episodes import make_dataset, random_episode, with_pictures
 
 from annotation_tools.episodes import EpisodeStore
-from pipelines.segments.propose import propose_segments
 from pipelines.contract.errors import FailedWork
+from pipelines.segments.propose import propose_segments
+from tests.support.annotation_episodes import make_dataset, random_episode, with_pictures
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def test_every_episode_is_listed(store: EpisodeStore) -> None:
     briefs = list(store.briefs.values())
     assert [(b.shard, b.row, b.task) for b in briefs] == [
-        (0, 0, "task 0"), (0, 1, "task 0"), (1, 0, "task 1"), (1, 1, "task 1"),
-    ]  # fmt: skip
+        (0, 0, "task 0"),
+        (0, 1, "task 0"),
+        (1, 0, "task 1"),
+        (1, 1, "task 1"),
+    ]
     assert [b.n_segments for b in briefs] == [7, 9, 6, 6]
     segments = store.episode(briefs[0].episode_id).segments
     assert segments[0].text == "move the left arm right, close the left gripper"

@@ -6,27 +6,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.annotation_episodes import make_dataset
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.merge import Conflict, bake, merge_tables, next_minor, read_tables
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.episode import Segment, SegmentSource
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.shards.sidecar import read_sidecar
 from pipelines.segments.tables import Annotation, write_segments
-from pipelines.shards.tfrecord import iter_records
+from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import parse_example
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.shards.tfrecord import iter_records
+from tests.support.annotation_episodes import make_dataset
 
 
 def said(
-    text: str, annotator: str = "ann", source: SegmentSource = "human", created: str = "2024-05-01T10:00:00Z",
-    episode_id: str = "e1", start: int = 0, end: int = 9, episode_hash: str = "h",
-) -> Annotation:  # fmt: skip
+    text: str,
+    annotator: str = "ann",
+    source: SegmentSource = "human",
+    created: str = "2024-05-01T10:00:00Z",
+    episode_id: str = "e1",
+    start: int = 0,
+    end: int = 9,
+    episode_hash: str = "h",
+) -> Annotation:
     return Annotation(
-        episode_id=episode_id, episode_hash=episode_hash, annotator=annotator, created=created, tool_version="0.1.0",
+        episode_id=episode_id,
+        episode_hash=episode_hash,
+        annotator=annotator,
+        created=created,
+        tool_version="0.1.0",
         segment=Segment(start=start, end=end, text=text, source=source),
-    )  # fmt: skip
+    )
 
 
 def texts(*tables: list[Annotation], **options: object) -> list[str]:
@@ -87,7 +97,7 @@ def relabelled(store: EpisodeStore) -> list[Annotation]:
     return [
         said(text, start=start, end=end, episode_id=episode_id, episode_hash=key.episode_hash)
         for start, end, text in spans
-    ]  # fmt: skip
+    ]
 
 
 def test_baked_segments_reach_the_steps_and_nothing_else_changes(store: EpisodeStore, tmp_path: Path) -> None:
@@ -107,8 +117,9 @@ def test_baked_segments_reach_the_steps_and_nothing_else_changes(store: EpisodeS
     words = [bytes(text).decode() for text in record["steps/language_instruction"]]
     assert words == ["reach for the cup"] * 30 + ["task 1"] * 10 + ["lift the cup"] * (n - 40)
     assert [s["text"] for s in json.loads(record["episode_metadata/segments"][0])] == [
-        "reach for the cup", "lift the cup",
-    ]  # fmt: skip
+        "reach for the cup",
+        "lift the cup",
+    ]
 
 
 def test_a_baked_version_reads_like_the_first(store: EpisodeStore, tmp_path: Path) -> None:

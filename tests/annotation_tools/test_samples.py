@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.annotation_scores import boundary_f1, find_with_proposals, find_with_ruptures, sample_episodes
 
-from pipelines.segments.propose import propose_segments
 from pipelines.contract.episode import Episode
+from pipelines.segments.propose import propose_segments
+from tests.support.annotation_scores import boundary_f1, find_with_proposals, find_with_ruptures, sample_episodes
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,17 @@ def test_segments_last_about_two_seconds_in_every_sample_dataset(samples: dict[s
 def test_the_rate_of_an_episode_hardly_moves_its_boundaries(samples: dict[str, list[Episode]]) -> None:
     (_, episode) = samples["aloha_hdf5"]
     halved = Episode(
-        **{**vars(episode), "control_hz": 25.0, "state": episode.state[::2], "action": episode.action[::2],
-           "timestamp_s": episode.timestamp_s[::2], "reward": episode.reward[::2],
-           "discount": episode.discount[::2], "is_idle": episode.is_idle[::2]}
-    )  # fmt: skip
+        **{
+            **vars(episode),
+            "control_hz": 25.0,
+            "state": episode.state[::2],
+            "action": episode.action[::2],
+            "timestamp_s": episode.timestamp_s[::2],
+            "reward": episode.reward[::2],
+            "discount": episode.discount[::2],
+            "is_idle": episode.is_idle[::2],
+        }
+    )
     at_50 = [segment.end / 50 for segment in propose_segments(episode)]
     np.testing.assert_allclose([segment.end / 25 for segment in propose_segments(halved)], at_50, atol=0.15)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
-from mixtures.mixture import Mixture, open_mixture
 from mixtures.groups.selection import select_groups, validation_words
-from pipelines.shards import dataset
-from pipelines.shards.dataset import sha256_of
+from mixtures.mixture import Mixture, open_mixture
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.shards import dataset
+from pipelines.shards.dataset import sha256_of
 from pipelines.shards.statistics import load_statistics
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +213,13 @@ def test_a_lock_survives_moving_the_data_and_names_what_changed(folder: Path, tm
         ("datasets: [{path: aa/1.0.0}]\n", "mixture.yaml:3:19: .*expected the folder of a dataset.*Did you mean 'a'"),
         ("datasets: [{path: a}]\n", "mixture.yaml:3:19: .*Give one of its versions: 1.0.0"),
         ("datasets: [{path: a/1.0.0, split: trian}]\n", "3:19: .*no split 'trian'. Did you mean 'train'"),
-        ("datasets: [{path: a/1.0.0}]\nfilters: [{keep: {robot: [axr]}}]\n",
-         "mixture.yaml:4:18: no dataset under this filter has robot 'axr'. Did you mean 'arx'"),
+        (
+            "datasets: [{path: a/1.0.0}]\nfilters: [{keep: {robot: [axr]}}]\n",
+            "mixture.yaml:4:18: no dataset under this filter has robot 'axr'. Did you mean 'arx'",
+        ),
         ("datasets: [{path: b/1.0.0, filters: [{drop: {robot: [ur5e]}}]}]\n", "3:19: nothing is left of b 1.0.0"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_reported_with_its_line(folder: Path, body: str, message: str) -> None:
     with pytest.raises((UsageError, FailedWork), match=message):
         opened(folder, body)

@@ -86,8 +86,13 @@ def test_lengths_say_what_a_mask_says(cudnn_by_xla: None, kernel: str) -> None:
 SIZES = GemmaConfig(width=16, depth=2, mlp_dim=24, heads=2, kv_heads=1, head_dim=8)
 SMALL = Pi0Config(
     siglip=SiglipConfig(width=16, depth=1, mlp_dim=24, heads=2, patch_size=8, image_size=16),
-    prefix=SIZES, expert=SIZES, vocab_size=20, action_dim=4, horizon=4, max_tokens=6,
-)  # fmt: skip
+    prefix=SIZES,
+    expert=SIZES,
+    vocab_size=20,
+    action_dim=4,
+    horizon=4,
+    max_tokens=6,
+)
 
 
 def test_the_whole_policy_asks_cudnn_for_the_same(cudnn_by_xla: None) -> None:
@@ -152,9 +157,10 @@ def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: N
     time = jax.ShapeDtypeStruct((2,), jnp.float32)
     traced = jax.jit(jax.grad(loss)).trace(*full_size_inputs(packing), NUMBERS, NUMBERS, time)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    calls = {name: text.count(f"@__cudnn$fmha{name}(") for name in (
-        "Softmax", "SoftmaxBackward", "ScaleBiasSoftmax", "ScaleBiasSoftmaxBackward"
-    )}  # fmt: skip
+    calls = {
+        name: text.count(f"@__cudnn$fmha{name}(")
+        for name in ("Softmax", "SoftmaxBackward", "ScaleBiasSoftmax", "ScaleBiasSoftmaxBackward")
+    }
     assert calls["SoftmaxBackward"] == 2  # image encoder and prefix: no bias, so that none gets a gradient
     assert calls["ScaleBiasSoftmaxBackward"] == 1  # the suffix
     assert calls["Softmax"] >= 2 and calls["ScaleBiasSoftmax"] >= 1

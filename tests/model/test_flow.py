@@ -24,9 +24,7 @@ def test_euler_undoes_a_constant_velocity(steps: int) -> None:
 
 
 def test_euler_visits_the_times_from_one_downwards() -> None:
-    out = flow.integrate(
-        lambda x, time: jnp.broadcast_to(time[:, None, None], x.shape), jnp.zeros((1, 1, 1)), 4
-    )
+    out = flow.integrate(lambda x, time: jnp.broadcast_to(time[:, None, None], x.shape), jnp.zeros((1, 1, 1)), 4)
     assert out[0, 0, 0] == pytest.approx(-(1.0 + 0.75 + 0.5 + 0.25) / 4)
 
 

@@ -10,9 +10,7 @@ from model.published import check
 pytestmark = pytest.mark.shared
 
 
-@pytest.mark.parametrize(
-    "name, arrays", [("pi0_d32", 25), ("pi0_d18", 10), ("pi05_d32", 10), ("pi0_d32_bf16", 10)]
-)
+@pytest.mark.parametrize("name, arrays", [("pi0_d32", 25), ("pi0_d18", 10), ("pi05_d32", 10), ("pi0_d32_bf16", 10)])
 def test_every_recorded_array_agrees(shared: Path, name: str, arrays: int) -> None:
     rows = check.forward_rows(check.load_case(shared / "goldens/openpi" / name))
     bad = [row for row in rows if not row.ok]
@@ -38,9 +36,7 @@ def test_the_command_prints_the_table_and_tells_a_wrong_array(
     assert "FAIL v_t" in out and "8 of 9 arrays agree" in out
 
 
-def test_all_cases_are_found_and_summed_up(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_cases_are_found_and_summed_up(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [stem.name for stem in check.find_cases(shared / "goldens")]
     assert names == ["pi05_d32", "pi0_d18", "pi0_d32", "pi0_d32_bf16", "pi0_dummy"]
     with pytest.raises(ValueError, match="found none"):

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.small_policy import CONFIG, PARAMS
 
-from model.published import check
 from model import policy
 from model.config import Pi0Config
 from model.inputs import CAMERAS, Observation, observation_from_batch
 from model.packing import Packing, Places, fit_packing, place_images, place_tokens, valid_first
+from model.published import check
+from tests.support.small_policy import CONFIG, PARAMS
 
 RNG = np.random.default_rng(3)
 THERE = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 1], [1, 0, 1]], bool)

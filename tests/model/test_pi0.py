@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.small_policy import CONFIG, GEMMA, PARAMS
 
 from model import policy
 from model.config import config_from_dict, config_from_params, named_config
 from model.inputs import CAMERAS, Observation, observation_from_batch
 from model.params import flatten
+from tests.support.small_policy import CONFIG, GEMMA, PARAMS
 
 
 def observation(batch: int = 2, cameras: tuple[str, ...] = CAMERAS) -> Observation:

@@ -85,9 +85,14 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"vocab_size": 60, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "hard_vocab_limit": False}
     settings["add_dummy_prefix"] = False  # as in PaliGemma
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_prefix=str(folder / "small"), user_defined_symbols=["\n"],
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, **settings,
-    )  # fmt: skip
+        sentence_iterator=sentences,
+        model_prefix=str(folder / "small"),
+        user_defined_symbols=["\n"],
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **settings,
+    )
     return folder / "small.model"
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from model.published import check
 from model import policy
 from model.params import Params, flatten, unflatten
+from model.published import check
 from trainers.config import OptimizerConfig
 from trainers.optimizer import learning_rate
 
@@ -26,9 +26,7 @@ def test_six_steps_with_moving_average_end_where_the_reference_did(shared: Path)
     sizes = meta["optimizer"]
     optimizer = optax.chain(
         optax.clip_by_global_norm(sizes["clip_gradient_norm"]),
-        optax.adamw(
-            schedule, b1=sizes["b1"], b2=sizes["b2"], eps=sizes["eps"], weight_decay=sizes["weight_decay"]
-        ),
+        optax.adamw(schedule, b1=sizes["b1"], b2=sizes["b2"], eps=sizes["eps"], weight_decay=sizes["weight_decay"]),
     )
 
     @jax.jit
@@ -50,9 +48,7 @@ def test_six_steps_with_moving_average_end_where_the_reference_did(shared: Path)
             params, moments, loss, norm = step(params, moments, noise, time)
             assert float(loss) == pytest.approx(recorded[f"out/loss/{i}"], rel=1e-4)
             assert float(norm) == pytest.approx(recorded[f"out/grad_norm/{i}"], rel=1e-3)
-            average = jax.tree.map(
-                lambda a, p: meta["ema_decay"] * a + (1 - meta["ema_decay"]) * p, average, params
-            )
+            average = jax.tree.map(lambda a, p: meta["ema_decay"] * a + (1 - meta["ema_decay"]) * p, average, params)
     _assert_moved_alike(flatten(params), f"{stem}_train6_params.npz", flatten(case.params))
     _assert_moved_alike(flatten(average), f"{stem}_train6_ema.npz", flatten(case.params))
 
@@ -68,9 +64,7 @@ def test_what_nothing_reads_gets_exactly_zero_gradient(shared: Path) -> None:
         return policy.loss_elements(case.config, params, case.observation, actions, noise, time).mean()
 
     part = {
-        name: array
-        for name, array in flatten(case.params).items()
-        if name.endswith((*watched, "llm/final_norm/scale"))
+        name: array for name, array in flatten(case.params).items() if name.endswith((*watched, "llm/final_norm/scale"))
     }
     grads = jax.jit(jax.grad(mean_loss))(part)
     assert not np.any(grads.pop("PaliGemma/llm/final_norm/scale"))

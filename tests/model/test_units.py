@@ -45,9 +45,7 @@ def test_adaptive_rms_norm_gives_output_and_gate(units: Arrays) -> None:
 
 def test_layer_norm(units: Arrays) -> None:
     params = {"scale": units["ln_scale"], "bias": units["ln_bias"]}
-    np.testing.assert_allclose(
-        layer_norm(jnp.asarray(units["rms_x"]), params), units["ln_out"], rtol=1e-5, atol=2e-6
-    )
+    np.testing.assert_allclose(layer_norm(jnp.asarray(units["rms_x"]), params), units["ln_out"], rtol=1e-5, atol=2e-6)
 
 
 def test_gelu_is_the_tanh_form(units: Arrays) -> None:
@@ -69,9 +67,7 @@ def test_low_rank_adapters_add_their_product(units: Arrays) -> None:
     scale = float(units["lora_alpha"]) / float(units["lora_rank"])
     params = {"w": units["lora_w"], "lora_a": units["lora_a"], "lora_b": scale * units["lora_b"]}
     with jax.default_matmul_precision("highest"):
-        found = gemma.project(
-            jnp.asarray(units["lora_x"]), params, "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk"
-        )
+        found = gemma.project(jnp.asarray(units["lora_x"]), params, "bse,nek->bsnk", "bse,ner->bsnr", "bsnr,nrk->bsnk")
     np.testing.assert_allclose(found, units["lora_out"], rtol=1e-4, atol=1e-5)
 
 

@@ -95,9 +95,7 @@ def test_written_weights_read_back_bit_for_bit(
         np.testing.assert_array_equal(flatten(params)[name], recorded[name], err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "layout, folder", [("hf-pi0", "hf_pi0_tiny"), ("hf-paligemma", "hf_paligemma_tiny_hubnames")]
-)
+@pytest.mark.parametrize("layout, folder", [("hf-pi0", "hf_pi0_tiny"), ("hf-paligemma", "hf_paligemma_tiny_hubnames")])
 def test_written_names_and_shapes_are_huggingfaces(
     shared: Path, tmp_path: Path, recorded: dict, config: Pi0Config, layout: Layout, folder: str
 ) -> None:
@@ -138,9 +136,7 @@ def test_the_slot_map_carries_the_shared_dims_and_reports_the_rest(
     np.testing.assert_array_equal(into[:16], recorded["action_in_proj/kernel"][:16])
     np.testing.assert_array_equal(into[16:], before["action_in_proj"]["kernel"][16:])
     np.testing.assert_array_equal(out[:, :16], recorded["action_out_proj/kernel"][:, :16])
-    np.testing.assert_array_equal(
-        params["action_out_proj"]["bias"][:16], recorded["action_out_proj/bias"][:16]
-    )
+    np.testing.assert_array_equal(params["action_out_proj"]["bias"][:16], recorded["action_out_proj/bias"][:16])
     assert len(report.dropped) == 4
     assert report.dropped[0].startswith("state_proj/kernel: dims [16, 17, 18, 19")
     assert report.dropped[0].endswith("slots [16, 17] initialised")

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.segments.propose import propose_segments
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.images import to_jpeg
-from pipelines.shards.schema import write_metadata
-from pipelines.shards.writer import write_shard
 from pipelines.contract.slots import N_SLOTS
+from pipelines.segments.propose import propose_segments
+from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
+from pipelines.shards.writer import write_shard
 
 ONE_ARM = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
 TWO_ARMS = {**ONE_ARM, "arm1": (7, 8, 9, 10, 11, 12), "gripper1": (13,)}
@@ -29,9 +29,14 @@ class Leg:
 
 
 def episode_of(
-    legs: Sequence[Leg], *, control_hz: float = 20.0, control_mode: str = "ee_absolute",
-    parts: Mapping[str, tuple[int, ...]] = ONE_ARM, noise: float = 0.0, seed: int = 0,
-) -> Episode:  # fmt: skip
+    legs: Sequence[Leg],
+    *,
+    control_hz: float = 20.0,
+    control_mode: str = "ee_absolute",
+    parts: Mapping[str, tuple[int, ...]] = ONE_ARM,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Episode:
     """Plays the legs one after the other from zero; state is what was commanded, plus noise on the arms."""
     t = round(sum(leg.duration_s for leg in legs) * control_hz)
     now = np.arange(t) / control_hz
@@ -50,12 +55,26 @@ def episode_of(
     if control_mode == "ee_delta":
         command[:, arms] = np.diff(command[:, arms], axis=0, append=command[-1:, arms])
     return Episode(
-        reference=Reference(uri="generated", key=str(seed)), robot="generated", control_mode=control_mode,
-        control_hz=control_hz, state=state.astype(np.float32), action=command.astype(np.float32), timestamp_s=now,
-        state_mask=mask, action_mask=mask, parts=dict(parts), images={}, dataset_cameras=(), task="test",
-        language=("test",), success=-1, is_terminal=True, reward=np.zeros(t, np.float32),
-        discount=np.ones(t, np.float32), is_idle=np.zeros(t, bool),
-    )  # fmt: skip
+        reference=Reference(uri="generated", key=str(seed)),
+        robot="generated",
+        control_mode=control_mode,
+        control_hz=control_hz,
+        state=state.astype(np.float32),
+        action=command.astype(np.float32),
+        timestamp_s=now,
+        state_mask=mask,
+        action_mask=mask,
+        parts=dict(parts),
+        images={},
+        dataset_cameras=(),
+        task="test",
+        language=("test",),
+        success=-1,
+        is_terminal=True,
+        reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32),
+        is_idle=np.zeros(t, bool),
+    )
 
 
 def random_episode(seed: int, control_hz: float, *, two_arms: bool, control_mode: str) -> tuple[Episode, list[float]]:
@@ -94,10 +113,12 @@ def random_episode(seed: int, control_hz: float, *, two_arms: bool, control_mode
 def with_pictures(episode: Episode, seed: int, cameras: Sequence[str] = ("base_0_rgb", "left_wrist_0_rgb")) -> Episode:
     """Adds small pictures whose colour tells camera, episode and step."""
     images = {
-        camera: [to_jpeg(np.full((24, 32, 3), (60 * number, 40 * seed % 256, step % 256), np.uint8))
-                 for step in range(episode.n_steps)]
+        camera: [
+            to_jpeg(np.full((24, 32, 3), (60 * number, 40 * seed % 256, step % 256), np.uint8))
+            for step in range(episode.n_steps)
+        ]
         for number, camera in enumerate(cameras)
-    }  # fmt: skip
+    }
     return dataclasses.replace(episode, images=images, dataset_cameras=tuple(cameras))
 
 
@@ -114,16 +135,27 @@ def make_dataset(root: Path, n_episodes: int = 4, n_shards: int = 2) -> Path:
     )
     shards = [
         write_shard(
-            directory, name="toy", split="train", shard=shard, n_shards=n_shards, episodes=episodes[shard::n_shards],
-            statistics=statistics, cameras=episodes[0].dataset_cameras, converter="embodimix 0.1.0",
-            options_hash="test", on_reject=lambda *reject: pytest.fail(str(reject)),
+            directory,
+            name="toy",
+            split="train",
+            shard=shard,
+            n_shards=n_shards,
+            episodes=episodes[shard::n_shards],
+            statistics=statistics,
+            cameras=episodes[0].dataset_cameras,
+            converter="embodimix 0.1.0",
+            options_hash="test",
+            on_reject=lambda *reject: pytest.fail(str(reject)),
         )
         for shard in range(n_shards)
-    ]  # fmt: skip
+    ]
     save_statistics(directory / "statistics.json", statistics)
     write_metadata(
-        directory, name="toy", version="1.0.0", cameras=episodes[0].dataset_cameras,
+        directory,
+        name="toy",
+        version="1.0.0",
+        cameras=episodes[0].dataset_cameras,
         shard_lengths={"train": [shard.n_episodes for shard in shards]},
         shard_bytes={"train": sum(shard.n_bytes for shard in shards)},
-    )  # fmt: skip
+    )
     return directory

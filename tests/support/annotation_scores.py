@@ -1,6 +1,6 @@
 """How well proposals find known boundaries, beside a public change-point library; lengths on the sample datasets.
 
-    python tests/annotation_scores.py ../shared
+python tests/annotation_scores.py ../shared
 """
 
 import sys
@@ -11,18 +11,18 @@ import h5py
 import numpy as np
 import ruptures
 import zarr
-from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, random_episode
 from scipy.spatial.transform import Rotation
 
 from annotation_tools.agreement.agree import match_boundaries
-from pipelines.segments.motion import smooth
-from pipelines.segments.propose import propose_segments
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode, Reference
+from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
+from pipelines.segments.motion import smooth
+from pipelines.segments.propose import propose_segments
 from pipelines.sources import bridge, droid, rlds
 from pipelines.sources import zarr as inhouse
+from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, random_episode
 
 TOLERANCE_S = 0.25
 RATES_HZ = (5, 10, 20, 50)
@@ -112,11 +112,26 @@ def _episode(
     slotted = np.zeros((2, t, 18), np.float32)
     slotted[0][:, mask], slotted[1][:, mask] = state, action
     return Episode(
-        reference=Reference(uri="sample", key=key), robot="sample", control_mode=mode, control_hz=control_hz,
-        state=slotted[0], action=slotted[1], timestamp_s=np.arange(t) / control_hz, state_mask=mask, action_mask=mask,
-        parts=parts, images={}, dataset_cameras=(), task="", language=(), success=-1, is_terminal=True,
-        reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32), is_idle=np.zeros(t, bool),
-    )  # fmt: skip
+        reference=Reference(uri="sample", key=key),
+        robot="sample",
+        control_mode=mode,
+        control_hz=control_hz,
+        state=slotted[0],
+        action=slotted[1],
+        timestamp_s=np.arange(t) / control_hz,
+        state_mask=mask,
+        action_mask=mask,
+        parts=parts,
+        images={},
+        dataset_cameras=(),
+        task="",
+        language=(),
+        success=-1,
+        is_terminal=True,
+        reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32),
+        is_idle=np.zeros(t, bool),
+    )
 
 
 def print_tables(shared: Path) -> None:

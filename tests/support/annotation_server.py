@@ -6,8 +6,8 @@ from pathlib import Path
 
 import uvicorn
 
-from annotation_tools.review.session import ReviewOptions, open_review
 from annotation_tools.review.server import make_app
+from annotation_tools.review.session import ReviewOptions, open_review
 
 
 class LocalServer:

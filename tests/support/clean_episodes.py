@@ -26,14 +26,26 @@ def clean_episode(number: int, control_mode: str = "joint_position", split: str 
     state[:, 6], action[:, 6] = _gripper(number)
     mask = np.arange(18) < 7
     return Episode(
-        reference=Reference(uri=f"logs/{number}", key=f"ep{number}", split=split), robot="ur5e",
-        control_mode=control_mode, control_hz=HZ, state=state, action=action, timestamp_s=np.arange(N_STEPS) / HZ,
-        state_mask=mask, action_mask=mask, parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
-        images={camera: pictures(10 * number + i) for i, camera in enumerate(CAMERAS)}, dataset_cameras=CAMERAS,
-        task=TASKS[number % 2], language=(TASKS[number % 2],), success=1, is_terminal=True,
-        reward=np.zeros(N_STEPS, np.float32), discount=np.ones(N_STEPS, np.float32),
+        reference=Reference(uri=f"logs/{number}", key=f"ep{number}", split=split),
+        robot="ur5e",
+        control_mode=control_mode,
+        control_hz=HZ,
+        state=state,
+        action=action,
+        timestamp_s=np.arange(N_STEPS) / HZ,
+        state_mask=mask,
+        action_mask=mask,
+        parts={"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)},
+        images={camera: pictures(10 * number + i) for i, camera in enumerate(CAMERAS)},
+        dataset_cameras=CAMERAS,
+        task=TASKS[number % 2],
+        language=(TASKS[number % 2],),
+        success=1,
+        is_terminal=True,
+        reward=np.zeros(N_STEPS, np.float32),
+        discount=np.ones(N_STEPS, np.float32),
         is_idle=np.zeros(N_STEPS, bool),
-    )  # fmt: skip
+    )
 
 
 def clean_episodes(control_mode: str = "joint_position", n: int = 4) -> list[Episode]:

@@ -125,9 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _item(self, bucket: str, path: Path) -> dict[str, object]:
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
-            "kind": "storage#object", "bucket": bucket, "name": self._key(bucket, path), "generation": "1",
-            "size": str(path.stat().st_size), "updated": changed, "timeCreated": changed,
-        }  # fmt: skip
+            "kind": "storage#object",
+            "bucket": bucket,
+            "name": self._key(bucket, path),
+            "generation": "1",
+            "size": str(path.stat().st_size),
+            "updated": changed,
+            "timeCreated": changed,
+        }
 
     def _s3_list(self, bucket: str, query: dict[str, str]) -> str:
         files, folders = self._files(bucket, query)
@@ -162,8 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(self.server.failure_status, b"busy", "text/plain")
             return
         content, size = path.read_bytes(), path.stat().st_size
-        extra = {"Last-Modified": self.date_time_string(path.stat().st_mtime), "ETag": '"1"', "Accept-Ranges": "bytes",
-                 "x-goog-generation": "1", "x-goog-stored-content-length": str(size)}  # fmt: skip
+        extra = {
+            "Last-Modified": self.date_time_string(path.stat().st_mtime),
+            "ETag": '"1"',
+            "Accept-Ranges": "bytes",
+            "x-goog-generation": "1",
+            "x-goog-stored-content-length": str(size),
+        }
         if not asked:
             self._reply(200, content, "application/octet-stream", extra)
             return

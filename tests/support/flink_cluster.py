@@ -16,18 +16,32 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from tests.support.checkout import ROOT
+
 # What Flink's own scripts open of Java 17 for it.
 OPENED = (
-    "lang", "lang.reflect", "net", "io", "nio", "text", "time", "util", "util.concurrent", "util.concurrent.atomic",
+    "lang",
+    "lang.reflect",
+    "net",
+    "io",
+    "nio",
+    "text",
+    "time",
+    "util",
+    "util.concurrent",
+    "util.concurrent.atomic",
     "util.concurrent.locks",
-)  # fmt: skip
+)
 QUICK_JAVA = ["java", "-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 JAVA = [
-    *QUICK_JAVA, "-Dlog4j2.level=INFO", "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
+    *QUICK_JAVA,
+    "-Dlog4j2.level=INFO",
+    "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
     "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
-    "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED", "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
+    "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED",
     *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED),
-]  # fmt: skip
+]
 NOTHING: Mapping[str, str] = MappingProxyType({})
 # A dead process is noticed since nothing answers at its port; every timeout is one that no busy machine misses.
 CONFIG = """
@@ -116,8 +130,8 @@ class Servers:
         module = "apache_beam.runners.worker.worker_pool_main"
         environment = {}
         if held is not None:
-            (held / "sitecustomize.py").write_text("import held_writer\n")
-            found = [str(held), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            (held / "sitecustomize.py").write_text("import tests.support.held_writer\n")
+            found = [str(held), str(ROOT), os.environ.get("PYTHONPATH", "")]
             environment = {"PYTHONPATH": os.pathsep.join(filter(None, found)), "EMBODIMIX_HELD": str(held)}
         self.start("pool", [sys.executable, "-m", module, f"--service_port={port}"], environment)
         self.wait_until(lambda: is_open(port), "the pool of workers")
@@ -145,11 +159,26 @@ class Servers:
         flink = Flink(servers=self, libraries=libraries, rest=rest, jobs=jobs)
         flink.start_java("manager", "runtime.entrypoint.StandaloneSessionClusterEntrypoint")
         flink.start_task_manager()
-        self.start("jobs", [
-            *QUICK_JAVA, "-jar", str(job_server), "--flink-master", f"http://localhost:{rest}",
-            "--artifacts-dir", str(self.folder / "artifacts"), "--job-host", "localhost", "--job-port", str(jobs),
-            "--artifact-port", "0", "--expansion-port", "0",
-        ])  # fmt: skip
+        self.start(
+            "jobs",
+            [
+                *QUICK_JAVA,
+                "-jar",
+                str(job_server),
+                "--flink-master",
+                f"http://localhost:{rest}",
+                "--artifacts-dir",
+                str(self.folder / "artifacts"),
+                "--job-host",
+                "localhost",
+                "--job-port",
+                str(jobs),
+                "--artifact-port",
+                "0",
+                "--expansion-port",
+                "0",
+            ],
+        )
         self.wait_until(lambda: flink.ask("overview").get("slots-available") == 2, "a task manager")
         self.wait_until(lambda: is_open(jobs), "the job server")
         return flink

@@ -37,9 +37,15 @@ def fetch_job_server(folder: Path) -> bool:
     name = f"beam-runners-flink-{LINE}-job-server"
     version = metadata.version("apache-beam")
     copy = [
-        "mvn", "-q", "-B", f"{PLUGIN}:copy", f"-Dartifact=org.apache.beam:{name}:{version}", "-Dtransitive=false",
-        f"-DoutputDirectory={folder}", "-Dmdep.stripVersion=true",
-    ]  # fmt: skip
+        "mvn",
+        "-q",
+        "-B",
+        f"{PLUGIN}:copy",
+        f"-Dartifact=org.apache.beam:{name}:{version}",
+        "-Dtransitive=false",
+        f"-DoutputDirectory={folder}",
+        "-Dmdep.stripVersion=true",
+    ]
     try:
         done = subprocess.run(copy, cwd=folder, stdout=subprocess.DEVNULL, timeout=600)
     except FileNotFoundError:

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from pipelines.conversion import shard_work as convert
 from pipelines.contract.episode import Episode
+from pipelines.conversion import shard_work as convert
 
 _annotate = convert.annotate
 

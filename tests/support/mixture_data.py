@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.contract.episode import Episode, Reference, Segment
-from pipelines.shards.writer import write_shard
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
 from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
+from pipelines.shards.writer import write_shard
 
 ARM = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
 
@@ -20,10 +20,20 @@ def colour(number: int, step: int, camera: int) -> tuple[int, int, int]:
 
 
 def make_episode(
-    number: int, *, n_steps: int = 12, robot: str = "arx", task: str = "fold", control_mode: str = "joint_position",
-    cameras: Sequence[str] = CAMERAS[:2], missing: Sequence[str] = (), success: int = 1, control_hz: float = 10.0,
-    language: Sequence[str] = ("fold the shirt", "fold it"), idle: Sequence[int] = (), segments: bool = True,
-) -> Episode:  # fmt: skip
+    number: int,
+    *,
+    n_steps: int = 12,
+    robot: str = "arx",
+    task: str = "fold",
+    control_mode: str = "joint_position",
+    cameras: Sequence[str] = CAMERAS[:2],
+    missing: Sequence[str] = (),
+    success: int = 1,
+    control_hz: float = 10.0,
+    language: Sequence[str] = ("fold the shirt", "fold it"),
+    idle: Sequence[int] = (),
+    segments: bool = True,
+) -> Episode:
     """Episode `number`: state[t, s] = number + t / 100 + s / 1000, action = state + 0.01, in seven slots."""
     steps = np.arange(n_steps)
     slots = np.arange(N_SLOTS)
@@ -42,13 +52,27 @@ def make_episode(
         Segment(start=n_steps // 2, end=n_steps, text=f"close {number}", kind="recovery"),
     )
     return Episode(
-        reference=Reference(uri=f"log-{number}", key=f"key-{number}"), robot=robot, control_mode=control_mode,
-        control_hz=control_hz, state=state, action=(state + 0.01 * mask).astype(np.float32),
-        timestamp_s=steps / control_hz, state_mask=mask, action_mask=mask, parts=ARM, images=images,
-        dataset_cameras=tuple(cameras), task=task, language=tuple(language), success=success, is_terminal=True,
-        reward=np.zeros(n_steps, np.float32), discount=np.ones(n_steps, np.float32),
-        is_idle=np.isin(steps, idle), segments=halves if segments else (),
-    )  # fmt: skip
+        reference=Reference(uri=f"log-{number}", key=f"key-{number}"),
+        robot=robot,
+        control_mode=control_mode,
+        control_hz=control_hz,
+        state=state,
+        action=(state + 0.01 * mask).astype(np.float32),
+        timestamp_s=steps / control_hz,
+        state_mask=mask,
+        action_mask=mask,
+        parts=ARM,
+        images=images,
+        dataset_cameras=tuple(cameras),
+        task=task,
+        language=tuple(language),
+        success=success,
+        is_terminal=True,
+        reward=np.zeros(n_steps, np.float32),
+        discount=np.ones(n_steps, np.float32),
+        is_idle=np.isin(steps, idle),
+        segments=halves if segments else (),
+    )
 
 
 def write_dataset(
@@ -64,9 +88,18 @@ def write_dataset(
     lengths = []
     for shard in range(n_shards):
         summary = write_shard(
-            folder, name=name, split=split, shard=shard, n_shards=n_shards, episodes=episodes[shard::n_shards],
-            statistics=statistics, cameras=cameras, converter="test", options_hash="0", on_reject=_refuse,
-        )  # fmt: skip
+            folder,
+            name=name,
+            split=split,
+            shard=shard,
+            n_shards=n_shards,
+            episodes=episodes[shard::n_shards],
+            statistics=statistics,
+            cameras=cameras,
+            converter="test",
+            options_hash="0",
+            on_reject=_refuse,
+        )
         lengths.append(str(summary.n_episodes))
     save_statistics(folder / "statistics.json", statistics)
     step = {"observation": {"featuresDict": {"features": {camera: {"image": {}} for camera in cameras}}}}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.contract.images import to_jpeg
-from pipelines.shards.tfrecord import write_record
 from pipelines.shards.example_wire import encode_example
+from pipelines.shards.tfrecord import write_record
 
 T = 12
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support.checkout import ROOT
+
+REPOSITORY = ROOT
 
 
 @contextmanager
@@ -67,5 +69,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-

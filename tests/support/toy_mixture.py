@@ -65,8 +65,13 @@ class ToyMixture:
     def groups(self) -> tuple[Any, ...]:
         return tuple(
             SimpleNamespace(
-                name=name, probability=0.5, norm_keys=(key,), n_validation_episodes=3, n_steps=500_000,
-                control_hz=(20.0,), effective_epochs=lambda draws: 0.5 * draws / 500_000,
+                name=name,
+                probability=0.5,
+                norm_keys=(key,),
+                n_validation_episodes=3,
+                n_steps=500_000,
+                control_hz=(20.0,),
+                effective_epochs=lambda draws: 0.5 * draws / 500_000,
             )
             for name, key in zip(("push", "lift"), NORM_KEYS, strict=True)
         )
@@ -104,7 +109,7 @@ def open_toy_mixture(path: Path, statistics: Path | None = None, **_: Any) -> To
 
 
 class ToyStream:
-    """Stands in for `mixtures.stream.batches.Stream`: sample i follows from i; the brightness of its picture is its action."""
+    """Stands in for `mixtures.stream.batches.Stream`: sample i follows from i; its picture's brightness is its action."""
 
     def __init__(self, mixture: ToyMixture, *, batch_size: int, split: str = "train", **options: Any) -> None:
         self.mixture, self.batch_size, self.split = mixture, batch_size, split
@@ -158,15 +163,27 @@ class ToyStream:
         chunk_mask = np.arange(HORIZON)[None] < (1 + positions % HORIZON)[:, None]
         state = np.zeros((len(positions), N_SLOTS), np.float32)
         batch = Batch(
-            position=positions, next_position=int(positions[-1] + 1), group=group.astype(np.int32),
-            dataset=["toy"] * len(positions), episode_id=[f"e{p // 10}" for p in positions],
-            step=(positions % 10).astype(np.int32), names=[f"toy/e{p // 10}/{p % 10}" for p in positions],
-            images=images, camera_mask=np.tile(np.isin(CAMERAS, self.mixture.cameras), (len(positions), 1)),
-            state=state, state_mask=mask, action=action, action_mask=mask, chunk_mask=chunk_mask,
-            language=["push it" if index == 0 else "lift it" for index in group], norm_key=keys,
-            state_physical=state, action_physical=action, control_hz=np.full(len(positions), 10.0, np.float32),
+            position=positions,
+            next_position=int(positions[-1] + 1),
+            group=group.astype(np.int32),
+            dataset=["toy"] * len(positions),
+            episode_id=[f"e{p // 10}" for p in positions],
+            step=(positions % 10).astype(np.int32),
+            names=[f"toy/e{p // 10}/{p % 10}" for p in positions],
+            images=images,
+            camera_mask=np.tile(np.isin(CAMERAS, self.mixture.cameras), (len(positions), 1)),
+            state=state,
+            state_mask=mask,
+            action=action,
+            action_mask=mask,
+            chunk_mask=chunk_mask,
+            language=["push it" if index == 0 else "lift it" for index in group],
+            norm_key=keys,
+            state_physical=state,
+            action_physical=action,
+            control_hz=np.full(len(positions), 10.0, np.float32),
             is_segment_text=np.zeros(len(positions), bool),
-        )  # fmt: skip
+        )
         physical = self.mixture.unnormalize_batch_action(batch, action)
         return Batch(**{**vars(batch), "action_physical": physical})
 
@@ -184,9 +201,10 @@ def quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
     cache = tmp_path_factory.getbasetemp() / "xla"
     names = {
-        "jax_disable_most_optimizations": True, "jax_compilation_cache_dir": str(cache),
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(cache),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }  # fmt: skip
+    }
     before = {name: jax.config.values[name] for name in names}
     for name, value in names.items():
         jax.config.update(name, value)
@@ -215,9 +233,12 @@ def train_toy(folder: Path) -> Path:
 
     (folder / "toy.yaml").write_text("toy")
     request = Request(
-        stage="pretrain", spec=folder / "toy.yaml", run=folder / "run", show_progress=False,
+        stage="pretrain",
+        spec=folder / "toy.yaml",
+        run=folder / "run",
+        show_progress=False,
         overrides=settings(batch_size=4, steps=1),
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch.setattr)
         train(request)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support.toy_mixture import file_size_limit
 
 from pipelines.contract.errors import FailedWork, UsageError
+from tests.support.toy_mixture import file_size_limit
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState
@@ -81,8 +81,11 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(
     path = largest_file(checkpoints.directory / "2")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
-    {"flip": lambda: path.write_bytes(content), "cut": lambda: path.write_bytes(content[: len(content) // 2]),
-     "remove": path.unlink}[damage]()  # fmt: skip
+    {
+        "flip": lambda: path.write_bytes(content),
+        "cut": lambda: path.write_bytes(content[: len(content) // 2]),
+        "remove": path.unlink,
+    }[damage]()
     restored = checkpoints.restore_newest(state_of(0.0))
     assert restored is not None and restored[1].step == 1
     assert "checkpoint 2" in capsys.readouterr().err

@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.stored_episodes import make_episode, store_dataset
-from tests.support.toy_mixture import quick_compilation, settings
 
 from mixtures.mixture import open_mixture
-from trainers.serving.acting import Actor
+from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.toy_mixture import quick_compilation, settings
 from trainers.evaluation.evaluate import Request as EvalRequest
 from trainers.evaluation.evaluate import evaluate
 from trainers.metrics import read_metrics
-from trainers.serving.observations import Look
 from trainers.robots import find_robot
 from trainers.run import RunDirectory
+from trainers.serving.acting import Actor
+from trainers.serving.observations import Look
 from trainers.setup import Request, read_best
 from trainers.train import train
 
@@ -47,9 +47,11 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
     def run_training(name: str, **changes: Any) -> None:
         overrides = settings(batch_size=4, optimizer__decay_steps=4) if not changes.get("resume") else {}
         overrides["steps"] = changes.pop("steps")
-        train(Request(
-            stage="pretrain", spec=spec, run=tmp_path / name, overrides=overrides, show_progress=False, **changes
-        ))  # fmt: skip
+        train(
+            Request(
+                stage="pretrain", spec=spec, run=tmp_path / name, overrides=overrides, show_progress=False, **changes
+            )
+        )
 
     run_training("whole", steps=4)
     run_training("parts", steps=2)

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.toy_mixture import quick_compilation, settings
-from tests.support.waiting import wait_for
 
 from pipelines.contract.errors import UsageError
+from tests.support.checkout import ROOT
+from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.waiting import wait_for
 from trainers.hosts import join
 from trainers.metrics import read_metrics
 
@@ -28,20 +29,33 @@ def free_port() -> int:
 
 def start(folder: Path, environment: dict[str, str], count: int, *more: str) -> list[subprocess.Popen[str]]:
     """Starts the processes of the run `folder`/run."""
-    script = str(Path(__file__).with_name("tests.support.toy_mixture.py"))
+    script = str(ROOT / "tests/support/toy_mixture.py")
     command = [
-        sys.executable, script, "train", "pretrain", str(folder / "toy.yaml"), "--run", str(folder / "run"),
-        "--config", str(folder / "small.json"), "--resume", "--json", *more,
-    ]  # fmt: skip
+        sys.executable,
+        script,
+        "train",
+        "pretrain",
+        str(folder / "toy.yaml"),
+        "--run",
+        str(folder / "run"),
+        "--config",
+        str(folder / "small.json"),
+        "--resume",
+        "--json",
+        *more,
+    ]
     if count > 1:
         command += ["--coordinator", f"localhost:{free_port()}", "--process-count", str(count), "--process-index"]
     return [
         subprocess.Popen(
-            [*command, str(index)] if count > 1 else command, env=os.environ | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command, str(index)] if count > 1 else command,
+            env=os.environ | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for index in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def summaries(processes: list[subprocess.Popen[str]]) -> list[dict[str, object]]:

@@ -50,9 +50,7 @@ def test_an_output_that_cannot_be_is_told_in_a_line(root: str, found: str, tmp_p
     (tmp_path / "file").touch()
     (tmp_path / "logs").mkdir()
     command = [sys.executable, "-m", "trainers.main", "convert", "zarr", str(tmp_path / "logs"), str(tmp_path / root)]
-    done = subprocess.run(
-        [*command, "--name", "x", "--version", "1.0.0"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--name", "x", "--version", "1.0.0"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"expected a place that can be read and written, found: {found}" in done.stderr

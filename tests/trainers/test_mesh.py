@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
-from tests.support.toy_mixture import quick_compilation, settings, stand_in
 
 from pipelines.contract.errors import UsageError
+from tests.support.checkout import ROOT
+from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.mesh import AXES, build_mesh, split_array
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
@@ -61,16 +62,28 @@ def test_one_device_and_eight_give_the_same_and_a_run_moves_between_them(
     changes = settings(batch_size=8, optimizer__decay_steps=4)
 
     def on_one_device(name: str, **more: Any) -> None:
-        train(Request(
-            stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / name, show_progress=False, **more
-        ))  # fmt: skip
+        train(Request(stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / name, show_progress=False, **more))
 
     on_one_device("one", overrides=changes | {"steps": 4})
     on_one_device("moved", overrides=changes | {"steps": 2})
     (tmp_path / "c.json").write_text(json.dumps(changes))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", EIGHT_DEVICES, "train", "pretrain", str(tmp_path / "toy.yaml"), "--run",
-               str(tmp_path / "moved"), "--resume", "--quiet", "--steps", "4", "--set", "fsdp=4"]  # fmt: skip
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-c",
+        EIGHT_DEVICES,
+        "train",
+        "pretrain",
+        str(tmp_path / "toy.yaml"),
+        "--run",
+        str(tmp_path / "moved"),
+        "--resume",
+        "--quiet",
+        "--steps",
+        "4",
+        "--set",
+        "fsdp=4",
+    ]
     done = subprocess.run(command, env=os.environ | quick_compilation | flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     losses = [[line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("one", "moved")]

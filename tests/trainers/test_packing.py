@@ -6,12 +6,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 
 from mixtures.stream.batches import Batch
 from model import policy
 from model.packing import Packing
 from pipelines.contract.slots import CAMERAS
+from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers import batches
 from trainers.config import RunConfig, resolve
 from trainers.step import build_flow_loss
@@ -23,9 +23,12 @@ THERE = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]], bool)
 
 def config_of(**changes: object) -> RunConfig:
     return resolve(
-        stage="pretrain", mixture=Path("toy.yaml"), horizon=4, cameras=CAMERAS,
+        stage="pretrain",
+        mixture=Path("toy.yaml"),
+        horizon=4,
+        cameras=CAMERAS,
         overrides=settings(batch_size=4, **changes),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

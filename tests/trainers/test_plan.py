@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax import ShapeDtypeStruct
 from jax.sharding import AbstractMesh
-from tests.support.toy_mixture import open_toy_mixture
 
+from tests.support.toy_mixture import open_toy_mixture
 from trainers.config import RunConfig, resolve
 from trainers.mesh import AXES
 from trainers.plan import device_bytes, make_plan, render
@@ -17,9 +17,12 @@ from trainers.plan import device_bytes, make_plan, render
 def plan_of(tmp_path: Path, **overrides: Any) -> dict[str, Any]:
     (tmp_path / "toy.yaml").write_text("toy")
     config: RunConfig = resolve(
-        stage="pretrain", mixture=tmp_path / "toy.yaml", horizon=50, overrides=overrides,
+        stage="pretrain",
+        mixture=tmp_path / "toy.yaml",
+        horizon=50,
+        overrides=overrides,
         cameras=("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"),
-    )  # fmt: skip
+    )
     return make_plan(config, open_toy_mixture(tmp_path / "toy.yaml"), device_tflops=400.0)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 
 from model import policy
 from pipelines.contract.errors import UsageError
+from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers.batches import build_batcher, chain_names
 from trainers.config import OptimizerConfig, RunConfig, resolve
 from trainers.optimizer import learning_rate, merge_params, move_average, split_params
@@ -24,9 +24,12 @@ PEAK = {"learning_rate": 1.0, "final_learning_rate": 0.1, "warmup_steps": 3, "de
 
 def config_of(**changes: object) -> RunConfig:
     return resolve(
-        stage="pretrain", mixture=Path("toy.yaml"), horizon=4, cameras=("base_0_rgb",),
+        stage="pretrain",
+        mixture=Path("toy.yaml"),
+        horizon=4,
+        cameras=("base_0_rgb",),
         overrides=settings(batch_size=4, **changes),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +111,13 @@ def test_the_rate_climbs_in_a_line_falls_as_a_cosine_and_stays() -> None:
 def test_the_rates_are_those_recorded_of_openpi(shared: Path, schedule: Any, peak: float) -> None:
     recorded = np.load(shared / "goldens/openpi/lr_schedules.npz")
     config = OptimizerConfig(
-        schedule=schedule, learning_rate=peak, final_learning_rate=2.5e-6, warmup_steps=1000, decay_steps=30_000,
+        schedule=schedule,
+        learning_rate=peak,
+        final_learning_rate=2.5e-6,
+        warmup_steps=1000,
+        decay_steps=30_000,
         ema_decay=0.99,
-    )  # fmt: skip
+    )
     rates = [learning_rate(config, int(step)) for step in recorded["steps"]]
     np.testing.assert_allclose(rates, recorded[f"{schedule}_default"], rtol=2e-5)  # recorded in float32
 

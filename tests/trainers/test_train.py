@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics
-from tests.support.waiting import wait_for
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.shards.statistics import load_statistics, save_statistics
+from tests.support.checkout import ROOT
+from tests.support.toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics
+from tests.support.waiting import wait_for
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
 from trainers.setup import Request, read_best
@@ -40,13 +41,20 @@ def spec(tmp_path: Path) -> Path:
 def run_training(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     stand_in(monkeypatch.setattr)
 
-    def run_training(run: Path, *, stage: Any = "pretrain", init: Path | None = None, resume: bool = False,
-                     spec: Path = spec, **changes: Any) -> Summary:  # fmt: skip
+    def run_training(
+        run: Path,
+        *,
+        stage: Any = "pretrain",
+        init: Path | None = None,
+        resume: bool = False,
+        spec: Path = spec,
+        **changes: Any,
+    ) -> Summary:
         overrides = changes if resume or init else settings(batch_size=4, **changes)
         overrides = {name.replace("__", "."): value for name, value in overrides.items()}
-        return train(Request(
-            stage=stage, spec=spec, run=run, init=init, overrides=overrides, resume=resume, show_progress=False
-        ))  # fmt: skip
+        return train(
+            Request(stage=stage, spec=spec, run=run, init=init, overrides=overrides, resume=resume, show_progress=False)
+        )
 
     return run_training
 
@@ -76,9 +84,18 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     config = tmp_path / "small.yaml"
     config.write_text(json.dumps(settings(batch_size=4, steps=30, checkpoints__every=4)))
     command = [
-        sys.executable, str(Path(__file__).with_name("tests.support.toy_mixture.py")), "train", "pretrain", str(spec),
-        "--run", str(tmp_path / "killed"), "--config", str(config), "--resume", "--quiet",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "tests/support/toy_mixture.py"),
+        "train",
+        "pretrain",
+        str(spec),
+        "--run",
+        str(tmp_path / "killed"),
+        "--config",
+        str(config),
+        "--resume",
+        "--quiet",
+    ]
     for steps_seen in (1, 9, 17):
         process = subprocess.Popen(command, env=os.environ | quick_compilation)
         wait_for(lambda seen=steps_seen: len(batches(tmp_path / "killed")) >= seen, process)
@@ -106,9 +123,18 @@ def test_sigterm_saves_the_step_and_says_so(
 ) -> None:
     run_training(tmp_path / "run", steps=1)
     command = [
-        sys.executable, str(Path(__file__).with_name("tests.support.toy_mixture.py")), "train", "pretrain", str(spec),
-        "--run", str(tmp_path / "run"), "--steps", "100000", "--resume", "--quiet",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "tests/support/toy_mixture.py"),
+        "train",
+        "pretrain",
+        str(spec),
+        "--run",
+        str(tmp_path / "run"),
+        "--steps",
+        "100000",
+        "--resume",
+        "--quiet",
+    ]
     process = subprocess.Popen(command, env=os.environ | quick_compilation, stdout=subprocess.PIPE, text=True)
     wait_for(lambda: len(batches(tmp_path / "run")) > 3, process)
     process.terminate()
@@ -125,12 +151,13 @@ def test_training_imports_neither_tensorflow_nor_beam(
     config = tmp_path / "small.yaml"
     config.write_text(json.dumps(settings(batch_size=4, steps=2)))
     script = (
-        "import sys; from toy_mixture import stand_in; from trainers.main import main; stand_in(setattr)\n"
+        "import sys; from tests.support.toy_mixture import stand_in; from trainers.main import main\n"
+        "stand_in(setattr)\n"
         f"code = main(['train', 'pretrain', {str(spec)!r}, '--run', {str(tmp_path / 'run')!r}, "
         f"'--config', {str(config)!r}, '--quiet'])\n"
         "print(code, [name for name in ('tensorflow', 'tensorflow_datasets', 'apache_beam') if name in sys.modules])"
     )
-    environment = os.environ | quick_compilation | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | quick_compilation | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
@@ -202,9 +229,7 @@ def test_a_second_process_is_kept_out(tmp_path: Path, run_training: Train) -> No
         run_training(tmp_path / "run", steps=1)
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
-    tmp_path: Path, spec: Path, run_training: Train
-) -> None:
+def test_a_loss_that_is_not_finite_stops_and_names_the_sample(tmp_path: Path, spec: Path, run_training: Train) -> None:
     spec.write_text('{"nan": 13}')  # position 13 is the second sample of the fourth batch of four
     with pytest.raises(FailedWork, match="step 4: expected a finite loss.*from samples toy/e1/3 "):
         run_training(tmp_path / "run", steps=9, checkpoints__every=2)
@@ -242,8 +267,15 @@ def test_a_device_without_memory_is_told_what_to_change() -> None:
 
 def test_post_training_starts_from_the_average_with_a_fresh_optimizer(tmp_path: Path, run_training: Train) -> None:
     run_training(tmp_path / "pre", steps=3)
-    run_training(tmp_path / "post", stage="posttrain", init=tmp_path / "pre", steps=1, batch_size=4,
-                 optimizer__learning_rate=1e-9, optimizer__ema_decay=0.0)  # fmt: skip
+    run_training(
+        tmp_path / "post",
+        stage="posttrain",
+        init=tmp_path / "pre",
+        steps=1,
+        batch_size=4,
+        optimizer__learning_rate=1e-9,
+        optimizer__ema_decay=0.0,
+    )
     before, after = (read_best(RunDirectory(tmp_path / name)) for name in ("pre", "post"))
     assert after[1] == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), before[2], after[2])
@@ -267,6 +299,4 @@ def test_post_training_needs_a_run_of_the_same_model(tmp_path: Path, run_trainin
         run_training(tmp_path / "post", stage="posttrain", init=tmp_path / "pre", steps=1, model="pi0")
     message = r"input_embedding: expected float32\[2048, 16\], as this run's model has it; found float32\[1024, 16\]"
     with pytest.raises(UsageError, match=message):
-        run_training(
-            tmp_path / "other", stage="posttrain", init=tmp_path / "pre", steps=1, policy__vocab_size=2048
-        )
+        run_training(tmp_path / "other", stage="posttrain", init=tmp_path / "pre", steps=1, policy__vocab_size=2048)

@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.support.toy_mixture import quick_compilation, settings, stand_in
 
 from model.params import flatten
 from model.published.weights import export_params
 from pipelines.contract.errors import FailedWork, UsageError
+from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.config import flattened
+from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.metrics import read_metrics
-from trainers.evaluation.replay import render, replay
 from trainers.run import RunDirectory
 from trainers.setup import Request, abstract_state, fresh_state, read_best
 from trainers.train import train
@@ -51,9 +51,9 @@ class FakeWandb:
 def pretrain(run: Path, text: str = "toy", **changes: Any) -> Path:
     spec = run.parent / f"{run.name}.yaml"
     spec.write_text(text)
-    train(Request(
-        stage="pretrain", spec=spec, run=run, overrides=settings(batch_size=4, **changes), show_progress=False
-    ))  # fmt: skip
+    train(
+        Request(stage="pretrain", spec=spec, run=run, overrides=settings(batch_size=4, **changes), show_progress=False)
+    )
     return run
 
 
@@ -63,16 +63,22 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def watched(
-    tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]
-) -> tuple[Path, FakeWandb]:
+def watched(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]) -> tuple[Path, FakeWandb]:
     fake = FakeWandb()
     run = tmp_path_factory.mktemp("watched") / "run"
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch.setattr)
         patch.setitem(sys.modules, "wandb", fake)
-        pretrain(run, steps=5, eval_every=2, eval_samples=6, log_every=5, peak_tflops=PEAK, wandb="arms",
-                 checkpoints__every=2)  # fmt: skip
+        pretrain(
+            run,
+            steps=5,
+            eval_every=2,
+            eval_samples=6,
+            log_every=5,
+            peak_tflops=PEAK,
+            wandb="arms",
+            checkpoints__every=2,
+        )
     return run, fake
 
 
@@ -161,9 +167,14 @@ def trained_and_first(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_adapters_train_in_bfloat16_with_recomputation_and_the_rest_stays(tmp_path: Path) -> None:
     run = pretrain(
-        tmp_path / "run", steps=1, policy__prefix__lora_rank=2, policy__expert__lora_rank=2, policy__dtype="bfloat16",
-        policy__remat="full", optimizer__ema_decay=0.0,
-    )  # fmt: skip
+        tmp_path / "run",
+        steps=1,
+        policy__prefix__lora_rank=2,
+        policy__expert__lora_rank=2,
+        policy__dtype="bfloat16",
+        policy__remat="full",
+        optimizer__ema_decay=0.0,
+    )
     after, before = trained_and_first(run)
     assert all(array.dtype == np.float32 for array in after.values())
     moved = {name for name in after if not np.allclose(after[name], before[name], atol=1e-6)}
@@ -175,14 +186,25 @@ def test_adapters_train_in_bfloat16_with_recomputation_and_the_rest_stays(tmp_pa
 def test_pi0_small_trains_through_the_same_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"width": 16, "depth": 1, "mlp_dim": 16, "heads": 2}
     overrides = {
-        "model": "pi0-small-tiny", "steps": 1, "batch_size": 4, "policy.text": sizes, "policy.encoder": sizes,
-        "policy.expert": sizes, "policy.vit": sizes | {"patch_size": 112}, "optimizer.ema_decay": 0.0,
-    }  # fmt: skip
+        "model": "pi0-small-tiny",
+        "steps": 1,
+        "batch_size": 4,
+        "policy.text": sizes,
+        "policy.encoder": sizes,
+        "policy.expert": sizes,
+        "policy.vit": sizes | {"patch_size": 112},
+        "optimizer.ema_decay": 0.0,
+    }
     (tmp_path / "toy.yaml").write_text("toy")
-    train(Request(
-        stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / "run", overrides=flattened(overrides),
-        show_progress=False,
-    ))  # fmt: skip
+    train(
+        Request(
+            stage="pretrain",
+            spec=tmp_path / "toy.yaml",
+            run=tmp_path / "run",
+            overrides=flattened(overrides),
+            show_progress=False,
+        )
+    )
     config, step, _ = read_best(RunDirectory(tmp_path / "run"))
     assert (type(config.policy).__name__, step) == ("Pi0SmallConfig", 1)
     after, before = trained_and_first(tmp_path / "run")

@@ -8,16 +8,25 @@ from statistics import mean
 from trainers.demo.results import Results
 
 NAMES = {
-    "pretrained": "pretrained on every robot", "posttrained": "post-trained, task sentences",
-    "segments": "post-trained, task and segment sentences", "scratch": "from scratch, task sentences",
-}  # fmt: skip
+    "pretrained": "pretrained on every robot",
+    "posttrained": "post-trained, task sentences",
+    "segments": "post-trained, task and segment sentences",
+    "scratch": "from scratch, task sentences",
+}
 CONDITIONS = {
-    "task": "the task's sentence", "script": "segment sentences of a script that knows the scene",
+    "task": "the task's sentence",
+    "script": "segment sentences of a script that knows the scene",
     "high_level": "segment sentences of a high-level policy",
-}  # fmt: skip
+}
 HEADS = (
-    "policy", "asked by", "success", "95 %", "went to the cube that is meant", "lifted the other", "held-out error",
-)  # fmt: skip
+    "policy",
+    "asked by",
+    "success",
+    "95 %",
+    "went to the cube that is meant",
+    "lifted the other",
+    "held-out error",
+)
 Z_95 = 1.959964
 
 
@@ -80,7 +89,11 @@ def cells(row: Row) -> tuple[str, ...]:
     """What the table says of a row, in the order of `HEADS`."""
     low, high = row.interval
     return (
-        NAMES[row.policy], CONDITIONS[row.condition], f"{row.successes}/{row.episodes}",
-        f"{100 * low:.0f}-{100 * high:.0f} %", f"{100 * row.went_to_meant / row.episodes:.0f} %",
-        f"{100 * row.lifted_other / row.episodes:.0f} %", f"{row.error:.3f}",
-    )  # fmt: skip
+        NAMES[row.policy],
+        CONDITIONS[row.condition],
+        f"{row.successes}/{row.episodes}",
+        f"{100 * low:.0f}-{100 * high:.0f} %",
+        f"{100 * row.went_to_meant / row.episodes:.0f} %",
+        f"{100 * row.lifted_other / row.episodes:.0f} %",
+        f"{row.error:.3f}",
+    )

@@ -19,15 +19,19 @@ Another --seed, --quick or another version of the code starts afresh in the same
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `demo` to the parser of `embodimix`."""
     parser = commands.add_parser(
-        "demo", help="the whole way on generated data, with a page of results", epilog=EPILOG, allow_abbrev=False,
+        "demo",
+        help="the whole way on generated data, with a page of results",
+        epilog=EPILOG,
+        allow_abbrev=False,
         description="Generate demonstrations, convert, mix, pretrain, post-train, evaluate; write one page of results.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--quick", action="store_true", help="fewer demonstrations and steps; nothing left out")
     parser.add_argument(
-        "--ablation", action="store_true",
+        "--ablation",
+        action="store_true",
         help="also post-train with segment sentences, and train from scratch; ask all in three ways, and compare",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the demonstrations and the training (0)")
     parser.set_defaults(run=run_demo)
@@ -37,6 +41,4 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """Runs the demo; 0 when it ran and its own checks hold, 1 otherwise."""
     from trainers.demo.main_job import Demo
 
-    return Demo(
-        out=arguments.out, quick=arguments.quick, ablation=arguments.ablation, seed=arguments.seed
-    ).run()
+    return Demo(out=arguments.out, quick=arguments.quick, ablation=arguments.ablation, seed=arguments.seed).run()

@@ -47,11 +47,14 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question of `embodimix annotate label`, in the form it asks for."""
     rows = [
         {
-            "start_s": segment["start_s"], "end_s": segment["end_s"], "kind": segment["kind"], "success": -1,
+            "start_s": segment["start_s"],
+            "end_s": segment["end_s"],
+            "kind": segment["kind"],
+            "success": -1,
             "text": label(question["task"].lower(), segment["text"], segment["kind"]),
         }
         for segment in question["segments"]
-    ]  # fmt: skip
+    ]
     return {"segments": rows}
 
 

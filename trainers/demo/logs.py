@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pipelines.shards.tfrecord import write_record
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.raw_logs import end_effector_steps, write_bridge, write_droid
 from trainers.demo.script import Recording, Task, demonstration
 from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E, UR5E_DUAL, WIDOWX, Body
-from pipelines.shards.tfrecord import write_record
 
 Format = Literal["rlds", "bridge", "droid", "zarr"]
 Flaw = Literal["none", "fails", "nan", "one_step"]
@@ -49,15 +49,30 @@ class Series:
 
 FULL = (
     Series(format="rlds", folder="rlds", body=WIDOWX, task="lift_one", colours=("green",), episodes=60),
-    Series(format="bridge", folder="bridge", body=WIDOWX, task="lift_one", colours=("red",), episodes=36,
-           flaws=("one_step",)),
+    Series(
+        format="bridge",
+        folder="bridge",
+        body=WIDOWX,
+        task="lift_one",
+        colours=("red",),
+        episodes=36,
+        flaws=("one_step",),
+    ),
     Series(format="droid", folder="droid", body=FRANKA, task="lift_one", colours=("blue",), episodes=36, failures=2),
-    Series(format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=("red", "blue"), episodes=50,
-           failures=2, flaws=("nan",)),
+    Series(
+        format="zarr",
+        folder="in_house",
+        body=UR5E,
+        task="lift_one_of_two",
+        colours=("red", "blue"),
+        episodes=50,
+        failures=2,
+        flaws=("nan",),
+    ),
     Series(format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=("blue", "red"), episodes=50),
     Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=40),
     Series(format="zarr", folder="in_house", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=24),
-)  # fmt: skip
+)
 # The same way end to end with fewer episodes.
 QUICK = tuple(
     replace(series, episodes=max(8, series.episodes // 4), failures=min(1, series.failures)) for series in FULL
@@ -77,9 +92,10 @@ def recordings(series: Series, seed: int, number: int) -> Iterator[tuple[Recordi
         # Robots of the Bridge kind begin with one null action; every eighth demonstration begins with a still stretch.
         wait_s = 1.0 / series.body.control_hz if series.body is WIDOWX else 0.8 if k % 8 == 7 else 0.0
         miss_m = 0.12 if flaw == "fails" else 0.0
-        yield demonstration(
-            series.body, series.task, series.colours, (seed, number, k), miss_m=miss_m, wait_s=wait_s
-        ), flaw  # fmt: skip
+        yield (
+            demonstration(series.body, series.task, series.colours, (seed, number, k), miss_m=miss_m, wait_s=wait_s),
+            flaw,
+        )
 
 
 def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) -> list[dict[str, Any]]:
@@ -93,9 +109,15 @@ def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) ->
         writers = {"rlds": write_rlds, "bridge": write_bridge, "droid": write_droid, "zarr": write_inhouse}
         written = writers[format](folder, made)
         lines.append(
-            {"format": format, "folder": series.folder, "robot": series.body.robot, "episodes": written,
-             "failures": series.failures, "flaws": list(series.flaws)}
-        )  # fmt: skip
+            {
+                "format": format,
+                "folder": series.folder,
+                "robot": series.body.robot,
+                "episodes": written,
+                "failures": series.failures,
+                "flaws": list(series.flaws),
+            }
+        )
     return lines
 
 
@@ -256,11 +278,14 @@ def _bridge_example(recording: Recording, number: int) -> dict[str, Any]:
             },
             "action": action[k].astype(np.float32),
             "language_instruction": recording.scene.task,
-            "is_first": k == 0, "is_last": k == last, "is_terminal": k == last,
-            "reward": float(k == last), "discount": 1.0,
+            "is_first": k == 0,
+            "is_last": k == last,
+            "is_terminal": k == last,
+            "reward": float(k == last),
+            "discount": 1.0,
         }
         for k, world in enumerate(recording.at_control_steps())
-    ]  # fmt: skip
+    ]
     return {"steps": steps, "episode_metadata": {"file_path": f"drawn/{number:04d}", "episode_id": number}}
 
 

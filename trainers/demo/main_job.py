@@ -15,8 +15,16 @@ from trainers.demo.stages import Runner, Stage
 SCHEMA = "embodimix.demo/v1"
 PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
 MIXTURES = ("pretrain", "posttrain", "posttrain_segments", "evaluate")
-MADE = ("logs", "data", "runs", "stages", *(f"{name}.yaml" for name in MIXTURES), "plan.json", "report.html",
-        "ablation.md")  # fmt: skip
+MADE = (
+    "logs",
+    "data",
+    "runs",
+    "stages",
+    *(f"{name}.yaml" for name in MIXTURES),
+    "plan.json",
+    "report.html",
+    "ablation.md",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +60,7 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1600, batch_size=16, eval_samples=128,
-             rollouts=32)  # fmt: skip
+FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1600, batch_size=16, eval_samples=128, rollouts=32)
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
 # Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
@@ -104,19 +111,25 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
     specs = {
         "pretrain": ALL_ROBOTS.format(
             comment="Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.",
-            name="pretrain", seed=seed, language="{segment: 0.2, task: 0.8}",
+            name="pretrain",
+            seed=seed,
+            language="{segment: 0.2, task: 0.8}",
         ),
         "posttrain": ONE_ROBOT.format(name="posttrain", seed=seed, segments="", language="{segment: 0, task: 1}"),
         "evaluate": ALL_ROBOTS.format(
             comment="The held-out episodes of every group, asked for by the task's sentence.",
-            name="evaluate", seed=seed, language="{segment: 0, task: 1}",
+            name="evaluate",
+            seed=seed,
+            language="{segment: 0, task: 1}",
         ),
-    }  # fmt: skip
+    }
     if ablation:
         specs["posttrain_segments"] = ONE_ROBOT.format(
-            name="posttrain_segments", seed=seed, segments=f", segments: [{LABELS}]",
+            name="posttrain_segments",
+            seed=seed,
+            segments=f", segments: [{LABELS}]",
             language="{segment: 0.5, task: 0.5}",
-        )  # fmt: skip
+        )
     return specs
 
 
@@ -144,8 +157,15 @@ class Demo:
         from trainers.demo.results import findings, read_results
 
         self._begin()
-        steps = (self._log_stages(), self._convert_stages(), self._plan_stages(), self._label_stages(),
-                 *self._train_stages(), self._eval_stages(), self._rollout_stages())  # fmt: skip
+        steps = (
+            self._log_stages(),
+            self._convert_stages(),
+            self._plan_stages(),
+            self._label_stages(),
+            *self._train_stages(),
+            self._eval_stages(),
+            self._rollout_stages(),
+        )
         runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
         for stages in steps:
             runner.run(stages, width=2)
@@ -187,23 +207,39 @@ class Demo:
     def _log_stages(self) -> list[Stage]:
         return [
             Stage(
-                name=f"logs_{conversion.format}", title=f"write {conversion.format} logs",
-                arguments=("trainers.demo.logs", str(self.out / "logs"), conversion.format, self.scale.plan,
-                           str(self.seed)),
+                name=f"logs_{conversion.format}",
+                title=f"write {conversion.format} logs",
+                arguments=(
+                    "trainers.demo.logs",
+                    str(self.out / "logs"),
+                    conversion.format,
+                    self.scale.plan,
+                    str(self.seed),
+                ),
             )
             for conversion in CONVERSIONS
-        ]  # fmt: skip
+        ]
 
     def _convert_stages(self) -> list[Stage]:
         return [
             Stage(
-                name=f"convert_{conversion.format}", title=f"convert {conversion.format} logs",
-                arguments=("trainers.main", "convert", conversion.format, str(self.out / "logs" / conversion.logs),
-                           str(self.out / "data"), "--name", conversion.name, "--version", VERSION,
-                           *(("--adapter", conversion.adapter) if conversion.adapter else ())),
+                name=f"convert_{conversion.format}",
+                title=f"convert {conversion.format} logs",
+                arguments=(
+                    "trainers.main",
+                    "convert",
+                    conversion.format,
+                    str(self.out / "logs" / conversion.logs),
+                    str(self.out / "data"),
+                    "--name",
+                    conversion.name,
+                    "--version",
+                    VERSION,
+                    *(("--adapter", conversion.adapter) if conversion.adapter else ()),
+                ),
             )
             for conversion in CONVERSIONS
-        ]  # fmt: skip
+        ]
 
     def _plan_stages(self) -> list[Stage]:
         draws = self.scale.pretrain_steps * self.scale.batch_size
@@ -212,27 +248,71 @@ class Demo:
 
     def _label_stages(self) -> list[Stage]:
         """Sentences for the segments that conversion proposed, asked of a program that knows these tasks."""
-        command = ("trainers.main", "annotate", "label", str(self.out / "data" / "in_house" / VERSION), "--name",
-                   LABELER, "--command", shlex.join((sys.executable, "-m", "trainers.demo.labeler")))  # fmt: skip
+        command = (
+            "trainers.main",
+            "annotate",
+            "label",
+            str(self.out / "data" / "in_house" / VERSION),
+            "--name",
+            LABELER,
+            "--command",
+            shlex.join((sys.executable, "-m", "trainers.demo.labeler")),
+        )
         return [Stage(name="label", title="label segments", arguments=command)] * self.ablation
 
     def _train_stages(self) -> list[list[Stage]]:
-        common = ("--batch-size", str(self.scale.batch_size), "--seed", str(self.seed), "--set",
-                  f"flow_time_shift={FLOW_TIME_SHIFT}", "--resume")  # fmt: skip
+        common = (
+            "--batch-size",
+            str(self.scale.batch_size),
+            "--seed",
+            str(self.seed),
+            "--set",
+            f"flow_time_shift={FLOW_TIME_SHIFT}",
+            "--resume",
+        )
         fresh = ("--model", "tiny", "--set", f"policy.siglip.patch_size={PATCH_SIZE}", "--learning-rate", "3e-3")
         pretrain = (
-            "trainers.main", "train", "pretrain", str(self.out / "pretrain.yaml"), *fresh,
-            "--run", str(self.pretrained), "--steps", str(self.scale.pretrain_steps), *common,
-        )  # fmt: skip
+            "trainers.main",
+            "train",
+            "pretrain",
+            str(self.out / "pretrain.yaml"),
+            *fresh,
+            "--run",
+            str(self.pretrained),
+            "--steps",
+            str(self.scale.pretrain_steps),
+            *common,
+        )
         posttrain, segments = (
-            ("trainers.main", "train", "posttrain", str(self.out / f"{spec}.yaml"), "--init", str(self.pretrained),
-             "--run", str(run), "--steps", str(self.scale.posttrain_steps), "--learning-rate", "2e-3", *common)
+            (
+                "trainers.main",
+                "train",
+                "posttrain",
+                str(self.out / f"{spec}.yaml"),
+                "--init",
+                str(self.pretrained),
+                "--run",
+                str(run),
+                "--steps",
+                str(self.scale.posttrain_steps),
+                "--learning-rate",
+                "2e-3",
+                *common,
+            )
             for spec, run in (("posttrain", self.posttrained), ("posttrain_segments", self.segments))
-        )  # fmt: skip
+        )
         scratch = (
-            "trainers.main", "train", "pretrain", str(self.out / "posttrain.yaml"), *fresh,
-            "--run", str(self.scratch), "--steps", str(self.scale.posttrain_steps), *common,
-        )  # fmt: skip
+            "trainers.main",
+            "train",
+            "pretrain",
+            str(self.out / "posttrain.yaml"),
+            *fresh,
+            "--run",
+            str(self.scratch),
+            "--steps",
+            str(self.scale.posttrain_steps),
+            *common,
+        )
         stages = [
             [Stage(name="pretrain", title="pretrain on every robot", arguments=pretrain)],
             [Stage(name="posttrain", title="post-train on one task", arguments=posttrain)],
@@ -248,26 +328,43 @@ class Demo:
         """Every policy on the same held-out episodes of every group."""
         return [
             Stage(
-                name=f"eval_{run.name}", title=f"evaluate the {run.name} policy",
-                arguments=("trainers.main", "eval", str(run), "--spec", str(self.out / "evaluate.yaml"), "--samples",
-                           str(self.scale.eval_samples), "--json"),
+                name=f"eval_{run.name}",
+                title=f"evaluate the {run.name} policy",
+                arguments=(
+                    "trainers.main",
+                    "eval",
+                    str(run),
+                    "--spec",
+                    str(self.out / "evaluate.yaml"),
+                    "--samples",
+                    str(self.scale.eval_samples),
+                    "--json",
+                ),
                 output=self.out / "stages" / f"eval_{run.name}.json",
             )
             for run in self._runs
-        ]  # fmt: skip
+        ]
 
     def _rollout_stages(self) -> list[Stage]:
         """Every policy at the controls, in the same new scenes."""
         labels = ("--labels", str(self.out / LABELS)) if self.ablation else ()
         return [
             Stage(
-                name=f"rollout_{run.name}", title=f"let the {run.name} policy act",
-                arguments=("trainers.demo.rollout", str(run), str(self.out / "evaluate.yaml"),
-                           str(self.scale.rollouts * (1 + self.ablation)), str(self.seed), *ROLLOUT_ROBOTS, *labels),
+                name=f"rollout_{run.name}",
+                title=f"let the {run.name} policy act",
+                arguments=(
+                    "trainers.demo.rollout",
+                    str(run),
+                    str(self.out / "evaluate.yaml"),
+                    str(self.scale.rollouts * (1 + self.ablation)),
+                    str(self.seed),
+                    *ROLLOUT_ROBOTS,
+                    *labels,
+                ),
                 output=self.out / "stages" / f"rollout_{run.name}.json",
             )
             for run in self._runs
-        ]  # fmt: skip
+        ]
 
     @property
     def pretrained(self) -> Path:

@@ -9,9 +9,13 @@ from trainers.demo.world import Array, Body, Scene, State, arm_points, hand_posi
 FLOOR, TABLE = (196, 190, 180), (226, 222, 212)
 LINK, JOINT, FINGER = (92, 98, 110), (52, 56, 66), (30, 30, 36)
 COLOURS = {
-    "red": (214, 38, 38), "green": (34, 158, 60), "blue": (36, 78, 214), "yellow": (238, 190, 20),
-    "orange": (232, 120, 20), "purple": (140, 50, 170),
-}  # fmt: skip
+    "red": (214, 38, 38),
+    "green": (34, 158, 60),
+    "blue": (36, 78, 214),
+    "yellow": (238, 190, 20),
+    "orange": (232, 120, 20),
+    "purple": (140, 50, 170),
+}
 # The picture is this wide on the table, and its middle looks at this height above the lower edge of the scene.
 VIEW_M, MIDDLE_M = 0.84, 0.41
 WRIST_VIEW_M = 0.42
@@ -47,9 +51,7 @@ def draw_base(body: Body, scene: Scene, state: State, width: int, height: int) -
     return np.asarray(picture)
 
 
-def draw_wrist(
-    body: Body, scene: Scene, state: State, arm: int, width: int, height: int
-) -> NDArray[np.uint8]:
+def draw_wrist(body: Body, scene: Scene, state: State, arm: int, width: int, height: int) -> NDArray[np.uint8]:
     """The camera in one hand, straight down, nearer things larger: uint8 [height, width, 3]."""
     hand = hand_positions(body, state.joints)[arm]
     distance = hand[2] + 0.20

@@ -86,9 +86,13 @@ def _write_bridge_session(session: Path, recording: Recording, steps: int) -> No
     env = {"camera_topics": ["/D435/color/image_raw"], "control_hz": int(recording.body.control_hz)}
     (session / "config.json").write_text(json.dumps({"agent": {"T": steps, "env": ["DemoEnv", env]}}, indent=1))
     collection = {
-        "camera_type": "drawn", "robot": "WidowX 250", "environment": "demo_tabletop1", "policy_desc": "scripted",
-        "object_classes": [recording.scene.task], "demonstrator": "demo_script",
-    }  # fmt: skip
+        "camera_type": "drawn",
+        "robot": "WidowX 250",
+        "environment": "demo_tabletop1",
+        "policy_desc": "scripted",
+        "object_classes": [recording.scene.task],
+        "demonstrator": "demo_script",
+    }
     (session / "collection_metadata.json").write_text(json.dumps(collection, indent=1))
 
 
@@ -104,19 +108,30 @@ def _write_bridge_trajectory(folder: Path, recording: Recording, steps: int, num
     joints = np.stack([world.joints[0] for world in worlds])
     stamps = (BRIDGE_START + timedelta(minutes=number)).timestamp() + np.arange(steps) / body.control_hz
     observation = {
-        "full_state": state, "state": state, "desired_state": state + action * ([1.0] * 6 + [0.0]),
-        "qpos": joints, "qvel": _speeds(joints, body.control_hz), "joint_effort": np.zeros((steps, 6)),
-        "time_stamp": stamps, "t_get_obs": np.full(steps, 0.012), "eef_transform": _poses(state[:, :6]),
-        "high_bound": np.array([0.9, 0.6, 0.8, 1.57, 0.0]), "low_bound": np.array([0.1, -0.6, -0.2, -1.57, 0.0]),
+        "full_state": state,
+        "state": state,
+        "desired_state": state + action * ([1.0] * 6 + [0.0]),
+        "qpos": joints,
+        "qvel": _speeds(joints, body.control_hz),
+        "joint_effort": np.zeros((steps, 6)),
+        "time_stamp": stamps,
+        "t_get_obs": np.full(steps, 0.012),
+        "eef_transform": _poses(state[:, :6]),
+        "high_bound": np.array([0.9, 0.6, 0.8, 1.57, 0.0]),
+        "low_bound": np.array([0.1, -0.6, -0.2, -1.57, 0.0]),
         "env_done": np.arange(steps) == steps - 1,
-    }  # fmt: skip
+    }
     poses = _poses(state[:, :6])
     targets = _poses(state[:, :6] + action[:, :6])
     policy = [
-        {"actions": action[k], "new_robot_transform": targets[k],
-         "delta_robot_transform": targets[k] @ np.linalg.inv(poses[k]), "policy_type": "DemoScripted"}
+        {
+            "actions": action[k],
+            "new_robot_transform": targets[k],
+            "delta_robot_transform": targets[k] @ np.linalg.inv(poses[k]),
+            "policy_type": "DemoScripted",
+        }
         for k in range(steps - 1)
-    ]  # fmt: skip
+    ]
     agent = {"traj_ok": recording.success, "term_t": steps - 1, "camera_info": {}, "stats": {}}
     for name, value in (("obs_dict", observation), ("policy_out", policy), ("agent_data", agent)):
         (folder / f"{name}.pkl").write_bytes(pickle.dumps(value))
@@ -146,12 +161,19 @@ def _write_droid_table(path: Path, recording: Recording, start: datetime) -> Non
             file.create_dataset(name, data=values)
         file.attrs.update(
             {
-                "time": f"{start:%a_%b_%d_%H:%M:%S_%Y}", "robot_serial_number": "panda-000000-0000000",
-                "version_number": "1.3", "user": "Demo Operator", "building": "Drawn", "scene_id": 1,
-                "current_task": recording.scene.task, "success": recording.success,
-                "failure": not recording.success, "movement_enabled": True, "controller_on": True,
+                "time": f"{start:%a_%b_%d_%H:%M:%S_%Y}",
+                "robot_serial_number": "panda-000000-0000000",
+                "version_number": "1.3",
+                "user": "Demo Operator",
+                "building": "Drawn",
+                "scene_id": 1,
+                "current_task": recording.scene.task,
+                "success": recording.success,
+                "failure": not recording.success,
+                "movement_enabled": True,
+                "controller_on": True,
             }
-        )  # fmt: skip
+        )
         for name in ("fixed_tasks", "new_tasks"):
             file.attrs.create(name, [recording.scene.task], dtype=h5py.string_dtype())
 
@@ -169,19 +191,27 @@ def _droid_robot_columns(recording: Recording) -> dict[str, np.ndarray]:
     )
     seven = np.zeros_like(joints)
     state = {
-        "cartesian_position": pose, "gripper_position": gripper, "joint_positions": joints,
-        "joint_velocities": _speeds(joints, body.control_hz), "joint_torques_computed": seven,
-        "motor_torques_measured": seven, "prev_joint_torques_computed": seven,
-        "prev_joint_torques_computed_safened": seven, "prev_command_successful": np.ones(len(joints), bool),
+        "cartesian_position": pose,
+        "gripper_position": gripper,
+        "joint_positions": joints,
+        "joint_velocities": _speeds(joints, body.control_hz),
+        "joint_torques_computed": seven,
+        "motor_torques_measured": seven,
+        "prev_joint_torques_computed": seven,
+        "prev_joint_torques_computed_safened": seven,
+        "prev_command_successful": np.ones(len(joints), bool),
         "prev_controller_latency_ms": np.full(len(joints), 0.34),
-    }  # fmt: skip
+    }
     action = {
-        "cartesian_position": pose_goal, "joint_position": goals, "gripper_position": gripper_goal,
+        "cartesian_position": pose_goal,
+        "joint_position": goals,
+        "gripper_position": gripper_goal,
         "cartesian_velocity": np.clip((pose_goal - pose) / DROID_LIMITS["cartesian"], -1, 1),
         "joint_velocity": np.clip((goals - joints) / DROID_LIMITS["joint"], -1, 1),
         "gripper_velocity": np.clip((gripper_goal - gripper) / DROID_LIMITS["gripper"], -1, 1),
-        "target_cartesian_position": pose_goal, "target_gripper_position": gripper_goal,
-    }  # fmt: skip
+        "target_cartesian_position": pose_goal,
+        "target_gripper_position": gripper_goal,
+    }
     columns = {f"observation/robot_state/{name}": values for name, values in state.items()}
     columns |= {f"action/robot_state/{name}": values for name, values in state.items()}
     return columns | {f"action/{name}": values for name, values in action.items()}
@@ -204,8 +234,13 @@ def _droid_clock_columns(recording: Recording, start: datetime) -> dict[str, np.
         "timestamp/robot_state/read_start": now,
         "timestamp/robot_state/read_end": now + 2,
     }
-    for delay_ms, name in ((0, "step_start"), (18, "policy_start"), (20, "sleep_start"), (64, "control_start"),
-                           (66, "step_end")):  # fmt: skip
+    for delay_ms, name in (
+        (0, "step_start"),
+        (18, "policy_start"),
+        (20, "sleep_start"),
+        (64, "control_start"),
+        (66, "step_end"),
+    ):
         columns[f"timestamp/control/{name}"] = now + delay_ms
     for serial in DROID_CAMERAS:
         for delay_ms, name in ((5, "read_start"), (8, "read_end"), (7, "frame_received"), (-20, "estimated_capture")):
@@ -250,15 +285,27 @@ def _droid_metadata(recording: Recording, name: str, user: str, start: datetime,
     roles = {"wrist": "18650758", "ext1": "22008760", "ext2": "24400334"}
     paths = {f"{role}_mp4_path": f"{place}/recordings/MP4/{serial}.mp4" for role, serial in roles.items()}
     return {
-        "uuid": name, "lab": LAB, "user": "Demo Operator", "user_id": user, "date": f"{start:%Y-%m-%d}",
-        "timestamp": f"{start:%Y-%m-%d-%Hh-%Mm-%Ss}", "hdf5_path": f"{place}/trajectory.h5", "building": "Drawn",
-        "scene_id": 1, "success": recording.success, "robot_serial": "panda-000000-0000000", "droid_version": "1.3",
-        "current_task": recording.scene.task, "trajectory_length": len(recording.commands),
+        "uuid": name,
+        "lab": LAB,
+        "user": "Demo Operator",
+        "user_id": user,
+        "date": f"{start:%Y-%m-%d}",
+        "timestamp": f"{start:%Y-%m-%d-%Hh-%Mm-%Ss}",
+        "hdf5_path": f"{place}/trajectory.h5",
+        "building": "Drawn",
+        "scene_id": 1,
+        "success": recording.success,
+        "robot_serial": "panda-000000-0000000",
+        "droid_version": "1.3",
+        "current_task": recording.scene.task,
+        "trajectory_length": len(recording.commands),
         **{f"{role}_cam_serial": serial for role, serial in roles.items()},
         **{f"{role}_cam_extrinsics": [0.4, 0.0, 0.9, np.pi, 0.0, np.pi / 2] for role in roles},
         **{f"{role}_svo_path": f"{place}/recordings/SVO/{serial}.svo" for role, serial in roles.items()},
-        **paths, "left_mp4_path": paths["ext1_mp4_path"], "right_mp4_path": paths["ext2_mp4_path"],
-    }  # fmt: skip
+        **paths,
+        "left_mp4_path": paths["ext1_mp4_path"],
+        "right_mp4_path": paths["ext2_mp4_path"],
+    }
 
 
 def _droid_sentences(task: str) -> dict[str, str]:

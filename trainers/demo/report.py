@@ -34,18 +34,28 @@ svg text { font: 11px system-ui, sans-serif; } figure { margin: 0; } img.plot { 
 KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
 SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
 BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
-POLICIES = {"pretrained": ("pretrained", "#5b8fd0"), "posttrained": ("post-trained", "#12805c"),
-            "segments": ("post-trained with segments", "#8a6fc4"),
-            "scratch": ("from scratch, the task alone", "#c98a2b")}  # fmt: skip
+POLICIES = {
+    "pretrained": ("pretrained", "#5b8fd0"),
+    "posttrained": ("post-trained", "#12805c"),
+    "segments": ("post-trained with segments", "#8a6fc4"),
+    "scratch": ("from scratch, the task alone", "#c98a2b"),
+}
 
 
 def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
     """Writes the page and returns its path."""
     sections = (
-        _verdict(results, faults), _errors(results), _rollouts(results), _ablation(results), _logged(results),
+        _verdict(results, faults),
+        _errors(results),
+        _rollouts(results),
+        _ablation(results),
+        _logged(results),
         _rejects(results),
-        _segments(results), _shares(results), _curves(results), _times(results),
-    )  # fmt: skip
+        _segments(results),
+        _shares(results),
+        _curves(results),
+        _times(results),
+    )
     kind = "quick demo" if results.quick else "demo"
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>embodimix {kind}</title>'
@@ -79,11 +89,13 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
     tasks = [row for row in results.errors if row.is_task]
     before, after = (float(np.mean([row.policies[run] for row in tasks])) for run in ("pretrained", "posttrained"))
     numbers = (
-        (len(results.kept), "native formats"), (len({s.robot for s in results.shown}), "robots"),
-        (episodes, "episodes kept"), (rejects, "rejected, by name"),
+        (len(results.kept), "native formats"),
+        (len({s.robot for s in results.shown}), "robots"),
+        (episodes, "episodes kept"),
+        (rejects, "rejected, by name"),
         (f"{before:.2f} → {after:.2f}", "error on the task: pretrained → post-trained"),
         (f"{sum(results.seconds.values()):.0f} s", "of stages"),
-    )  # fmt: skip
+    )
     cards = "".join(
         f'<div class="card"><div class="number">{number}</div><div class="soft">{text}</div></div>'
         for number, text in numbers
@@ -185,8 +197,9 @@ def _ablation(results: Results) -> str:
         policy, asked_by, *numbers = map(html.escape, cells(row))
         rows.append(
             f"<tr><td>{policy}</td><td>{asked_by}</td>"
-            + "".join(f"<td class=n>{number}</td>" for number in numbers) + "</tr>"
-        )  # fmt: skip
+            + "".join(f"<td class=n>{number}</td>" for number in numbers)
+            + "</tr>"
+        )
     return (
         "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
         "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "

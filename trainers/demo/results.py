@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipelines.shards.dataset import Dataset
-from trainers.demo.logs import PLANS
-from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.contract.slots import CAMERAS
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
+from trainers.demo.logs import PLANS
 
 FRAMES_SHOWN = 6
 
@@ -173,11 +173,15 @@ def _group_error(by_run: Mapping[str, Mapping[str, Any]], is_task: bool) -> Grou
         mean_action=group["normalized_error"]["mean_action"],
         policies={run: report["normalized_error"]["policy"] for run, report in by_run.items()},
         physical=tuple(
-            (unit, error["repeat_state"], error["mean_action"],
-             {run: report["error"][unit]["policy"] for run, report in by_run.items()})
+            (
+                unit,
+                error["repeat_state"],
+                error["mean_action"],
+                {run: report["error"][unit]["policy"] for run, report in by_run.items()},
+            )
             for unit, error in group["error"].items()
         ),
-    )  # fmt: skip
+    )
 
 
 def _kept(dataset: Dataset) -> Kept:
@@ -216,13 +220,18 @@ def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
             frames[camera] = tuple(content[offsets[k] : offsets[k] + lengths[k]] for k in picked)
     end_s = stamps[-1] + 1.0 / row["control_hz"]
     return Shown(
-        dataset=dataset.name, robot=row["robot"], control_mode=row["control_mode"], control_hz=row["control_hz"],
-        task=row["task"], n_steps=row["n_steps"], frames=frames,
+        dataset=dataset.name,
+        robot=row["robot"],
+        control_mode=row["control_mode"],
+        control_hz=row["control_hz"],
+        task=row["task"],
+        n_steps=row["n_steps"],
+        frames=frames,
         segments=tuple(
             (stamps[s["start"]], stamps[s["end"]] if s["end"] < len(stamps) else end_s, s["text"], s["kind"])
             for s in row["segments"]
         ),
-    )  # fmt: skip
+    )
 
 
 def _by_run(out: Path, runs: Sequence[str], stage: str) -> dict[str, Any]:

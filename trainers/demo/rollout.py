@@ -15,16 +15,16 @@ from mixtures.mixture import Mixture, open_mixture
 from model import policy
 from model.inputs import Observation, observation_from_batch
 from model.tokenizer import tokenizer_for
+from pipelines.contract.images import letterbox
+from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
+from trainers.config import RunConfig
 from trainers.demo.labeler import sentences
 from trainers.demo.logs import FULL, Series
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.script import draw_scene, first_state
 from trainers.demo.world import Body, Command, Scene, State, base_to_world, hand_positions, is_success, step
-from pipelines.contract.images import letterbox
-from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
-from trainers.config import RunConfig
-from trainers.serving.high_level import HighLevelPolicy, learn_nearest_state
 from trainers.run import RunDirectory
+from trainers.serving.high_level import HighLevelPolicy, learn_nearest_state
 from trainers.setup import read_best
 
 CONTROL_MODE = "joint_position"
@@ -85,12 +85,15 @@ def roll_out(
             ends = pilot.run(trials, jax.random.key(seed))
             outcomes.append(
                 Outcome(
-                    task=trials[0].scene.task, robot=one.body.robot, condition=condition, episodes=episodes,
+                    task=trials[0].scene.task,
+                    robot=one.body.robot,
+                    condition=condition,
+                    episodes=episodes,
                     successes=sum(is_success(end.scene, end.state) for end in ends),
                     went_to_meant=sum(int(np.argmin(end.closest)) == end.scene.target for end in ends),
                     lifted_other=sum(lifted_other(end) for end in ends),
                 )
-            )  # fmt: skip
+            )
     return outcomes
 
 
@@ -236,10 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("robots", nargs="*", default=["ur5e"])
     parser.add_argument(
-        "--labels", type=Path, metavar="TABLE",
+        "--labels",
+        type=Path,
+        metavar="TABLE",
         help="also ask by segment sentences: those of a script that knows the scene, and those of a high-level policy "
         "that learned from this table of DATASET/segments",
-    )  # fmt: skip
+    )
     parsed = parser.parse_args(arguments)
     series = [one for one in FULL if one.body.robot in parsed.robots]
     instructors: dict[str, Instructor] = {"task": ask_task}

@@ -18,7 +18,7 @@ from trainers.demo.world import (
     joints_for,
     physics_steps,
     world_to_base,
-)  # fmt: skip
+)
 
 Task = Literal["lift_one", "lift_one_of_two", "lift_box", "drive_and_lift_box"]
 
@@ -79,9 +79,12 @@ def first_state(body: Body, places: Array, random: np.random.Generator) -> State
     back_m = random.uniform(0.05, 0.18) if body.is_mobile else 0.0
     side_m = random.uniform(-0.06, 0.06) if body.is_mobile else 0.0
     return State(
-        joints=joints_for(body, hands), gripper=np.zeros(body.n_arms), base=np.array([-back_m, side_m, 0.0]),
-        items=places, held=(None,) * body.n_arms,
-    )  # fmt: skip
+        joints=joints_for(body, hands),
+        gripper=np.zeros(body.n_arms),
+        base=np.array([-back_m, side_m, 0.0]),
+        items=places,
+        held=(None,) * body.n_arms,
+    )
 
 
 def scripted_commands(
@@ -99,8 +102,13 @@ def scripted_commands(
     item = scene.items[scene.target]
     handles = world_to_base(base, state.items[scene.target] + np.array(item.handles)) + np.array([0.0, miss_m, 0.0])
     up, over = np.array([0.0, 0.0, LIFT_M]), np.array([0.0, 0.0, HOVER_M])
-    phases = ((1.5, handles + over, 0.0), (0.5, handles, 0.0), (0.35, handles, 1.0), (0.55, handles + up, 1.0),
-              (0.2, handles + up, 1.0))  # fmt: skip
+    phases = (
+        (1.5, handles + over, 0.0),
+        (0.5, handles, 0.0),
+        (0.35, handles, 1.0),
+        (0.55, handles + up, 1.0),
+        (0.2, handles + up, 1.0),
+    )
     start = hand_positions(body, state.joints)
     for duration_s, goal, gripper in phases:
         n = max(1, round(duration_s * tempo * body.control_hz))

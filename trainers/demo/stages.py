@@ -102,9 +102,12 @@ class _Running:
             self._files.append(open(stage.output, "wb"))
         environment = os.environ | ENVIRONMENT | {"JAX_COMPILATION_CACHE_DIR": str(log.parent / "xla")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *stage.arguments], stdin=subprocess.DEVNULL, stdout=self._files[-1],
-            stderr=self._files[0], env=environment,
-        )  # fmt: skip
+            [sys.executable, "-m", *stage.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._files[-1],
+            stderr=self._files[0],
+            env=environment,
+        )
 
     def show_progress(self) -> None:
         """Prints the last line of the log, now and then."""

@@ -47,9 +47,13 @@ def compare(request: Request, other: Path) -> dict[str, Any]:
     weights = np.array(shares) / np.sum(shares)
     totals = [float(weights @ [group[side] for group in groups]) for side in ("this", "other")]
     report = {
-        "schema": SCHEMA, "this": _named(reports[0]), "other": _named(reports[1]), "mixture": reports[0]["mixture"],
-        "groups": groups, "overall": _row(totals, weights @ np.stack(resampled)),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "this": _named(reports[0]),
+        "other": _named(reports[1]),
+        "mixture": reports[0]["mixture"],
+        "groups": groups,
+        "overall": _row(totals, weights @ np.stack(resampled)),
+    }
     path = request.run / "eval" / f"against_{other.resolve().name}.json"
     write_atomically(path, json.dumps(report, indent=1).encode())
     return report

@@ -17,10 +17,19 @@ from mixtures.stream.batches import Batch, Stream
 from model import policy
 from pipelines.contract.errors import UsageError
 from pipelines.storage.files import write_atomically
-from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
-from trainers.evaluation.measures import PREDICTORS, Predictions, by_slot, joined, measure, of_samples, overall, sample_means
+from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
+from trainers.evaluation.measures import (
+    PREDICTORS,
+    Predictions,
+    by_slot,
+    joined,
+    measure,
+    of_samples,
+    overall,
+    sample_means,
+)
 from trainers.run import RunDirectory
 from trainers.setup import read_best
 from trainers.step import TrainBatch, build_flow_loss
@@ -80,12 +89,20 @@ def evaluate(request: Request) -> dict[str, Any]:
 
             plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
     report = {
-        "schema": SCHEMA, "run": str(request.run), "step": step, "mixture": mixture.spec.name,
-        "own_mixture": own, "samples": request.samples, "seed": request.seed, "flow_steps": request.flow_steps,
+        "schema": SCHEMA,
+        "run": str(request.run),
+        "step": step,
+        "mixture": mixture.spec.name,
+        "own_mixture": own,
+        "samples": request.samples,
+        "seed": request.seed,
+        "flow_steps": request.flow_steps,
         "plots": str(run.path / "eval" / name) if request.plots else None,
         "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
-        "groups": groups, "overall": overall(groups), "slots": by_slot(measured),
-    }  # fmt: skip
+        "groups": groups,
+        "overall": overall(groups),
+        "slots": by_slot(measured),
+    }
     write_report(run, name, report, sample_errors)
     return report
 
@@ -165,9 +182,12 @@ def held_out(mixture: Mixture, group: str, request: Request) -> tuple[int, Itera
 
 
 def predictions_of(
-    mixture: Mixture, batch: Batch, action: NDArray[np.float32], flow_loss: NDArray[np.float32],
+    mixture: Mixture,
+    batch: Batch,
+    action: NDArray[np.float32],
+    flow_loss: NDArray[np.float32],
     swept: Sequence[NDArray[np.float32]] = (),
-) -> Predictions:  # fmt: skip
+) -> Predictions:
     """Turns a batch and its normalized predictions into physical units; swept: with other numbers of flow steps."""
     normalization = mixture.spec.action.normalization
     affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]

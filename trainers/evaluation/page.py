@@ -32,11 +32,15 @@ def write_page(path: Path, report: Mapping[str, Any]) -> None:
         "error of action chunks, only where the robot has the slot and the episode goes on; the lowest is bold.</p>",
         _table(groups, report["overall"]),
         f"<p class=soft>Without held-out episodes: {', '.join(empty)}</p>" if empty else "",
-        "<h2>Error by step of the chunk</h2>", _image(_by_step(groups), "error by step of the chunk"),
+        "<h2>Error by step of the chunk</h2>",
+        _image(_by_step(groups), "error by step of the chunk"),
         "<h2>Error by open-loop horizon</h2><p>The mean over the steps up to one: what carrying out that many actions "
-        "before the next look costs.</p>", _image(_by_horizon(groups), "error by open-loop horizon"),
-        *_sweep(groups, report), "<h2>Error of each slot</h2>", *_slots(report["slots"]),
-    ]  # fmt: skip
+        "before the next look costs.</p>",
+        _image(_by_horizon(groups), "error by open-loop horizon"),
+        *_sweep(groups, report),
+        "<h2>Error of each slot</h2>",
+        *_slots(report["slots"]),
+    ]
     for picture in sorted(Path(report["plots"]).glob("*.png")) if report["plots"] else []:
         body += [f"<h2>{html.escape(picture.stem)}</h2>", _image(picture.read_bytes(), picture.stem)]
     title = f"Evaluation of {html.escape(Path(report['run']).name)}"

@@ -48,9 +48,14 @@ def replay(path: Path, step: int | None = None) -> dict[str, Any]:
         batch = stream.batch_at((step - 1) * config.batch_size)
     grads, loss, sample_loss = jax.jit(build_gradients(config))(state, to_train_batch(batch), seed)
     report = {
-        "schema": SCHEMA, "run": str(path), "step": step, "from_checkpoint": start, "loss": float(loss),
-        "samples": _of_samples(mixture, batch, np.asarray(sample_loss)), "gradients": _of_parameters(grads),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "run": str(path),
+        "step": step,
+        "from_checkpoint": start,
+        "loss": float(loss),
+        "samples": _of_samples(mixture, batch, np.asarray(sample_loss)),
+        "gradients": _of_parameters(grads),
+    }
     write_atomically(path / f"replay_step_{step}.json", json.dumps(report, indent=1).encode())
     group_names = tuple(group.name for group in mixture.groups)
     write_batch_page(path / f"replay_step_{step}.html", batch, group_names, config.cameras)
@@ -102,10 +107,15 @@ def _state_before(run: RunDirectory, config: RunConfig, step: int) -> tuple[Trai
 def _of_samples(mixture: Mixture, batch: Batch, loss: np.ndarray) -> list[dict[str, Any]]:
     """Each sample's loss and largest inputs, the worst first; a number that is not finite is the worst."""
     rows = [
-        {"name": name, "group": mixture.groups[group].name, "loss": float(value),
-         "state": float(np.abs(batch.state[row]).max()), "action": float(np.abs(batch.action[row]).max())}
+        {
+            "name": name,
+            "group": mixture.groups[group].name,
+            "loss": float(value),
+            "state": float(np.abs(batch.state[row]).max()),
+            "action": float(np.abs(batch.action[row]).max()),
+        }
         for row, (name, group, value) in enumerate(zip(batch.names, batch.group, loss, strict=True))
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: -_badness(row["loss"]))
 
 
@@ -121,4 +131,3 @@ def _of_parameters(grads: Any) -> list[dict[str, Any]]:
 
 def _badness(value: float) -> float:
     return value if np.isfinite(value) else float("inf")
-

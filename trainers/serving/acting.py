@@ -17,9 +17,9 @@ from pipelines.contract.slots import IMAGE_SIZE, N_SLOTS
 from pipelines.shards.statistics import load_statistics
 from trainers.config import RunConfig
 from trainers.evaluation.evaluate import sample_masked
-from trainers.serving.observations import Look
 from trainers.robots import Robot, read_robots
 from trainers.run import RunDirectory
+from trainers.serving.observations import Look
 from trainers.setup import read_best
 from trainers.step import TrainBatch
 
@@ -37,9 +37,11 @@ class Actor:
         self.robots = read_robots(directory.robots_path)
         action = directory.read_lock()["action"]
         self._normalizer = Normalizer(
-            statistics=load_statistics(directory.recorded_statistics()), mode=action["mode"],
-            parts={key: robot.parts for key, robot in self.robots.items()}, normalization=action["normalization"],
-        )  # fmt: skip
+            statistics=load_statistics(directory.recorded_statistics()),
+            mode=action["mode"],
+            parts={key: robot.parts for key, robot in self.robots.items()},
+            normalization=action["normalization"],
+        )
         self._encode = tokenizer_for(self.config.policy, self.config.tokenizer).encode
         self._sample = jax.jit(partial(sample_masked, self.config, flow_steps=flow_steps))
         self._key = jax.random.key(seed)
@@ -76,9 +78,12 @@ class Actor:
 
 
 def _as_batch(
-    config: RunConfig, images: Mapping[str, NDArray[np.uint8]], prompt: tuple[Any, Any],
-    state: NDArray[np.float32], action_mask: NDArray[np.bool_],
-) -> TrainBatch:  # fmt: skip
+    config: RunConfig,
+    images: Mapping[str, NDArray[np.uint8]],
+    prompt: tuple[Any, Any],
+    state: NDArray[np.float32],
+    action_mask: NDArray[np.bool_],
+) -> TrainBatch:
     """A batch of one, in the form that the run was trained on: a camera that was not sent is black and masked."""
     black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     horizon = config.policy.horizon
@@ -86,8 +91,13 @@ def _as_batch(
         observation=observation_from_batch(
             images={camera: images.get(camera, black)[None] for camera in config.cameras},
             image_masks={camera: np.array([camera in images]) for camera in config.cameras},
-            tokenized_prompt=prompt[0][None], tokenized_prompt_mask=prompt[1][None], state=state, drop_missing=False,
+            tokenized_prompt=prompt[0][None],
+            tokenized_prompt_mask=prompt[1][None],
+            state=state,
+            drop_missing=False,
         ),
-        actions=np.zeros((1, horizon, N_SLOTS), np.float32), action_mask=action_mask,
-        chunk_mask=np.ones((1, horizon), np.bool_), stop_signal=np.zeros(1, np.int32),
-    )  # fmt: skip
+        actions=np.zeros((1, horizon, N_SLOTS), np.float32),
+        action_mask=action_mask,
+        chunk_mask=np.ones((1, horizon), np.bool_),
+        stop_signal=np.zeros(1, np.int32),
+    )

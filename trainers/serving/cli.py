@@ -27,18 +27,31 @@ A client that speaks of its data by other names, such as DROID's:
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `serve` to the parser of `embodimix`."""
     parser = commands.add_parser(
-        "serve", help="let robots ask a trained policy for actions, over a websocket", epilog=EPILOG,
+        "serve",
+        help="let robots ask a trained policy for actions, over a websocket",
+        epilog=EPILOG,
         description="Serve a run's newest policy to openpi-client: observations in, actions in native units out.",
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--robot", help="norm key, or its beginning, of observations that do not name a robot")
-    parser.add_argument("--execute", type=int, default=0, metavar="N",
-                        help="actions of a chunk to send (as published: 25 at 50 Hz, 16 at 20 Hz)")
+    parser.add_argument(
+        "--execute",
+        type=int,
+        default=0,
+        metavar="N",
+        help="actions of a chunk to send (as published: 25 at 50 Hz, 16 at 20 Hz)",
+    )
     parser.add_argument("--control-hz", type=float, metavar="X", help="the robot's rate (that of its training data)")
     parser.add_argument("--prompt", help="the sentence of observations that bring none")
-    parser.add_argument("--map", action="append", default=[], metavar="NAME=KEY[,KEY]",
-                        help="a camera, state or prompt by the client's name for it; several keys are joined")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="NAME=KEY[,KEY]",
+        help="a camera, state or prompt by the client's name for it; several keys are joined",
+    )
     parser.add_argument("--flow-steps", type=int, default=10, metavar="N", help="Euler steps to an action (10)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise that actions start from (0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
@@ -53,11 +66,19 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     serve_run(
         Request(
-            run=arguments.run_directory, robot=arguments.robot, execute=arguments.execute, prompt=arguments.prompt,
-            control_hz=arguments.control_hz, names=_names(arguments.map), flow_steps=arguments.flow_steps,
-            seed=arguments.seed, host=arguments.host, port=arguments.port, api_key=_api_key(arguments.api_key_file),
+            run=arguments.run_directory,
+            robot=arguments.robot,
+            execute=arguments.execute,
+            prompt=arguments.prompt,
+            control_hz=arguments.control_hz,
+            names=_names(arguments.map),
+            flow_steps=arguments.flow_steps,
+            seed=arguments.seed,
+            host=arguments.host,
+            port=arguments.port,
+            api_key=_api_key(arguments.api_key_file),
         )
-    )  # fmt: skip
+    )
     return 0
 
 

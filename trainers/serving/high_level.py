@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.paths import Place
 from pipelines.segments.tables import overlay, read_segments
+from pipelines.storage.paths import Place
 
 Vectors = NDArray[np.float32]
 

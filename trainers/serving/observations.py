@@ -47,9 +47,14 @@ class Names:
 
 
 def read_look(
-    message: Any, robot: Robot, *, cameras: tuple[str, ...], state_mask: NDArray[np.bool_], names: Names,
+    message: Any,
+    robot: Robot,
+    *,
+    cameras: tuple[str, ...],
+    state_mask: NDArray[np.bool_],
+    names: Names,
     prompt: str | None = None,
-) -> Look:  # fmt: skip
+) -> Look:
     """Returns the observation in a message; `prompt` stands in where it has none.
 
     Pictures: uint8 [y, x, 3] or [3, y, x] of any size, floats in [0, 1], or JPEG or PNG bytes. UsageError says what

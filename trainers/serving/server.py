@@ -23,10 +23,10 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
+from trainers.robots import Robot, find_robot, open_loop_steps
 from trainers.serving.acting import Actor
 from trainers.serving.messages import pack, unpack
 from trainers.serving.observations import Names, read_look
-from trainers.robots import Robot, find_robot, open_loop_steps
 
 SCHEMA = "embodimix.serve/v1"
 REMEMBERED = 1000
@@ -103,9 +103,16 @@ class PolicyServer:
         """Opens the port. FailedWork if it is taken. A browser's pages cannot connect: they name an origin."""
         try:
             return await serve(
-                self._talk, self._request.host, self._request.port, compression=None, max_size=MAX_MESSAGE_BYTES,
-                process_request=self._page, origins=[None], close_timeout=3, logger=LOGGER,
-            )  # fmt: skip
+                self._talk,
+                self._request.host,
+                self._request.port,
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                process_request=self._page,
+                origins=[None],
+                close_timeout=3,
+                logger=LOGGER,
+            )
         except OSError as error:
             raise FailedWork(f"cannot listen on {self._request.host}:{self._request.port}: {error}") from error
 
@@ -119,23 +126,30 @@ class PolicyServer:
     def metadata(self) -> dict[str, Any]:
         """What a client learns when it connects."""
         return {
-            "schema": SCHEMA, "run": str(self._request.run), "step": self._actor.step,
-            "model": self._actor.config.model, "cameras": list(self._actor.cameras),
-            "flow_steps": self._request.flow_steps, "horizon": self._actor.config.policy.horizon,
+            "schema": SCHEMA,
+            "run": str(self._request.run),
+            "step": self._actor.step,
+            "model": self._actor.config.model,
+            "cameras": list(self._actor.cameras),
+            "flow_steps": self._request.flow_steps,
+            "horizon": self._actor.config.policy.horizon,
             "robot": None if self._robot is None else self._robot.norm_key,
             "robots": {key: self._told_of(robot) for key, robot in self._actor.robots.items()},
-        }  # fmt: skip
+        }
 
     def report(self) -> dict[str, Any]:
         """Counts since the start, and percentiles of the last thousand answers in milliseconds."""
         timings = list(self._timings)
         return self._counts | {
-            "uptime_s": round(time.time() - self._since, 1), "last_error": self._last_error,
+            "uptime_s": round(time.time() - self._since, 1),
+            "last_error": self._last_error,
             "latency_ms": {
                 name: {f"p{p}": float(np.percentile([getattr(t, name) for t in timings], p)) for p in PERCENTILES}
                 for name in ("infer_ms", "total_ms")
-            } if timings else {},
-        }  # fmt: skip
+            }
+            if timings
+            else {},
+        }
 
     def answer(self, data: bytes | str) -> dict[str, Any]:
         """Actions for one message. UsageError says what is wrong with the message."""
@@ -144,9 +158,13 @@ class PolicyServer:
         message = unpack(data)
         robot = self._robot_of(message)
         look = read_look(
-            message, robot, cameras=self._actor.cameras, state_mask=self._actor.state_mask(robot), names=self._names,
+            message,
+            robot,
+            cameras=self._actor.cameras,
+            state_mask=self._actor.state_mask(robot),
+            names=self._names,
             prompt=self._request.prompt,
-        )  # fmt: skip
+        )
         return {"actions": self._actor.act(robot, look)[: self._executed(robot)]}
 
     async def _talk(self, connection: ServerConnection) -> None:
@@ -223,10 +241,11 @@ class PolicyServer:
 
     def _told_of(self, robot: Robot) -> dict[str, Any]:
         return {
-            "control_hz": self._control_hz(robot), "open_loop_steps": self._executed(robot),
+            "control_hz": self._control_hz(robot),
+            "open_loop_steps": self._executed(robot),
             "state": robot.slot_names(self._actor.state_mask(robot)),
             "action": robot.slot_names(self._actor.action_mask(robot)),
-        }  # fmt: skip
+        }
 
 
 def serve_run(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""Tests of `annotation_tools.agreement.agree`: small worked cases, a library as the oracle, and annotators with known noise."""
+"""Agreement between annotators: small worked cases, a library as the oracle, and annotators with known noise."""
 
 import dataclasses
 import math
@@ -68,10 +68,12 @@ def test_alpha_of_krippendorffs_own_example() -> None:
     # Krippendorff (2011), nominal data of 4 observers over 12 units.
     ratings = np.array(
         [
-            [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0], [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
-            [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0], [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
+            [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
         ]
-    )  # fmt: skip
+    )
     counts = np.stack([(ratings == label).sum(axis=0) for label in range(1, 6)], axis=1)
     assert krippendorff_alpha(counts.astype(float), np.ones(12)) == pytest.approx(0.743, abs=5e-4)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.annotation_episodes import make_dataset
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.exchange import agibot, calvin, elan, groot, label_studio, lerobot
@@ -19,14 +18,18 @@ from annotation_tools.exchange.clips import Clip, Names, make_clips, runs_to_seg
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import check_segments, read_segments
+from tests.support.annotation_episodes import make_dataset
 from trainers.main import main
 
 FORMATS = [agibot, calvin, elan, groot, label_studio, lerobot]
 KEPT = {
-    agibot: ("start", "end", "text", "kind"), calvin: ("start", "end", "text", "kind"),
-    elan: ("start", "end", "text", "kind", "arms", "success", "confidence"), groot: ("start", "end", "text"),
-    label_studio: ("start", "end", "text", "kind", "success"), lerobot: ("start", "end", "text"),
-}  # fmt: skip
+    agibot: ("start", "end", "text", "kind"),
+    calvin: ("start", "end", "text", "kind"),
+    elan: ("start", "end", "text", "kind", "arms", "success", "confidence"),
+    groot: ("start", "end", "text"),
+    label_studio: ("start", "end", "text", "kind", "success"),
+    lerobot: ("start", "end", "text"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def some_segments(n_steps: int) -> tuple[Segment, ...]:
     common: dict[str, Any] = {"source": "human"}
     return (
         Segment(start=0, end=13, text="reach for the cup", arms=("arm0",), success=1, confidence=0.25, **common),
-        Segment(start=13, end=31, text="try <again> & \"grasp\" é", kind="recovery", arms=("arm0", "arm1"), **common),
+        Segment(start=13, end=31, text='try <again> & "grasp" é', kind="recovery", arms=("arm0", "arm1"), **common),
         Segment(start=40, end=55, text="hold still", kind="idle", **common),
         Segment(start=55, end=n_steps - 5, text="lift it", success=0, **common),
     )
@@ -89,18 +92,23 @@ def test_lerobot_columns_join_a_dataset_that_is_there(store: EpisodeStore, clips
     lengths = [clip.n_steps for clip in clips] + [4]
     table = pa.table(
         {
-            "episode_index": np.repeat([0, 1, 2], lengths), "action": np.arange(sum(lengths)),
+            "episode_index": np.repeat([0, 1, 2], lengths),
+            "action": np.arange(sum(lengths)),
             "timestamp": np.concatenate([np.arange(n) / 10 + 0.05 for n in lengths]).astype(np.float32),
         }
-    )  # fmt: skip
+    )
     pq.write_table(table, path)
     read = write_and_read(store, lerobot, tmp_path, clips)
     joined = pq.ParquetFile(path).read()
     assert joined["action"].to_pylist() == list(range(sum(lengths)))
     assert joined["language_persistent"][0].as_py()[0] == {
-        "role": "assistant", "content": "reach for the cup", "style": "subtask", "timestamp": pytest.approx(0.05),
-        "camera": None, "tool_calls": None,
-    }  # fmt: skip
+        "role": "assistant",
+        "content": "reach for the cup",
+        "style": "subtask",
+        "timestamp": pytest.approx(0.05),
+        "camera": None,
+        "tool_calls": None,
+    }
     assert joined["language_persistent"][sum(lengths) - 1].as_py() is None
     assert [(s.start, s.end) for s in read[clips[0].episode_id]] == [(s.start, s.end) for s in clips[0].segments]
     info = json.loads((tmp_path / "meta" / "info.json").read_text())
@@ -143,8 +151,11 @@ def test_agibot_files_look_like_agibots(clips: list[Clip], tmp_path: Path) -> No
     (episode,) = json.loads((tmp_path / "task_info" / "task_1.json").read_text())
     assert (episode["episode_id"], episode["task_name"]) == (0, "task 0")
     assert episode["label_info"]["action_config"][0] == {
-        "start_frame": 0, "end_frame": 13, "action_text": "reach for the cup", "skill": "",
-    }  # fmt: skip
+        "start_frame": 0,
+        "end_frame": 13,
+        "action_text": "reach for the cup",
+        "skill": "",
+    }
     assert episode["label_info"]["key_frame"] == [{"start": 13, "end": 31, "comment": "Failure recovery"}]
 
 
@@ -217,20 +228,28 @@ def test_elan_files_of_a_stranger_need_only_a_tier_named_text(store: EpisodeStor
         '<ALIGNABLE_ANNOTATION ANNOTATION_ID="x" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>go'
         "</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"
     )
-    assert elan.read(tmp_path, Names.of(store)) == {
-        episode_id: [Segment(start=0, end=15, text="go", source="source")]
-    }  # fmt: skip
+    assert elan.read(tmp_path, Names.of(store)) == {episode_id: [Segment(start=0, end=15, text="go", source="source")]}
 
 
 def test_label_studio_regions_count_frames_from_one(clips: list[Clip], tmp_path: Path) -> None:
     label_studio.write(tmp_path, clips)
     task = json.loads((tmp_path / "tasks.json").read_text())[0]
     assert task["annotations"][0]["result"][:2] == [
-        {"id": "s0", "to_name": "video", "from_name": "kind", "type": "timelinelabels",
-         "value": {"ranges": [{"start": 1, "end": 13}], "timelinelabels": ["subtask"]}},
-        {"id": "s0", "to_name": "video", "from_name": "text", "type": "textarea",
-         "value": {"ranges": [{"start": 1, "end": 13}], "text": ["reach for the cup"]}},
-    ]  # fmt: skip
+        {
+            "id": "s0",
+            "to_name": "video",
+            "from_name": "kind",
+            "type": "timelinelabels",
+            "value": {"ranges": [{"start": 1, "end": 13}], "timelinelabels": ["subtask"]},
+        },
+        {
+            "id": "s0",
+            "to_name": "video",
+            "from_name": "text",
+            "type": "textarea",
+            "value": {"ranges": [{"start": 1, "end": 13}], "text": ["reach for the cup"]},
+        },
+    ]
 
 
 def test_the_commands_bring_segments_out_and_back(store: EpisodeStore, tmp_path: Path) -> None:

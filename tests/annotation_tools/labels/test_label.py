@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.annotation_episodes import make_dataset
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.answer import BadAnswer, parse_answer
 from annotation_tools.labels.command import choose_labeler
 from annotation_tools.labels.http import HttpLabeler
+from annotation_tools.labels.labelers import Answer, Labeler, RulesLabeler, SubprocessLabeler, Usage
 from annotation_tools.labels.request import LabelRequest, contact_sheet, make_requests
 from annotation_tools.labels.run import (
     AnswerCache,
@@ -27,10 +27,10 @@ from annotation_tools.labels.run import (
     estimate_run,
     label_run,
 )
-from annotation_tools.labels.labelers import Answer, Labeler, RulesLabeler, SubprocessLabeler, Usage
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import decode_jpeg
+from tests.support.annotation_episodes import make_dataset
 
 SEGMENTS = (
     Segment(start=0, end=20, text="move the left arm down", arms=("arm0",)),
@@ -259,9 +259,13 @@ def test_a_fine_server_labels_every_episode(
 
 def test_a_busy_broken_or_babbling_server_is_asked_again(store: EpisodeStore, tmp_path: Path, endpoint: Any) -> None:
     troubles: list[Reply] = [
-        (429, b"slow down", {"Retry-After": "0"}), (500, b"oops", {}), (503, b"", {}), (200, b"<html>", {}),
-        (200, b'{"choices": []}', {}), (200, b"cut off", {"Content-Length": "900"}),
-    ]  # fmt: skip
+        (429, b"slow down", {"Retry-After": "0"}),
+        (500, b"oops", {}),
+        (503, b"", {}),
+        (200, b"<html>", {}),
+        (200, b'{"choices": []}', {}),
+        (200, b"cut off", {"Content-Length": "900"}),
+    ]
     flaky = endpoint(lambda number, question: troubles.pop() if troubles else completion(good(question)))
     outcome = run(store, labeler(flaky, timeout_s=1.0), tmp_path, workers=1, attempts=8)
     assert outcome.dead_letters == () and len(flaky.questions) == 10
@@ -378,9 +382,16 @@ def test_the_rate_is_kept(store: EpisodeStore, tmp_path: Path) -> None:
     waits: list[float] = []
     rates = Limits(workers=1, per_minute=30)
     label_run(
-        store, RulesLabeler(), proposals(store), AnswerCache(tmp_path), rates, "", "", clock=lambda: 0.0,
+        store,
+        RulesLabeler(),
+        proposals(store),
+        AnswerCache(tmp_path),
+        rates,
+        "",
+        "",
+        clock=lambda: 0.0,
         sleep=waits.append,
-    )  # fmt: skip
+    )
     assert waits == [0.0, 2.0, 4.0, 6.0]
 
 
@@ -406,10 +417,13 @@ def test_only_http_is_asked(url: str) -> None:
 
 def test_equal_questions_have_equal_keys_and_others_not() -> None:
     keys = {
-        REQUEST.key("m"), REQUEST.key("m2"), replace(REQUEST, task="iron").key("m"),
-        replace(REQUEST, sheets=(b"a",)).key("m"), replace(REQUEST, sheets=(b"b",)).key("m"),
+        REQUEST.key("m"),
+        REQUEST.key("m2"),
+        replace(REQUEST, task="iron").key("m"),
+        replace(REQUEST, sheets=(b"a",)).key("m"),
+        replace(REQUEST, sheets=(b"b",)).key("m"),
         replace(REQUEST, before="x").key("m"),
-    }  # fmt: skip
+    }
     assert len(keys) == 6 and replace(REQUEST).key("m") in keys
 
 
@@ -425,9 +439,15 @@ def test_a_beam_job_labels_like_a_local_run(store: EpisodeStore, tmp_path: Path,
         return (400, b"no", {}) if words.count("Segment ") == n_of_victim else completion(good(question))
 
     beamed = label_with_beam(
-        store.dataset.path, labeler(endpoint(behave)), proposals(store), tmp_path / "beam", Limits(),
-        make_beam_options([]), "2024-05-01T00:00:00Z", "0.1.0",
-    )  # fmt: skip
+        store.dataset.path,
+        labeler(endpoint(behave)),
+        proposals(store),
+        tmp_path / "beam",
+        Limits(),
+        make_beam_options([]),
+        "2024-05-01T00:00:00Z",
+        "0.1.0",
+    )
     local = run(store, labeler(endpoint(behave)), tmp_path / "local")
     assert beamed.annotations == local.annotations and len(beamed.annotations) > 5
     assert [(letter.episode_id, letter.reason) for letter in beamed.dead_letters] == [(victim, "rejected")]

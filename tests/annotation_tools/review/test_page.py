@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.annotation_episodes import make_dataset
-from tests.support.annotation_server import LocalServer
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -24,6 +22,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.review.store import ReviewStore
 from pipelines.segments.tables import read_segments
+from tests.support.annotation_episodes import make_dataset
+from tests.support.annotation_server import LocalServer
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -126,8 +126,12 @@ class Page:
         return self.script("return review.state.history.present.map(s => [s.start, s.end, s.text])")
 
     def wait_for_save(self) -> None:
-        self.until(lambda: self.find("#saved").text.startswith("saved, revision") and not self.script(
-            "return review.state.dirty || Boolean(review.state.saving)"))  # fmt: skip
+        self.until(
+            lambda: (
+                self.find("#saved").text.startswith("saved, revision")
+                and not self.script("return review.state.dirty || Boolean(review.state.saving)")
+            )
+        )
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.annotation_episodes import make_dataset
-from tests.support.annotation_server import LocalServer
 
 from annotation_tools.episodes import Brief
-from annotation_tools.review.session import ReviewOptions
 from annotation_tools.review.queue import Queue
+from annotation_tools.review.session import ReviewOptions
 from pipelines.contract.errors import UsageError
+from tests.support.annotation_episodes import make_dataset
+from tests.support.annotation_server import LocalServer
 
 PAGE = {"X-Embodimix": "review", "Content-Type": "application/json"}
 
@@ -58,12 +58,18 @@ def test_a_picture_is_the_one_in_the_shard(server: LocalServer) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/static/../review.py", "/static/%2e%2e/review.py", "/static/..%2freview.py", "/../dataset_info.json",
-        "/api/episodes/..%2f..%2fetc/frames/base_0_rgb/0", "/api/episodes/{id}/frames/..%2f..%2fpasswd/0",
-        "/api/episodes/{id}/frames/base_0_rgb/-1", "/api/episodes/{id}/frames/base_0_rgb/99999",
-        "/api/episodes/nobody?annotator=ann", "/segments/review.sqlite",
+        "/static/../review.py",
+        "/static/%2e%2e/review.py",
+        "/static/..%2freview.py",
+        "/../dataset_info.json",
+        "/api/episodes/..%2f..%2fetc/frames/base_0_rgb/0",
+        "/api/episodes/{id}/frames/..%2f..%2fpasswd/0",
+        "/api/episodes/{id}/frames/base_0_rgb/-1",
+        "/api/episodes/{id}/frames/base_0_rgb/99999",
+        "/api/episodes/nobody?annotator=ann",
+        "/segments/review.sqlite",
     ],
-)  # fmt: skip
+)
 def test_nothing_but_the_datasets_own_pictures_can_be_read(server: LocalServer, path: str) -> None:
     status, _ = ask(server, path.replace("{id}", first_id(server)))
     assert status == 404
@@ -162,12 +168,23 @@ def test_other_machines_are_let_in_only_with_a_token(tmp_path: Path) -> None:
 def test_a_page_of_a_hundred_thousand_episodes_comes_at_once() -> None:
     briefs = {
         f"{number:032x}": Brief(
-            episode_id=f"{number:032x}", source_key="", split="train", shard=0, row=number, n_steps=200,
-            control_hz=10.0, task="fold", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=9,
+            episode_id=f"{number:032x}",
+            source_key="",
+            split="train",
+            shard=0,
+            row=number,
+            n_steps=200,
+            control_hz=10.0,
+            task="fold",
+            language=(),
+            robot="arx",
+            control_mode="ee_delta",
+            success=1,
+            n_segments=9,
             confidence=number * 7919 % 1000 / 1000,
         )
         for number in range(100_000)
-    }  # fmt: skip
+    }
     queue = Queue.of(briefs, double=0.05)
     statuses = {episode_id: {"bob": "done"} for episode_id in list(briefs)[:5000]}
     began = time.process_time()

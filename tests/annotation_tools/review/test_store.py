@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.support.annotation_episodes import make_dataset
 
 from annotation_tools.episodes import Brief, EpisodeStore
 from annotation_tools.review.queue import Queue, visible_annotators
@@ -14,6 +13,7 @@ from annotation_tools.review.store import ReviewStore, StaleSave, Work, check_an
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import check_segments, read_segments
+from tests.support.annotation_episodes import make_dataset
 
 REACH = (Segment(start=0, end=20, text="reach", source="human"),)
 LIFT = (Segment(start=0, end=20, text="lift", source="human", arms=("arm0",)),)
@@ -127,10 +127,21 @@ def test_names_that_could_be_paths_or_markup_are_refused(name: str) -> None:
 
 def brief(episode_id: str, confidence: float) -> Brief:
     return Brief(
-        episode_id=episode_id, source_key="", split="train", shard=0, row=0, n_steps=20, control_hz=10.0,
-        task="fold the shirt", language=(), robot="arx", control_mode="ee_delta", success=1, n_segments=2,
+        episode_id=episode_id,
+        source_key="",
+        split="train",
+        shard=0,
+        row=0,
+        n_steps=20,
+        control_hz=10.0,
+        task="fold the shirt",
+        language=(),
+        robot="arx",
+        control_mode="ee_delta",
+        success=1,
+        n_segments=2,
         confidence=confidence,
-    )  # fmt: skip
+    )
 
 
 def queue(double: float = 0.0) -> Queue:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
-from mixtures.actions.normalizer import absolute_to_relative, relative_to_absolute
 from mixtures.actions.chunks import ANGLE, HOLD, LINEAR, SUM, resample, slot_kinds
+from mixtures.actions.normalizer import absolute_to_relative, relative_to_absolute
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 
 def column(values: list[float], kind: int, ratio: float, horizon: int) -> list[float]:

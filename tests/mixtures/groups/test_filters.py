@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.groups.label_coverage import Labels
 from mixtures.mixture import Mixture, open_mixture
@@ -13,6 +12,7 @@ from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import Annotation, episode_hash, write_segments
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,13 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
     }
     (group,) = opened(folder, "", tables).groups
     assert group.labels == Labels(
-        texts=pytest.approx(26 / 44), sentences=4, instructions=2, median_s=0.7,
+        texts=pytest.approx(26 / 44),
+        sentences=4,
+        instructions=2,
+        median_s=0.7,
         kinds=pytest.approx({"subtask": 14 / 26, "recovery": 10 / 26, "idle": 2 / 26}),
         sources=pytest.approx({"proposal": 20 / 26, "human": 6 / 26}),
-    )  # fmt: skip
+    )
 
 
 def test_labels_are_those_of_the_episodes_that_are_drawn_from(folder: Path) -> None:

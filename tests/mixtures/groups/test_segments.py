@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation, episode_hash, write_segments
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 EPISODES = [make_episode(i, cameras=("base_0_rgb",), idle=[0] if i == 0 else []) for i in range(3)]
 
@@ -30,11 +30,15 @@ def annotate(folder: Path, name: str, row: int, segments: list[Segment], movemen
     steps = slice(table.first_step[row], table.first_step[row + 1])
     annotations = [
         Annotation(
-            episode_id=table.episode_ids[row].as_py(), segment=segment, annotator="ann", created="2026-01-01T00:00:00Z",
-            tool_version="1", episode_hash=movement or episode_hash(table.state[steps], table.action[steps]),
+            episode_id=table.episode_ids[row].as_py(),
+            segment=segment,
+            annotator="ann",
+            created="2026-01-01T00:00:00Z",
+            tool_version="1",
+            episode_hash=movement or episode_hash(table.state[steps], table.action[steps]),
         )
         for segment in segments
-    ]  # fmt: skip
+    ]
     write_segments(folder / name, annotations)
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 
@@ -50,9 +50,25 @@ def test_the_table_names_every_group_and_its_flags(spec: Path, capsys: pytest.Ca
     lines = table.splitlines()
     assert lines[0] == "test: 3 groups, seed 0"
     assert lines[4].split() == [
-        "other/untitled@ur5e", "2", "24", "0.0", "22.22", "25.00", "250", "10.4", "0", "100", ".L.", "0-6", "10", "0",
-        "4", "0.6", "proposal", "100",
-    ]  # fmt: skip
+        "other/untitled@ur5e",
+        "2",
+        "24",
+        "0.0",
+        "22.22",
+        "25.00",
+        "250",
+        "10.4",
+        "0",
+        "100",
+        ".L.",
+        "0-6",
+        "10",
+        "0",
+        "4",
+        "0.6",
+        "proposal",
+        "100",
+    ]
     assert "! other/untitled@ur5e: over 4 epochs: each step is drawn 10.4 times" in lines
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.reports.charts import bars, lines
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 BODY = "datasets: [{path: a/1.0.0}, {path: b/1.0.0}]\nfilters: [{drop: idle}]\naction: {horizon: 5}\n"
@@ -60,8 +60,11 @@ def test_verifying_reads_every_shard(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_diff_says_what_changes_in_shares_and_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = write_spec(folder, BODY, "old.yaml")
-    new = write_spec(folder, BODY.replace("[{drop: idle}]", "[{drop: idle}, {keep: {robot: [arx]}}]").replace(
-        ", {path: b/1.0.0}", ""), "new.yaml")  # fmt: skip
+    new = write_spec(
+        folder,
+        BODY.replace("[{drop: idle}]", "[{drop: idle}, {keep: {robot: [arx]}}]").replace(", {path: b/1.0.0}", ""),
+        "new.yaml",
+    )
     run("diff", old, new, "--draws", 660, "--html", folder / "diff.html", expect=1)
     text = capsys.readouterr().out
     assert re.search(r"fold@ur5e +35\.196 % +0\.000 % +-35\.196 +40 +0 +5\.81 +0\n", text)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from tests.mixtures.groups.test_shares import OXE_MAGIC_SOUP
 
 from mixtures.reports.plan import Plan
 from mixtures.reports.published import plan_published
 from mixtures.specs.spec import load_spec
+from tests.mixtures.groups.test_shares import OXE_MAGIC_SOUP
+from tests.support.checkout import ROOT
 
-SPECS = Path(__file__).resolve().parents[1] / "mixtures" / "specs"
+SPECS = ROOT / "mixtures" / "specs"
 
 
 def planned(name: str) -> Plan:

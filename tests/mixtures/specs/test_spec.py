@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contract.document import SpecError
 from mixtures.specs.grammar import json_schema
 from mixtures.specs.spec import Filter, Weighting, load_spec
+from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
 
 HEAD = "schema: embodimix.mixture/v1\nname: m\n"
@@ -78,8 +78,9 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
     text = HEAD + f"filters: [{{drop: idle}}]\ndatasets:\n  - path: a\n    {inner}\n"
     (entry,) = load_spec(write(tmp_path, text)).root.entries
     assert [f.predicate for f in entry.filters] == ["idle", None]
-    assert entry.filters[1] == Filter(keep=True, mark=entry.filters[1].mark, values=(("robot", ("arx",)),),
-                                      limits=(("min_steps", 9.0),))  # fmt: skip
+    assert entry.filters[1] == Filter(
+        keep=True, mark=entry.filters[1].mark, values=(("robot", ("arx",)),), limits=(("min_steps", 9.0),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,42 +88,65 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
     [
         ("wieghting: {alpha: 1}\n", "m.yaml:3:1: unknown key 'wieghting' in a mixture spec. Did you mean 'weighting'?"),
         ("weighting: {alpha: 1,\n", "m.yaml:4:1: not valid YAML"),
-        ("weighting: {alpha: 1.5}\n", "m.yaml:3:20: expected the power: 0 uniform, 1 in proportion to the count "
-         "(at least 0, at most 1), found '1.5'"),
+        (
+            "weighting: {alpha: 1.5}\n",
+            "m.yaml:3:20: expected the power: 0 uniform, 1 in proportion to the count "
+            "(at least 0, at most 1), found '1.5'",
+        ),
         ("weighting: {alpha: 1, temperature: 2}\n", "m.yaml:3:36: expected either alpha or temperature, found both"),
-        ("weighting: {group_by: [taks]}\n",
-         "m.yaml:3:24: expected one of task, robot, dataset, control_mode, found 'taks'."),
-        ("groups:\n  - {name: a, share: 0.7, datasets: [{path: a}]}\n"
-         "  - {name: b, share: 0.6, datasets: [{path: b}]}\n",
-         "m.yaml:3:1: expected fixed shares of at most 1 in all, found 0.7 + 0.6 = 1.3"),
-        ("groups:\n  - {name: a, share: 0.7, datasets: [{path: a}]}\n",
-         "m.yaml:3:1: every group has a fixed share, so they must add up to 1; found 0.7 = 0.7"),
-        ("groups:\n  - {name: a, share: 1, datasets: [{path: a}]}\n  - {name: b, datasets: [{path: b}]}\n",
-         "m.yaml:3:1: the fixed shares take all draws and leave nothing for 'b'"),
+        (
+            "weighting: {group_by: [taks]}\n",
+            "m.yaml:3:24: expected one of task, robot, dataset, control_mode, found 'taks'.",
+        ),
+        (
+            "groups:\n  - {name: a, share: 0.7, datasets: [{path: a}]}\n"
+            "  - {name: b, share: 0.6, datasets: [{path: b}]}\n",
+            "m.yaml:3:1: expected fixed shares of at most 1 in all, found 0.7 + 0.6 = 1.3",
+        ),
+        (
+            "groups:\n  - {name: a, share: 0.7, datasets: [{path: a}]}\n",
+            "m.yaml:3:1: every group has a fixed share, so they must add up to 1; found 0.7 = 0.7",
+        ),
+        (
+            "groups:\n  - {name: a, share: 1, datasets: [{path: a}]}\n  - {name: b, datasets: [{path: b}]}\n",
+            "m.yaml:3:1: the fixed shares take all draws and leave nothing for 'b'",
+        ),
         ("groups:\n  - {name: a}\n", "m.yaml:4:5: group 'a': expected one of include, datasets or groups"),
         ("groups:\n  - {name: a, datasets: []}\n", "m.yaml:4:25: expected a list of datasets, found an empty list"),
-        ("groups:\n  - {name: a, datasets: [{path: a}]}\n  - {name: a, datasets: [{path: b}]}\n",
-         "m.yaml:5:12: two groups are named 'a'; the first is on line 4"),
-        ("datasets:\n  - {path: a}\n  - {path: a}\n",
-         "m.yaml:5:12: the same dataset stands twice; the first is on line 4"),
-        ("datasets: [{path: a}]\ndatasets: [{path: b}]\n",
-         "m.yaml:4:1: key 'datasets' stands twice; the first is on line 3"),
-        ("datasets: [{multiplier: 2}]\n",
-         "m.yaml:3:12: expected the key 'path' in a dataset, found the keys multiplier"),
+        (
+            "groups:\n  - {name: a, datasets: [{path: a}]}\n  - {name: a, datasets: [{path: b}]}\n",
+            "m.yaml:5:12: two groups are named 'a'; the first is on line 4",
+        ),
+        (
+            "datasets:\n  - {path: a}\n  - {path: a}\n",
+            "m.yaml:5:12: the same dataset stands twice; the first is on line 4",
+        ),
+        (
+            "datasets: [{path: a}]\ndatasets: [{path: b}]\n",
+            "m.yaml:4:1: key 'datasets' stands twice; the first is on line 3",
+        ),
+        (
+            "datasets: [{multiplier: 2}]\n",
+            "m.yaml:3:12: expected the key 'path' in a dataset, found the keys multiplier",
+        ),
         ("datasets: [{path: a, cap_steps: 1.5}]\n", "m.yaml:3:33: expected most steps used"),
         ("datasets: [{path: a}]\nfilters: [{drop: idel}]\n", "m.yaml:4:18: expected what to match"),
         ("datasets: [{path: a}]\nfilters: [{drop: {robt: [a]}}]\n", "Did you mean 'robot'?"),
-        ("datasets: [{path: a}]\nfilters: [{drop: {state: {18: [0, 1]}}}]\n",
-         "m.yaml:4:31: expected a slot from 0 to 17 in the ranges of state, found '18'"),
-        ("datasets: [{path: a}]\nfilters: [{drop: {action: {6: [1, 0]}}}]\n",
-         "expected the lowest and the highest value of action 6, found [1.0, 0.0]"),
+        (
+            "datasets: [{path: a}]\nfilters: [{drop: {state: {18: [0, 1]}}}]\n",
+            "m.yaml:4:31: expected a slot from 0 to 17 in the ranges of state, found '18'",
+        ),
+        (
+            "datasets: [{path: a}]\nfilters: [{drop: {action: {6: [1, 0]}}}]\n",
+            "expected the lowest and the highest value of action 6, found [1.0, 0.0]",
+        ),
         ("datasets: [{path: a}]\nfilters: [{drop: {source: [humn]}}]\n", "Did you mean 'human'?"),
         ("datasets: [{path: a}]\nlanguage: {segment: 0, task: 0}\n", "m.yaml:4:11: expected a weight above 0"),
         ("groups: [{name: a, include: b.yaml}]\n", "m.yaml:3:29: expected a mixture spec to include, found no file"),
         ("groups: &g [{name: a, groups: *g}]\n", "nested deeper than 16 levels"),
         ("", "m.yaml:1:1: expected `groups` or `datasets`, found neither"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_reported_with_file_line_and_column(tmp_path: Path, text: str, message: str) -> None:
     assert message in failure(tmp_path, HEAD + text)
 

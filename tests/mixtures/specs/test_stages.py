@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 from mixtures.cli import add_commands
-from pipelines.contract.document import SpecError
 from mixtures.mixture import open_mixture
 from mixtures.reports.published import plan_published
 from mixtures.specs.spec import Filter, Spec, load_spec
+from pipelines.contract.document import SpecError
 from pipelines.contract.errors import FailedWork
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 BODY = """
 seed: 3
@@ -117,9 +117,13 @@ numbers = st.lists(st.tuples(st.integers(1, 10**8), st.floats(0.1, 10)), min_siz
 @settings(deadline=None, max_examples=40)
 @given(numbers, st.floats(0, 1), st.floats(0.05, 0.9), st.integers(0, 2), st.randoms(use_true_random=False))
 def test_shares_of_a_stage_add_up_ignore_the_order_and_grow_with_n(
-    tmp_path_factory: pytest.TempPathFactory, numbers: list[tuple[int, float]], alpha: float, share: float, which: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    numbers: list[tuple[int, float]],
+    alpha: float,
+    share: float,
+    which: int,
     random: object,
-) -> None:  # fmt: skip
+) -> None:
     folder = tmp_path_factory.mktemp("staged")
     names = [f"g{i}" for i in range(len(numbers))]
 

@@ -16,10 +16,8 @@ from typing import Any
 
 import pytest
 
-from mixtures.stores import connection
-from mixtures.stores import gcs
+from mixtures.stores import connection, gcs, s3
 from mixtures.stores import retry as patience
-from mixtures.stores import s3
 from mixtures.stores.connection import Server
 from mixtures.stores.ranges import RangeReader, Request
 from pipelines.contract.errors import FailedWork, UsageError

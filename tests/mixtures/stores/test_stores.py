@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.fake_store import FakeStore, serving
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
-from mixtures.stores import retry as patience
-from mixtures.stores import arrow as stores
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.stream.shard_files import ShardFiles
+from mixtures.stores import arrow as stores
+from mixtures.stores import retry as patience
 from mixtures.stores.shard_cache import Stage
 from mixtures.stream.batches import Batch, Stream
+from mixtures.stream.shard_files import ShardFiles
 from pipelines.contract.errors import FailedWork, UsageError
+from tests.support.fake_store import FakeStore, serving
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 ENDPOINTS = {"gs": "CLOUD_STORAGE_EMULATOR_ENDPOINT", "s3": "AWS_ENDPOINT_URL"}
 BODY = "validation: {fraction: 0, min_per_group: 1}\ndatasets: [{path: ROOT/a/1.0.0}]\naction: {horizon: 4}\n"

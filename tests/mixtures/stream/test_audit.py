@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from scipy import stats
 
-from mixtures.stream.audit import Audit, chi_square
 from mixtures.mixture import Mixture, open_mixture
+from mixtures.stream.audit import Audit, chi_square
 from mixtures.stream.batches import Stream
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")

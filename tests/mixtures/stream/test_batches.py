@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from tests.support.mixture_data import colour, make_episode, write_dataset, write_spec
 
-from mixtures.stream import pictures
 from mixtures.mixture import Mixture, open_mixture
+from mixtures.stream import pictures
+from mixtures.stream.batches import Batch, Stream
 from mixtures.stream.pictures import _decode_into
 from mixtures.stream.shard_files import ShardFiles
-from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.slots import CAMERAS
+from tests.support.mixture_data import colour, make_episode, write_dataset, write_spec
 
 SPEC = """
 seed: 3
@@ -151,8 +151,9 @@ def test_texts_follow_the_rule_and_the_position(stream: Stream, mixture: Mixture
         "close",
     }
     assert {text for text, is_segment in zip(texts, segment, strict=True) if not is_segment} == {
-        "fold the shirt", "fold it"
-    }  # fmt: skip
+        "fold the shirt",
+        "fold it",
+    }
 
 
 def test_the_pictures_of_a_camera_lie_side_by_side(stream: Stream) -> None:

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.stream_process import ARRAYS, digest
 
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Stream
+from tests.support.checkout import ROOT
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.stream_process import ARRAYS, digest
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def run_processes(spec: Path, count: int, batch_size: int, start: int, stop: int
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         coordinator = f"localhost:{probe.getsockname()[1]}"
-    script = str(Path(__file__).with_name("tests.support.stream_process.py"))
+    script = str(ROOT / "tests/support/stream_process.py")
     fixed = [sys.executable, script, str(spec), str(spec.parent / "cache"), coordinator, str(count)]
     commands = [[*fixed, str(i), *map(str, (batch_size, start, stop))] for i in range(count)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

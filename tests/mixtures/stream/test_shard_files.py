@@ -9,8 +9,8 @@ import pytest
 
 from mixtures.stream import shard_files
 from mixtures.stream.shard_files import ShardFiles
-from pipelines.storage import retry as patience
 from pipelines.contract.errors import FailedWork
+from pipelines.storage import retry as patience
 
 
 @pytest.fixture

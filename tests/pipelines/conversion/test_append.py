@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.pipelines.sources.test_zarr import write_log
 
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.conversion.launch import Conversion, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.shards.sidecar import read_sidecar
-from pipelines.conversion.launch import Conversion, convert
 from pipelines.shards.rebuild import rebuild_index
+from pipelines.shards.sidecar import read_sidecar
+from tests.pipelines.sources.test_zarr import write_log
 
 
 def run(tmp_path: Path, version: str, **changes: Any) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tests.support.flink_cluster import Flink, Servers
-from tests.support.native_files import bridge_features, write_rlds
-from tests.pipelines.conversion.test_convert import hash_files, make_conversion
 
 from pipelines.conversion.launch import convert
+from tests.pipelines.conversion.test_convert import hash_files, make_conversion
+from tests.support.flink_cluster import Flink, Servers
+from tests.support.native_files import bridge_features, write_rlds
 
 pytestmark = pytest.mark.cluster
 FLINK = Path(os.environ.get("EMBODIMIX_FLINK", "."))

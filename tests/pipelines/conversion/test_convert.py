@@ -16,20 +16,28 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.conversion import launch
+from pipelines.conversion.beam_options import make_beam_options
+from pipelines.conversion.cancelling import at_work, check_wanted
+from pipelines.conversion.graph import ConvertAll
+from pipelines.conversion.launch import (
+    Conversion,
+    convert,
+    make_job,
+    plan_conversion,
+    run_beam,
+    supervised,
+    worker_message,
+)
+from pipelines.conversion.plan import Job
+from pipelines.mapping.adapters import get_adapter, parse_adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.storage import files
 from tests.support.native_files import bridge_features, write_rlds
 from tests.support.waiting import wait_for
-
-from pipelines.storage import files
-from pipelines.conversion import launch
-from pipelines.mapping.adapters import get_adapter, parse_adapter
-from pipelines.conversion.beam_options import make_beam_options
-from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.conversion.graph import ConvertAll
-from pipelines.shards.sidecar import read_sidecar
-from pipelines.conversion.launch import Conversion, convert, make_job, plan_conversion, run_beam, supervised, worker_message
-from pipelines.conversion.plan import Job
-from pipelines.conversion.cancelling import at_work, check_wanted
 from trainers.main import main
 
 TRAIN = "tiny-train.tfrecord-00000-of-00001"
@@ -208,10 +216,14 @@ def test_a_truncated_file_keeps_what_is_whole(tmp_path: Path) -> None:
 
 def test_a_camera_that_no_episode_has_is_an_error(source: Path, tmp_path: Path) -> None:
     entry = {
-        "title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta",
+        "title": "x",
+        "format": "rlds",
+        "robot": "widowx",
+        "control_mode": "ee_delta",
         "cameras": {"base_0_rgb": "observation/image_0", "left_wrist_0_rgb": "observation/wrist"},
-        "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}}, "widths": {"action": 7},
-    }  # fmt: skip
+        "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}},
+        "widths": {"action": 7},
+    }
     with pytest.raises(FailedWork, match="camera observation/wrist for left_wrist_0_rgb, but none of 10 episodes"):
         convert(make_conversion(source, tmp_path, adapter=parse_adapter("x", entry)))
     assert not (tmp_path / "tiny/1.0.0/dataset_info.json").exists()
@@ -222,10 +234,14 @@ def test_a_camera_that_some_episodes_lack_is_black_and_masked(tmp_path: Path) ->
     with_wrist["steps/observation/wrist"] = with_wrist["steps/observation/image_0"]
     source = write_rlds(tmp_path / "in", {"train": [with_wrist, bridge_features(1)]})
     entry = {
-        "title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta",
+        "title": "x",
+        "format": "rlds",
+        "robot": "widowx",
+        "control_mode": "ee_delta",
         "cameras": {"base_0_rgb": "observation/image_0", "left_wrist_0_rgb": "observation/wrist"},
-        "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}}, "widths": {"action": 7},
-    }  # fmt: skip
+        "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}},
+        "widths": {"action": 7},
+    }
     counts = convert(make_conversion(source, tmp_path / "out", adapter=parse_adapter("x", entry), n_shards=1))
     assert counts["cameras"]["left_wrist_0_rgb"] == {"present": 1, "missing": 1}
     rows = read_sidecar(tmp_path / "out/tiny/1.0.0/index/train-00000-of-00001.parquet").to_pylist()

@@ -17,31 +17,38 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipelines import cli, flex_template
-from pipelines.mapping.adapters import get_adapter
 from pipelines.conversion.beam_options import make_beam_options, option_parser
-from pipelines.conversion.shard_work import load_measured, load_result
-from pipelines.shards.dataset import Dataset
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import Conversion, convert, make_job, plan_conversion
-from pipelines.storage.paths import as_place
 from pipelines.conversion.plan import Job, ShardId, save_plan
+from pipelines.conversion.shard_work import load_measured, load_result
+from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.storage.paths import as_place
+from tests.support.checkout import ROOT
+from tests.support.memory_store import MemoryStore
+from tests.support.native_files import bridge_features, write_rlds
 
 pytest.importorskip("apitools", reason="needs apache-beam[gcp]")
 
-ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "pipelines/dataflow"
 FLAGS = [
-    "--runner=DataflowRunner", "--dry_run=True", "--no_auth", "--project=my-project", "--region=us-central1",
-    "--temp_location=gs://my-bucket/tmp", "--staging_location=gs://my-bucket/staging", "--job_name=tiny",
-    f"--setup_file={ROOT}/pyproject.toml", f"--requirements_file={RECIPES}/worker_requirements.txt",
+    "--runner=DataflowRunner",
+    "--dry_run=True",
+    "--no_auth",
+    "--project=my-project",
+    "--region=us-central1",
+    "--temp_location=gs://my-bucket/tmp",
+    "--staging_location=gs://my-bucket/staging",
+    "--job_name=tiny",
+    f"--setup_file={ROOT}/pyproject.toml",
+    f"--requirements_file={RECIPES}/worker_requirements.txt",
     "--requirements_cache=skip",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +71,13 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
     folder = tmp_path_factory.mktemp("dataflow")
     source = write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})
     conversion = Conversion(
-        source=str(source), output_root=str(folder / "out"), name="tiny", version="1.0.0",
-        adapter=get_adapter("bridge_orig"), n_shards=2,
-    )  # fmt: skip
+        source=str(source),
+        output_root=str(folder / "out"),
+        name="tiny",
+        version="1.0.0",
+        adapter=get_adapter("bridge_orig"),
+        n_shards=2,
+    )
     plan = plan_conversion(conversion, None)
     job = make_job(conversion, plan)
     save_plan(job, plan)
@@ -95,8 +106,11 @@ def test_the_job_names_its_workers_packages_and_bucket(staged: StagedJob) -> Non
     assert harness["containerImage"].endswith(f"beam_python3.11_sdk:{beam.__version__}")
     # The launcher's own session is no part of the job: what it imports, workers need not have.
     assert {path.name for path in staged.folder.iterdir()} == {
-        "pipeline.pb", "requirements.txt", "submission_environment_dependencies.txt", "workflow.tar.gz",
-    }  # fmt: skip
+        "pipeline.pb",
+        "requirements.txt",
+        "submission_environment_dependencies.txt",
+        "workflow.tar.gz",
+    }
     assert (staged.folder / "pipeline.pb").stat().st_size < 200_000
 
 
@@ -207,27 +221,43 @@ def test_a_template_hands_over_and_the_same_command_closes(tmp_path: Path, monke
         MemoryStore.objects[f"mem://bucket/in/{path.name}"] = path.read_bytes()
     sent: dict[str, bytes] = {}
     monkeypatch.setattr(
-        DataflowApplicationClient, "stage_file",
+        DataflowApplicationClient,
+        "stage_file",
         lambda _self, _where, name, stream, *_: sent.update({name: stream.read()}),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(DataflowApplicationClient, "_gcs_file_copy", lambda *_: None)
     # It asks the bucket, for minutes where there are no credentials.
     monkeypatch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
     launched = [
-        "--format=rlds", "--input=mem://bucket/in", "--output_root=mem://bucket/out", "--name=tiny", "--version=1.0.0",
-        "--adapter=bridge_orig", "--shards=2", "--sdk_container_image=registry/embodimix:0", "--no_auth",
-        "--project=my-project", "--region=us-central1", "--job_name=tiny", "--sdk_location=container",
-        "--temp_location=gs://my-bucket/tmp", "--staging_location=gs://my-bucket/staging",
+        "--format=rlds",
+        "--input=mem://bucket/in",
+        "--output_root=mem://bucket/out",
+        "--name=tiny",
+        "--version=1.0.0",
+        "--adapter=bridge_orig",
+        "--shards=2",
+        "--sdk_container_image=registry/embodimix:0",
+        "--no_auth",
+        "--project=my-project",
+        "--region=us-central1",
+        "--job_name=tiny",
+        "--sdk_location=container",
+        "--temp_location=gs://my-bucket/tmp",
+        "--staging_location=gs://my-bucket/staging",
         "--template_location=gs://my-bucket/staging/template_launches/job_object",
-    ]  # fmt: skip
+    ]
     assert flex_template.main(launched) == 0
     assert json.loads(sent["job_object"])["environment"]["sdkPipelineOptions"]["options"]["project"] == "my-project"
     assert not as_place("mem://bucket/out/tiny/1.0.0/dataset_info.json").exists()
     run_here(sent["pipeline.pb"], FnApiRunner())
     conversion = Conversion(
-        source="mem://bucket/in", output_root="mem://bucket/out", name="tiny", version="1.0.0",
-        adapter=get_adapter("bridge_orig"), n_shards=2,
-    )  # fmt: skip
+        source="mem://bucket/in",
+        output_root="mem://bucket/out",
+        name="tiny",
+        version="1.0.0",
+        adapter=get_adapter("bridge_orig"),
+        n_shards=2,
+    )
     assert convert(conversion)["episodes_out"] == 4
     Dataset.open(as_place("mem://bucket/out/tiny/1.0.0")).verify_hashes()
     MemoryStore.objects.clear()

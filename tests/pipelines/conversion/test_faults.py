@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
-from tests.pipelines.conversion.test_convert import POISON, command, hash_files, make_conversion, read_rejects
-from tests.support.waiting import wait_for
 
-from pipelines.conversion import shard_work as conversion
-from pipelines.conversion import launch
-from pipelines.storage import retry as patience
-from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
-from pipelines.shards.dataset import Dataset
 from pipelines.contract.errors import FailedWork
+from pipelines.contract.native import Rejected
+from pipelines.conversion import launch
+from pipelines.conversion import shard_work as conversion
 from pipelines.conversion.graph import ConvertShard
 from pipelines.conversion.launch import convert
-from pipelines.contract.native import Rejected
-from pipelines.storage.retry import transient_cause
-from pipelines.conversion.plan import Job, Plan
 from pipelines.conversion.local_workers import descendants
+from pipelines.conversion.plan import Job, Plan
+from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
+from pipelines.shards.dataset import Dataset
+from pipelines.storage import retry as patience
+from pipelines.storage.retry import transient_cause
+from tests.pipelines.conversion.test_convert import POISON, command, hash_files, make_conversion, read_rejects
+from tests.support.memory_store import MemoryStore
+from tests.support.native_files import bridge_features, write_rlds
+from tests.support.waiting import wait_for
 
 N = 12
 FOLDER = "tiny/1.0.0"

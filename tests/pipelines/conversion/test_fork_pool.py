@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.native_files import bridge_features, write_rlds
-from tests.pipelines.conversion.test_convert import command, hash_files, make_conversion
-from tests.pipelines.conversion.test_faults import FOLDER, is_running, kill
-from tests.support.waiting import LIMIT_S, wait_for
 
+from pipelines.cli import workers_for
 from pipelines.conversion import fork_pool as forked
 from pipelines.conversion import local_workers as workers
-from pipelines.cli import workers_for
 from pipelines.conversion.fork_pool import can_fork, in_worker
 from pipelines.conversion.launch import convert
 from pipelines.conversion.local_workers import descendants
+from tests.pipelines.conversion.test_convert import command, hash_files, make_conversion
+from tests.pipelines.conversion.test_faults import FOLDER, is_running, kill
+from tests.support.native_files import bridge_features, write_rlds
+from tests.support.waiting import LIMIT_S, wait_for
 
 N_SHARDS = 6
 

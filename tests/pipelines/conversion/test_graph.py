@@ -8,15 +8,15 @@ import pytest
 from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from tests.support.native_files import bridge_features, picture, write_rlds
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.shard_work import Measured, PendingVectors, merge_measured
 from pipelines.contract.episode import Episode, Reference
 from pipelines.conversion.graph import ConvertAll, ConvertShard, MergeMeasured
 from pipelines.conversion.launch import Conversion, make_job, plan_conversion
 from pipelines.conversion.plan import Job, ShardId, save_plan
+from pipelines.conversion.shard_work import Measured, PendingVectors, merge_measured
+from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
+from tests.support.native_files import bridge_features, picture, write_rlds
 
 JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
 SHARDS = tuple(ShardId(split="train", shard=i, n_shards=500) for i in range(500))
@@ -61,9 +61,9 @@ def test_measurements_merge_in_any_order_and_grouping(order: tuple[int, ...], tm
 def test_vectors_summarized_together_are_those_summarized_one_by_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [
-        still_episode(rng.normal(size=(t, 18)).astype(np.float32), robot) for t, robot in
-        ((3, "ur5e"), (50, "ur5e"), (7, "widowx"), (1, "ur5e"))
-    ]  # fmt: skip
+        still_episode(rng.normal(size=(t, 18)).astype(np.float32), robot)
+        for t, robot in ((3, "ur5e"), (50, "ur5e"), (7, "widowx"), (1, "ur5e"))
+    ]
     one_by_one = merge_statistics(
         [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes]
     )
@@ -80,12 +80,26 @@ def test_vectors_summarized_together_are_those_summarized_one_by_one(tmp_path: P
 def still_episode(values: np.ndarray, robot: str) -> Episode:
     t, mask = len(values), np.arange(18) < 7
     return Episode(
-        reference=Reference(uri="a", key="a"), robot=robot, control_mode="joint_position", control_hz=10.0,
-        state=values, action=values / 2, timestamp_s=np.arange(t) / 10, state_mask=mask, action_mask=mask,
-        parts={"arm0": tuple(range(6)), "gripper0": (6,)}, images={}, dataset_cameras=(), task="x", language=("x",),
-        success=1, is_terminal=True, reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32),
+        reference=Reference(uri="a", key="a"),
+        robot=robot,
+        control_mode="joint_position",
+        control_hz=10.0,
+        state=values,
+        action=values / 2,
+        timestamp_s=np.arange(t) / 10,
+        state_mask=mask,
+        action_mask=mask,
+        parts={"arm0": tuple(range(6)), "gripper0": (6,)},
+        images={},
+        dataset_cameras=(),
+        task="x",
+        language=("x",),
+        success=1,
+        is_terminal=True,
+        reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32),
         is_idle=np.zeros(t, bool),
-    )  # fmt: skip
+    )
 
 
 def test_beam_counts_what_came_in_and_out_and_where_time_went(tmp_path: Path) -> None:
@@ -93,9 +107,13 @@ def test_beam_counts_what_came_in_and_out_and_where_time_went(tmp_path: Path) ->
     episodes = [bridge_features(0, image_0=large), bridge_features(1, t=1), bridge_features(2, image_0=large)]
     source = write_rlds(tmp_path / "in", {"train": episodes})
     conversion = Conversion(
-        source=str(source), output_root=str(tmp_path), name="x", version="1.0.0", adapter=get_adapter("bridge_orig"),
+        source=str(source),
+        output_root=str(tmp_path),
+        name="x",
+        version="1.0.0",
+        adapter=get_adapter("bridge_orig"),
         n_shards=1,
-    )  # fmt: skip
+    )
     plan = plan_conversion(conversion, None)
     job = make_job(conversion, plan)
     save_plan(job, plan)
@@ -104,9 +122,14 @@ def test_beam_counts_what_came_in_and_out_and_where_time_went(tmp_path: Path) ->
     told = {m.key.metric.name: m.committed for m in result.metrics().query()["counters"] if m.key.metric.namespace}
     counted = {name: n for name, n in told.items() if not name.startswith("milliseconds")}
     assert counted | {"bytes_out": 0} == {
-        "episodes_in": 3, "episodes_out": 2, "steps_in": 24, "steps_out": 22, "bytes_out": 0, "rejected_one_step": 1,
+        "episodes_in": 3,
+        "episodes_out": 2,
+        "steps_in": 24,
+        "steps_out": 22,
+        "bytes_out": 0,
+        "rejected_one_step": 1,
         "rejected_first_step_zero_action": 2,
-    }  # fmt: skip
+    }
     stages = [told[f"milliseconds_{stage}"] for stage in ("decode", "resize", "encode")]
     assert all(stages) and sum(stages) <= told["milliseconds_all"] + 2
 

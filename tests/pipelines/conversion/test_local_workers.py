@@ -9,13 +9,13 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.beam_options import make_beam_options
 from pipelines.contract.errors import FailedWork
+from pipelines.conversion.beam_options import make_beam_options
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import run_beam
-from pipelines.conversion.plan import Job
 from pipelines.conversion.local_workers import deaths_noted, is_foreseen, killed_by
+from pipelines.conversion.plan import Job
+from pipelines.mapping.adapters import get_adapter
 
 # Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
 COUNT_ARENAS = """

@@ -7,28 +7,32 @@ from typing import Any
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from tests.support.native_files import bridge_features, write_rlds
-from tests.support.real_servers import serving
-from tests.support.slow_line import slow_line
+
+from pipelines.contract.errors import FailedWork
+from pipelines.conversion.launch import Conversion, convert
+from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import read_sidecar
+from pipelines.storage import retry as patience
+from pipelines.storage.mirror import forget_copies
+from pipelines.storage.paths import RemotePath, as_place
 from tests.pipelines.conversion.test_stores import contents_of
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_hdf5 import write_robomimic
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-
-from pipelines.storage import retry as patience
-from pipelines.mapping.adapters import get_adapter
-from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import FailedWork
-from pipelines.shards.sidecar import read_sidecar
-from pipelines.conversion.launch import Conversion, convert
-from pipelines.storage.paths import RemotePath, as_place
-from pipelines.storage.mirror import forget_copies
+from tests.support.native_files import bridge_features, write_rlds
+from tests.support.real_servers import serving
+from tests.support.slow_line import slow_line
 
 SOURCES = {
-    "rlds": ("bridge_orig", {}), "zarr": ("inhouse_log", {}), "dp": ("dp_replay", {"task": "push"}),
-    "robomimic": ("robomimic", {"task": "lift"}), "lerobot2": ("lerobot_aloha", {}), "lerobot3": ("lerobot_aloha", {}),
-}  # fmt: skip
+    "rlds": ("bridge_orig", {}),
+    "zarr": ("inhouse_log", {}),
+    "dp": ("dp_replay", {"task": "push"}),
+    "robomimic": ("robomimic", {"task": "lift"}),
+    "lerobot2": ("lerobot_aloha", {}),
+    "lerobot3": ("lerobot_aloha", {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +104,21 @@ def test_a_store_holds_the_dataset_that_was_written_into_it(
     here = run(str(root / "bucket/in/rlds"), "rlds", str(tmp_path))
     there = run(f"{scheme}://bucket/in/rlds", "rlds", f"{scheme}://bucket/out")
     there.verify_hashes()
-    keys = [sorted(row["source_key"] for path in d.sidecars("train") for row in read_sidecar(path).to_pylist())
-            for d in (here, there)]  # fmt: skip
+    keys = [
+        sorted(row["source_key"] for path in d.sidecars("train") for row in read_sidecar(path).to_pylist())
+        for d in (here, there)
+    ]
     assert keys[0] == keys[1]
-    counts = convert(Conversion(
-        source=f"{scheme}://bucket/in/rlds", output_root=f"{scheme}://bucket/out", name="rlds", version="1.0.0",
-        adapter=get_adapter("bridge_orig"), n_shards=2,
-    ))  # fmt: skip
+    counts = convert(
+        Conversion(
+            source=f"{scheme}://bucket/in/rlds",
+            output_root=f"{scheme}://bucket/out",
+            name="rlds",
+            version="1.0.0",
+            adapter=get_adapter("bridge_orig"),
+            n_shards=2,
+        )
+    )
     assert counts["already_done"] and counts["episodes_out"] == 4
     assert not [place for place in RemotePath(f"{scheme}://bucket/out").rglob("*") if ".work" in place.url]
 

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.contact_sheet import compare_frames, draw_sheet, main
 from pipelines.contract.images import decode_jpeg
-from pipelines.conversion.launch import Conversion, convert
 from pipelines.contract.slots import norm_key
+from pipelines.conversion.contact_sheet import compare_frames, draw_sheet, main
+from pipelines.conversion.launch import Conversion, convert
+from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.example_wire import parse_example
 from pipelines.shards.statistics import load_statistics, unnormalize
 from pipelines.shards.tfrecord import iter_records
-from pipelines.shards.example_wire import parse_example
 
 pytestmark = pytest.mark.shared
 
@@ -41,10 +41,14 @@ def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
             source, adapter, robot = SOURCES[name]
             convert(
                 Conversion(
-                    source=str(shared / source), output_root=str(root), name=name, version="1.0.0",
-                    adapter=get_adapter(adapter), robot=robot,
+                    source=str(shared / source),
+                    output_root=str(root),
+                    name=name,
+                    version="1.0.0",
+                    adapter=get_adapter(adapter),
+                    robot=robot,
                 )
-            )  # fmt: skip
+            )
         return folder
 
     return get
@@ -94,9 +98,7 @@ def test_every_step_left_out_is_named(converted: Callable[[str], Path]) -> None:
 
 def test_stored_pictures_decode_to_those_that_tfds_shows(converted: Callable[[str], Path], shared: Path) -> None:
     folder = converted("bridge_raw")
-    episode = read_with_tfds(folder)[
-        "sim/sim_tabletop1/lift_the_red_cube/00/2023-03-14_10-20-30/raw/traj_group0/traj0"
-    ]
+    episode = read_with_tfds(folder)["sim/sim_tabletop1/lift_the_red_cube/00/2023-03-14_10-20-30/raw/traj_group0/traj0"]
     frame = episode["steps"]["observation"]["base_0_rgb"][9]
     source = decode_jpeg((Path(episode["source_uri"].decode()) / "images0/im_9.jpg").read_bytes())
     assert frame.shape == (224, 224, 3)
@@ -138,10 +140,14 @@ def test_processes_write_the_same_bytes(converted: Callable[[str], Path], shared
     flags = ("--runner=FnApiRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
     convert(
         Conversion(
-            source=str(shared / source), output_root=str(tmp_path), name="bridge_rlds", version="1.0.0",
-            adapter=get_adapter(adapter), beam_flags=flags,
+            source=str(shared / source),
+            output_root=str(tmp_path),
+            name="bridge_rlds",
+            version="1.0.0",
+            adapter=get_adapter(adapter),
+            beam_flags=flags,
         )
-    )  # fmt: skip
+    )
     folder, other = converted("bridge_rlds"), tmp_path / "bridge_rlds/1.0.0"
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert (other / path.relative_to(folder)).read_bytes() == path.read_bytes()

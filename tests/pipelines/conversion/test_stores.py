@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
+
+from pipelines.contract.errors import UsageError
+from pipelines.conversion.beam_options import check_reach, make_beam_options
+from pipelines.conversion.launch import Conversion, convert, find_episodes, make_job
+from pipelines.conversion.plan import make_plan, save_plan
+from pipelines.conversion.shard_work import measure_shard
+from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
+from pipelines.sources import bridge, dp, rlds
+from pipelines.sources.folders import find_folders, key_of
+from pipelines.storage.mirror import Listing, forget_copies
+from pipelines.storage.paths import RemotePath, as_place
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_hdf5 import write_aloha, write_robomimic
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.beam_options import check_reach, make_beam_options
-from pipelines.conversion.shard_work import measure_shard
-from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import UsageError
-from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
-from pipelines.conversion.launch import Conversion, convert, find_episodes, make_job
-from pipelines.storage.paths import RemotePath, as_place
-from pipelines.conversion.plan import make_plan, save_plan
-from pipelines.sources import bridge, dp, rlds
-from pipelines.sources.folders import find_folders, key_of
-from pipelines.storage.mirror import Listing, forget_copies
+from tests.support.memory_store import MemoryStore
+from tests.support.native_files import bridge_features, write_rlds
 
 ROOT = "mem://bucket"
 
@@ -99,12 +99,14 @@ def contents_of(dataset: Dataset) -> dict[str, Any]:
                 cameras = [name.removesuffix("_lengths") for name in row if name.endswith("_lengths")]
                 pictures = [
                     stored[start : start + length]
-                    for camera in cameras if row[f"{camera}_lengths"]
+                    for camera in cameras
+                    if row[f"{camera}_lengths"]
                     for start, length in zip(
                         jpeg_offsets(row[f"{camera}_base"], np.array(row[f"{camera}_lengths"])),
-                        row[f"{camera}_lengths"], strict=True,
+                        row[f"{camera}_lengths"],
+                        strict=True,
                     )
-                ]  # fmt: skip
+                ]
                 facts = {key: row[key] for key in ("state", "action", "language", "episode_id", "split") if key in row}
                 found[row["source_key"]] = facts, pictures
     return found

@@ -1,20 +1,23 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
-from pathlib import Path
-
 import pytest
 
-from pipelines.mapping.adapters import get_adapter, load_adapters, parse_adapter, parse_selector
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
+from pipelines.mapping.adapters import get_adapter, load_adapters, parse_adapter, parse_selector
 from pipelines.mapping.explain import explain_adapter, registry_table
+from tests.support.checkout import ROOT
 
 ARM = {"from": "state[0:6]", "form": "xyz_rpy"}
 GRIPPER = {"from": "state[6]", "open": 1, "closed": 0}
 ENTRY = {
-    "title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta",
-    "cameras": {"base_0_rgb": "observation/image"}, "state": {"arm0": ARM, "gripper0": GRIPPER},
-}  # fmt: skip
+    "title": "x",
+    "format": "rlds",
+    "robot": "widowx",
+    "control_mode": "ee_delta",
+    "cameras": {"base_0_rgb": "observation/image"},
+    "state": {"arm0": ARM, "gripper0": GRIPPER},
+}
 
 
 @pytest.mark.parametrize("name", sorted(load_adapters()))
@@ -86,5 +89,5 @@ def test_explain_needs_a_robot_where_logs_tell_it() -> None:
 
 
 def test_the_registry_page_is_the_registry() -> None:
-    page = Path(__file__).parents[1] / "docs/registry.md"
+    page = ROOT / "docs/registry.md"
     assert page.read_text().endswith(registry_table()), "make it again: embodimix convert --explain all"

@@ -7,21 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from tests.support.native_files import picture, write_rlds
 
-from pipelines.mapping.adapters import get_adapter, load_adapters
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode
-from pipelines.mapping.forms import relative_to_absolute
 from pipelines.contract.images import decode_image
-from pipelines.conversion.launch import Conversion, convert
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import Rejected
-from pipelines.sources.rlds import find, read
+from pipelines.conversion.launch import Conversion, convert
+from pipelines.mapping.adapters import get_adapter, load_adapters
+from pipelines.mapping.forms import relative_to_absolute
+from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
+from pipelines.sources.rlds import find, read
+from tests.support.checkout import ROOT
+from tests.support.native_files import picture, write_rlds
 
 T = 3
-CARDS = yaml.safe_load((Path(__file__).parent / "oxe_cards.yaml").read_text())["cards"]
+CARDS = yaml.safe_load((ROOT / "tests/support/oxe_cards.yaml").read_text())["cards"]
 QUATERNION = [0.0, 0.0, 0.09983341664682815, 0.9950041652780258]  # 0.2 rad about z, xyzw.
 INSTRUCTION = "put the cup away"
 # The names that the registries of Octo and OpenVLA know, short of simulated and private ones.
@@ -133,9 +134,7 @@ def test_droid_knows_success_from_the_path_and_keeps_three_instructions(tmp_path
     features = make_features(CARDS["droid"])
     for folder, success in (("success", 1), ("failure", 0), ("other", -1)):
         path = f"gs://x/droid_raw/1.0.1/SIM/{folder}/2024-05-06/a/trajectory.h5"
-        source = write_rlds(
-            tmp_path / folder, {"train": [features | {"episode_metadata/file_path": [path.encode()]}]}
-        )
+        source = write_rlds(tmp_path / folder, {"train": [features | {"episode_metadata/file_path": [path.encode()]}]})
         native = read(find(str(source), adapter).episodes[0], adapter)
         assert (native.success, len(native.language)) == (success, 3)
 

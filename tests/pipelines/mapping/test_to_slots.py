@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Reference
+from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute
 from pipelines.mapping.to_slots import mark_idle, to_episode
-from pipelines.contract.native import NativeEpisode, Rejected
 
 BRIDGE = get_adapter("bridge_orig")
 WIDOWX = get_embodiment("widowx")
@@ -26,9 +26,11 @@ def make_adapter(**changes: Any) -> Adapter:
 def make_native(state: np.ndarray, action: np.ndarray, **changes: Any) -> NativeEpisode:
     arrays = {"observation/state": state, "action": action}
     native = NativeEpisode(
-        reference=Reference(uri="u", key="k"), n_steps=len(state), arrays=arrays,
+        reference=Reference(uri="u", key="k"),
+        n_steps=len(state),
+        arrays=arrays,
         frames={"observation/image_0": [b"jpeg"] * len(state)},
-    )  # fmt: skip
+    )
     return replace(native, **changes)
 
 
@@ -90,9 +92,11 @@ def test_degrees_become_radians_but_lengths_stay() -> None:
 
 
 def test_joints_in_degrees_become_radians_from_the_first_on() -> None:
-    source = make_adapter(robot="ur5e", control_mode="joint_position", state={
-        "arm0": {"from": "p[0:6]", "form": "joints", "degrees": True}
-    }).state["arm0"]  # fmt: skip
+    source = make_adapter(
+        robot="ur5e",
+        control_mode="joint_position",
+        state={"arm0": {"from": "p[0:6]", "form": "joints", "degrees": True}},
+    ).state["arm0"]
     assert convert_part(np.array([[180.0, 90, 0, -90, 360, 1]]), source)[0].tolist() == pytest.approx(
         [np.pi, QUARTER, 0, -QUARTER, 2 * np.pi, np.pi / 180]
     )

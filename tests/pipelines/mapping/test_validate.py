@@ -15,12 +15,26 @@ T = 5
 def make_episode(robot: str = "ur5e", control_mode: str = "joint_position", t: int = T) -> Episode:
     vectors = get_embodiment(robot).vectors(control_mode)
     return Episode(
-        reference=Reference(uri="u", key="k"), robot=robot, control_mode=control_mode, control_hz=20.0,
-        state=np.zeros((t, 18), np.float32), action=np.zeros((t, 18), np.float32), timestamp_s=np.arange(t) / 20,
-        state_mask=slot_mask(vectors.state), action_mask=slot_mask(vectors.action), parts=dict(vectors.action),
-        images={"base_0_rgb": [b""] * t}, dataset_cameras=("base_0_rgb",), task="x", language=("x",), success=1,
-        is_terminal=True, reward=np.zeros(t, np.float32), discount=np.ones(t, np.float32), is_idle=np.zeros(t, bool),
-    )  # fmt: skip
+        reference=Reference(uri="u", key="k"),
+        robot=robot,
+        control_mode=control_mode,
+        control_hz=20.0,
+        state=np.zeros((t, 18), np.float32),
+        action=np.zeros((t, 18), np.float32),
+        timestamp_s=np.arange(t) / 20,
+        state_mask=slot_mask(vectors.state),
+        action_mask=slot_mask(vectors.action),
+        parts=dict(vectors.action),
+        images={"base_0_rgb": [b""] * t},
+        dataset_cameras=("base_0_rgb",),
+        task="x",
+        language=("x",),
+        success=1,
+        is_terminal=True,
+        reward=np.zeros(t, np.float32),
+        discount=np.ones(t, np.float32),
+        is_idle=np.zeros(t, bool),
+    )
 
 
 def with_value(episode: Episode, side: str, step: int, slot: int, value: float) -> Episode:
@@ -39,8 +53,9 @@ def test_one_step_is_no_episode() -> None:
 
 def test_an_episode_without_a_camera_is_named() -> None:
     assert find_fault(replace(make_episode(), images={})) == (
-        "no_camera", "expected at least one of base_0_rgb, found none"
-    )  # fmt: skip
+        "no_camera",
+        "expected at least one of base_0_rgb, found none",
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -63,9 +78,7 @@ def test_numbers_that_are_not_finite_are_found(value: float) -> None:
         ("franka", "joint_velocity", "action", 2, 40.0, "absurd_value"),
     ],
 )
-def test_what_no_robot_does_is_found(
-    robot: str, mode: str, side: str, slot: int, value: float, reason: str
-) -> None:  # fmt: skip
+def test_what_no_robot_does_is_found(robot: str, mode: str, side: str, slot: int, value: float, reason: str) -> None:
     fault = find_fault(with_value(make_episode(robot, mode), side, 2, slot, value))
     assert fault is not None and fault[0] == reason and f"slot {slot}" in fault[1]
 

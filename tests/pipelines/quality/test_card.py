@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.clean_episodes import clean_episode, clean_episodes
-from tests.support.stored_episodes import store_dataset
 
 from pipelines.quality.card import make_card, write_card
 from pipelines.quality.card_facts import gather_facts
 from pipelines.quality.card_page import Heading, Table, Text, to_html, to_markdown
-from pipelines.shards.dataset import Dataset
 from pipelines.quality.findings import finding
+from pipelines.shards.dataset import Dataset
 from pipelines.shards.summaries import summarize_slot
+from tests.support.clean_episodes import clean_episode, clean_episodes
+from tests.support.stored_episodes import store_dataset
 from trainers.main import main
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pipelines.contract.episode import Episode
+from pipelines.contract.images import BLACK_JPEG
+from pipelines.quality.checks import check_dataset
+from pipelines.quality.findings import Finding
+from pipelines.shards.dataset import Dataset
 from tests.support.clean_episodes import CAMERAS, N_STEPS, clean_episode, clean_episodes
 from tests.support.stored_episodes import store_dataset
-
-from pipelines.quality.checks import check_dataset
-from pipelines.shards.dataset import Dataset
-from pipelines.contract.episode import Episode
-from pipelines.quality.findings import Finding
-from pipelines.contract.images import BLACK_JPEG
 from trainers.main import main
 
 DEGREES = np.float32(180 / np.pi)
@@ -108,9 +108,15 @@ def test_an_unmeasured_gripper_that_always_starts_closed_is_doubtful(tmp_path: P
 
 @pytest.mark.parametrize(
     ("mode", "side", "slots"),
-    [("joint_position", "action", ARM), ("joint_position", "state", ARM), ("joint_velocity", "action", ARM),
-     ("ee_absolute", "action", slice(3, 6)), ("ee_delta", "action", slice(3, 6)), ("ee_delta", "state", slice(3, 6))],
-)  # fmt: skip
+    [
+        ("joint_position", "action", ARM),
+        ("joint_position", "state", ARM),
+        ("joint_velocity", "action", ARM),
+        ("ee_absolute", "action", slice(3, 6)),
+        ("ee_delta", "action", slice(3, 6)),
+        ("ee_delta", "state", slice(3, 6)),
+    ],
+)
 def test_degrees_on_one_side(tmp_path: Path, mode: str, side: str, slots: slice) -> None:
     found = findings_of(tmp_path, edited(mode, side, slots, lambda v: v * DEGREES))
     named = [f for f in found if f.kind == "degrees"]

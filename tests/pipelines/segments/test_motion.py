@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
-from tests.support.annotation_episodes import ONE_ARM, Leg, episode_of
 
-from pipelines.segments.motion import GripperEvent, Motion, idle_in, measure_motion, runs, smooth
 from pipelines.contract.episode import Episode
 from pipelines.contract.slots import N_SLOTS
+from pipelines.segments.motion import GripperEvent, Motion, idle_in, measure_motion, runs, smooth
+from tests.support.annotation_episodes import ONE_ARM, Leg, episode_of
 
 
 def motion_of(episode: Episode) -> Motion:
     masks = (episode.state_mask, episode.action_mask)
-    return measure_motion(
-        episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz
-    )
+    return measure_motion(episode.state, episode.action, masks, episode.parts, episode.control_mode, episode.control_hz)
 
 
 def gripper_motion(gripper: list[float], control_hz: float = 10.0) -> Motion:

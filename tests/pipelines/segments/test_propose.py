@@ -4,15 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
-from tests.support.annotation_scores import boundary_f1, find_with_proposals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.segments import propose
-from pipelines.segments.propose import ProposeParameters, motion_of, propose_segments
 from pipelines.contract.episode import Episode, Segment
 from pipelines.contract.slots import CONTROL_MODES, N_SLOTS
+from pipelines.segments import propose
+from pipelines.segments.propose import ProposeParameters, motion_of, propose_segments
+from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
+from tests.support.annotation_scores import boundary_f1, find_with_proposals
 
 PICK = [
     Leg(duration_s=2.0, to={0: 0.3}),
@@ -94,10 +94,14 @@ def test_a_long_stop_is_an_idle_segment() -> None:
 
 def test_a_grasp_that_is_tried_again_is_a_recovery() -> None:
     legs = [
-        Leg(duration_s=2, to={2: -0.2}), Leg(duration_s=0.4, to={6: 1.0}), Leg(duration_s=0.6, to={}),
-        Leg(duration_s=0.4, to={6: 0.0}), Leg(duration_s=0.8, to={1: 0.06}), Leg(duration_s=0.4, to={6: 1.0}),
+        Leg(duration_s=2, to={2: -0.2}),
+        Leg(duration_s=0.4, to={6: 1.0}),
+        Leg(duration_s=0.6, to={}),
+        Leg(duration_s=0.4, to={6: 0.0}),
+        Leg(duration_s=0.8, to={1: 0.06}),
+        Leg(duration_s=0.4, to={6: 1.0}),
         Leg(duration_s=2, to={2: 0.1}),
-    ]  # fmt: skip
+    ]
     segments = propose_segments(episode_of(legs))
     assert [segment.kind for segment in segments] == ["subtask", "recovery", "subtask"]
     assert segments[1].text == "open the gripper, move the arm left, close the gripper"
@@ -145,9 +149,12 @@ def covers_without_gaps(segments: tuple[Segment, ...], n_steps: int) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    n_steps=st.integers(1, 400), control_hz=st.floats(0.2, 120), seed=st.integers(0, 2**32 - 1),
-    control_mode=st.sampled_from(CONTROL_MODES), scale=st.sampled_from([0.0, 1e-4, 0.01, 1.0]),
-)  # fmt: skip
+    n_steps=st.integers(1, 400),
+    control_hz=st.floats(0.2, 120),
+    seed=st.integers(0, 2**32 - 1),
+    control_mode=st.sampled_from(CONTROL_MODES),
+    scale=st.sampled_from([0.0, 1e-4, 0.01, 1.0]),
+)
 def test_any_episode_is_covered_by_segments_within_the_bounds(
     n_steps: int, control_hz: float, seed: int, control_mode: str, scale: float
 ) -> None:

@@ -34,9 +34,13 @@ def annotation(
 ) -> Annotation:
     segment = Segment(start=start, end=end, text=text, **{"source": "human", **changes})
     return Annotation(
-        episode_id=episode, episode_hash="h" + episode[1:], segment=segment, annotator=annotator,
-        created="2024-05-01T10:00:00Z", tool_version="0.1.0",
-    )  # fmt: skip
+        episode_id=episode,
+        episode_hash="h" + episode[1:],
+        segment=segment,
+        annotator=annotator,
+        created="2024-05-01T10:00:00Z",
+        tool_version="0.1.0",
+    )
 
 
 def faults(*annotations: Annotation) -> list[tuple[str, int, int]]:
@@ -145,10 +149,16 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 
 
 annotations = st.builds(
-    annotation, st.integers(0, 99), st.integers(0, 99), st.text(max_size=20), annotator=st.text(max_size=5),
-    kind=st.sampled_from(KINDS), arms=st.sampled_from([(), ("arm0",), ("arm0", "arm1")]),
-    success=st.sampled_from([-1, 0, 1]), confidence=st.floats(0, 1, width=32),
-)  # fmt: skip
+    annotation,
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.text(max_size=20),
+    annotator=st.text(max_size=5),
+    kind=st.sampled_from(KINDS),
+    arms=st.sampled_from([(), ("arm0",), ("arm0", "arm1")]),
+    success=st.sampled_from([-1, 0, 1]),
+    confidence=st.floats(0, 1, width=32),
+)
 
 
 @settings(deadline=None)

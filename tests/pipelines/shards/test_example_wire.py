@@ -17,9 +17,11 @@ from pipelines.shards.example_wire import (
 )
 
 FEATURES = {
-    "b": np.array([-1, 0, 300, 2**62], np.int64), "a": np.array([1.5, -2], np.float32), "c": [b"x", b"", b"y" * 300],
+    "b": np.array([-1, 0, 300, 2**62], np.int64),
+    "a": np.array([1.5, -2], np.float32),
+    "c": [b"x", b"", b"y" * 300],
     "none": [],
-}  # fmt: skip
+}
 
 
 def encode(features: dict) -> bytes:
@@ -54,8 +56,10 @@ def test_what_tensorflow_writes_is_read() -> None:
     example.features.feature["s"].bytes_list.value.extend([b"one", b"two"])
     parsed = parse_example(example.SerializeToString())
     assert {key: list(value) for key, value in parsed.items()} == {
-        "i": [5, -7, 2**40], "f": [0.25], "s": [b"one", b"two"]
-    }  # fmt: skip
+        "i": [5, -7, 2**40],
+        "f": [0.25],
+        "s": [b"one", b"two"],
+    }
 
 
 def test_the_values_of_a_bytes_list_are_sliced_out_of_the_payload() -> None:

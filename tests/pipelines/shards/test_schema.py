@@ -9,13 +9,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from tests.support.stored_episodes import CAMERAS, make_episode, statistics_of, store_dataset, with_base_frames
 
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import BLACK_JPEG, CorruptImage, decode_jpeg
+from pipelines.shards.example_wire import parse_example
 from pipelines.shards.record import make_record
 from pipelines.shards.statistics import normalize
-from pipelines.shards.example_wire import parse_example
+from tests.support.stored_episodes import CAMERAS, make_episode, statistics_of, store_dataset, with_base_frames
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -99,11 +99,17 @@ def test_episode_metadata(episodes: dict[str, Any]) -> None:
         '"kind": "idle", "arms": [], "success": 1, "confidence": 1.0, "source": "human"}]'
     )
     assert texts == {
-        "dataset": "toy", "source_uri": "logs/2.zarr", "source_key": "ur5e/2", "robot": "ur5e",
-        "control_mode": "joint_position", "layout": "pi18/v1", "task": "pick the cube",
-        "norm_key": "ur5e/joint_position/pi18/v1", "converter": "embodimix 0.1.0+0123abcd",
+        "dataset": "toy",
+        "source_uri": "logs/2.zarr",
+        "source_key": "ur5e/2",
+        "robot": "ur5e",
+        "control_mode": "joint_position",
+        "layout": "pi18/v1",
+        "task": "pick the cube",
+        "norm_key": "ur5e/joint_position/pi18/v1",
+        "converter": "embodimix 0.1.0+0123abcd",
         "parts": '{"arm0": [0, 1, 2, 3, 4, 5], "gripper0": [6]}',
-    }  # fmt: skip
+    }
     assert metadata["language"].tolist() == [b"pick the cube", b"take the cube"]
     assert (metadata["control_hz"], metadata["success"], metadata["n_steps"]) == (20, 1, 5)
     assert metadata["state_mask"].tolist() == [True] * 7 + [False] * 11

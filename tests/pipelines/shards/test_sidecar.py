@@ -15,6 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from pipelines.contract.errors import FailedWork
+from pipelines.contract.images import BLACK_JPEG
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.rebuild import rebuild_index
+from pipelines.shards.sidecar import jpeg_offsets, parse_shard_name, read_fingerprint, read_sidecar
+from pipelines.shards.tfrecord import CorruptRecord, iter_records
+from pipelines.shards.writer import finished_shard, write_shard
+from pipelines.storage.files import DiskFull, atomic_file, sweep_leftovers
+from tests.support.checkout import ROOT
 from tests.support.stored_episodes import (
     CAMERAS,
     OPTIONS_HASH,
@@ -25,15 +35,6 @@ from tests.support.stored_episodes import (
     store_shard,
     with_base_frames,
 )
-
-from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import DiskFull, atomic_file, sweep_leftovers
-from pipelines.contract.images import BLACK_JPEG
-from pipelines.shards.sidecar import jpeg_offsets, parse_shard_name, read_fingerprint, read_sidecar
-from pipelines.shards.rebuild import rebuild_index
-from pipelines.shards.writer import finished_shard, write_shard
-from pipelines.shards.tfrecord import CorruptRecord, iter_records
 from trainers.main import main
 
 WHERE: dict[str, Any] = {"name": "toy", "split": "train", "shard": 0, "n_shards": 1}
@@ -75,15 +76,29 @@ def test_the_row_of_an_episode(stored: Path) -> None:
     assert row["state"] == episode.state.ravel().tolist()
     assert row["action"] == episode.action.ravel().tolist()
     expected = {
-        "split": "train", "shard": "toy-train.tfrecord-00000-of-00003", "record_index": 1, "dataset": "toy",
-        "source_uri": "logs/1.zarr", "source_key": "ur5e/1", "robot": "ur5e", "control_mode": "joint_position",
-        "layout": "pi18/v1", "control_hz": 20.0, "task": "pick the cube",
-        "language": ["pick the cube", "take the cube"], "success": 1, "state_mask": [True] * 7 + [False] * 11,
-        "action_mask": [True] * 7 + [False] * 11, "camera_mask": [True, True, False],
-        "parts": '{"arm0": [0, 1, 2, 3, 4, 5], "gripper0": [6]}', "norm_key": "ur5e/joint_position/pi18/v1",
-        "n_steps": 5, "converter": f"embodimix 0.1.0+{OPTIONS_HASH}",
-        "is_idle": [False, True, False, False, False], "timestamp_s": [0.0, 0.05, 0.1, 0.15, 0.2],
-    }  # fmt: skip
+        "split": "train",
+        "shard": "toy-train.tfrecord-00000-of-00003",
+        "record_index": 1,
+        "dataset": "toy",
+        "source_uri": "logs/1.zarr",
+        "source_key": "ur5e/1",
+        "robot": "ur5e",
+        "control_mode": "joint_position",
+        "layout": "pi18/v1",
+        "control_hz": 20.0,
+        "task": "pick the cube",
+        "language": ["pick the cube", "take the cube"],
+        "success": 1,
+        "state_mask": [True] * 7 + [False] * 11,
+        "action_mask": [True] * 7 + [False] * 11,
+        "camera_mask": [True, True, False],
+        "parts": '{"arm0": [0, 1, 2, 3, 4, 5], "gripper0": [6]}',
+        "norm_key": "ur5e/joint_position/pi18/v1",
+        "n_steps": 5,
+        "converter": f"embodimix 0.1.0+{OPTIONS_HASH}",
+        "is_idle": [False, True, False, False, False],
+        "timestamp_s": [0.0, 0.05, 0.1, 0.15, 0.2],
+    }
     assert {name: row[name] for name in expected} == expected
     assert [s["text"] for s in row["segments"]] == ["reach", ""]
 
@@ -99,10 +114,14 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         store_dataset(tmp_path / name, {"train": [[make_episode(0)], [make_episode(1)]]})
     assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
     assert list(files_in(tmp_path / "a")) == [
-        "dataset_info.json", "features.json", "index/train-00000-of-00002.parquet",
-        "index/train-00001-of-00002.parquet", "statistics.json",
-        "toy-train.tfrecord-00000-of-00002", "toy-train.tfrecord-00001-of-00002",
-    ]  # fmt: skip
+        "dataset_info.json",
+        "features.json",
+        "index/train-00000-of-00002.parquet",
+        "index/train-00001-of-00002.parquet",
+        "statistics.json",
+        "toy-train.tfrecord-00000-of-00002",
+        "toy-train.tfrecord-00001-of-00002",
+    ]
 
 
 def test_rebuilding_gives_the_bytes_that_the_conversion_wrote(stored: Path) -> None:
@@ -117,9 +136,12 @@ def test_the_index_command_prints_what_it_wrote(stored: Path, capsys: pytest.Cap
     (stored / "index" / "train-00000-of-00003.parquet").unlink()
     assert main(["index", str(stored), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "index": str(stored / "index"), "shards": 3, "episodes": 4, "steps": 20,
+        "index": str(stored / "index"),
+        "shards": 3,
+        "episodes": 4,
+        "steps": 20,
         "bytes": sum(p.stat().st_size for p in stored.glob("*.tfrecord-*")),
-    }  # fmt: skip
+    }
     Dataset.open(stored).verify_hashes()
 
 
@@ -159,10 +181,15 @@ def test_an_episode_with_a_bad_frame_is_rejected_and_the_others_are_kept(tmp_pat
     bad = with_base_frames(make_episode(1), [picture(0), b"no picture", *[picture(0)] * 3])
     rejects: list[tuple[str, str, str]] = []
     summary = write_shard(
-        tmp_path, **WHERE, episodes=[make_episode(0), bad, make_episode(2)], statistics=statistics_of([bad]),
-        cameras=CAMERAS, converter="x", options_hash="h",
+        tmp_path,
+        **WHERE,
+        episodes=[make_episode(0), bad, make_episode(2)],
+        statistics=statistics_of([bad]),
+        cameras=CAMERAS,
+        converter="x",
+        options_hash="h",
         on_reject=lambda reference, reason, detail: rejects.append((reference.key, reason, detail)),
-    )  # fmt: skip
+    )
     assert (summary.n_episodes, summary.n_rejected) == (2, 1)
     assert rejects == [
         ("ur5e/1", "corrupt_image", "expected JPEG or PNG bytes, found 10 bytes that begin with b'no pictu'")
@@ -180,9 +207,15 @@ def test_a_failure_while_frames_are_read_is_a_reject_of_its_own(tmp_path: Path) 
     reasons: list[str] = []
     bad = with_base_frames(make_episode(0), Frames([b""] * 5))
     write_shard(
-        tmp_path, **WHERE, episodes=[bad], statistics=statistics_of([bad]), cameras=CAMERAS, converter="x",
-        options_hash="h", on_reject=lambda reference, reason, detail: reasons.append(reason),
-    )  # fmt: skip
+        tmp_path,
+        **WHERE,
+        episodes=[bad],
+        statistics=statistics_of([bad]),
+        cameras=CAMERAS,
+        converter="x",
+        options_hash="h",
+        on_reject=lambda reference, reason, detail: reasons.append(reason),
+    )
     assert reasons == ["unreadable_frame"]
 
 
@@ -193,9 +226,15 @@ def test_an_error_of_the_source_leaves_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(FailedWork, match="the source broke"):
         write_shard(
-            tmp_path, **WHERE, episodes=episodes(), statistics=statistics_of([make_episode(0)]), cameras=CAMERAS,
-            converter="x", options_hash="h", on_reject=lambda *_: None,
-        )  # fmt: skip
+            tmp_path,
+            **WHERE,
+            episodes=episodes(),
+            statistics=statistics_of([make_episode(0)]),
+            cameras=CAMERAS,
+            converter="x",
+            options_hash="h",
+            on_reject=lambda *_: None,
+        )
     assert files_in(tmp_path) == {}
 
 
@@ -254,7 +293,7 @@ except FailedWork as error:
 
 def test_a_write_that_the_system_refuses_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    script = LIMITED.format(tests=str(Path(__file__).parent))
+    script = LIMITED.format(tests=str(ROOT))
     ran = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert "toy-train.tfrecord-00000-of-00001: expected room to write it, found File too large" in ran.stdout
     assert files_in(tmp_path) == {}
@@ -333,16 +372,22 @@ def test_a_sidecar_of_another_schema_is_refused(stored: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("dataset_info.json", "{", "expected a JSON file"), ("dataset_info.json", "[]", "expected a JSON object"),
-     ("dataset_info.json", "{}", "expected a name, found None"),
-     ("dataset_info.json", '{"name": "../x", "version": "1"}', "expected a name, found '../x'"),
-     ("dataset_info.json", '{"name": "toy", "version": "1.0.0"}', "expected a list of splits"),
-     ("dataset_info.json", '{"name": "toy", "version": "1.0.0", "splits": [{"name": "a", "shardLengths": [-1]}]}',
-      "expected a split with a name and shardLengths"),
-     ("dataset_info.json", '{"fileFormat": "riegeli"}', "expected TFRecord shards, found 'riegeli'"),
-     ("features.json", "[1]", "expected a JSON object"),
-     ("features.json", '{"featuresDict": []}', "a feature 'steps'")],
-)  # fmt: skip
+    [
+        ("dataset_info.json", "{", "expected a JSON file"),
+        ("dataset_info.json", "[]", "expected a JSON object"),
+        ("dataset_info.json", "{}", "expected a name, found None"),
+        ("dataset_info.json", '{"name": "../x", "version": "1"}', "expected a name, found '../x'"),
+        ("dataset_info.json", '{"name": "toy", "version": "1.0.0"}', "expected a list of splits"),
+        (
+            "dataset_info.json",
+            '{"name": "toy", "version": "1.0.0", "splits": [{"name": "a", "shardLengths": [-1]}]}',
+            "expected a split with a name and shardLengths",
+        ),
+        ("dataset_info.json", '{"fileFormat": "riegeli"}', "expected TFRecord shards, found 'riegeli'"),
+        ("features.json", "[1]", "expected a JSON object"),
+        ("features.json", '{"featuresDict": []}', "a feature 'steps'"),
+    ],
+)
 def test_damaged_metadata_is_refused(stored: Path, name: str, content: str, message: str) -> None:
     (stored / name).write_text(content)
     with pytest.raises(FailedWork, match=message):

@@ -137,10 +137,14 @@ def test_a_file_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "can be read"), ("[]", "expected schema"), ('{"schema": "x/v9"}', "found 'x/v9'"),
-     ('{"schema": "embodimix.statistics/v1", "norm_keys": {"a": {}}}', "expected the fields"),
-     ('{"schema": "embodimix.statistics/v1", "norm_keys": []}', "expected the fields")],
-)  # fmt: skip
+    [
+        ("{", "can be read"),
+        ("[]", "expected schema"),
+        ('{"schema": "x/v9"}', "found 'x/v9'"),
+        ('{"schema": "embodimix.statistics/v1", "norm_keys": {"a": {}}}', "expected the fields"),
+        ('{"schema": "embodimix.statistics/v1", "norm_keys": []}', "expected the fields"),
+    ],
+)
 def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(FailedWork, match=message):
@@ -149,9 +153,14 @@ def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("count", 41, "expected rising keys and counts of 41 in all"), ("buckets", "5:1 4:39", "rising keys"),
-     ("buckets", "1:x", "invalid literal"), ("total", 3, "expected the fields"), ("low", None, "expected the fields")],
-)  # fmt: skip
+    [
+        ("count", 41, "expected rising keys and counts of 41 in all"),
+        ("buckets", "5:1 4:39", "rising keys"),
+        ("buckets", "1:x", "invalid literal"),
+        ("total", 3, "expected the fields"),
+        ("low", None, "expected the fields"),
+    ],
+)
 def test_a_damaged_slot_is_refused(tmp_path: Path, field: str, value: object, message: str) -> None:
     save_statistics(tmp_path / "s.json", {KEY: norm(0)})
     content = json.loads((tmp_path / "s.json").read_text())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipelines.shards import tfrecord
-from pipelines.shards.tfrecord import CorruptRecord, iter_records, read_record, write_record
 from pipelines.shards.example_wire import encode_example, parse_example
+from pipelines.shards.tfrecord import CorruptRecord, iter_records, read_record, write_record
 
 
 @pytest.fixture

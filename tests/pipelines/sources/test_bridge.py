@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage
 from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.bridge import find, null_action, read
 from pipelines.sources.restricted_pickle import load_pickle
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import zarr
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import decode_jpeg
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import Rejected
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.dp import find, read
 
 DP = get_adapter("dp_replay")
@@ -24,10 +24,11 @@ def write_buffer(path: Path, ends: list[int] = ENDS, chunks: int = 8, **data: An
     group = zarr.open_group(path, mode="w", zarr_format=2)
     group.create_array("meta/episode_ends", data=np.array(ends, np.int64))
     arrays: dict[str, Any] = {
-        "state": np.tile([0.1, 0.2, 0.3, 0, 0, 0.2, 0.25], (8, 1)), "timestamp": np.arange(8) * 0.1,
+        "state": np.tile([0.1, 0.2, 0.3, 0, 0, 0.2, 0.25], (8, 1)),
+        "timestamp": np.arange(8) * 0.1,
         "action": np.tile([0.1, 0.2, 0.3, 0, 0.1, 0, 1.0], (8, 1)),
         "img": np.arange(8, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 3), 10, np.uint8),
-    } | data  # fmt: skip
+    } | data
     for key, value in arrays.items():
         value = np.asarray(value)
         group.create_array(f"data/{key}", data=value, chunks=(min(chunks, len(value)), *value.shape[1:]))
@@ -61,9 +62,12 @@ def test_umis_action_is_the_next_pose(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     pose = np.arange(8)[:, None] / 100
     write_buffer(
-        path, camera0_rgb=np.zeros((8, 8, 8, 3), np.uint8), robot0_eef_pos=np.repeat(pose, 3, 1),
-        robot0_eef_rot_axis_angle=np.zeros((8, 3)), robot0_gripper_width=np.full((8, 1), 0.02),
-    )  # fmt: skip
+        path,
+        camera0_rgb=np.zeros((8, 8, 8, 3), np.uint8),
+        robot0_eef_pos=np.repeat(pose, 3, 1),
+        robot0_eef_rot_axis_angle=np.zeros((8, 3)),
+        robot0_gripper_width=np.full((8, 1), 0.02),
+    )
     native = read(find(str(path), UMI).episodes[0], UMI)
     episode = to_episode(native, UMI, get_embodiment("single_arm"), ["left_wrist_0_rgb"])
     assert episode.state[:, 0].tolist() == pytest.approx([0.0, 0.01, 0.02])

@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.droid import find, name_cameras, read
 
 DROID = get_adapter("droid_raw")
@@ -48,8 +48,10 @@ def test_an_episode_has_its_rows_and_three_instructions(sample: Path, tmp_path: 
     native = read_only(tmp_path)
     assert (native.n_steps, native.success, native.missing_cameras) == (84, 1, ())
     assert native.language == (
-        "lift the red cube", "pick up the red block from the table", "raise the red cube off the table"
-    )  # fmt: skip
+        "lift the red cube",
+        "pick up the red block from the table",
+        "raise the red cube off the table",
+    )
     assert native.timestamp_s is not None and 5.3 < native.timestamp_s[-1] - native.timestamp_s[0] < 5.8
 
 
@@ -89,9 +91,7 @@ def test_a_failed_episode_is_kept_and_flagged(shared: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "success"), [("success", 1), ("failure", 0), ("elsewhere", -1)])
-def test_without_metadata_the_folder_tells_the_outcome(
-    sample: Path, tmp_path: Path, folder: str, success: int
-) -> None:
+def test_without_metadata_the_folder_tells_the_outcome(sample: Path, tmp_path: Path, folder: str, success: int) -> None:
     for path in sample.glob("metadata_*.json"):
         path.unlink()
     with h5py.File(sample / "trajectory.h5", "r+") as file:

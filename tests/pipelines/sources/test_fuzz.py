@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.support.native_files import bridge_features, write_rlds
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError
 from pipelines.contract.images import CorruptImage
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import Rejected
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
+from pipelines.shards.tfrecord import write_record
 from pipelines.sources import aloha, rlds
 from pipelines.sources.restricted_pickle import load_pickle
-from pipelines.shards.tfrecord import write_record
-from pipelines.mapping.validate import find_fault
+from tests.support.native_files import bridge_features, write_rlds
 
 BRIDGE, ALOHA = get_adapter("bridge_orig"), get_adapter("aloha_hdf5")
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,4 +100,3 @@ def test_damaged_hdf5_files_are_rejected_by_name(tmp_path: Path, how: tuple) -> 
             list(frames)
     except (Rejected, CorruptImage) as error:
         assert str(error)
-

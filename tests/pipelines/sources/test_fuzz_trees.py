@@ -12,6 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from pipelines.contract.errors import EmbodimixError, FailedWork
+from pipelines.contract.images import to_jpeg
+from pipelines.contract.native import Rejected
+from pipelines.contract.slots import CAMERAS
+from pipelines.conversion.launch import Conversion, find_episodes
+from pipelines.conversion.shard_work import Job, read_episode
+from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.sources.test_bridge import TRAJECTORY
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
@@ -19,20 +27,17 @@ from tests.pipelines.sources.test_fuzz import damage, damaged
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.conversion.shard_work import Job, read_episode
-from pipelines.contract.errors import EmbodimixError, FailedWork
-from pipelines.contract.images import to_jpeg
-from pipelines.conversion.launch import Conversion, find_episodes
-from pipelines.contract.native import Rejected
-from pipelines.contract.slots import CAMERAS
-
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GROWTH_MB = 600
 ADAPTERS = {
-    "zarr": "inhouse_log", "dp": "dp_replay", "lerobot_v2": "lerobot_aloha", "lerobot_v3": "lerobot_aloha",
-    "robomimic": "robomimic", "droid": "droid_raw", "bridge": "bridge_raw",
-}  # fmt: skip
+    "zarr": "inhouse_log",
+    "dp": "dp_replay",
+    "lerobot_v2": "lerobot_aloha",
+    "lerobot_v3": "lerobot_aloha",
+    "robomimic": "robomimic",
+    "droid": "droid_raw",
+    "bridge": "bridge_raw",
+}
 
 
 def write_robomimic(path: Path) -> Path:
@@ -67,10 +72,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
     """A small source of every format that is a folder of files."""
     root = tmp_path_factory.mktemp("sources")
     writers: dict[str, Callable[[Path], Path]] = {
-        "zarr": lambda path: write_log(path / "ur5e/lift/a.zarr").parents[2], "dp": lambda path: write_dp(path),
-        "lerobot_v2": write_v2, "lerobot_v3": write_v3, "robomimic": write_robomimic,
-        "droid": lambda path: copy_droid(path, shared), "bridge": lambda path: copy_bridge(path, shared),
-    }  # fmt: skip
+        "zarr": lambda path: write_log(path / "ur5e/lift/a.zarr").parents[2],
+        "dp": lambda path: write_dp(path),
+        "lerobot_v2": write_v2,
+        "lerobot_v3": write_v3,
+        "robomimic": write_robomimic,
+        "droid": lambda path: copy_droid(path, shared),
+        "bridge": lambda path: copy_bridge(path, shared),
+    }
     return {name: write(root / name) for name, write in writers.items()}
 
 
@@ -165,7 +174,7 @@ HOSTILE = {
     "features that are a list": ("lerobot_v2", "meta/info.json", ("features",), [1, 2]),
     "a path that leads outside": ("lerobot_v2", "meta/info.json", ("data_path",), "../../../../etc/passwd"),
     "info that is a list": ("lerobot_v3", "meta/info.json", ("splits",), {"train": "5:-5"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.shared

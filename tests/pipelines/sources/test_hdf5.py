@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import decode_jpeg
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import Found, NativeEpisode, Rejected
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import aloha, robomimic
 
 ALOHA = get_adapter("aloha_hdf5")
@@ -23,9 +23,10 @@ T = 4
 
 def write_aloha(path: Path, **changes: Any) -> Path:
     arrays: dict[str, Any] = {
-        "observations/qpos": np.tile(np.arange(14) / 100, (T, 1)), "action": np.tile(np.arange(14) / 10, (T, 1)),
+        "observations/qpos": np.tile(np.arange(14) / 100, (T, 1)),
+        "action": np.tile(np.arange(14) / 10, (T, 1)),
         "observations/images/cam_high": np.arange(T, dtype=np.uint8).repeat(8 * 8 * 3).reshape(T, 8, 8, 3),
-    } | changes  # fmt: skip
+    } | changes
     with h5py.File(path, "w") as file:
         for key, value in arrays.items():
             if value is not None:
@@ -100,8 +101,9 @@ def test_robomimic_demonstrations_keep_their_masks_as_splits(tmp_path: Path) -> 
     path = write_robomimic(tmp_path / "low_dim.hdf5")
     found = robomimic.find(str(path), ROBOMIMIC)
     assert [(e.reference.key, e.reference.split) for e in found.episodes] == [
-        ("low_dim.hdf5#demo_0", "train"), ("low_dim.hdf5#demo_1", "val")
-    ]  # fmt: skip
+        ("low_dim.hdf5#demo_0", "train"),
+        ("low_dim.hdf5#demo_1", "val"),
+    ]
     native = robomimic.read(found.episodes[1], ROBOMIMIC)
     assert (native.success, native.control_hz) == (1, 10.0)
     episode = to_episode(native, ROBOMIMIC, get_embodiment("franka"), ["base_0_rgb"])

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import NativeEpisode, Rejected
-from pipelines.sources.lerobot import explain_misfit, find, flatten_names, load_meta, read
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
+from pipelines.sources.lerobot import explain_misfit, find, flatten_names, load_meta, read
 from trainers.main import main
 
 ALOHA = get_adapter("lerobot_aloha")
@@ -43,18 +43,25 @@ def make_table(number: int, t: int, n: int = 14) -> pa.Table:
     rows = (np.tile(np.arange(n) / 100, (t, 1)) + number / 1000).tolist()
     return pa.table(
         {
-            "observation.state": rows, "action": rows, "timestamp": np.arange(t) / FPS, "frame_index": np.arange(t),
-            "episode_index": [number] * t, "task_index": [number] * t,
+            "observation.state": rows,
+            "action": rows,
+            "timestamp": np.arange(t) / FPS,
+            "frame_index": np.arange(t),
+            "episode_index": [number] * t,
+            "task_index": [number] * t,
         }
-    )  # fmt: skip
+    )
 
 
 def write_info(root: Path, version: str, n: int = 14, **changes: Any) -> None:
     vector = {"dtype": "float32", "shape": [n], "names": {"motors": [f"motor_{i}" for i in range(n)]}}
     info = {
-        "codebase_version": version, "robot_type": "aloha", "fps": FPS, "splits": {"train": "0:1", "val": "1:2"},
+        "codebase_version": version,
+        "robot_type": "aloha",
+        "fps": FPS,
+        "splits": {"train": "0:1", "val": "1:2"},
         "features": {"observation.state": vector, "action": vector, TOP: {"dtype": "video", "shape": [64, 64, 3]}},
-    } | changes  # fmt: skip
+    } | changes
     (root / "meta").mkdir(parents=True)
     (root / "meta/info.json").write_text(json.dumps(info))
 
@@ -81,12 +88,19 @@ def write_v3(root: Path) -> Path:
     for number, (t, first) in enumerate(((3, 0), (4, 3))):
         rows.append(
             {
-                "episode_index": number, "data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": first,
-                "dataset_to_index": first + t, "length": t, "tasks": [f"do task {number}"],
-                f"videos/{TOP}/chunk_index": 0, f"videos/{TOP}/file_index": 0,
-                f"videos/{TOP}/from_timestamp": first / FPS, f"videos/{TOP}/to_timestamp": (first + t) / FPS,
+                "episode_index": number,
+                "data/chunk_index": 0,
+                "data/file_index": 0,
+                "dataset_from_index": first,
+                "dataset_to_index": first + t,
+                "length": t,
+                "tasks": [f"do task {number}"],
+                f"videos/{TOP}/chunk_index": 0,
+                f"videos/{TOP}/file_index": 0,
+                f"videos/{TOP}/from_timestamp": first / FPS,
+                f"videos/{TOP}/to_timestamp": (first + t) / FPS,
             }
-        )  # fmt: skip
+        )
     for folder in ("data/chunk-000", "meta/episodes/chunk-000"):
         (root / folder).mkdir(parents=True)
     pq.write_table(pa.concat_tables([make_table(0, 3), make_table(1, 4)]), root / "data/chunk-000/file-000.parquet")
@@ -110,8 +124,9 @@ def test_both_layouts_hold_the_same_episodes(write: Any, tmp_path: Path) -> None
     root = write(tmp_path / "set")
     found = find(str(tmp_path), ALOHA)
     assert [(e.reference.key, e.reference.split) for e in found.episodes] == [
-        ("episode_000000", "train"), ("episode_000001", "val")
-    ]  # fmt: skip
+        ("episode_000000", "train"),
+        ("episode_000001", "val"),
+    ]
     native = read_number(root, 1)
     assert (native.n_steps, native.language, native.control_hz) == (4, ("do task 1",), 10.0)
     assert native.arrays["action"][0, :2].tolist() == pytest.approx([0.001, 0.011])

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.native_files import bridge_features, picture, write_rlds
 
-from pipelines.mapping.adapters import get_adapter
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import Rejected
+from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.rlds import find, read
+from tests.support.native_files import bridge_features, picture, write_rlds
 
 BRIDGE = get_adapter("bridge_orig")
 TRAIN = "tiny-train.tfrecord-00000-of-00001"
@@ -20,8 +20,10 @@ def test_every_record_is_found_by_file_and_number(tmp_path: Path) -> None:
     folder = write_rlds(tmp_path / "tiny/1.0.0", splits)
     found = find(str(tmp_path), BRIDGE)
     assert [located.reference.key for located in found.episodes] == [
-        f"{TRAIN}#0", f"{TRAIN}#1", "tiny-val.tfrecord-00000-of-00001#0"
-    ]  # fmt: skip
+        f"{TRAIN}#0",
+        f"{TRAIN}#1",
+        "tiny-val.tfrecord-00000-of-00001#0",
+    ]
     assert found.episodes[2].reference.split == "val"
     assert found.episodes[0].reference.uri == str(folder / TRAIN)
     assert found.rejects == ()
@@ -51,8 +53,9 @@ def test_a_truncated_file_keeps_its_whole_records_and_names_the_rest(tmp_path: P
     found = find(str(tmp_path), BRIDGE)
     assert len(found.episodes) == 2
     assert [(reject.source_key, reject.reason) for reject in found.rejects] == [
-        (f"{TRAIN}#2", "truncated_file"), (f"{TRAIN}#3", "truncated_file")
-    ]  # fmt: skip
+        (f"{TRAIN}#2", "truncated_file"),
+        (f"{TRAIN}#3", "truncated_file"),
+    ]
 
 
 def test_without_counts_the_rest_of_a_truncated_file_is_unknown(tmp_path: Path) -> None:

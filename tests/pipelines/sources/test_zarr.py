@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import zarr
 
-from pipelines.mapping.adapters import get_adapter
-from pipelines.sources.alignment import StreamReport, hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage, to_jpeg
-from pipelines.mapping.to_slots import to_episode
 from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.to_slots import to_episode
+from pipelines.sources.alignment import StreamReport, hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.sources.zarr import find, read
 
 LOG = get_adapter("inhouse_log")
@@ -30,17 +30,25 @@ def write_log(path: Path, robot: str = "ur5e", **changes: Any) -> Path:
     joints, command, camera = np.arange(5, 1005, 20), np.arange(10, 1000, 50), np.arange(0, 1000, 100)
     n, g = (12, 2) if robot == "ur5e_dual" else (6, 1)
     arrays: dict[str, Any] = {
-        "joints/timestamp_ns": joints * MS, "joints/position": np.repeat(joints[:, None] / 1000, n, 1),
-        "gripper/timestamp_ns": joints * MS, "gripper/position": np.repeat((joints[:, None] >= 500) * 1.0, g, 1),
-        "command/timestamp_ns": command * MS, "command/joint_position": np.repeat(command[:, None] / 1000 + 0.1, n, 1),
+        "joints/timestamp_ns": joints * MS,
+        "joints/position": np.repeat(joints[:, None] / 1000, n, 1),
+        "gripper/timestamp_ns": joints * MS,
+        "gripper/position": np.repeat((joints[:, None] >= 500) * 1.0, g, 1),
+        "command/timestamp_ns": command * MS,
+        "command/joint_position": np.repeat(command[:, None] / 1000 + 0.1, n, 1),
         "command/gripper": np.ones((len(command), g)),
         "camera/base_0/timestamp_ns": camera * MS,
         "camera/base_0/rgb": np.arange(10, dtype=np.uint8)[:, None, None, None] * np.full((1, 8, 8, 3), 20, np.uint8),
-    }  # fmt: skip
+    }
     attributes = {
-        "schema": "inhouse_log/v1", "robot": robot, "task": "lift the cube", "success": True, "control_hz": HZ,
-        "cameras": {"base_0": {}}, "joint_names": [f"joint_{i}" for i in range(n)],
-    } | changes.pop("attrs", {})  # fmt: skip
+        "schema": "inhouse_log/v1",
+        "robot": robot,
+        "task": "lift the cube",
+        "success": True,
+        "control_hz": HZ,
+        "cameras": {"base_0": {}},
+        "joint_names": [f"joint_{i}" for i in range(n)],
+    } | changes.pop("attrs", {})
     group = zarr.open_group(path, mode="w", attributes=attributes)
     for key, value in (arrays | changes).items():
         if value is not None:

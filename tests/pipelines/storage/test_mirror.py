@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.support.memory_store import MemoryStore
-from tests.support.waiting import LIMIT_S, wait_for
 
-from pipelines.storage import retry as patience
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Located
-from pipelines.storage.paths import RemotePath, RemoteStat
+from pipelines.storage import retry as patience
 from pipelines.storage.mirror import Listing, Mirror, fetched, forget_copies, local_path, own_file, staged, with_urls
+from pipelines.storage.paths import RemotePath, RemoteStat
+from tests.support.memory_store import MemoryStore
+from tests.support.waiting import LIMIT_S, wait_for
 
 ROOT = RemotePath("mem://bucket/in")
 
@@ -225,8 +225,9 @@ def test_the_nearest_file_above_is_found(store: dict[str, bytes]) -> None:
     listing = Listing()
     found = [listing.nearest(ROOT / name, "config.json") for name in ("a1/x", "a2/x")]
     assert [[place.url for place in one] for one in found] == [
-        ["mem://bucket/in/a1/config.json"], ["mem://bucket/config.json"]
-    ]  # fmt: skip
+        ["mem://bucket/in/a1/config.json"],
+        ["mem://bucket/config.json"],
+    ]
     assert listing.nearest(ROOT / "a1/x", "other*.json") == {}
 
 
@@ -249,7 +250,8 @@ def test_who_may_not_look_further_up_finds_nothing_there(
 def test_copies_go_with_their_process_or_with_the_next(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from pipelines.storage.mirror import local_path; "
-        "from pipelines.storage.paths import RemotePath; print(local_path(RemotePath('mem://b/x')).parents[2], flush=True); "
+        "from pipelines.storage.paths import RemotePath; "
+        "print(local_path(RemotePath('mem://b/x')).parents[2], flush=True); "
         "sys.argv[1] == 'stay' and time.sleep(900)"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}

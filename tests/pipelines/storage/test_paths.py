@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.memory_store import MemoryStore
-from tests.support.stored_episodes import make_episode, statistics_of, store_dataset, store_shard
 
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.quality.checks import check_dataset
 from pipelines.shards.dataset import Dataset
-from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
-from pipelines.shards.sidecar import read_sidecar
-from pipelines.storage.paths import RemotePath, as_place
 from pipelines.shards.rebuild import rebuild_index
-from pipelines.shards.writer import finished_shard
+from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.stored_episodes import iter_stored
+from pipelines.shards.writer import finished_shard
+from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
+from pipelines.storage.paths import RemotePath, as_place
+from tests.support.memory_store import MemoryStore
+from tests.support.stored_episodes import make_episode, statistics_of, store_dataset, store_shard
 from trainers.main import main
 
 ROOT = "mem://bucket/data/toy/1.0.0"

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.real_servers import serving
-from tests.support.slow_line import SlowLine, slow_line
 
-from mixtures.stores import retry as patience
-from mixtures.stores import arrow as stores
 from mixtures.mixture import Mixture, open_mixture
+from mixtures.stores import arrow as stores
+from mixtures.stores import retry as patience
 from mixtures.stores.shard_cache import Stage
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork
+from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.real_servers import serving
+from tests.support.slow_line import SlowLine, slow_line
 
 BODY = "datasets: [{path: ROOT/a/1.0.0}]\naction: {horizon: 4}\n"
 

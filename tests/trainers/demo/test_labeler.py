@@ -17,10 +17,14 @@ from trainers.demo.labeler import label
         ("lift the red cube", "hold still", "idle", "wait"),
         ("lift the box with both arms", "move both arms", "subtask", "move both open grippers over the box"),
         ("drive to the table and lift the box with both arms", "drive forward", "subtask", "drive to the table"),
-        ("drive to the table and lift the box with both arms", "drive forward, close both grippers", "subtask",
-         "take the box with both hands and lift it up"),
+        (
+            "drive to the table and lift the box with both arms",
+            "drive forward, close both grippers",
+            "subtask",
+            "take the box with both hands and lift it up",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_step_of_the_task_is_told_by_the_motion(task: str, motion: str, kind: str, said: str) -> None:
     assert label(task, motion, kind) == said
 
@@ -33,7 +37,12 @@ def test_it_answers_a_question_on_its_input() -> None:
     )
     assert json.loads(done.stdout) == {
         "segments": [
-            {"start_s": 0.0, "end_s": 1.5, "kind": "subtask", "success": -1,
-             "text": "move the open gripper over the blue cube"}
+            {
+                "start_s": 0.0,
+                "end_s": 1.5,
+                "kind": "subtask",
+                "success": -1,
+                "text": "move the open gripper over the blue cube",
+            }
         ]
-    }  # fmt: skip
+    }

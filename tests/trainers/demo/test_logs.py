@@ -15,12 +15,19 @@ from trainers.demo.logs import FULL, QUICK, Series, write_logs
 from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E_DUAL, WIDOWX
 
 SMALL = (
-    Series(format="bridge", folder="bridge", body=WIDOWX, task="lift_one", colours=("red",), episodes=1,
-           flaws=("one_step",)),
+    Series(
+        format="bridge",
+        folder="bridge",
+        body=WIDOWX,
+        task="lift_one",
+        colours=("red",),
+        episodes=1,
+        flaws=("one_step",),
+    ),
     Series(format="droid", folder="droid", body=FRANKA, task="lift_one", colours=("blue",), episodes=2, failures=1),
     Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=1, flaws=("nan",)),
     Series(format="zarr", folder="in_house", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=1),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +49,9 @@ def table_columns(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     with h5py.File(path) as file:
         file.visititems(
-            lambda name, node: found.update({name: (str(node.dtype), node.shape[1:])})
-            if isinstance(node, h5py.Dataset)
-            else None
+            lambda name, node: (
+                found.update({name: (str(node.dtype), node.shape[1:])}) if isinstance(node, h5py.Dataset) else None
+            )
         )
     return found
 

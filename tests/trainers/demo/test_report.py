@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainers.demo.logs import PLANS
 from pipelines.contract.images import to_jpeg
 from trainers.demo.ablation import ablation_markdown, ablation_rows
+from trainers.demo.logs import PLANS
 from trainers.demo.report import write_report
 from trainers.demo.results import Kept, Results, Shown, findings
 
@@ -24,8 +24,15 @@ def evaluation(policy: float, *names: str) -> dict[str, Any]:
 
 
 def outcome(successes: int, condition: str = "task", lifted_other: int = 0) -> dict[str, Any]:
-    return {"task": "a", "robot": "x", "condition": condition, "episodes": 8, "successes": successes,
-            "went_to_meant": 7, "lifted_other": lifted_other}  # fmt: skip
+    return {
+        "task": "a",
+        "robot": "x",
+        "condition": condition,
+        "episodes": 8,
+        "successes": successes,
+        "went_to_meant": 7,
+        "lifted_other": lifted_other,
+    }
 
 
 @pytest.fixture
@@ -33,10 +40,15 @@ def good() -> Results:
     falling = np.column_stack([np.arange(20), np.linspace(1.0, 0.1, 20)])
     jpeg = to_jpeg(np.full((224, 224, 3), 128, np.uint8))
     shown = Shown(
-        dataset="in_house", robot="ur5e", control_mode="joint_position", control_hz=20.0, task="lift the <red> cube",
-        n_steps=40, frames={"base_0_rgb": (jpeg,) * 6},
+        dataset="in_house",
+        robot="ur5e",
+        control_mode="joint_position",
+        control_hz=20.0,
+        task="lift the <red> cube",
+        n_steps=40,
+        frames={"base_0_rgb": (jpeg,) * 6},
         segments=((0.0, 1.2, "reach", "subtask"), (1.2, 2.0, "hold still", "idle")),
-    )  # fmt: skip
+    )
     shares = {"raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
     group = {"name": "in_house/a@x", "n_episodes": 3, "n_steps": 90, **shares}
     rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
@@ -128,9 +140,13 @@ def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_
     results = replace(good, evals=evals, rollouts=rollouts)
     rows = ablation_rows(results)
     assert [(row.policy, row.condition, row.successes, row.episodes, row.error) for row in rows] == [
-        ("pretrained", "task", 2, 8, 0.3), ("posttrained", "task", 6, 8, 0.1), ("segments", "task", 5, 8, 0.2),
-        ("segments", "script", 7, 8, 0.2), ("segments", "high_level", 4, 8, 0.2), ("scratch", "task", 1, 8, 0.2),
-    ]  # fmt: skip
+        ("pretrained", "task", 2, 8, 0.3),
+        ("posttrained", "task", 6, 8, 0.1),
+        ("segments", "task", 5, 8, 0.2),
+        ("segments", "script", 7, 8, 0.2),
+        ("segments", "high_level", 4, 8, 0.2),
+        ("scratch", "task", 1, 8, 0.2),
+    ]
     cells = "| from scratch, task sentences | the task's sentence | 1/8 | 2-47 % | 88 % | 0 % | 0.200 |"
     assert cells in ablation_markdown(rows).splitlines()
     page = write_report(tmp_path / "report.html", results, []).read_text()

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from trainers.demo.rollout import Trial, ask_script, ask_task, command_of, distances, lifted_other, look, state_vector
 from trainers.demo.script import demonstration
 from trainers.demo.world import MOBILE_DUAL, UR5E, UR5E_DUAL, Body, is_success, step
-from trainers.demo.rollout import Trial, ask_script, ask_task, command_of, distances, lifted_other, look, state_vector
 
 TASKS = [
     (UR5E, "lift_one_of_two", ("red", "blue")),

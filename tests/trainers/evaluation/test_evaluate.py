@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 
 from pipelines.contract.errors import UsageError
+from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 from trainers.evaluation.baselines import holds_position, mean_action, repeat_state, slot_units
 from trainers.evaluation.evaluate import Request, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
@@ -22,8 +22,15 @@ __all__ = ["quick_compilation"]
 def test_units_follow_the_control_mode_and_the_parts() -> None:
     dual = {"arm0": range(6), "gripper0": (6,), "arm1": range(7, 13), "gripper1": (13,), "base": (14, 15, 16)}
     assert slot_units("joint_position", dual | {"torso": (17,)}) == (
-        *("rad",) * 6, "gripper", *("rad",) * 6, "gripper", "m/s", "m/s", "rad/s", "m",
-    )  # fmt: skip
+        *("rad",) * 6,
+        "gripper",
+        *("rad",) * 6,
+        "gripper",
+        "m/s",
+        "m/s",
+        "rad/s",
+        "m",
+    )
     assert slot_units("ee_absolute", {"arm0": range(6)})[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
     assert slot_units("joint_velocity", {"arm0": range(7), "gripper0": (7,)})[5:9] == ("rad/s", "rad/s", "gripper", "")
     assert slot_units("joint_position", {"base": (14, 15)})[14:] == ("m/s", "rad/s", "", "")
@@ -38,9 +45,12 @@ def test_grippers_hold_positions_in_every_mode_and_arms_only_in_absolute_ones() 
 def baseline_batch(norm_key: str, state_mask: Any) -> Any:
     slots = sorted(slot for part in PARTS[norm_key].values() for slot in part)
     return SimpleNamespace(
-        norm_key=[norm_key], state_physical=np.full((1, 18), 0.25, np.float32), state_mask=state_mask[None],
-        action_mask=np.isin(np.arange(18), slots)[None], chunk_mask=np.ones((1, 2), bool),
-    )  # fmt: skip
+        norm_key=[norm_key],
+        state_physical=np.full((1, 18), 0.25, np.float32),
+        state_mask=state_mask[None],
+        action_mask=np.isin(np.arange(18), slots)[None],
+        chunk_mask=np.ones((1, 2), bool),
+    )
 
 
 def test_repeating_the_state_holds_positions_and_stops_the_base(tmp_path: Path) -> None:
@@ -66,10 +76,18 @@ def predictions(norm_key: str = "arm") -> Predictions:
     true = np.zeros((1, 2, 3), np.float32)
     policy = np.array([[[1.0, 3.0, 100.0], [100.0, 100.0, 100.0]]], np.float32)
     return Predictions(
-        names=["toy/e/0"], norm_keys=[norm_key], true=true, policy=policy, repeat_state=true + 2, mean_action=true + 4,
-        counts=np.array([[[True, True, False], [False, False, False]]]), half_range=np.array([[1.0, 2.0, 1.0]]),
-        units=np.array([["rad", "gripper", ""]]), flow_loss=np.array([0.5], np.float32), swept=np.zeros((1, 0)),
-    )  # fmt: skip
+        names=["toy/e/0"],
+        norm_keys=[norm_key],
+        true=true,
+        policy=policy,
+        repeat_state=true + 2,
+        mean_action=true + 4,
+        counts=np.array([[[True, True, False], [False, False, False]]]),
+        half_range=np.array([[1.0, 2.0, 1.0]]),
+        units=np.array([["rad", "gripper", ""]]),
+        flow_loss=np.array([0.5], np.float32),
+        swept=np.zeros((1, 0)),
+    )
 
 
 def test_errors_of_a_slot_are_in_its_unit_over_all_groups() -> None:

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
-from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
 
 from pipelines.contract.errors import FailedWork, UsageError
+from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
+from trainers.robots import find_robot, open_loop_steps, read_robots
 from trainers.serving import messages
 from trainers.serving.acting import Actor
-from trainers.serving.observations import Names, read_look
-from trainers.robots import find_robot, open_loop_steps, read_robots
-from trainers.serving.server import PolicyServer, Request, port_of
 from trainers.serving.cli import run_serve
+from trainers.serving.observations import Names, read_look
+from trainers.serving.server import PolicyServer, Request, port_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -36,6 +36,8 @@ ARM, BASE = NORM_KEYS
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[str, str]) -> Path:
     return train_toy(tmp_path_factory.mktemp("serve"))
+
+
 WAIT_S = 120.0  # Other work on the machine can make anything slow.
 
 
@@ -154,8 +156,19 @@ def test_a_taken_port_is_named(actor: Actor, running: ServerInThread) -> None:
 
 
 def test_a_terminated_server_answers_and_ends_well(toy_run: Path, quick_compilation: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "trainers.main", "serve", str(toy_run), "--robot", "toy_arm", "--port", "0",
-               "--flow-steps", "500"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "trainers.main",
+        "serve",
+        str(toy_run),
+        "--robot",
+        "toy_arm",
+        "--port",
+        "0",
+        "--flow-steps",
+        "500",
+    ]
     process = subprocess.Popen(command, env=os.environ | quick_compilation, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     port = json.loads(process.stdout.readline())["port"]
@@ -206,7 +219,7 @@ def test_the_same_seed_gives_the_same_actions(toy_run: Path, actor: Actor) -> No
         ({"prompt": 7}, "expected prompt, a sentence; found int"),
         ({"robot": "toy_leg"}, "robot 'toy_leg': the run was not trained on it. Known: toy_arm"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_observation_says_what_was_expected(actor: Actor, change: dict[str, Any], message: str) -> None:
     server = PolicyServer(Request(run=Path("run"), robot="toy_arm"), actor)
     with pytest.raises(UsageError, match=message):
@@ -219,12 +232,16 @@ def test_a_wrong_observation_says_what_was_expected(actor: Actor, change: dict[s
         ("text", "expected a binary msgpack message"),
         (b"\xc1", "expected a msgpack message"),
         (b"\x01", "expected a map of images"),
-        (msgpack_numpy.msgpack.packb({"state": {b"__ndarray__": True, b"data": b"", b"dtype": "O", b"shape": [1]}}),
-         "an array of object"),
-        (msgpack_numpy.msgpack.packb({"state": {b"__ndarray__": True, b"data": b"", b"dtype": "f4", b"shape": [9]}}),
-         "cannot reshape"),
+        (
+            msgpack_numpy.msgpack.packb({"state": {b"__ndarray__": True, b"data": b"", b"dtype": "O", b"shape": [1]}}),
+            "an array of object",
+        ),
+        (
+            msgpack_numpy.msgpack.packb({"state": {b"__ndarray__": True, b"data": b"", b"dtype": "f4", b"shape": [9]}}),
+            "cannot reshape",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_message_that_is_none_is_refused(actor: Actor, data: Any, message: str) -> None:
     server = PolicyServer(Request(run=Path("run"), robot="toy_arm"), actor)
     with pytest.raises(UsageError, match=message):
@@ -235,18 +252,22 @@ def test_pictures_come_in_the_forms_that_clients_send(actor: Actor) -> None:
     robot, picture = actor.robots[ARM], np.full((224, 224, 3), 51, np.uint8)
     for sent in (picture, picture.transpose(2, 0, 1), picture / 255):
         look = read_look(
-            observation(images={"base_0_rgb": sent}), robot, cameras=actor.cameras,
-            state_mask=actor.state_mask(robot), names=Names(given={}),
-        )  # fmt: skip
+            observation(images={"base_0_rgb": sent}),
+            robot,
+            cameras=actor.cameras,
+            state_mask=actor.state_mask(robot),
+            names=Names(given={}),
+        )
         np.testing.assert_array_equal(look.images["base_0_rgb"], picture)
 
 
 def test_a_client_may_use_its_own_names(actor: Actor) -> None:
     names = Names(given={"base_0_rgb": ("observation/exterior_image_1_left",), "state": ("joints", "gripper")})
     message = {
-        "observation/exterior_image_1_left": np.zeros((224, 224, 3), np.uint8), "joints": np.arange(6),
+        "observation/exterior_image_1_left": np.zeros((224, 224, 3), np.uint8),
+        "joints": np.arange(6),
         "gripper": np.float64(0.5),
-    }  # fmt: skip
+    }
     robot = actor.robots[ARM]
     mask = actor.state_mask(robot)
     look = read_look(message, robot, cameras=actor.cameras, state_mask=mask, names=names, prompt="lift it")
