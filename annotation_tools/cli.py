@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage.paths import as_place
+from pipelines.storage.paths import as_storage_path
 
 FORMATS = ("agibot", "calvin", "elan", "groot", "label_studio", "lerobot")
 _EPILOG = """a tour:
@@ -73,27 +73,33 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = annotate.add_subparsers(dest="action", metavar="ACTION", required=True)
     propose = _add(actions, "propose", "cut every episode into segments of about 2 s by its movement", _PROPOSE)
     propose.add_argument("--parameters", type=Path, metavar="FILE", help="YAML of embodimix.propose/v1")
-    propose.add_argument("--out", type=as_place, metavar="FILE", help="the table; DATASET/segments/proposals.parquet")
+    propose.add_argument(
+        "--out", type=as_storage_path, metavar="FILE", help="the table; DATASET/segments/proposals.parquet"
+    )
     propose.set_defaults(run=_propose)
     agree = _add(actions, "agree", "measure how far annotators agree on boundaries and labels", _AGREE)
-    agree.add_argument("tables", nargs="+", type=as_place, metavar="TABLE", help="segment tables (Parquet)")
+    agree.add_argument("tables", nargs="+", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
     agree.add_argument("--labels", choices=("text", "kind"), default="text", help="what makes two labels the same")
-    agree.add_argument("--out", type=as_place, metavar="DIR", help="where the report goes; beside the first table")
+    agree.add_argument(
+        "--out", type=as_storage_path, metavar="DIR", help="where the report goes; beside the first table"
+    )
     for name, what in (("f1", "boundary F1 at 0.25 s"), ("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
         agree.add_argument(f"--min-{name}", type=float, metavar="X", help=f"least {what}")
     agree.set_defaults(run=_agree)
     label = _add(actions, "label", "say in words what happens in each segment", _LABEL)
     _add_label_options(label)
     review = _add(actions, "review", "look at segments in the browser, correct them, finish episodes", _REVIEW)
-    review.add_argument("--table", nargs="+", default=[], type=as_place, metavar="TABLE", help="show these too")
-    review.add_argument("--out", type=as_place, metavar="DIR", help="where the work is kept; DATASET/segments")
+    review.add_argument("--table", nargs="+", default=[], type=as_storage_path, metavar="TABLE", help="show these too")
+    review.add_argument("--out", type=as_storage_path, metavar="DIR", help="where the work is kept; DATASET/segments")
     review.add_argument("--double", type=float, default=0.0, metavar="F", help="share that two people mark blind")
     review.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --token")
     review.add_argument("--port", type=int, default=8765, help="8765 unless said; 0 takes a free one")
     review.add_argument("--token", default="", help="ask for this in the URL")
     review.set_defaults(run=_review)
     export = _add(actions, "export", "write segments in the format of another tool", _EXPORT)
-    export.add_argument("table", nargs="?", type=as_place, metavar="TABLE", help="the segments (those in the shards)")
+    export.add_argument(
+        "table", nargs="?", type=as_storage_path, metavar="TABLE", help="the segments (those in the shards)"
+    )
     export.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
     export.set_defaults(run=_export)
@@ -102,13 +108,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     imported.add_argument("--annotator", required=True, metavar="NAME", help="who said it; names the table too")
     imported.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, episode id")
-    imported.add_argument("--out", type=as_place, metavar="FILE", help="the table; DATASET/segments/NAME.parquet")
+    imported.add_argument(
+        "--out", type=as_storage_path, metavar="FILE", help="the table; DATASET/segments/NAME.parquet"
+    )
     imported.set_defaults(run=_import)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
-    merge.add_argument("tables", nargs="+", type=as_place, metavar="TABLE", help="segment tables (Parquet)")
+    merge.add_argument("tables", nargs="+", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
     merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
-    merge.add_argument("--out", type=as_place, metavar="DIR", help="its folder; beside the dataset's unless said")
-    merge.add_argument("--table", type=as_place, metavar="FILE", help="write the merged table here, and bake nothing")
+    merge.add_argument(
+        "--out", type=as_storage_path, metavar="DIR", help="its folder; beside the dataset's unless said"
+    )
+    merge.add_argument(
+        "--table", type=as_storage_path, metavar="FILE", help="write the merged table here, and bake nothing"
+    )
     merge.add_argument("--prefer", nargs="+", default=[], metavar="NAME", help="annotators to believe, best first")
     merge.add_argument(
         "--conflicts", choices=("fail", "latest"), default="fail", help="where people disagree: fail, or the newest"
@@ -118,13 +130,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument("--backend", choices=("rules", "http", "command"), help="told by --url or --command unless said")
-    label.add_argument("--table", type=as_place, metavar="TABLE", help="label these segments, not those in the shards")
+    label.add_argument(
+        "--table", type=as_storage_path, metavar="TABLE", help="label these segments, not those in the shards"
+    )
     label.add_argument("--url", default="", help="an endpoint with the chat-completions protocol")
     label.add_argument("--model", default="", help="the model's name at that endpoint")
     label.add_argument("--key-variable", default="", metavar="NAME", help="environment variable that holds the key")
     label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program to ask")
     label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
-    label.add_argument("--out", type=as_place, metavar="DIR", help="where table and answers go; DATASET/segments")
+    label.add_argument(
+        "--out", type=as_storage_path, metavar="DIR", help="where table and answers go; DATASET/segments"
+    )
     label.add_argument("--workers", type=int, default=4, help="questions under way at once (4)")
     label.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="questions a minute (no limit)")
     label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
@@ -144,7 +160,9 @@ def _add(actions: Any, name: str, about: str, epilog: str) -> argparse.ArgumentP
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", type=as_place, metavar="DATASET", help="the folder or URL <root>/<name>/<version>")
+    parser.add_argument(
+        "dataset", type=as_storage_path, metavar="DATASET", help="the folder or URL <root>/<name>/<version>"
+    )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     return parser
 

@@ -16,7 +16,7 @@ from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.segments.tables import EpisodeKey, episode_hash
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 _BRIEF = (
     "episode_id",
@@ -63,7 +63,7 @@ class Brief:
 class EpisodeStore:
     """The episodes of a dataset; `briefs` is read at once, everything else when it is asked for."""
 
-    def __init__(self, path: str | Place) -> None:
+    def __init__(self, path: str | StoragePath) -> None:
         """Opens a dataset. Raises FailedWork where it is not complete."""
         self.dataset = Dataset.open(path)
         self._rows = lru_cache(maxsize=_HELD_SHARDS)(self._read_rows)

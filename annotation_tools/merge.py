@@ -14,13 +14,13 @@ from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation, check_segments, overlay, read_segments
-from pipelines.shards.dataset import Dataset, ShardFiles, sha256_of
+from pipelines.shards.dataset import Dataset, ShardPaths, sha256_of
 from pipelines.shards.example_wire import ByteStrings, Parsed, Value, encode_example, parse_example
 from pipelines.shards.schema import IMAGE_KEY, write_metadata
 from pipelines.shards.sidecar import (
     Fingerprint,
     Location,
-    Pictures,
+    PictureRanges,
     ShardName,
     index_row,
     parse_shard_name,
@@ -29,7 +29,7 @@ from pipelines.shards.sidecar import (
 from pipelines.shards.sidecar import write_sidecar as write_index
 from pipelines.shards.tfrecord import HEADER_BYTES, iter_records, write_record
 from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 ADJUDICATED = "adjudicated"
 _TRUST = ("proposal", "source", "model", "human")
@@ -83,7 +83,7 @@ def merge_tables(
     return Merged(annotations=tuple(chosen), conflicts=tuple(left))
 
 
-def read_tables(store: EpisodeStore, paths: Sequence[Place]) -> list[list[Annotation]]:
+def read_tables(store: EpisodeStore, paths: Sequence[StoragePath]) -> list[list[Annotation]]:
     """Reads tables and checks them against the dataset. Raises FailedWork that names the file and its faults."""
     tables = []
     for path in paths:
@@ -103,7 +103,7 @@ def next_minor(version: str) -> str:
     return f"{major}.{int(minor) + 1}.0"
 
 
-def bake(dataset: Dataset, annotations: Sequence[Annotation], out: Place, version: str) -> int:
+def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, version: str) -> int:
     """Writes the dataset anew with these segments; pictures and vectors go over byte for byte.
 
     Shards that an earlier, interrupted run with the same segments finished are kept. Returns the number of episodes
@@ -155,7 +155,11 @@ def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]
 
 
 def _write_manifest(
-    dataset: Dataset, out: Place, version: str, baked: Mapping[str, Sequence[Fingerprint]], record: Mapping[str, Any]
+    dataset: Dataset,
+    out: StoragePath,
+    version: str,
+    baked: Mapping[str, Sequence[Fingerprint]],
+    record: Mapping[str, Any],
 ) -> None:
     """Carries the conversion's manifest over to the new version, with the new shards, and says what was merged."""
     path = dataset.path / "manifest.json"
@@ -185,19 +189,19 @@ def _trust(annotation: Annotation, prefer: Sequence[str]) -> tuple[int, int, boo
     return _TRUST.index(annotation.segment.source), wanted, name == ADJUDICATED
 
 
-def _check_target(dataset: Dataset, out: Place) -> None:
+def _check_target(dataset: Dataset, out: StoragePath) -> None:
     if str(out).rstrip("/") == str(dataset.path) or _is_same_folder(out, dataset.path):
         raise UsageError(f"{out}: expected another folder than the dataset's own; a merge never writes in place")
     if (out / "dataset_info.json").exists():
         raise UsageError(f"{out}: expected a new folder, found a complete dataset. Give another --version or --out.")
 
 
-def _is_same_folder(a: Place, b: Place) -> bool:
+def _is_same_folder(a: StoragePath, b: StoragePath) -> bool:
     return isinstance(a, Path) and isinstance(b, Path) and a.resolve() == b.resolve()
 
 
 def _bake_shard(
-    dataset: Dataset, files: ShardFiles, segments: Mapping[str, Sequence[Segment]], out: Place, stamp: str
+    dataset: Dataset, files: ShardPaths, segments: Mapping[str, Sequence[Segment]], out: StoragePath, stamp: str
 ) -> tuple[Fingerprint, int]:
     source, where = read_fingerprint(files.sidecar), parse_shard_name(files.shard.name)
     options_hash = hashlib.sha256(f"{source.options_hash} {source.sha256} {stamp}".encode()).hexdigest()[:16]
@@ -228,7 +232,7 @@ def _bake_shard(
     return fingerprint, changed
 
 
-def _examples(shard: Place) -> Iterator[dict[str, Any]]:
+def _examples(shard: StoragePath) -> Iterator[dict[str, Any]]:
     for _, payload in iter_records(shard):
         yield parse_example(payload)
 
@@ -251,5 +255,5 @@ def _append(
         frames = parsed[IMAGE_KEY.format(camera=camera)]
         if not isinstance(frames, ByteStrings):
             raise FailedWork(f"{where.file_name}: record {number}: expected pictures of {camera}, found none")
-        pictures[camera] = Pictures(base=offset + int(frames.offsets[0]), lengths=frames.lengths)
+        pictures[camera] = PictureRanges(base=offset + int(frames.offsets[0]), lengths=frames.lengths)
     return index_row(parsed, pictures, location)

@@ -186,10 +186,10 @@ def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
 
 def _prepared(output: Path, adapter: str, source: Path, n_shards: int) -> tuple["Job", list["ShardId"]]:
     """A conversion up to where workers begin."""
-    from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion, prepare_output
     from pipelines.mapping.adapters import get_adapter
 
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=str(source),
         output_root=str(output),
         name="x",

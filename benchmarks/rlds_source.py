@@ -185,7 +185,7 @@ def _bridge_episode(number: int) -> dict:
 
 def convert_long_episode(directory: Path) -> None:
     """Converts what `write_long_episode` wrote, as a worker does: measures its shard, then writes it."""
-    from pipelines.conversion.launch import Conversion, make_job, plan_conversion, prepare_output
+    from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion, prepare_output
     from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
     from pipelines.mapping.adapters import parse_adapter
 
@@ -201,7 +201,7 @@ def convert_long_episode(directory: Path) -> None:
         "state": _part_sources("observation/state_physical", parts),
         "action": _part_sources("action_physical", parts),
     }
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=str(directory),
         output_root=str(directory / "out"),
         name="long",

@@ -56,9 +56,9 @@ def main() -> None:
 def measure_ranges(scheme: str, seconds: float) -> dict[str, float]:
     """The stream's own reader."""
     from mixtures.stores.arrow import IN_FLIGHT
-    from mixtures.stream.shard_files import Reads, ShardFiles
+    from mixtures.stream.shard_files import OpenShards, Reads
 
-    files, rng = ShardFiles(), np.random.default_rng(0)
+    files, rng = OpenShards(), np.random.default_rng(0)
     paths = [f"{scheme}://bucket/data/1.0.0/data-train.tfrecord-{i:05d}-of-00100" for i in range(SHARDS)]
 
     def batch() -> list[Reads]:

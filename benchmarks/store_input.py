@@ -204,12 +204,12 @@ def _server(scheme: str, folder: Path) -> Iterator[None]:
 
 
 def _seconds(source: str, adapter: str, output: Path) -> float:
-    from pipelines.conversion.launch import Conversion, convert
+    from pipelines.conversion.launch import ConversionRequest, convert
     from pipelines.mapping.adapters import get_adapter
 
     shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=source, output_root=str(output), name="x", version="1.0.0", adapter=get_adapter(adapter), n_workers=2
     )
     counts = convert(conversion)

@@ -35,7 +35,7 @@ from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
-from trainers.setup import Request, start_or_restore
+from trainers.setup import TrainingRequest, start_or_restore
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
 
 SETTLED = 5  # first steps of a segment, which compile and fill buffers
@@ -163,7 +163,7 @@ class Segment:
                 "checkpoints.every": 10**9,
                 "optimizer.decay_steps": total,
             }
-        request = Request(
+        request = TrainingRequest(
             stage="pretrain", spec=arguments.spec, run=run.path, overrides=overrides, resume=True, show_progress=False
         )
         with mock.patch.object(trainers.train, "Loop", loop):

@@ -16,10 +16,10 @@ from mixtures.groups.resolved import resolve
 from mixtures.groups.shares import Branch
 from mixtures.groups.tree import Group, SplitIndex, share_out
 from mixtures.index.overlays import overlay_segments
-from mixtures.index.tables import Table, cache_folder, open_table
+from mixtures.index.tables import CompiledTable, cache_folder, open_table
 from mixtures.locks import compare_locks, make_lock
 from mixtures.specs.grammar import Stage
-from mixtures.specs.spec import Entry, Source, Spec, load_spec
+from mixtures.specs.spec import Entry, MixtureSpec, Source, load_spec
 from mixtures.stores.arrow import is_remote
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError, nearest
@@ -34,9 +34,9 @@ class Mixture:
     statistics: by norm key, merged over the datasets; absolute_statistics: the same where actions are relative.
     """
 
-    spec: Spec
+    spec: MixtureSpec
     draws: int | None
-    tables: tuple[Table, ...]
+    tables: tuple[CompiledTable, ...]
     tree: Branch
     groups: tuple[Group, ...]
     splits: Mapping[str, SplitIndex]
@@ -161,15 +161,15 @@ def open_mixture(
     )
 
 
-def _open_tables(spec: Spec, cache: Path) -> dict[Source, Table]:
-    tables: dict[Source, Table] = {}
+def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
+    tables: dict[Source, CompiledTable] = {}
     for entry in spec.root.all_entries():
         if entry.source not in tables:
             tables[entry.source] = _open_table(entry, cache)
     return tables
 
 
-def _open_table(entry: Entry, cache: Path) -> Table:
+def _open_table(entry: Entry, cache: Path) -> CompiledTable:
     try:
         table = open_table(entry.path, entry.split, cache)
         return overlay_segments(table, entry.segments, cache) if entry.segments else table

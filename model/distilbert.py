@@ -12,34 +12,36 @@ from jaxtyping import Array, Bool, Float, Int
 
 from model.config import DType, EncoderConfig
 from model.layers import Execution
-from model.params import Params, Spec, normal, ones, prefixed, zeros
+from model.params import ParameterSpec, Params, normal, ones, prefixed, zeros
 from model.siglip import dense, layer_norm, multi_head_attention
 
 EPS = 1e-12
 INIT = 0.02
 
 
-def distilbert_specs(config: EncoderConfig, vocab_size: int, positions: int) -> dict[str, Spec]:
+def distilbert_specs(config: EncoderConfig, vocab_size: int, positions: int) -> dict[str, ParameterSpec]:
     """Declares the parameters; a leading axis of length `depth` is the layer."""
     width, heads, depth = config.width, config.heads, config.depth
     specs = {
-        "embeddings/word": Spec(shape=(vocab_size, width), init=normal(INIT)),
-        "embeddings/position": Spec(shape=(positions, width), init=normal(INIT)),
-        "embeddings/norm/scale": Spec(shape=(width,), init=ones),
-        "embeddings/norm/bias": Spec(shape=(width,), init=zeros),
+        "embeddings/word": ParameterSpec(shape=(vocab_size, width), init=normal(INIT)),
+        "embeddings/position": ParameterSpec(shape=(positions, width), init=normal(INIT)),
+        "embeddings/norm/scale": ParameterSpec(shape=(width,), init=ones),
+        "embeddings/norm/bias": ParameterSpec(shape=(width,), init=zeros),
     }
     layer = {}
     for name in ("query", "key", "value"):
-        layer[f"attention/{name}/kernel"] = Spec(shape=(depth, width, heads, width // heads), init=normal(INIT))
-        layer[f"attention/{name}/bias"] = Spec(shape=(depth, heads, width // heads), init=zeros)
-    layer["attention/out/kernel"] = Spec(shape=(depth, heads, width // heads, width), init=normal(INIT))
-    layer["attention/out/bias"] = Spec(shape=(depth, width), init=zeros)
+        layer[f"attention/{name}/kernel"] = ParameterSpec(
+            shape=(depth, width, heads, width // heads), init=normal(INIT)
+        )
+        layer[f"attention/{name}/bias"] = ParameterSpec(shape=(depth, heads, width // heads), init=zeros)
+    layer["attention/out/kernel"] = ParameterSpec(shape=(depth, heads, width // heads, width), init=normal(INIT))
+    layer["attention/out/bias"] = ParameterSpec(shape=(depth, width), init=zeros)
     for name, inputs, outputs in (("lin1", width, config.mlp_dim), ("lin2", config.mlp_dim, width)):
-        layer[f"{name}/kernel"] = Spec(shape=(depth, inputs, outputs), init=normal(INIT))
-        layer[f"{name}/bias"] = Spec(shape=(depth, outputs), init=zeros)
+        layer[f"{name}/kernel"] = ParameterSpec(shape=(depth, inputs, outputs), init=normal(INIT))
+        layer[f"{name}/bias"] = ParameterSpec(shape=(depth, outputs), init=zeros)
     for name in ("attention_norm", "output_norm"):
-        layer[f"{name}/scale"] = Spec(shape=(depth, width), init=ones)
-        layer[f"{name}/bias"] = Spec(shape=(depth, width), init=zeros)
+        layer[f"{name}/scale"] = ParameterSpec(shape=(depth, width), init=ones)
+        layer[f"{name}/bias"] = ParameterSpec(shape=(depth, width), init=zeros)
     return specs | prefixed("layers", layer)
 
 

@@ -11,32 +11,32 @@ from model.attention import attend
 from model.config import EncoderConfig
 from model.gemma import Cache
 from model.layers import Execution
-from model.params import Params, Spec, fan_in, prefixed, zeros
+from model.params import ParameterSpec, Params, fan_in, prefixed, zeros
 from model.siglip import dense, join_heads, mlp, multi_head_attention, split_heads
 
 EPS = 1e-6
 BRANCHES = 3  # self-attention, cross-attention, MLP: each has shift, scale and gate
 
 
-def dit_specs(config: EncoderConfig, seen_width: int) -> dict[str, Spec]:
+def dit_specs(config: EncoderConfig, seen_width: int) -> dict[str, ParameterSpec]:
     """Declares the stacked blocks; the modulation starts at zero, so that every block starts as identity."""
     width, heads, head_dim, depth = config.width, config.heads, config.head_dim, config.depth
     specs = {
-        "modulation/kernel": Spec(shape=(depth, width, 3 * BRANCHES * width), init=zeros),
-        "modulation/bias": Spec(shape=(depth, 3 * BRANCHES * width), init=zeros),
+        "modulation/kernel": ParameterSpec(shape=(depth, width, 3 * BRANCHES * width), init=zeros),
+        "modulation/bias": ParameterSpec(shape=(depth, 3 * BRANCHES * width), init=zeros),
     }
     for part, source in (("self", width), ("cross", seen_width)):
         for name, inputs in (("query", width), ("key", source), ("value", source)):
-            specs[f"{part}/{name}/kernel"] = Spec(shape=(depth, inputs, heads, head_dim), init=fan_in(inputs))
-            specs[f"{part}/{name}/bias"] = Spec(shape=(depth, heads, head_dim), init=zeros)
-        specs[f"{part}/out/kernel"] = Spec(shape=(depth, heads, head_dim, width), init=fan_in(width))
-        specs[f"{part}/out/bias"] = Spec(shape=(depth, width), init=zeros)
+            specs[f"{part}/{name}/kernel"] = ParameterSpec(shape=(depth, inputs, heads, head_dim), init=fan_in(inputs))
+            specs[f"{part}/{name}/bias"] = ParameterSpec(shape=(depth, heads, head_dim), init=zeros)
+        specs[f"{part}/out/kernel"] = ParameterSpec(shape=(depth, heads, head_dim, width), init=fan_in(width))
+        specs[f"{part}/out/bias"] = ParameterSpec(shape=(depth, width), init=zeros)
     for name, inputs, outputs in (("Dense_0", width, config.mlp_dim), ("Dense_1", config.mlp_dim, width)):
-        specs[f"mlp/{name}/kernel"] = Spec(shape=(depth, inputs, outputs), init=fan_in(inputs))
-        specs[f"mlp/{name}/bias"] = Spec(shape=(depth, outputs), init=zeros)
+        specs[f"mlp/{name}/kernel"] = ParameterSpec(shape=(depth, inputs, outputs), init=fan_in(inputs))
+        specs[f"mlp/{name}/bias"] = ParameterSpec(shape=(depth, outputs), init=zeros)
     final = {
-        "kernel": Spec(shape=(width, 2 * width), init=zeros),
-        "bias": Spec(shape=(2 * width,), init=zeros),
+        "kernel": ParameterSpec(shape=(width, 2 * width), init=zeros),
+        "bias": ParameterSpec(shape=(2 * width,), init=zeros),
     }
     return prefixed("layers", specs) | prefixed("final_modulation", final)
 

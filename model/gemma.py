@@ -12,7 +12,7 @@ from model.attention import apply_rope, attend
 from model.config import GemmaConfig
 from model.layers import PLAIN, Execution
 from model.packing import PackedRows
-from model.params import Params, Spec, fan_in, normal, zeros
+from model.params import ParameterSpec, Params, fan_in, normal, zeros
 
 EPS = 1e-6
 
@@ -25,18 +25,18 @@ class Cache:
     v: Float[Array, "*l b t m k"]
 
 
-def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> dict[str, Spec]:
+def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> dict[str, ParameterSpec]:
     """Declares the parameters of expert `index`; the names end in `_1` for the action expert."""
     tail = f"_{index}" if index else ""
     depth, width, mlp, rank = config.depth, config.width, config.mlp_dim, config.lora_rank
     heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-    specs: dict[str, Spec] = {}
+    specs: dict[str, ParameterSpec] = {}
 
     def weight(name: str, shape: tuple[int, ...], inputs: int, lora: str) -> None:
-        specs[name] = Spec(shape=(depth, *shape), init=fan_in(inputs))
+        specs[name] = ParameterSpec(shape=(depth, *shape), init=fan_in(inputs))
         if rank:
-            specs[f"{lora}_a"] = Spec(shape=(depth, *shape[:-1], rank), init=normal(0.01))
-            specs[f"{lora}_b"] = Spec(shape=(depth, *shape[:-2], rank, shape[-1]), init=normal(0.01))
+            specs[f"{lora}_a"] = ParameterSpec(shape=(depth, *shape[:-1], rank), init=normal(0.01))
+            specs[f"{lora}_b"] = ParameterSpec(shape=(depth, *shape[:-2], rank, shape[-1]), init=normal(0.01))
 
     for name, shape, inputs in (
         ("q_einsum", (heads, width, head_dim), width),
@@ -51,12 +51,12 @@ def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> d
     return specs | _norm_specs(f"final_norm{tail}", width, (), adaptive)
 
 
-def _norm_specs(name: str, width: int, lead: tuple[int, ...], adaptive: bool) -> dict[str, Spec]:
+def _norm_specs(name: str, width: int, lead: tuple[int, ...], adaptive: bool) -> dict[str, ParameterSpec]:
     if not adaptive:
-        return {f"{name}/scale": Spec(shape=(*lead, width), init=zeros)}
+        return {f"{name}/scale": ParameterSpec(shape=(*lead, width), init=zeros)}
     return {
-        f"{name}/Dense_0/kernel": Spec(shape=(*lead, width, 3 * width), init=zeros),
-        f"{name}/Dense_0/bias": Spec(shape=(*lead, 3 * width), init=zeros),
+        f"{name}/Dense_0/kernel": ParameterSpec(shape=(*lead, width, 3 * width), init=zeros),
+        f"{name}/Dense_0/bias": ParameterSpec(shape=(*lead, 3 * width), init=zeros),
     }
 
 

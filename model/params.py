@@ -21,7 +21,7 @@ Initialiser = Callable[[PRNGKeyArray, tuple[int, ...]], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class ParameterSpec:
     """One parameter: its shape and how it is drawn."""
 
     shape: tuple[int, ...]
@@ -56,7 +56,7 @@ def fan_in(inputs: int) -> Initialiser:
     return normal(inputs**-0.5)
 
 
-def draw(specs: Mapping[str, Spec], key: PRNGKeyArray) -> Params:
+def draw(specs: Mapping[str, ParameterSpec], key: PRNGKeyArray) -> Params:
     """Makes every parameter; each one's key depends on its name alone, so that adding one moves no other.
 
     Small normal ones of like size are drawn together and cut to length, which gives the same values as one by
@@ -78,7 +78,7 @@ def draw(specs: Mapping[str, Spec], key: PRNGKeyArray) -> Params:
     return unflatten({name: flat[name] for name in names})
 
 
-def _drawn_size(spec: Spec) -> int:
+def _drawn_size(spec: ParameterSpec) -> int:
     """The power of 16 that a small normal parameter fits in; 0 for what is made alone."""
     size = math.prod(spec.shape)
     if not isinstance(spec.init, Normal) or size > LARGEST_TOGETHER:
@@ -96,7 +96,7 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
-def prefixed(prefix: str, specs: Mapping[str, Spec]) -> dict[str, Spec]:
+def prefixed(prefix: str, specs: Mapping[str, ParameterSpec]) -> dict[str, ParameterSpec]:
     """Puts `specs` below a name."""
     return {f"{prefix}/{name}": spec for name, spec in specs.items()}
 

@@ -22,7 +22,7 @@ from model.gemma import Cache, PrefixView, embed_text, gemma_specs, run_expert, 
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
 from model.layers import Execution
 from model.packing import PackedRows, Packing, place_images, place_tokens, valid_first
-from model.params import Params, Spec, draw, fan_in, flatten, normal, prefixed, unflatten, zeros
+from model.params import ParameterSpec, Params, draw, fan_in, flatten, normal, prefixed, unflatten, zeros
 from model.siglip import dense, encode_images, siglip_specs
 
 # Parameters that meet activations as the second factor of a product, by openpi's names.
@@ -48,10 +48,10 @@ class Suffix:
     cond: Float[Array, "b e"] | None
 
 
-def param_specs(config: Pi0Config) -> dict[str, Spec]:
+def param_specs(config: Pi0Config) -> dict[str, ParameterSpec]:
     """Declares every parameter under openpi's names."""
     width, expert = config.prefix.width, config.expert.width
-    embedding = Spec(shape=(config.vocab_size, width), init=normal(width**-0.5))
+    embedding = ParameterSpec(shape=(config.vocab_size, width), init=normal(width**-0.5))
     specs = prefixed("PaliGemma/img", siglip_specs(config.siglip, width))
     specs["PaliGemma/llm/embedder/input_embedding"] = embedding
     specs |= prefixed("PaliGemma/llm", gemma_specs(config.prefix, 0))
@@ -66,8 +66,8 @@ def param_specs(config: Pi0Config) -> dict[str, Spec]:
             "action_time_mlp_out": (expert, expert),
         }
     for name, shape in linears.items():
-        specs[f"{name}/kernel"] = Spec(shape=shape, init=fan_in(shape[0]))
-        specs[f"{name}/bias"] = Spec(shape=shape[1:], init=zeros)
+        specs[f"{name}/kernel"] = ParameterSpec(shape=shape, init=fan_in(shape[0]))
+        specs[f"{name}/bias"] = ParameterSpec(shape=shape[1:], init=zeros)
     return specs
 
 

@@ -20,7 +20,7 @@ from model.dit import chunk_positions, cross_cache, dit_specs, run_dit
 from model.gemma import Cache
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
 from model.layers import Execution
-from model.params import Params, Spec, draw, fan_in, ones, prefixed, zeros
+from model.params import ParameterSpec, Params, draw, fan_in, ones, prefixed, zeros
 from model.siglip import block_specs, dense, encode_images, layer_norm, run_blocks, siglip_specs
 
 
@@ -32,7 +32,7 @@ class Context:
     valid: Bool[Array, "b t"]
 
 
-def param_specs(config: Pi0SmallConfig) -> dict[str, Spec]:
+def param_specs(config: Pi0SmallConfig) -> dict[str, ParameterSpec]:
     """Declares every parameter."""
     width, expert = config.encoder.width, config.expert.width
     specs = prefixed("text", distilbert_specs(config.text, config.vocab_size, config.text_positions))
@@ -40,8 +40,8 @@ def param_specs(config: Pi0SmallConfig) -> dict[str, Spec]:
         specs |= prefixed(f"vit/{name}", siglip_specs(config.vit, width))
     blocks = block_specs(config.encoder.depth, width, config.encoder.mlp_dim, config.encoder.heads)
     specs |= prefixed("encoder/blocks", blocks)
-    specs["encoder/norm/scale"] = Spec(shape=(width,), init=ones)
-    specs["encoder/norm/bias"] = Spec(shape=(width,), init=zeros)
+    specs["encoder/norm/scale"] = ParameterSpec(shape=(width,), init=ones)
+    specs["encoder/norm/bias"] = ParameterSpec(shape=(width,), init=zeros)
     specs |= prefixed("expert", dit_specs(config.expert, width))
     for name, inputs, outputs in (
         ("text_proj", config.text.width, width),
@@ -51,8 +51,8 @@ def param_specs(config: Pi0SmallConfig) -> dict[str, Spec]:
         ("time_mlp_out", expert, expert),
         ("action_out_proj", expert, config.action_dim),
     ):
-        specs[f"{name}/kernel"] = Spec(shape=(inputs, outputs), init=fan_in(inputs))
-        specs[f"{name}/bias"] = Spec(shape=(outputs,), init=zeros)
+        specs[f"{name}/kernel"] = ParameterSpec(shape=(inputs, outputs), init=fan_in(inputs))
+        specs[f"{name}/bias"] = ParameterSpec(shape=(outputs,), init=zeros)
     return specs
 
 

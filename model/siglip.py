@@ -11,41 +11,43 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from model.attention import attend
 from model.config import Attention, DType, SiglipConfig
 from model.layers import PLAIN, Execution
-from model.params import Params, Spec, fan_in, ones, prefixed, zeros
+from model.params import ParameterSpec, Params, fan_in, ones, prefixed, zeros
 
 EPS = 1e-6
 
 
-def siglip_specs(config: SiglipConfig, out_width: int) -> dict[str, Spec]:
+def siglip_specs(config: SiglipConfig, out_width: int) -> dict[str, ParameterSpec]:
     """Declares the parameters; a leading axis of length `depth` is the layer."""
     width, mlp, depth, patch = config.width, config.mlp_dim, config.depth, config.patch_size
     specs = {
-        "embedding/kernel": Spec(shape=(patch, patch, 3, width), init=fan_in(patch * patch * 3)),
-        "embedding/bias": Spec(shape=(width,), init=zeros),
-        "pos_embedding": Spec(shape=(1, config.tokens, width), init=sincos_2d),
-        "Transformer/encoder_norm/scale": Spec(shape=(width,), init=ones),
-        "Transformer/encoder_norm/bias": Spec(shape=(width,), init=zeros),
-        "head/kernel": Spec(shape=(width, out_width), init=fan_in(width)),
-        "head/bias": Spec(shape=(out_width,), init=zeros),
+        "embedding/kernel": ParameterSpec(shape=(patch, patch, 3, width), init=fan_in(patch * patch * 3)),
+        "embedding/bias": ParameterSpec(shape=(width,), init=zeros),
+        "pos_embedding": ParameterSpec(shape=(1, config.tokens, width), init=sincos_2d),
+        "Transformer/encoder_norm/scale": ParameterSpec(shape=(width,), init=ones),
+        "Transformer/encoder_norm/bias": ParameterSpec(shape=(width,), init=zeros),
+        "head/kernel": ParameterSpec(shape=(width, out_width), init=fan_in(width)),
+        "head/bias": ParameterSpec(shape=(out_width,), init=zeros),
     }
     return specs | prefixed("Transformer/encoderblock", block_specs(depth, width, mlp, config.heads))
 
 
-def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Spec]:
+def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, ParameterSpec]:
     """Declares `depth` stacked pre-norm encoder blocks."""
     specs = {}
     for norm in ("LayerNorm_0", "LayerNorm_1"):
-        specs[f"{norm}/scale"] = Spec(shape=(depth, width), init=ones)
-        specs[f"{norm}/bias"] = Spec(shape=(depth, width), init=zeros)
+        specs[f"{norm}/scale"] = ParameterSpec(shape=(depth, width), init=ones)
+        specs[f"{norm}/bias"] = ParameterSpec(shape=(depth, width), init=zeros)
     attention = "MultiHeadDotProductAttention_0/"
     for name in ("query", "key", "value"):
-        specs[f"{attention}{name}/kernel"] = Spec(shape=(depth, width, heads, width // heads), init=fan_in(width))
-        specs[f"{attention}{name}/bias"] = Spec(shape=(depth, heads, width // heads), init=zeros)
-    specs[f"{attention}out/kernel"] = Spec(shape=(depth, heads, width // heads, width), init=fan_in(width))
-    specs[f"{attention}out/bias"] = Spec(shape=(depth, width), init=zeros)
+        specs[f"{attention}{name}/kernel"] = ParameterSpec(
+            shape=(depth, width, heads, width // heads), init=fan_in(width)
+        )
+        specs[f"{attention}{name}/bias"] = ParameterSpec(shape=(depth, heads, width // heads), init=zeros)
+    specs[f"{attention}out/kernel"] = ParameterSpec(shape=(depth, heads, width // heads, width), init=fan_in(width))
+    specs[f"{attention}out/bias"] = ParameterSpec(shape=(depth, width), init=zeros)
     for name, inputs, outputs in (("Dense_0", width, mlp), ("Dense_1", mlp, width)):
-        specs[f"MlpBlock_0/{name}/kernel"] = Spec(shape=(depth, inputs, outputs), init=fan_in(inputs))
-        specs[f"MlpBlock_0/{name}/bias"] = Spec(shape=(depth, outputs), init=zeros)
+        specs[f"MlpBlock_0/{name}/kernel"] = ParameterSpec(shape=(depth, inputs, outputs), init=fan_in(inputs))
+        specs[f"MlpBlock_0/{name}/bias"] = ParameterSpec(shape=(depth, outputs), init=zeros)
     return specs
 
 

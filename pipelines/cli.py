@@ -13,7 +13,7 @@ from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.mapping.adapters import Adapter
-    from pipelines.storage.paths import Place
+    from pipelines.storage.paths import StoragePath
 
 CONVERT_EPILOG = """examples:
   embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
@@ -111,23 +111,23 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
     where the input is in an object store, of which they share the copies.
     """
     from pipelines.conversion.fork_pool import can_fork, forked_workers
-    from pipelines.conversion.local_workers import spare_memory
+    from pipelines.conversion.local_workers import limit_malloc_arenas
 
     n_workers = arguments.workers or os.cpu_count() or 1
     places = (arguments.input, arguments.output_root)
     if n_workers > 1 and can_fork() and not arguments.beam_options and not any("://" in where for where in places):
-        spare_memory(1)
+        limit_malloc_arenas(1)
         return forked_workers(n_workers, arguments.format)
-    spare_memory(n_workers)
+    limit_malloc_arenas(n_workers)
     return nullcontext()
 
 
 def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
-    from pipelines.conversion.launch import Conversion, convert
+    from pipelines.conversion.launch import ConversionRequest, convert
 
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=arguments.input,
         output_root=arguments.output_root,
         name=arguments.name,
@@ -178,7 +178,7 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     return adapter
 
 
-def _print_counts(counts: dict[str, Any], directory: "Place") -> None:
+def _print_counts(counts: dict[str, Any], directory: "StoragePath") -> None:
     if counts.get("handed_over"):
         print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
         print("no Beam options closes the dataset")

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
@@ -58,9 +58,9 @@ def run_index(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pipelines.shards.rebuild import count_shards, rebuild_index
-    from pipelines.storage.paths import as_place
+    from pipelines.storage.paths import as_storage_path
 
-    path = as_place(arguments.dataset)
+    path = as_storage_path(arguments.dataset)
     shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
     totals = {
         "index": str(path / "index"),
@@ -128,7 +128,7 @@ def run_card(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_and_write_card(path: str | Place) -> tuple[list[str], int]:
+def check_and_write_card(path: str | StoragePath) -> tuple[list[str], int]:
     """Checks a dataset and writes its card; returns the files' names and the number of findings."""
     from tqdm import tqdm
 

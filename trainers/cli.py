@@ -84,14 +84,14 @@ def run_replay(arguments: argparse.Namespace) -> int:
 def run_train(arguments: argparse.Namespace) -> int:
     """Trains, prints where the run is, and returns 0, or 128 + the signal that stopped it."""
     from trainers import hosts
-    from trainers.setup import Request
+    from trainers.setup import TrainingRequest
     from trainers.train import train
 
     if arguments.distributed or arguments.coordinator:
         hosts.join(arguments.coordinator, arguments.process_count, arguments.process_index)
     if arguments.stage == "posttrain" and arguments.init is None and not arguments.resume:
         raise UsageError("train posttrain: expected --init RUN, the run to start from")
-    request = Request(
+    request = TrainingRequest(
         stage=arguments.stage,
         spec=arguments.spec,
         run=arguments.run_directory,
@@ -129,7 +129,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
     """Evaluates one run, or two beside each other, and prints the table or JSON."""
     from trainers.evaluation import compare, evaluate
 
-    request = evaluate.Request(
+    request = evaluate.EvaluationRequest(
         run=arguments.run_directory,
         spec=arguments.spec,
         samples=arguments.samples,

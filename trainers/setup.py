@@ -23,7 +23,7 @@ from trainers.step import TrainState, new_state
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TrainingRequest:
     """What the command asks for. overrides: settings by dotted name; resume: take up the run if it exists."""
 
     stage: Stage
@@ -35,7 +35,7 @@ class Request:
     show_progress: bool = True
 
 
-def set_up(run: RunDirectory, request: Request) -> tuple[RunConfig, Mixture]:
+def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixture]:
     """Resolves a new run, or takes up the one that exists and checks that nothing it depends on has changed.
 
     Nothing is written yet: see `record`.
@@ -58,7 +58,7 @@ def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     run.write_config(config)
 
 
-def check_request(run: RunDirectory, request: Request) -> None:
+def check_request(run: RunDirectory, request: TrainingRequest) -> None:
     """UsageError if the run directory or the starting run are not what the command says."""
     if run.exists() and not request.resume:
         raise UsageError(
@@ -126,7 +126,7 @@ def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     return None if init is None else RunDirectory(init).recorded_statistics()
 
 
-def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfig:
+def _taken_up(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
     saved = run.read_config()
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
@@ -134,7 +134,7 @@ def _taken_up(run: RunDirectory, request: Request, mixture: Mixture) -> RunConfi
     return resumed(saved, request.overrides, run.path)
 
 
-def _new_run(request: Request, mixture: Mixture) -> RunConfig:
+def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
     return resolve(
         stage=request.stage,

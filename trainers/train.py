@@ -30,7 +30,7 @@ from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
 from trainers.plan import count
 from trainers.run import RunDirectory
-from trainers.setup import Request, record, set_up, start_or_restore
+from trainers.setup import TrainingRequest, record, set_up, start_or_restore
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
 from trainers.validation import Validation
 from trainers.watch import Pending, Watch
@@ -47,7 +47,7 @@ class Summary:
     stopped_by: int
 
 
-def train(request: Request) -> Summary:
+def train(request: TrainingRequest) -> Summary:
     """Trains until the steps are done or a signal asks to stop; in both cases the last step is in a checkpoint."""
     run = RunDirectory(request.run)
     with run.claimed() if hosts.is_first() else nullcontext():

@@ -46,7 +46,7 @@ class Markings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class IntervalEstimate:
     """A statistic and its 95 % interval from resampling episodes; nan where there is nothing to estimate from."""
 
     value: float
@@ -70,14 +70,14 @@ class PairAgreement:
     a: str
     b: str
     n_episodes: int
-    boundary_precision: Mapping[float, Estimate]
-    boundary_recall: Mapping[float, Estimate]
-    boundary_f1: Mapping[float, Estimate]
-    offset_s: Estimate
-    segment_iou: Estimate
-    segment_f1: Mapping[float, Estimate]
-    label_agreement: Estimate
-    kappa: Estimate
+    boundary_precision: Mapping[float, IntervalEstimate]
+    boundary_recall: Mapping[float, IntervalEstimate]
+    boundary_f1: Mapping[float, IntervalEstimate]
+    offset_s: IntervalEstimate
+    segment_iou: IntervalEstimate
+    segment_f1: Mapping[float, IntervalEstimate]
+    label_agreement: IntervalEstimate
+    kappa: IntervalEstimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Agreement:
     """Everything that `embodimix annotate agree` reports. alpha: Krippendorff's, nominal, over all annotators."""
 
     pairs: tuple[PairAgreement, ...]
-    alpha: Estimate
+    alpha: IntervalEstimate
     drifts: tuple[Drift, ...]
 
 
@@ -266,24 +266,24 @@ class _Resample:
         chances = np.full(n_episodes, 1 / max(1, n_episodes))
         self.times = np.random.default_rng(seed).multinomial(n_episodes, chances, size=n_resamples)
 
-    def ratio(self, above: Floats, below: Floats) -> Estimate:
+    def ratio(self, above: Floats, below: Floats) -> IntervalEstimate:
         """A ratio of two sums over episodes."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return _estimate(float(above.sum() / below.sum()), (self.times @ above) / (self.times @ below))
 
-    def of(self, statistic: Callable[[Floats], float]) -> Estimate:
+    def of(self, statistic: Callable[[Floats], float]) -> IntervalEstimate:
         """Any statistic of how often each episode counts."""
         n_episodes = self.times.shape[1]
         return _estimate(statistic(np.ones(n_episodes)), np.array([statistic(t) for t in self.times[:200]]))
 
 
-def _estimate(value: float, draws: Floats) -> Estimate:
+def _estimate(value: float, draws: Floats) -> IntervalEstimate:
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [0.025, 0.975]) if len(draws) else (float("nan"), float("nan"))
-    return Estimate(value=value, low=float(low), high=float(high))
+    return IntervalEstimate(value=value, low=float(low), high=float(high))
 
 
-def _kappa_estimate(markings: Markings, shared: Sequence[str], a: str, b: str, resample: _Resample) -> Estimate:
+def _kappa_estimate(markings: Markings, shared: Sequence[str], a: str, b: str, resample: _Resample) -> IntervalEstimate:
     pieces = [_pieces(markings, episode, (a, b)) for episode in shared]
     owner = np.repeat(np.arange(len(pieces)), [len(steps) for _, steps in pieces])
     labels = np.concatenate([labels for labels, _ in pieces])
@@ -298,7 +298,7 @@ def _kappa_estimate(markings: Markings, shared: Sequence[str], a: str, b: str, r
     return resample.of(kappa)
 
 
-def _alpha_estimate(markings: Markings, seed: int, n_resamples: int) -> Estimate:
+def _alpha_estimate(markings: Markings, seed: int, n_resamples: int) -> IntervalEstimate:
     episodes = sorted({episode for layer in markings.layers.values() for episode in layer})
     names = sorted(markings.layers)
     counts, weights, owner = [], [], []

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from annotation_tools.agreement.agree import OVERLAPS, TOLERANCES_S, Agreement, Estimate, PairAgreement
+from annotation_tools.agreement.agree import OVERLAPS, TOLERANCES_S, Agreement, IntervalEstimate, PairAgreement
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -40,7 +40,7 @@ def find_shortfalls(agreement: Agreement, thresholds: Thresholds) -> list[str]:
     return found
 
 
-def rows_of(pair: PairAgreement) -> list[tuple[str, Estimate]]:
+def rows_of(pair: PairAgreement) -> list[tuple[str, IntervalEstimate]]:
     """The statistics of a pair by name, in the order of the report."""
     rows = [("boundary offset, s", pair.offset_s)]
     for tolerance in TOLERANCES_S:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from annotation_tools.exchange.clips import Clip, Names
+from annotation_tools.exchange.clips import Clip, EpisodeNames
 from pipelines.contract.episode import Segment, SegmentKind
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import write_atomically
@@ -27,7 +27,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return paths
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads all task files. Raises FailedWork for files of another form and episodes that the dataset lacks."""
     files = sorted(path.glob("task_info/task_*.json")) or sorted(path.glob("task_*.json"))
     if not files:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from annotation_tools.exchange.clips import Clip, Names
+from annotation_tools.exchange.clips import Clip, EpisodeNames
 from pipelines.contract.episode import Segment, SegmentKind
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import KINDS
@@ -55,7 +55,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return [sentences, ranges]
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads sentences by the ranges of the episodes, which are the dataset's in its order.
 
     Raises FailedWork where a sentence lies in no episode, or a file would run code when it is read.

@@ -22,14 +22,14 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class EpisodeNames:
     """The episodes by every name that a foreign file may use: id, the source's key, place in the dataset."""
 
     briefs: Mapping[str, Brief]
     by_name: Mapping[str, str]
 
     @classmethod
-    def of(cls, store: EpisodeStore, given: Mapping[str, str] | None = None) -> "Names":
+    def of(cls, store: EpisodeStore, given: Mapping[str, str] | None = None) -> "EpisodeNames":
         """given: foreign name to episode id, which goes before all others."""
         by_name = {str(index): episode_id for index, episode_id in enumerate(store.briefs)}
         by_name |= {brief.source_key: episode_id for episode_id, brief in store.briefs.items()}

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from annotation_tools.episodes import EpisodeStore
-from annotation_tools.exchange.clips import Names, make_clips, stamp
+from annotation_tools.exchange.clips import EpisodeNames, make_clips, stamp
 from annotation_tools.merge import read_tables
 from annotation_tools.review.store import check_annotator
 from pipelines.contract.errors import UsageError
@@ -39,7 +39,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     """Reads segments of a foreign format into a table. Raises FailedWork, writing nothing, where they do not fit."""
     annotator = check_annotator(arguments.annotator)
     store = EpisodeStore(arguments.dataset)
-    names = Names.of(store, read_names(arguments.names) if arguments.names else None)
+    names = EpisodeNames.of(store, read_names(arguments.names) if arguments.names else None)
     found = import_module(f"annotation_tools.exchange.{arguments.format}").read(arguments.source, names)
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     rows = stamp(store, found, annotator, created, version("embodimix"))

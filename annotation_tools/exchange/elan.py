@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation_tools.exchange.clips import Clip, Names
+from annotation_tools.exchange.clips import Clip, EpisodeNames
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import write_atomically
@@ -27,7 +27,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return paths
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads every .eaf in a folder; its name tells the episode. Raises FailedWork for files of another form."""
     found = {}
     for file in sorted(path.glob("*.eaf")):

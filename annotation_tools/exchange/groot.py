@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotation_tools.exchange.clips import Clip, Names, runs_to_segments
+from annotation_tools.exchange.clips import Clip, EpisodeNames, runs_to_segments
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file, write_atomically
@@ -44,7 +44,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return written
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads the column of every episode file. Raises FailedWork where none has it."""
     texts = {number: text for text, number in _read_tasks(path).items()}
     found = {}

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from annotation_tools.exchange.clips import Clip, Names
+from annotation_tools.exchange.clips import Clip, EpisodeNames
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import write_atomically
@@ -47,7 +47,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return [path]
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads an export (JSON) of Label Studio; of several annotations of a task the last one counts."""
     file = path / "tasks.json" if path.is_dir() else path
     found = {}

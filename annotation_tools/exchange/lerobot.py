@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotation_tools.exchange.clips import Clip, Names
+from annotation_tools.exchange.clips import Clip, EpisodeNames
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file, write_atomically
@@ -45,7 +45,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return written
 
 
-def read(path: Path, names: Names) -> dict[str, list[Segment]]:
+def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
     """Reads the subtasks of a LeRobot dataset. Raises FailedWork where it has no language columns."""
     paths = sorted(path.glob("data/chunk-*/*.parquet"))
     found: dict[str, list[Segment]] = {}

@@ -8,12 +8,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from annotation_tools.episodes import EpisodeStore
-from annotation_tools.labels.labelers import Answer, Labeler, Rejected, Usage
+from annotation_tools.labels.labelers import Labeler, LabelerAnswer, QuestionRefused, Usage
 from annotation_tools.labels.request import LabelRequest
-from annotation_tools.labels.run import AnswerCache, DeadLetter, Limits, Outcome, label_episode, label_run
+from annotation_tools.labels.run import AnswerCache, DeadLetter, LabelOutcome, Limits, label_episode, label_run
 from pipelines.contract.episode import Segment
 from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place, as_place
+from pipelines.storage.paths import StoragePath, as_storage_path
 
 Proposals = Sequence[tuple[str, Sequence[Segment]]]
 
@@ -29,12 +29,12 @@ class LabelEpisode(beam.DoFn):
 
     def setup(self) -> None:
         self.store = EpisodeStore(self.dataset)
-        self.answers = AnswerCache(as_place(self.cache))
+        self.answers = AnswerCache(as_storage_path(self.cache))
 
     def process(self, element: tuple[str, Sequence[Segment]]) -> Iterator[DeadLetter]:
         episode_id, segments = element
         _, dead = label_episode(self.store, self.labeler, episode_id, segments, self.answers, self.limits)
-        letters = _letters_path(as_place(self.cache), episode_id)
+        letters = _letters_path(as_storage_path(self.cache), episode_id)
         if dead:
             write_atomically(letters, json.dumps([asdict(letter) for letter in dead]).encode())
         else:
@@ -43,15 +43,15 @@ class LabelEpisode(beam.DoFn):
 
 
 def label_with_beam(
-    dataset: Place,
+    dataset: StoragePath,
     labeler: Labeler,
     proposals: Proposals,
-    cache: Place,
+    cache: StoragePath,
     limits: Limits,
     options: PipelineOptions,
     created: str,
     tool_version: str,
-) -> Outcome:
+) -> LabelOutcome:
     """Runs the job and collects what it brought; run again, it asks only what has no usable answer yet.
 
     Limits on rate and retries hold for each worker; a limit on cost is for the estimate beforehand.
@@ -80,17 +80,17 @@ class _Known:
     fingerprint: str
     wants_pictures: bool
 
-    def answer(self, request: LabelRequest, complaint: str) -> Answer:
-        raise Rejected("expected an answer of the job, found none")
+    def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
+        raise QuestionRefused("expected an answer of the job, found none")
 
     def estimate(self, request: LabelRequest) -> Usage:
         return Usage()
 
 
-def _letters_path(cache: Place, episode_id: str) -> Place:
+def _letters_path(cache: StoragePath, episode_id: str) -> StoragePath:
     return cache / "failed" / f"{episode_id}.json"
 
 
-def _read_letters(cache: Place, episode_id: str) -> list[DeadLetter]:
+def _read_letters(cache: StoragePath, episode_id: str) -> list[DeadLetter]:
     path = _letters_path(cache, episode_id)
     return [DeadLetter(**letter) for letter in json.loads(path.read_text())] if path.exists() else []

@@ -14,9 +14,9 @@ from annotation_tools.labels.http import HttpLabeler
 from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLabeler
 from annotation_tools.labels.run import (
     AnswerCache,
-    Estimate,
+    CostEstimate,
+    LabelOutcome,
     Limits,
-    Outcome,
     estimate_run,
     label_run,
     write_dead_letters,
@@ -26,7 +26,7 @@ from annotation_tools.review.store import check_annotator
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import overlay, write_segments
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 
 def run_label(arguments: argparse.Namespace) -> int:
@@ -82,7 +82,7 @@ def _words(program: list[str]) -> tuple[str, ...]:
     return tuple(shlex.split(program[0]) if is_line else program)
 
 
-def read_proposals(store: EpisodeStore, table: Place | None) -> list[tuple[str, tuple[Segment, ...]]]:
+def read_proposals(store: EpisodeStore, table: StoragePath | None) -> list[tuple[str, tuple[Segment, ...]]]:
     """The segments to label, by episode: a table's, or those that the conversion stored."""
     if table is not None:
         (annotations,) = read_tables(store, [table])
@@ -91,7 +91,7 @@ def read_proposals(store: EpisodeStore, table: Place | None) -> list[tuple[str, 
     return [entry for entry in segments if entry[1]]
 
 
-def estimate_line(estimate: Estimate) -> str:
+def estimate_line(estimate: CostEstimate) -> str:
     """The estimate in one line."""
     usage = estimate.usage
     cost = f", about {usage.usd:.2f} USD" if usage.usd else ""
@@ -107,8 +107,8 @@ def _run(
     labeler: Labeler,
     proposals: list[tuple[str, tuple[Segment, ...]]],
     cache: AnswerCache,
-    estimate: Estimate,
-) -> Outcome:
+    estimate: CostEstimate,
+) -> LabelOutcome:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     limits = Limits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
     tool_version = version("embodimix")
@@ -136,7 +136,7 @@ def _run(
         )
 
 
-def _tell(as_json: bool, outcome: Outcome, n_episodes: int, table: Place, letters: Place) -> None:
+def _tell(as_json: bool, outcome: LabelOutcome, n_episodes: int, table: StoragePath, letters: StoragePath) -> None:
     labelled = len([key for key, _ in groupby(outcome.annotations, key=lambda a: a.episode_id)])
     if as_json:
         found = {"table": str(table), "episodes": labelled, "of": n_episodes, "dead_letters": len(outcome.dead_letters)}

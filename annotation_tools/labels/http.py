@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from annotation_tools.labels.labelers import Answer, Rejected, Unavailable, Usage
+from annotation_tools.labels.labelers import LabelerAnswer, QuestionRefused, Unavailable, Usage
 from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
 from pipelines.contract.errors import FailedWork, UsageError
 
@@ -46,7 +46,7 @@ class HttpLabeler:
     def fingerprint(self) -> str:
         return f"chat {self.model}"
 
-    def answer(self, request: LabelRequest, complaint: str) -> Answer:
+    def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         body = json.dumps(self._body(request, complaint)).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key := os.environ.get(self.key_variable, ""):
@@ -87,7 +87,7 @@ class HttpLabeler:
             "response_format": {"type": "json_schema", "json_schema": answer_form},
         }
 
-    def _read(self, payload: bytes) -> Answer:
+    def _read(self, payload: bytes) -> LabelerAnswer:
         try:
             reply = json.loads(payload)
             text = reply["choices"][0]["message"]["content"]
@@ -96,7 +96,7 @@ class HttpLabeler:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             shown = payload[:80].decode(errors="replace")
             raise Unavailable(f"{self.url}: expected a chat completion, found {shown!r}") from error
-        return Answer(text=text if isinstance(text, str) else "", usage=spent)
+        return LabelerAnswer(text=text if isinstance(text, str) else "", usage=spent)
 
 
 def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
@@ -107,4 +107,4 @@ def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
         return Unavailable(message, float(wait) if wait.isdecimal() else 0.0)
     if error.code in (401, 403, 404):  # No question will do better.
         return FailedWork(f"{message}. Look at --url, --model and the key.")
-    return Rejected(message)
+    return QuestionRefused(message)

@@ -28,7 +28,7 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class LabelerAnswer:
     """The text of an answer, which should be JSON, and what it took."""
 
     text: str
@@ -43,7 +43,7 @@ class Unavailable(FailedWork):
         super().__init__(message)
 
 
-class Rejected(FailedWork):
+class QuestionRefused(FailedWork):
     """The labeler will not answer this question, however often it is asked."""
 
 
@@ -60,7 +60,7 @@ class Labeler(Protocol):
     @property
     def wants_pictures(self) -> bool: ...
 
-    def answer(self, request: LabelRequest, complaint: str) -> Answer:
+    def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         """Answers a question; `complaint` says what was wrong with the last answer to it, "" at first.
 
         Raises Unavailable, Rejected, or FailedWork where no question can be answered at all.
@@ -78,7 +78,7 @@ class RulesLabeler:
     fingerprint: str = "rules/1"
     wants_pictures: bool = False
 
-    def answer(self, request: LabelRequest, complaint: str) -> Answer:
+    def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         hz = request.control_hz
         rows = []
         for segment in request.segments:
@@ -91,7 +91,7 @@ class RulesLabeler:
                     "text": _rule_text(segment.text),
                 }
             )
-        return Answer(text=json.dumps({"segments": rows}))
+        return LabelerAnswer(text=json.dumps({"segments": rows}))
 
     def estimate(self, request: LabelRequest) -> Usage:
         return Usage()
@@ -110,7 +110,7 @@ class SubprocessLabeler:
     def fingerprint(self) -> str:
         return json.dumps(self.command)
 
-    def answer(self, request: LabelRequest, complaint: str) -> Answer:
+    def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         sheets = [base64.b64encode(sheet).decode() for sheet in request.sheets]
         question = json.dumps({**request.to_json(), "sheets": sheets, "complaint": complaint})
         try:
@@ -124,7 +124,7 @@ class SubprocessLabeler:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()[-300:]
             raise Unavailable(f"{self.command[0]}: expected exit code 0, found {done.returncode}: {said}")
-        return Answer(text=done.stdout.decode(errors="replace").strip())
+        return LabelerAnswer(text=done.stdout.decode(errors="replace").strip())
 
     def estimate(self, request: LabelRequest) -> Usage:
         return Usage()

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.answer import BadAnswer, parse_answer
-from annotation_tools.labels.labelers import Labeler, Rejected, Unavailable, Usage, total
+from annotation_tools.labels.labelers import Labeler, QuestionRefused, Unavailable, Usage, total
 from annotation_tools.labels.request import LabelRequest, make_requests
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation
 from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class CostEstimate:
     """What a run will take. cached: questions whose answers are known."""
 
     episodes: int
@@ -57,7 +57,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class LabelOutcome:
     """What a run brought. asked: answers that were paid for. stopped: the budget ended before the episodes did."""
 
     annotations: tuple[Annotation, ...]
@@ -70,7 +70,7 @@ class Outcome:
 class AnswerCache:
     """Usable answers by the content of question and labeler, one small file each."""
 
-    def __init__(self, directory: Place) -> None:
+    def __init__(self, directory: StoragePath) -> None:
         self.directory = directory
 
     def get(self, key: str) -> str | None:
@@ -80,7 +80,7 @@ class AnswerCache:
     def put(self, key: str, answer: str) -> None:
         write_atomically(self._path(key), json.dumps({"answer": answer}).encode())
 
-    def _path(self, key: str) -> Place:
+    def _path(self, key: str) -> StoragePath:
         return self.directory / key[:2] / f"{key}.json"
 
 
@@ -125,7 +125,7 @@ class _OutOfBudget(FailedWork):
 
 def estimate_run(
     store: EpisodeStore, labeler: Labeler, proposals: Sequence[tuple[str, Sequence[Segment]]], cache: AnswerCache
-) -> Estimate:
+) -> CostEstimate:
     """Counts the questions of a run, and what those that are not known yet will take."""
     usages, questions = [], 0
     for episode_id, segments in proposals:
@@ -138,7 +138,9 @@ def estimate_run(
                 usages.append(labeler.estimate(request))
             else:
                 found += parse_answer(known, request)
-    return Estimate(episodes=len(proposals), questions=questions, cached=questions - len(usages), usage=total(usages))
+    return CostEstimate(
+        episodes=len(proposals), questions=questions, cached=questions - len(usages), usage=total(usages)
+    )
 
 
 def label_run(
@@ -153,7 +155,7 @@ def label_run(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     on_done: Callable[[str], object] = lambda _: None,
-) -> Outcome:
+) -> LabelOutcome:
     """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
 
     Raises FailedWork where the labeler can answer nothing at all (say a wrong key).
@@ -195,7 +197,7 @@ def label_run(
         if error is not None and not isinstance(error, _OutOfBudget):
             raise error
     ordered = [a for episode_id, _ in proposals for a in annotations.get(episode_id, [])]
-    return Outcome(
+    return LabelOutcome(
         annotations=tuple(ordered),
         dead_letters=tuple(sorted(letters, key=lambda d: (d.episode_id, d.start))),
         asked=budget.asked,
@@ -226,8 +228,8 @@ def label_episode(
                 known = _ask(labeler, request, limits, budget)
                 cache.put(key, known)
             found += parse_answer(known, request)
-        except (Unavailable, Rejected, BadAnswer) as error:
-            reason = {Unavailable: "unavailable", Rejected: "rejected"}.get(type(error), "bad answer")
+        except (Unavailable, QuestionRefused, BadAnswer) as error:
+            reason = {Unavailable: "unavailable", QuestionRefused: "rejected"}.get(type(error), "bad answer")
             letter = DeadLetter(
                 episode_id=episode_id, start=request.start, end=request.end, reason=reason, detail=str(error)
             )
@@ -235,7 +237,7 @@ def label_episode(
     return ([] if dead else found), dead
 
 
-def write_dead_letters(path: Place, letters: Sequence[DeadLetter]) -> None:
+def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None:
     """Writes failed questions as JSON lines; without any, an older file goes."""
     if letters:
         write_atomically(path, "".join(json.dumps(asdict(letter)) + "\n" for letter in letters).encode())

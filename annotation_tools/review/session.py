@@ -17,7 +17,7 @@ from annotation_tools.review.server import LOOPBACK, Review, make_app
 from annotation_tools.review.store import ReviewStore
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class ReviewOptions:
     host: other than loopback only with a token. token: "" on loopback means that none is asked for.
     """
 
-    dataset: Place
-    tables: tuple[Place, ...] = ()
-    directory: Place | None = None
+    dataset: StoragePath
+    tables: tuple[StoragePath, ...] = ()
+    directory: StoragePath | None = None
     double: float = 0.0
     host: str = "127.0.0.1"
     port: int = 8765

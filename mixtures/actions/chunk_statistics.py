@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
 from mixtures.actions.normalizer import absolute_to_relative, relative_slots
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.shards.statistics import (
     EMPTY,
@@ -28,7 +28,7 @@ MAX_STARTS = 400_000
 
 def chunk_statistics(
     stored: Mapping[str, NormStatistics],
-    tables: Sequence[Table],
+    tables: Sequence[CompiledTable],
     parts: Mapping[str, Mapping[str, tuple[int, ...]]],
     rule: ActionRule,
     cache: Path,
@@ -56,7 +56,7 @@ def chunk_statistics(
 
 
 def _table_statistics(
-    table: Table, rows: NDArray[np.int64], slots: tuple[NDArray[np.bool_], NDArray[np.bool_]], rule: ActionRule
+    table: CompiledTable, rows: NDArray[np.int64], slots: tuple[NDArray[np.bool_], NDArray[np.bool_]], rule: ActionRule
 ) -> Iterator[ArrayStatistics]:
     """Statistics of some thousand chunks at a time, by pattern of masks."""
     lengths = table.n_steps_of[rows]
@@ -73,7 +73,7 @@ def _table_statistics(
 
 
 def _chunk_statistics(
-    table: Table,
+    table: CompiledTable,
     rows: NDArray[np.int64],
     steps: NDArray[np.int64],
     pattern: NDArray[np.bool_],

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.normalizer import wrap_angle
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.contract.slots import N_SLOTS
 
@@ -16,7 +16,7 @@ _NEARLY = 1e-6
 
 
 def read_chunks(
-    table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64], rule: ActionRule
+    table: CompiledTable, rows: NDArray[np.int64], steps: NDArray[np.int64], rule: ActionRule
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, 18], and bool [b, h].
 
@@ -76,7 +76,7 @@ def resample(
 
 
 def _resampled(
-    table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64], horizon: int, rate_hz: float
+    table: CompiledTable, rows: NDArray[np.int64], steps: NDArray[np.int64], horizon: int, rate_hz: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     ratio = table.control_hz[rows].astype(np.float64) / rate_hz
     width = int(np.ceil(ratio.max() * horizon)) + 2
@@ -89,7 +89,7 @@ def _resampled(
     return resample(window, kinds, ratio, horizon), inside
 
 
-def _actions(table: Table, rows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float32]:
+def _actions(table: CompiledTable, rows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float32]:
     """Actions at steps [b, w] of each episode; the last one behind the end."""
     return table.action[np.minimum(table.first_step[rows][:, None] + steps, table.first_step[rows + 1][:, None] - 1)]
 

@@ -15,8 +15,8 @@ import numpy as np
 from mixtures.groups.label_coverage import Labels
 from mixtures.groups.selection import select_groups, walk
 from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
-from mixtures.index.tables import Table
-from mixtures.specs.spec import Source, Spec
+from mixtures.index.tables import CompiledTable
+from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
 
@@ -36,7 +36,7 @@ class Resolved:
     parts: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
-def resolve(spec: Spec, tables: Mapping[Source, Table], cache: Path) -> Resolved:
+def resolve(spec: MixtureSpec, tables: Mapping[Source, CompiledTable], cache: Path) -> Resolved:
     """Resolves a spec over its opened tables (by source), or loads what was resolved before.
 
     Raises SpecError for filters that match nothing, FailedWork for statistics that are missing or unreadable.
@@ -47,7 +47,7 @@ def resolve(spec: Spec, tables: Mapping[Source, Table], cache: Path) -> Resolved
     return _load(folder)
 
 
-def _resolve(spec: Spec, tables: Mapping[Source, Table]) -> Resolved:
+def _resolve(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> Resolved:
     grouped = select_groups(spec, tables)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
     facts = tuple(facts_of(group) for group in grouped)
@@ -57,7 +57,7 @@ def _resolve(spec: Spec, tables: Mapping[Source, Table]) -> Resolved:
     return Resolved(facts=facts, splits=splits, statistics=_merged_statistics(spec, tables, keys), parts=parts)
 
 
-def _identity(spec: Spec, tables: Mapping[Source, Table]) -> str:
+def _identity(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> str:
     """Names what a spec resolves to: its entries, filters, grouping and validation, and the data they stand on."""
     entries = [
         (path, node.weighting.group_by, [_unmarked(asdict(e)) for e in node.entries]) for path, node in walk(spec.root)
@@ -131,7 +131,9 @@ def _array(path: Path) -> Any:
     return array.view(np.ndarray)
 
 
-def _merged_statistics(spec: Spec, tables: Mapping[Source, Table], keys: Sequence[str]) -> dict[str, NormStatistics]:
+def _merged_statistics(
+    spec: MixtureSpec, tables: Mapping[Source, CompiledTable], keys: Sequence[str]
+) -> dict[str, NormStatistics]:
     """The statistics of all datasets of a mixture, merged by norm key. Raises FailedWork where some are missing."""
     loaded: dict[str, dict[str, NormStatistics]] = {}
     for entry in spec.root.all_entries():
@@ -145,7 +147,7 @@ def _merged_statistics(spec: Spec, tables: Mapping[Source, Table], keys: Sequenc
     return {key: merged[key] for key in keys}
 
 
-def _parts(norm_key: str, tables: Iterable[Table]) -> dict[str, tuple[int, ...]]:
+def _parts(norm_key: str, tables: Iterable[CompiledTable]) -> dict[str, tuple[int, ...]]:
     """The action slots of each part of the robots of a norm key: all that any episode names."""
     parts: dict[str, set[int]] = {}
     for table in tables:

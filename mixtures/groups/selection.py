@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixtures.index.compiling import KINDS, SOURCES
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from mixtures.specs.grammar import EPISODE_LIMITS, GROUP_KEYS
-from mixtures.specs.spec import Entry, Filter, KindRule, Node, Source, Spec, ValidationRule
+from mixtures.specs.spec import Entry, Filter, KindRule, MixtureSpec, Node, Source, ValidationRule
 from mixtures.stream.sampler import mix64
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import nearest
@@ -32,7 +32,7 @@ class Selected:
     """
 
     entry: Entry
-    table: Table
+    table: CompiledTable
     rows: NDArray[np.int64]
     counts: NDArray[np.int64]
     steps: NDArray[np.int32] | None
@@ -58,7 +58,7 @@ class Grouped:
     validation: tuple[Selected, ...]
 
 
-def select_groups(spec: Spec, tables: Mapping[Source, Table]) -> list[Grouped]:
+def select_groups(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> list[Grouped]:
     """Every group of a mixture, in the order of the spec. tables: by source.
 
     Raises SpecError for a filter that names what no dataset has, and for a dataset of which nothing is left.
@@ -79,7 +79,7 @@ def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
         yield from walk(child, f"{path}/{child.name}" if path else child.name)
 
 
-def select(entry: Entry, table: Table, kinds: KindRule) -> Selected:
+def select(entry: Entry, table: CompiledTable, kinds: KindRule) -> Selected:
     """Applies the weights of kinds, an entry's filters, then its cap. Raises SpecError where nothing is left."""
     keep = np.ones(table.n_episodes, np.bool_)
     copies = kind_copies(kinds, table)
@@ -108,7 +108,7 @@ def select(entry: Entry, table: Table, kinds: KindRule) -> Selected:
     return Selected(entry=entry, table=table, rows=rows, counts=counts[rows], steps=steps)
 
 
-def kind_copies(kinds: KindRule, table: Table) -> NDArray[np.uint8] | None:
+def kind_copies(kinds: KindRule, table: CompiledTable) -> NDArray[np.uint8] | None:
     """How often each step stands among the usable ones by the weight of its kind, uint8 [t]; None for once each.
 
     A weight of 2.3 gives two copies, and a third to three tenths of the steps, always the same ones.
@@ -123,7 +123,7 @@ def kind_copies(kinds: KindRule, table: Table) -> NDArray[np.uint8] | None:
     return whole + (words.astype(np.float64) / 2**53 < part)
 
 
-def matching_steps(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bool_]:
+def matching_steps(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[np.bool_]:
     """The steps that a filter holds for, bool [t]; what it says of episodes must hold for theirs."""
     if rule.predicate == "idle":
         return np.asarray(table.is_idle)
@@ -151,12 +151,12 @@ def matching_steps(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bool_
     return chosen
 
 
-def _of_segment(table: Table, column: str, segment: NDArray[np.int32], otherwise: float) -> NDArray[Any]:
+def _of_segment(table: CompiledTable, column: str, segment: NDArray[np.int32], otherwise: float) -> NDArray[Any]:
     """A column of each step's segment [t]; a step outside all segments looks up what stands behind the last."""
     return np.append(table.segments[column], np.array(otherwise, table.segments.dtype[column]))[segment]
 
 
-def matching_episodes(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bool_]:
+def matching_episodes(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[np.bool_]:
     """The episodes that a filter holds for, bool [e]."""
     if rule.predicate == "success":
         return np.asarray(table.success) == 1
@@ -178,12 +178,12 @@ def matching_episodes(rule: Filter, entry: Entry, table: Table) -> NDArray[np.bo
     return chosen
 
 
-def _idle_part(table: Table) -> NDArray[np.float64]:
+def _idle_part(table: CompiledTable) -> NDArray[np.float64]:
     idle = np.diff(np.concatenate([[0], np.cumsum(table.is_idle, dtype=np.int64)])[table.first_step])
     return idle / np.maximum(table.n_steps_of, 1)
 
 
-_QUANTITIES: Mapping[str, Callable[[Table], NDArray[Any]]] = {
+_QUANTITIES: Mapping[str, Callable[[CompiledTable], NDArray[Any]]] = {
     "steps": lambda table: table.n_steps_of,
     "s": lambda table: table.n_steps_of / table.control_hz,
     "hz": lambda table: table.control_hz,
@@ -192,7 +192,7 @@ _QUANTITIES: Mapping[str, Callable[[Table], NDArray[Any]]] = {
 }
 
 
-def attribute_codes(attribute: str, entry: Entry, table: Table) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+def attribute_codes(attribute: str, entry: Entry, table: CompiledTable) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Each episode's task, robot, dataset or control mode as an index into a vocabulary; int32 [e]."""
     constant = {"dataset": table.name, "task": entry.task}.get(attribute)
     if constant is not None:
@@ -200,14 +200,14 @@ def attribute_codes(attribute: str, entry: Entry, table: Table) -> tuple[NDArray
     return table.codes(attribute), table.vocabularies[attribute]
 
 
-def has_language(table: Table) -> NDArray[np.bool_]:
+def has_language(table: CompiledTable) -> NDArray[np.bool_]:
     """The episodes with an instruction or a task name, bool [e]."""
     instructions = pc.fill_null(pc.list_value_length(table.languages), 0).to_numpy(zero_copy_only=False) > 0
     named = np.array([bool(task.strip()) for task in table.vocabularies["task"]], np.bool_)
     return instructions | named[table.codes("task")]
 
 
-def check_filter_values(spec: Spec, tables: Mapping[Source, Table]) -> None:
+def check_filter_values(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> None:
     """Refuses a filter that names a robot, task, dataset or control mode that none of its datasets has."""
     known: dict[tuple[Filter, str], set[str]] = {}
     for entry in spec.root.all_entries():
@@ -223,7 +223,7 @@ def check_filter_values(spec: Spec, tables: Mapping[Source, Table]) -> None:
                 raise SpecError(rule.mark, message)
 
 
-def episode_words(table: Table, purpose: str) -> NDArray[np.uint64]:
+def episode_words(table: CompiledTable, purpose: str) -> NDArray[np.uint64]:
     """A random word per episode that depends on its id and the purpose alone, uint64 [e]."""
     ids = table.episode_ids
     if not len(ids):
@@ -236,12 +236,12 @@ def episode_words(table: Table, purpose: str) -> NDArray[np.uint64]:
     return mix64(np.frombuffer(raw, "<u8").astype(np.uint64) ^ np.uint64(key))
 
 
-def validation_words(table: Table) -> NDArray[np.uint64]:
+def validation_words(table: CompiledTable) -> NDArray[np.uint64]:
     """A random word per episode that depends on its motion alone, uint64 [e]."""
     return mix64(table.motion ^ np.uint64(_VALIDATION_KEY))
 
 
-def _capped(rows: NDArray[np.int64], counts: NDArray[np.int64], cap: int, table: Table) -> NDArray[np.int64]:
+def _capped(rows: NDArray[np.int64], counts: NDArray[np.int64], cap: int, table: CompiledTable) -> NDArray[np.int64]:
     """The first of the rows, in a fixed random order, whose steps stay within the cap; at least one."""
     order = rows[np.argsort(episode_words(table, "cap")[rows], kind="stable")]
     fits = np.searchsorted(np.cumsum(counts[order]), cap, side="right")
@@ -301,6 +301,6 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
-def _nothing_left(entry: Entry, table: Table) -> str:
+def _nothing_left(entry: Entry, table: CompiledTable) -> str:
     by = f" after {', '.join(map(str, entry.filters))}" if entry.filters else ""
     return f"nothing is left of {table.name} {table.version} ({table.n_episodes} episodes, split {table.split}){by}"

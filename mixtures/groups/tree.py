@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mixtures.groups.label_coverage import Labels, labels_of
 from mixtures.groups.selection import Grouped, Selected, has_language
 from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
-from mixtures.specs.spec import Entry, Node, Spec
+from mixtures.specs.spec import Entry, MixtureSpec, Node
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
@@ -92,7 +92,7 @@ class SplitIndex:
         return episode, step
 
 
-def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tuple[Branch, tuple[Group, ...]]:
+def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None) -> tuple[Branch, tuple[Group, ...]]:
     """Gives every group its share; returns the tree that the shares follow from, too.
 
     draws: samples that training will draw. Raises UsageError where max_epochs is used and draws is None, where bounds
@@ -115,7 +115,7 @@ def share_out(spec: Spec, facts: Sequence[GroupFacts], draws: int | None) -> tup
     return tree, tuple(groups)
 
 
-def _multiplied(spec: Spec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
+def _multiplied(spec: MixtureSpec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
     """The groups with the spec's factors on single groups."""
     names = [group.name for group in facts]
     for name, _, mark in spec.group_multipliers:

@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from mixtures.index.compiling import FORMAT, KINDS, SEGMENT, SOURCES, count_segmented, save_column, segment_of_step
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import EpisodeKey, check_segments, episode_hash, overlay, read_segments
 
 
-def overlay_segments(table: Table, paths: Sequence[str], cache: Path) -> Table:
+def overlay_segments(table: CompiledTable, paths: Sequence[str], cache: Path) -> CompiledTable:
     """The table with the segments of the tables in place of its own, episode by episode; later tables win.
 
     Raises FailedWork for a table that is missing, unreadable, or made for other episodes than the dataset has.
@@ -42,7 +42,7 @@ def _content_digest(path: str) -> bytes:
         raise FailedWork(f"{path}: expected a segment table that can be read, found: {error}") from error
 
 
-def _compile(table: Table, paths: Sequence[str], folder: Path) -> None:
+def _compile(table: CompiledTable, paths: Sequence[str], folder: Path) -> None:
     """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
     segments = _overlaid(table, paths)
     begin = [table.first_step[row] + s.start for row, found in enumerate(segments) for s in found]
@@ -69,7 +69,7 @@ def _compile(table: Table, paths: Sequence[str], folder: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _overlaid(table: Table, paths: Sequence[str]) -> list[list[Segment]]:
+def _overlaid(table: CompiledTable, paths: Sequence[str]) -> list[list[Segment]]:
     """Each episode's segments, sorted by their first step: those of the tables, or else its own."""
     rows = {episode: row for row, episode in enumerate(table.episode_ids.to_pylist())}
     tables = []
@@ -87,13 +87,13 @@ def _overlaid(table: Table, paths: Sequence[str]) -> list[list[Segment]]:
     return result
 
 
-def _episode_key(table: Table, row: int) -> EpisodeKey:
+def _episode_key(table: CompiledTable, row: int) -> EpisodeKey:
     steps = slice(table.first_step[row], table.first_step[row + 1])
     movement = episode_hash(table.state[steps], table.action[steps])
     return EpisodeKey(n_steps=int(table.n_steps_of[row]), episode_hash=movement)
 
 
-def _own_segments(table: Table, row: int) -> list[Segment]:
+def _own_segments(table: CompiledTable, row: int) -> list[Segment]:
     """The segments that the shards hold, read back from the compiled steps."""
     numbers = table.segment[table.first_step[row] : table.first_step[row + 1]]
     edges = np.flatnonzero(np.diff(numbers, prepend=-2, append=-2))
@@ -104,7 +104,7 @@ def _own_segments(table: Table, row: int) -> list[Segment]:
     ]
 
 
-def _own_segment(table: Table, number: int, start: int, end: int) -> Segment:
+def _own_segment(table: CompiledTable, number: int, start: int, end: int) -> Segment:
     record = table.segments[number]
     kind, source = cast(SegmentKind, KINDS[record["kind"]]), cast(SegmentSource, SOURCES[record["source"]])
     text = table.segment_text_at[number]

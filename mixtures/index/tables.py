@@ -28,7 +28,7 @@ from pipelines.shards.dataset import INFO_FILE, Dataset, read_info
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class CompiledTable:
     """One compiled split. Arrays are memory-mapped; e episodes, t steps of all episodes, cameras as in `CAMERAS`.
 
     path: the dataset's folder or URI; home: a local folder with its metadata, the same for a local dataset.
@@ -228,7 +228,7 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(cache or os.environ.get("EMBODIMIX_CACHE") or Path.home() / ".cache" / "embodimix")
 
 
-def open_table(path: str, split: str, cache: Path) -> Table:
+def open_table(path: str, split: str, cache: Path) -> CompiledTable:
     """Opens a split's compiled index; compiles it first where that has not been done on this host.
 
     Raises FailedWork for a dataset, shard or sidecar that is missing, incomplete or changed, UsageError for a split
@@ -263,7 +263,7 @@ def _state_of_files(path: str, split: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, os.path.realpath(path), split, entries]).encode()).hexdigest()[:32]
 
 
-def _remote_sizes(table: Table) -> list[tuple[int | None, int]]:
+def _remote_sizes(table: CompiledTable) -> list[tuple[int | None, int]]:
     sizes = shard_sizes(table.path)
     return [(sizes.get(shard.rpartition("/")[2]), 0) for shard in table.shards]
 
@@ -284,9 +284,9 @@ def _check_size(shard: str, size: int, found: int | None) -> None:
         raise FailedWork(f"{shard}: expected {size} bytes, found {found}. It changed under its index; copy it again.")
 
 
-def _load(folder: Path, path: str, home: str) -> Table:
+def _load(folder: Path, path: str, home: str) -> CompiledTable:
     content = json.loads((folder / "table.json").read_text())
-    return Table(
+    return CompiledTable(
         folder=folder,
         path=path,
         home=home,

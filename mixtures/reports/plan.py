@@ -38,7 +38,7 @@ LABEL_HEADER = ("texts", "median s", "labels by")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MixturePlan:
     """A mixture's groups with their shares. draws: samples that training will draw, None unknown.
 
     is_published: the numbers come from the spec's published sizes or statistics files, not from the datasets' index;
@@ -117,10 +117,10 @@ class Plan:
         }
 
 
-def plan_of(mixture: Mixture) -> Plan:
+def plan_of(mixture: Mixture) -> MixturePlan:
     """The plan of an opened mixture."""
     spec = mixture.spec
-    return Plan(
+    return MixturePlan(
         name=spec.name,
         path=str(spec.path),
         seed=spec.seed,
@@ -131,7 +131,7 @@ def plan_of(mixture: Mixture) -> Plan:
     )
 
 
-def explain(plan: Plan, name: str) -> str:
+def explain(plan: MixturePlan, name: str) -> str:
     """How one group came to its share, step by step. Raises UsageError with the nearest names."""
     by_name = {group.name: group for group in plan.groups}
     if name not in by_name:
@@ -162,7 +162,7 @@ def explain(plan: Plan, name: str) -> str:
     return "\n".join([*lines, *(f"  ! {flag}" for flag in plan.flags(group))])
 
 
-def render(plan: Plan) -> str:
+def render(plan: MixturePlan) -> str:
     """The plan as a table for a terminal, with its flags below."""
     rows = [(*row(plan, group), *_labels(group.labels)) for group in plan.groups]
     total = plan.to_json()
@@ -198,14 +198,14 @@ def render(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def flag_sentences(plan: Plan) -> list[str]:
+def flag_sentences(plan: MixturePlan) -> list[str]:
     """Every flag with its group; behind the first 40 only how many there are more."""
     found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
     more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
     return found[:MOST_FLAGS] + more
 
 
-def row(plan: Plan, group: Group) -> tuple[str, ...]:
+def row(plan: MixturePlan, group: Group) -> tuple[str, ...]:
     """A group's cells under `HEADER`."""
     return (
         group.name,
@@ -239,7 +239,7 @@ def parts_in_words(parts: Mapping[str, float]) -> str:
     return " ".join(f"{name} {100 * part:.0f}" for name, part in ordered) or "-"
 
 
-def _epochs(plan: Plan, group: Group) -> str:
+def _epochs(plan: MixturePlan, group: Group) -> str:
     return "-" if plan.draws is None else f"{group.effective_epochs(plan.draws):.3g}"
 
 

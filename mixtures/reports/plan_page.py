@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mixtures.groups.shares import resolve_shares, with_alpha
 from mixtures.mixture import Mixture
 from mixtures.reports.charts import bars, histogram, legend, lines, page, sparkline, table
-from mixtures.reports.plan import HEADER, Plan, flag_sentences, parts_in_words, row
+from mixtures.reports.plan import HEADER, MixturePlan, flag_sentences, parts_in_words, row
 from pipelines.contract.errors import UsageError
 
 MOST_BARS = 40
@@ -18,7 +18,7 @@ SAMPLED_STEPS = 2000
 ALPHAS = np.linspace(0, 1, 41)
 
 
-def plan_page(plan: Plan, mixture: Mixture | None) -> str:
+def plan_page(plan: MixturePlan, mixture: Mixture | None) -> str:
     """The page of a plan. mixture: the opened mixture, None for a plan from published sizes."""
     sections = [_head(plan), table(HEADER, [row(plan, group) for group in plan.groups]), _flags(plan), _shares(plan)]
     if plan.draws is not None:
@@ -29,7 +29,7 @@ def plan_page(plan: Plan, mixture: Mixture | None) -> str:
     return page(f"Plan of {plan.name}", sections)
 
 
-def _head(plan: Plan) -> str:
+def _head(plan: MixturePlan) -> str:
     steps = sum(group.n_steps for group in plan.groups)
     hours = sum(group.hours for group in plan.groups)
     drawn = "" if plan.draws is None else f", {plan.draws:,} draws"
@@ -41,12 +41,12 @@ def _head(plan: Plan) -> str:
     )
 
 
-def _flags(plan: Plan) -> str:
+def _flags(plan: MixturePlan) -> str:
     items = "".join(f"<p class='flag'>{escape(sentence)}</p>" for sentence in flag_sentences(plan))
     return f"<h2>Flags</h2>{items or '<p>Nothing looks wrong.</p>'}"
 
 
-def _shares(plan: Plan) -> str:
+def _shares(plan: MixturePlan) -> str:
     groups = sorted(plan.groups, key=lambda group: -group.probability)[:MOST_BARS]
     chart = bars(
         [group.name for group in groups],
@@ -56,7 +56,7 @@ def _shares(plan: Plan) -> str:
     return f"<h2>Shares{_of(len(groups), plan)}</h2>{chart}"
 
 
-def _epochs(plan: Plan) -> str:
+def _epochs(plan: MixturePlan) -> str:
     assert plan.draws is not None
     epochs = {group.name: group.effective_epochs(plan.draws) for group in plan.groups}
     names = sorted(epochs, key=lambda name: -epochs[name])[:MOST_BARS]
@@ -64,7 +64,7 @@ def _epochs(plan: Plan) -> str:
     return f"<h2>Effective epochs in {plan.draws:,} draws{_of(len(names), plan)}</h2>{chart}"
 
 
-def _sweep(plan: Plan) -> str:
+def _sweep(plan: MixturePlan) -> str:
     """Shares under other alphas, for the groups that gain or hold the most."""
     shares = np.array([_final(plan, alpha) for alpha in ALPHAS])
     largest = np.argsort(-shares.max(axis=0))[:MOST_LINES]
@@ -81,14 +81,14 @@ def _sweep(plan: Plan) -> str:
     return f"<h2>Shares by alpha</h2><figure>{chart}<figcaption>{caption}</figcaption></figure>"
 
 
-def _final(plan: Plan, alpha: float) -> list[float]:
+def _final(plan: MixturePlan, alpha: float) -> list[float]:
     try:
         return [share.final for share in resolve_shares(with_alpha(plan.tree, alpha))]
     except UsageError:  # bounds that cannot be met at this alpha leave a gap in the lines
         return [float("nan")] * len(plan.groups)
 
 
-def _coverage(plan: Plan) -> str:
+def _coverage(plan: MixturePlan) -> str:
     groups = plan.groups[:MOST_BARS]
     spoken = {
         "language": [100 * (g.language or 0) for g in groups],
@@ -98,7 +98,7 @@ def _coverage(plan: Plan) -> str:
     return f"<h2>Language and segments, part of the steps{_of(len(groups), plan)}</h2>{chart}"
 
 
-def _labels(plan: Plan) -> str:
+def _labels(plan: MixturePlan) -> str:
     """What the segments of each group are: who made them, of which kinds, how long, how many sentences."""
     header = (
         "group",
@@ -136,7 +136,7 @@ def _lengths(mixture: Mixture) -> str:
     return f"<h2>Episode lengths</h2><div class='row'>{charts}</div>"
 
 
-def _slots(plan: Plan, mixture: Mixture) -> str:
+def _slots(plan: MixturePlan, mixture: Mixture) -> str:
     """Histograms of the physical actions of each group, slot by slot, over some of its steps."""
     order = sorted(range(len(plan.groups)), key=lambda i: -plan.groups[i].probability)[:MOST_GROUPS]
     parts = []
@@ -165,5 +165,5 @@ def _sampled_actions(mixture: Mixture, group: int) -> NDArray[np.float32]:
     return action
 
 
-def _of(shown: int, plan: Plan) -> str:
+def _of(shown: int, plan: MixturePlan) -> str:
     return "" if shown == len(plan.groups) else f" ({shown} of {len(plan.groups)} groups)"

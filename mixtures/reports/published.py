@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mixtures.groups.selection import walk
 from mixtures.groups.tree import GroupFacts, limits_of, share_out
-from mixtures.reports.plan import Plan
-from mixtures.specs.spec import Entry, Node, Sizes, Spec
+from mixtures.reports.plan import MixturePlan
+from mixtures.specs.spec import Entry, MixtureSpec, Node, Sizes
 from pipelines.contract.document import SpecError
 from pipelines.shards.statistics import load_statistics
 
 
-def plan_published(spec: Spec, draws: int | None) -> Plan:
+def plan_published(spec: MixtureSpec, draws: int | None) -> MixturePlan:
     """A plan without the datasets: from the sizes in the spec, or else from their statistics files.
 
     Raises SpecError for a dataset that has neither.
@@ -25,7 +25,7 @@ def plan_published(spec: Spec, draws: int | None) -> Plan:
             members.setdefault(published.label, []).append(published)
         facts += [_facts(path, label, parts) for label, parts in sorted(members.items())]
     tree, groups = share_out(spec, facts, draws)
-    return Plan(
+    return MixturePlan(
         name=spec.name,
         path=str(spec.path),
         seed=spec.seed,

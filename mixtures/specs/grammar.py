@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pipelines.contract.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, Text
+from pipelines.contract.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, TextKind
 from pipelines.contract.document import json_schema as document_schema
 from pipelines.contract.episode import SegmentKind, SegmentSource
 from pipelines.contract.slots import CAMERAS
@@ -48,11 +48,11 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 STEP_KEYS = ("kind", "source", *STEP_LIMITS, *SLOT_ARRAYS)
 
 ABOUT_FILTER = "what to match: " + ", ".join(PREDICATES) + ", or a mapping such as {robot: [ur5e], min_steps: 20}"
-_NAMES = ListOf(about="a list of names", item=Text(about="a name"))
+_NAMES = ListOf(about="a list of names", item=TextKind(about="a name"))
 
 
 def _names_of(about: str, choices: tuple[str, ...]) -> ListOf:
-    return ListOf(about=f"a list of {about}: {', '.join(choices)}", item=Text(about=about, choices=choices))
+    return ListOf(about=f"a list of {about}: {', '.join(choices)}", item=TextKind(about=about, choices=choices))
 
 
 def _slot_ranges(array: str) -> MapOf:
@@ -63,7 +63,7 @@ def _slot_ranges(array: str) -> MapOf:
 _MATCH = AnyOf(
     about=ABOUT_FILTER,
     kinds=(
-        Text(about=ABOUT_FILTER, choices=PREDICATES),
+        TextKind(about=ABOUT_FILTER, choices=PREDICATES),
         Fields(
             about="attributes that must all match",
             fields={key: _NAMES for key in GROUP_KEYS}
@@ -82,17 +82,17 @@ _FILTERS = ListOf(
 _WEIGHTING = Fields(
     about="the weighting rule",
     fields={
-        "rule": Text(about="the rule: power (a group of n weighs n ** alpha)", choices=("power",)),
+        "rule": TextKind(about="the rule: power (a group of n weighs n ** alpha)", choices=("power",)),
         "alpha": Number(about="the power: 0 uniform, 1 in proportion to the count", at_least=0, at_most=1),
         "temperature": Number(about="another way to say alpha, which is 1 / temperature", at_least=1),
         "group_by": ListOf(
             about="what makes a group, of " + ", ".join(GROUP_KEYS),
-            item=Text(about="one of " + ", ".join(GROUP_KEYS), choices=GROUP_KEYS),
+            item=TextKind(about="one of " + ", ".join(GROUP_KEYS), choices=GROUP_KEYS),
         ),
-        "count": Text(about="what n counts: " + ", ".join(COUNTS), choices=COUNTS),
+        "count": TextKind(about="what n counts: " + ", ".join(COUNTS), choices=COUNTS),
     },
 )
-_ROOT = Text(about="the folder or URI that relative dataset paths start from; the file's own folder unless said")
+_ROOT = TextKind(about="the folder or URI that relative dataset paths start from; the file's own folder unless said")
 _SHARE = Number(about="fixed share of the draws of the level above; else by the rule", above=0, at_most=1)
 _MULTIPLIER = Number(about="factor on the weight that the rule gives", above=0)
 _MAX_EPOCHS = Number(about="most times that a step of a group may be drawn on average", above=0)
@@ -101,20 +101,20 @@ _ENTRY = Fields(
     about="a dataset",
     required=("path",),
     fields={
-        "path": Text(
+        "path": TextKind(
             about="the dataset's folder, <name>/<version>: relative to this file, absolute, or gs:// or s3://"
         ),
-        "split": Text(about="the split to draw from; train unless said otherwise"),
+        "split": TextKind(about="the split to draw from; train unless said otherwise"),
         "multiplier": _MULTIPLIER,
         "cap_steps": Number(about="most steps used, as whole episodes in a fixed order", integer=True, at_least=1),
         "max_epochs": _MAX_EPOCHS,
         "min_share": _MIN_SHARE,
-        "task": Text(about="one task name for every episode of this dataset, in place of its own"),
-        "robot": Text(about="the robot, for a plan from published sizes"),
+        "task": TextKind(about="one task name for every episode of this dataset, in place of its own"),
+        "robot": TextKind(about="the robot, for a plan from published sizes"),
         "filters": _FILTERS,
         "segments": ListOf(
             about="segment tables that overlay the dataset's own segments, relative to this file",
-            item=Text(about="a segment table (Parquet)"),
+            item=TextKind(about="a segment table (Parquet)"),
         ),
         "sizes": Fields(
             about="published sizes, for a plan without the dataset",
@@ -133,7 +133,7 @@ _GROUP = Fields(
     about="a group",
     required=("name",),
     fields={
-        "name": Text(about="the group's name"),
+        "name": TextKind(about="the group's name"),
         "share": _SHARE,
         "multiplier": _MULTIPLIER,
         "max_epochs": _MAX_EPOCHS,
@@ -141,7 +141,7 @@ _GROUP = Fields(
         "weighting": _WEIGHTING,
         "filters": _FILTERS,
         "root": _ROOT,
-        "include": Text(about="another mixture spec, relative to this file"),
+        "include": TextKind(about="another mixture spec, relative to this file"),
         "datasets": _DATASETS,
         "groups": _GROUPS,
     },
@@ -159,7 +159,7 @@ _GROUP_MULTIPLIERS = MapOf(
     about="factors on the weights of single groups, by the names that `mix plan` shows",
     value=Number(about="factor on the group's weight", above=0),
 )
-_CORRUPT_IMAGES = Text(
+_CORRUPT_IMAGES = TextKind(
     about="what a picture that cannot be decoded does: fail, or black (masked, named and counted)",
     choices=("fail", "black"),
 )
@@ -182,7 +182,7 @@ _STAGE = Fields(
         "kinds": _KINDS,
         "corrupt_images": _CORRUPT_IMAGES,
         "group_multipliers": _GROUP_MULTIPLIERS,
-        "leave_out": ListOf(about="groups that the stage does not draw from, by path", item=Text(about="a path")),
+        "leave_out": ListOf(about="groups that the stage does not draw from, by path", item=TextKind(about="a path")),
         "groups": MapOf(
             about="what the stage changes in single groups of the spec, by path",
             value=Fields(
@@ -203,8 +203,8 @@ MIXTURE = Fields(
     about="a mixture spec",
     required=("schema", "name"),
     fields={
-        "schema": Text(about="the schema", choices=(SCHEMA,)),
-        "name": Text(about="the mixture's name"),
+        "schema": TextKind(about="the schema", choices=(SCHEMA,)),
+        "name": TextKind(about="the mixture's name"),
         "seed": _SEED,
         "draws": _DRAWS,
         "root": _ROOT,
@@ -225,7 +225,7 @@ MIXTURE = Fields(
             required=("fraction",),
             fields={
                 "fraction": Number(about="part of the episodes", at_least=0, at_most=0.5),
-                "by": Text(about="what is held out together: episode", choices=("episode",)),
+                "by": TextKind(about="what is held out together: episode", choices=("episode",)),
                 "min_per_group": Number(about="fewest held-out episodes of a group", integer=True, at_least=0),
             },
         ),
@@ -234,8 +234,8 @@ MIXTURE = Fields(
             fields={
                 "horizon": Number(about="steps of a chunk", integer=True, at_least=1, at_most=1000),
                 "rate_hz": Number(about="rate to resample every source to; its own unless said", above=0, at_most=1000),
-                "mode": Text(about="absolute or relative_to_first_state", choices=ACTION_MODES),
-                "normalization": Text(about="quantile or zscore", choices=NORMALIZATIONS),
+                "mode": TextKind(about="absolute or relative_to_first_state", choices=ACTION_MODES),
+                "normalization": TextKind(about="quantile or zscore", choices=NORMALIZATIONS),
             },
         ),
     },

@@ -25,7 +25,7 @@ from mixtures.specs.grammar import (
     Stage,
 )
 from mixtures.specs.stages import GroupChanges, changed, lay_over
-from pipelines.contract.document import Located, Mark, SpecError, read_document
+from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
 from pipelines.contract.slots import N_SLOTS
 
 Source = tuple[str, str, tuple[str, ...]]
@@ -173,7 +173,7 @@ class ActionRule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class MixtureSpec:
     """A whole mixture spec, includes read in. `root` is the node that holds everything.
 
     group_multipliers: factors on single groups' weights, by name, and where they stand. stage: the stage of training
@@ -194,7 +194,7 @@ class Spec:
     stage: Stage | None = None
 
 
-def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> Spec:
+def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
     """Reads a spec and all it includes, with what its `stages` say of `stage`. `root` replaces the file's own `root`.
 
     Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
@@ -221,7 +221,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     if factors is not None:
         values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
     name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
-    return Spec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
+    return MixtureSpec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
 
 
 def _paths(node: Node, path: str = "") -> list[str]:
@@ -251,7 +251,7 @@ class _Context:
     changes: GroupChanges = GroupChanges()
 
 
-def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
+def _mixture_node(document: MarkedValue, file: Path, context: _Context) -> Node:
     context = replace(
         context,
         folder=str(file.parent),
@@ -270,7 +270,7 @@ def _mixture_node(document: Located, file: Path, context: _Context) -> Node:
     return Node(name="", mark=document.mark, weighting=context.weighting, nodes=nodes, entries=entries)
 
 
-def _nodes(document: Located, file: Path, context: _Context) -> tuple[Node, ...]:
+def _nodes(document: MarkedValue, file: Path, context: _Context) -> tuple[Node, ...]:
     nodes: list[Node] = []
     for item in document.plain("groups", []):
         path = f"{context.path}/{item.plain('name')}" if context.path else item.plain("name")
@@ -290,7 +290,7 @@ def _nodes(document: Located, file: Path, context: _Context) -> tuple[Node, ...]
     return tuple(nodes)
 
 
-def _node(item: Located, file: Path, context: _Context) -> Node:
+def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
     name = item.plain("name")
     holds = [key for key in ("include", "datasets", "groups") if key in item]
     if len(holds) != 1:
@@ -324,7 +324,7 @@ def _node(item: Located, file: Path, context: _Context) -> Node:
     )
 
 
-def _included(include: Located, file: Path, context: _Context) -> Node:
+def _included(include: MarkedValue, file: Path, context: _Context) -> Node:
     path = Path(_resolve(include.value, str(file.parent)))
     if path.resolve() in context.stack:
         chain = " -> ".join(p.name for p in (*context.stack, path))
@@ -336,7 +336,7 @@ def _included(include: Located, file: Path, context: _Context) -> Node:
     return _mixture_node(document, path, inner)
 
 
-def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
+def _entries(document: MarkedValue, context: _Context) -> tuple[Entry, ...]:
     entries = [_entry(item, context) for item in document.plain("datasets", [])]
     seen: dict[tuple[object, ...], Entry] = {}
     for entry in entries:
@@ -347,7 +347,7 @@ def _entries(document: Located, context: _Context) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _entry(item: Located, context: _Context) -> Entry:
+def _entry(item: MarkedValue, context: _Context) -> Entry:
     plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes", "segments")}
     limits = {"max_epochs": context.max_epochs, "min_share": context.min_share}
     return Entry(
@@ -360,11 +360,11 @@ def _entry(item: Located, context: _Context) -> Entry:
     )
 
 
-def _filters(document: Located) -> tuple[Filter, ...]:
+def _filters(document: MarkedValue) -> tuple[Filter, ...]:
     return tuple(_filter(item) for item in document.plain("filters", []))
 
 
-def _filter(item: Located) -> Filter:
+def _filter(item: MarkedValue) -> Filter:
     if len(item.value) != 1:
         raise SpecError(item.mark, f"expected one of drop or keep in a filter, found {len(item.value)} keys")
     ((action, match),) = item.value.items()
@@ -384,7 +384,7 @@ def _filter(item: Located) -> Filter:
     )
 
 
-def _slot_range(array: str, slot: str, bounds: Located) -> SlotRange:
+def _slot_range(array: str, slot: str, bounds: MarkedValue) -> SlotRange:
     numbers = [item.value for item in bounds.value]
     if not slot.isdigit() or int(slot) >= N_SLOTS:
         raise SpecError(
@@ -396,7 +396,7 @@ def _slot_range(array: str, slot: str, bounds: Located) -> SlotRange:
     return SlotRange(array=array, slot=int(slot), low=numbers[0], high=numbers[1])
 
 
-def _weighting(document: Located, inherited: Weighting) -> Weighting:
+def _weighting(document: MarkedValue, inherited: Weighting) -> Weighting:
     if "weighting" not in document:
         return inherited
     item = document["weighting"]
@@ -424,7 +424,7 @@ def _check_shares(nodes: tuple[Node, ...], mark: Mark) -> None:
         raise SpecError(mark, f"the fixed shares take all draws and leave nothing for {', '.join(map(repr, free))}")
 
 
-def _plain(document: Located, key: str) -> dict[str, Any]:
+def _plain(document: MarkedValue, key: str) -> dict[str, Any]:
     return {name: located.value for name, located in document.plain(key, {}).items()}
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.contract.document import Located, SpecError
+from pipelines.contract.document import MarkedValue, SpecError
 from pipelines.contract.errors import nearest
 
 REPLACED = ("seed", "draws", "corrupt_images", "share", "multiplier", "max_epochs", "min_share")
@@ -26,8 +26,8 @@ MERGED = ("language", "kinds", "group_multipliers")
 class GroupChanges:
     """What a stage says of groups, by path."""
 
-    overrides: Mapping[str, Located] = field(default_factory=dict)
-    left_out: Mapping[str, Located] = field(default_factory=dict)
+    overrides: Mapping[str, MarkedValue] = field(default_factory=dict)
+    left_out: Mapping[str, MarkedValue] = field(default_factory=dict)
 
     def check(self, paths: list[str]) -> None:
         """Raises SpecError for a path that no group has."""
@@ -38,7 +38,7 @@ class GroupChanges:
                 )
 
 
-def lay_over(document: Located, stage: str | None) -> tuple[Located, GroupChanges]:
+def lay_over(document: MarkedValue, stage: str | None) -> tuple[MarkedValue, GroupChanges]:
     """The spec as a stage has it, and what is to be changed in its groups; nothing for one that it does not name."""
     stages = document.plain("stages", {})
     if stage is None or stage not in stages:
@@ -48,11 +48,11 @@ def lay_over(document: Located, stage: str | None) -> tuple[Located, GroupChange
     return changed(document, override), GroupChanges(overrides=override.plain("groups", {}), left_out=left_out)
 
 
-def changed(document: Located, override: Located | None, keys: Sequence[str] | None = None) -> Located:
+def changed(document: MarkedValue, override: MarkedValue | None, keys: Sequence[str] | None = None) -> MarkedValue:
     """A mapping of the spec with an override's values (or those of `keys`), which keep the places where they stand."""
     if override is None:
         return document
-    values: dict[str, Located] = dict(document.value)
+    values: dict[str, MarkedValue] = dict(document.value)
     for key, value in override.value.items():
         if keys is not None and key not in keys:
             continue
@@ -73,5 +73,5 @@ def changed(document: Located, override: Located | None, keys: Sequence[str] | N
     return replace(document, value=values, key_marks=marks)
 
 
-def _merged(before: Located, value: Located, kept: Mapping[str, Any]) -> Located:
+def _merged(before: MarkedValue, value: MarkedValue, kept: Mapping[str, Any]) -> MarkedValue:
     return replace(value, value={**kept, **value.value}, key_marks={**before.key_marks, **value.key_marks})

@@ -10,10 +10,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from mixtures.stores import gcs, s3
-from mixtures.stores import retry as patience
-from mixtures.stores.ranges import RangeReader, Request
-from mixtures.stores.retry import with_retries
+from mixtures.stores import gcs, retry, s3
+from mixtures.stores.ranges import RangeReader, RangeRequest
+from mixtures.stores.retry import with_store_retries
 from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def needs_client(path: str) -> bool:
     return path.startswith("s3://") and s3.find_credentials() is None
 
 
-def _range_request(path: str, offset: int, length: int) -> Request:
+def _range_request(path: str, offset: int, length: int) -> RangeRequest:
     kind = gcs if path.startswith("gs://") else s3
     return kind.range_request(path, offset, length)
 
@@ -48,8 +47,8 @@ def open_object(path: str) -> Any:
     system, key = locate(path)
     if path.startswith("gs://"):
         bucket, _, name = key.partition("/")
-        return gcs.GcsObject(bucket=bucket, key=name, answer_s=patience.ANSWER_S)
-    return with_retries(lambda: system.open_input_file(key), path)
+        return gcs.GcsObject(bucket=bucket, key=name, answer_s=retry.ANSWER_S)
+    return with_store_retries(lambda: system.open_input_file(key), path)
 
 
 def read_object(path: str) -> bytes:
@@ -60,7 +59,7 @@ def read_object(path: str) -> bytes:
         with system.open_input_stream(key) as stream:
             return stream.read()
 
-    return with_retries(read, path)
+    return with_store_retries(read, path)
 
 
 def list_objects(path: str) -> dict[str, tuple[int, int]]:
@@ -69,7 +68,7 @@ def list_objects(path: str) -> dict[str, tuple[int, int]]:
 
     system, key = locate(path)
     selector = FileSelector(key, allow_not_found=True)
-    found = with_retries(lambda: system.get_file_info(selector), path)
+    found = with_store_retries(lambda: system.get_file_info(selector), path)
     return {info.base_name: (info.size, info.mtime_ns or 0) for info in found if info.type == FileType.File}
 
 
@@ -93,12 +92,12 @@ def _file_system(scheme: str, process: int) -> "FileSystem":
         options = _endpoint("AWS_ENDPOINT_URL")
         return fs.S3FileSystem(
             **options,
-            request_timeout=patience.ANSWER_S,
-            connect_timeout=patience.ANSWER_S,
+            request_timeout=retry.ANSWER_S,
+            connect_timeout=retry.ANSWER_S,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
         )
     options = _endpoint("CLOUD_STORAGE_EMULATOR_ENDPOINT")
-    return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=timedelta(seconds=patience.ANSWER_S))
+    return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=timedelta(seconds=retry.ANSWER_S))
 
 
 def _endpoint(variable: str) -> dict[str, str]:

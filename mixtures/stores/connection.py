@@ -24,7 +24,7 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class HttpResponse:
     """A whole answer. stays_open: whether the connection takes another request."""
 
     status: int
@@ -65,7 +65,7 @@ class Connection:
         if self._is_open:
             self._send()
 
-    def proceed(self) -> Answer | None:
+    def proceed(self) -> HttpResponse | None:
         """Goes on after the socket became ready; returns the answer once it is whole."""
         if not self._is_open:
             self._open()
@@ -119,7 +119,7 @@ class Connection:
         if sent < len(self._request):
             raise ConnectionError("the store took half a request")
 
-    def _add(self, data: bytes) -> Answer | None:
+    def _add(self, data: bytes) -> HttpResponse | None:
         if self._status == 0:
             self._buffer += data
             end = self._buffer.find(_END)
@@ -135,7 +135,7 @@ class Connection:
         if self._left > 0:
             return None
         self.is_fresh = False
-        return Answer(status=self._status, content=b"".join(self._parts), stays_open=self._stays_open)
+        return HttpResponse(status=self._status, content=b"".join(self._parts), stays_open=self._stays_open)
 
     def _read_head(self, head: bytes) -> None:
         if not head.startswith(b"HTTP/1.") or not head[9:12].isdigit():

@@ -15,7 +15,7 @@ from functools import lru_cache
 from urllib.parse import quote, urlparse
 
 from mixtures.stores.connection import Server
-from mixtures.stores.ranges import Request
+from mixtures.stores.ranges import RangeRequest
 
 HOST = "https://storage.googleapis.com"
 TOKEN_URL = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
@@ -25,12 +25,12 @@ RETRIED = (408, 429, 500, 502, 503, 504)
 _connections = threading.local()
 
 
-def range_request(path: str, offset: int, length: int) -> Request:
+def range_request(path: str, offset: int, length: int) -> RangeRequest:
     """The request for `length` bytes at `offset` of gs://bucket/key. Raises OSError without credentials."""
     server, head = _begin(path, os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT") or HOST)
     lines = [f"{name}: {value}\r\n" for name, value in _authorization().items()]
     lines.append(f"Range: bytes={offset}-{offset + length - 1}\r\n\r\n")
-    return Request(server=server, head=head + "".join(lines).encode())
+    return RangeRequest(server=server, head=head + "".join(lines).encode())
 
 
 def renew_credentials() -> None:

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mixtures.stores import retry as patience
-from mixtures.stores.connection import Answer, Connection, Server, find_addresses
+from mixtures.stores import retry
+from mixtures.stores.connection import Connection, HttpResponse, Server, find_addresses
 from pipelines.contract.errors import EmbodimixError, FailedWork
 
 Range = tuple[str, int, int]
@@ -25,14 +25,14 @@ RETRIED = (401, 408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RangeRequest:
     """A request ready to send, and where to."""
 
     server: Server
     head: bytes
 
 
-Requests = Callable[[str, int, int], Request]
+Requests = Callable[[str, int, int], RangeRequest]
 
 
 class Fetch:
@@ -169,7 +169,7 @@ class RangeReader:
                 if connection is None:
                     connection = line.open()
                     self._selector.register(connection.socket, connection.events, connection)
-                line.busy[connection] = (read, time.monotonic() + patience.ANSWER_S)
+                line.busy[connection] = (read, time.monotonic() + retry.ANSWER_S)
                 connection.ask(head)
             except OSError as error:
                 if connection is None:
@@ -203,7 +203,7 @@ class RangeReader:
         self._answered(read, answer)
         self._start(line)
 
-    def _answered(self, read: "_Read", answer: Answer) -> None:
+    def _answered(self, read: "_Read", answer: HttpResponse) -> None:
         if answer.status == 206:
             read.fetch._put(read.number, answer.content)
         elif answer.status == 200:  # a server that sends all whatever was asked for
@@ -237,11 +237,11 @@ class RangeReader:
 
     def _failed(self, read: "_Read", error: OSError) -> None:
         read.attempts += 1
-        if read.attempts >= patience.ATTEMPTS:
+        if read.attempts >= retry.ATTEMPTS:
             message = f"{read.path}: the store failed {read.attempts} times, last with: {error}"
             read.fetch._fail(FailedWork(message))
             return
-        due = time.monotonic() + patience.delay_s(read.attempts)
+        due = time.monotonic() + retry.delay_s(read.attempts)
         heapq.heappush(self._later, (due, next(self._numbers), read))
 
     def _drop(self, connection: Connection) -> None:
@@ -257,7 +257,7 @@ class RangeReader:
         for line in list(self._lines.values()):
             late = [connection for connection, (_, deadline) in line.busy.items() if deadline < now]
             for connection in late:
-                self._broken(connection, TimeoutError(f"no answer in {patience.ANSWER_S:g} s"))
+                self._broken(connection, TimeoutError(f"no answer in {retry.ANSWER_S:g} s"))
             self._start(line)
 
     def _waiting(self) -> "Iterator[_Read]":

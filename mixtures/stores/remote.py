@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixtures.stores.arrow import list_objects, read_object
 from pipelines.contract.errors import FailedWork
-from pipelines.shards.dataset import INFO_FILE, Dataset, ShardFiles, picture_features, read_info, split_shards
+from pipelines.shards.dataset import INFO_FILE, Dataset, ShardPaths, picture_features, read_info, split_shards
 from pipelines.shards.sidecar import read_fingerprint
 from pipelines.storage.files import write_atomically
 
@@ -62,8 +62,8 @@ def open_mirror(folder: Path, path: str) -> Dataset:
     )
 
 
-def _files(folder: Path, info: dict, split: dict) -> list[ShardFiles]:
+def _files(folder: Path, info: dict, split: dict) -> list[ShardPaths]:
     return [
-        ShardFiles(shard=name.shard_path(folder), sidecar=name.sidecar_path(folder), n_episodes=length)
+        ShardPaths(shard=name.shard_path(folder), sidecar=name.sidecar_path(folder), n_episodes=length)
         for name, length in split_shards(info, split)
     ]

@@ -17,7 +17,7 @@ def delay_s(attempts: int) -> float:
     return FIRST_DELAY_S * 2 ** (attempts - 1)
 
 
-def with_retries(read: Callable[[], Result], what: str) -> Result:
+def with_store_retries(read: Callable[[], Result], what: str) -> Result:
     """Runs a read again, after growing delays, while the store fails; then raises FailedWork that names it."""
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote, urlparse
 
 from mixtures.stores.connection import Server
-from mixtures.stores.ranges import Request
+from mixtures.stores.ranges import RangeRequest
 
 SIGNED_FOR_S = 120
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()
@@ -45,14 +45,14 @@ def find_credentials() -> Credentials | None:
     return Credentials(key=found["aws_access_key_id"], secret=found["aws_secret_access_key"], token=token)
 
 
-def range_request(path: str, offset: int, length: int) -> Request:
+def range_request(path: str, offset: int, length: int) -> RangeRequest:
     """The request for `length` bytes at `offset` of s3://bucket/key. Raises OSError without credentials."""
     credentials = find_credentials()
     if credentials is None:
         raise PermissionError("no S3 access key in the environment or the shared credentials file")
     now = int(time.time()) // SIGNED_FOR_S * SIGNED_FOR_S  # a signature holds for a quarter of an hour
     server, head = _signed(path, now, credentials, os.environ.get("AWS_ENDPOINT_URL"))
-    return Request(server=server, head=head + f"Range: bytes={offset}-{offset + length - 1}\r\n\r\n".encode())
+    return RangeRequest(server=server, head=head + f"Range: bytes={offset}-{offset + length - 1}\r\n\r\n".encode())
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from mixtures.stores.arrow import open_object
-from mixtures.stores.retry import with_retries
+from mixtures.stores.retry import with_store_retries
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file
 
@@ -20,7 +20,7 @@ PIECE_BYTES = 8 << 20
 THREADS = 4
 
 
-class Stage:
+class ShardCache:
     """A folder that holds up to `limit_bytes` of copies. A shard is copied once it is first used."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -60,7 +60,7 @@ class Stage:
     def _copy(self, path: str, name: str) -> None:
         try:
             source = open_object(path)
-            size = with_retries(source.size, path)
+            size = with_store_retries(source.size, path)
             with self._lock:
                 if self._used + size > self.limit_bytes:
                     return
@@ -68,7 +68,7 @@ class Stage:
             with atomic_file(self.folder / name) as file:
                 for start in range(0, size, PIECE_BYTES):
                     length = min(PIECE_BYTES, size - start)
-                    file.write(with_retries(partial(source.read_at, length, start), path))
+                    file.write(with_store_retries(partial(source.read_at, length, start), path))
             self._ready[name] = str(self.folder / name)
         except (FailedWork, OSError):
             return  # The store stays the source; a read that fails there fails the run by name.

@@ -12,16 +12,16 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from mixtures.mixture import Mixture
 from mixtures.stores.arrow import IN_FLIGHT
 from mixtures.stores.ranges import WAIT_S
-from mixtures.stores.shard_cache import Stage
+from mixtures.stores.shard_cache import ShardCache
 from mixtures.stream.buffers import BufferPool
 from mixtures.stream.gather import Rows, choose_language, gather_rows
-from mixtures.stream.pictures import Pictures
+from mixtures.stream.pictures import BatchPictures
 from mixtures.stream.sampler import Sampler
-from mixtures.stream.shard_files import ShardFiles
+from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE
 
@@ -105,7 +105,7 @@ class Stream:
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
     scaled to add up to 1. threads: that read and decode; one a core and one more unless
     given, two a core where shards lie in an object store.
-    stage: keeps copies of shards of object stores on local disk, see `Stage`.
+    stage: keeps copies of shards of object stores on local disk, see `ShardCache`.
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     While its threads run, Python's threads take turns every 0.5 ms instead of 5 (`sys.setswitchinterval`): a thread
     that has decoded a picture would else wait for the one that prepares a batch, its core idle.
@@ -123,7 +123,7 @@ class Stream:
         host_count: int = 1,
         threads: int | None = None,
         groups: Sequence[str] | None = None,
-        stage: Stage | None = None,
+        stage: ShardCache | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % host_count or not 0 <= host_index < host_count:
             raise UsageError(
@@ -140,7 +140,7 @@ class Stream:
         self._group_numbers = self._drawn_groups(groups)
         self._sampler = self._make_sampler()
         self._window = lru_cache(maxsize=8)(self._draw_window)
-        self._files = ShardFiles(stage)
+        self._files = OpenShards(stage)
         self._pool = BufferPool((len(CAMERAS), self._rows_per_host, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._is_remote = any(table.is_remote for table in mixture.tables)
         n_cores = len(os.sched_getaffinity(0))
@@ -278,7 +278,7 @@ class Stream:
         corrupt = self.corrupt if self.mixture.spec.corrupt_images == "black" else None
         size = min(SAMPLES_PER_TASK, -(-len(row) // self._threads)) or 1
         parts = [slice(first, first + size) for first in range(0, len(row), size)]
-        begun = [Pictures(rows, samples.step, part, corrupt).begin(self._files) for part in parts]
+        begun = [BatchPictures(rows, samples.step, part, corrupt).begin(self._files) for part in parts]
         tasks = [executor.submit(pictures.decode, images) for pictures in begun]
         return _Pending(samples=samples, rows=rows, images=images, tasks=tasks, next_position=next_position)
 
@@ -333,7 +333,7 @@ class Stream:
             if not 0 <= step < table.n_steps_of[row]:
                 raise UsageError(f"expected a step below {table.n_steps_of[row]} of episode {episode}, found {step}")
 
-    def _where(self, episode: int) -> tuple[Table, int]:
+    def _where(self, episode: int) -> tuple[CompiledTable, int]:
         return self.mixture.tables[self.index.table[episode]], int(self.index.row[episode])
 
     def _episode_row(self, group: int, episode: int) -> EpisodeRow:

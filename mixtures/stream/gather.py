@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
 from mixtures.index.compiling import EPISODE, STEP
-from mixtures.index.tables import Table
+from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule, LanguageRule
 from mixtures.stream.sampler import position_hash
 from pipelines.contract.slots import N_SLOTS
@@ -25,7 +25,7 @@ class Rows:
     is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps.
     """
 
-    tables: list[Table]
+    tables: list[CompiledTable]
     row: NDArray[np.int64]
     state: NDArray[np.float32]
     action: NDArray[np.float32]
@@ -43,7 +43,11 @@ class Rows:
 
 
 def gather_rows(
-    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
+    tables: Sequence[CompiledTable],
+    table: NDArray[np.int32],
+    row: NDArray[np.int64],
+    step: NDArray[np.int64],
+    rule: ActionRule,
 ) -> Rows:
     """Reads the index at `step` of episode `row` of `tables[table]`, for b samples.
 
@@ -83,7 +87,7 @@ def gather_rows(
 
 
 def _native_chunks(
-    owners: Sequence[Table], here: Sequence[int], ends: Sequence[int], horizon: int
+    owners: Sequence[CompiledTable], here: Sequence[int], ends: Sequence[int], horizon: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Chunks that begin at rows `here` of the tables' steps, whose episodes end before rows `ends`.
 
@@ -101,7 +105,11 @@ def _native_chunks(
 
 
 def _chunks_at_rate(
-    tables: Sequence[Table], table: NDArray[np.int32], row: NDArray[np.int64], step: NDArray[np.int64], rule: ActionRule
+    tables: Sequence[CompiledTable],
+    table: NDArray[np.int32],
+    row: NDArray[np.int64],
+    step: NDArray[np.int64],
+    rule: ActionRule,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The same at the rule's rate, table by table."""
     action = np.empty((len(row), rule.horizon, N_SLOTS), np.float32)
@@ -144,7 +152,7 @@ def choose_language(
     return texts, is_segment
 
 
-def _task_text(table: Table, row: int, word: int) -> str:
+def _task_text(table: CompiledTable, row: int, word: int) -> str:
     instructions = [text for text in table.languages_at[row] if text]
     if instructions:
         return instructions[word % len(instructions)]

@@ -8,7 +8,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mixtures.stream.gather import Rows
-from mixtures.stream.shard_files import Reads, ShardFiles
+from mixtures.stream.shard_files import OpenShards, Reads
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import letterbox
 from pipelines.contract.slots import CAMERAS
@@ -16,7 +16,7 @@ from pipelines.contract.slots import CAMERAS
 SLOW_READ_S = 50e-6
 
 
-class Pictures:
+class BatchPictures:
     """The pictures of some samples of a batch: `begin` to read them, then `decode` them in another thread.
 
     part: the rows of the batch. corrupt: names of pictures that were replaced by black ones, to add to; None where
@@ -25,10 +25,10 @@ class Pictures:
 
     def __init__(self, rows: Rows, steps: NDArray[np.int64], part: slice, corrupt: list[str] | None = None) -> None:
         self.rows, self.steps, self.corrupt, self.part = rows, steps, corrupt, part
-        self.files: ShardFiles | None = None
+        self.files: OpenShards | None = None
         self.reads: Reads | None = None
 
-    def begin(self, files: ShardFiles) -> "Pictures":
+    def begin(self, files: OpenShards) -> "BatchPictures":
         """Begins to read them, where they lie in an object store."""
         self.files = files
         if any(table.is_remote for table in self.rows.tables[self.part]):

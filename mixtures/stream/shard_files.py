@@ -8,22 +8,22 @@ from typing import Any
 
 from mixtures.stores.arrow import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
 from mixtures.stores.ranges import WAIT_S, Fetch, Range, RangeReader
-from mixtures.stores.retry import with_retries
-from mixtures.stores.shard_cache import Stage
+from mixtures.stores.retry import with_store_retries
+from mixtures.stores.shard_cache import ShardCache
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.retry import transient_cause, with_patience
+from pipelines.storage.retry import transient_cause, with_retries
 
 MAX_OPEN = 256
 MAX_OPEN_REMOTE = 16_384
 
 
-class ShardFiles:
+class OpenShards:
     """Reads ranges of shards, and keeps what that needs open; safe to use from many threads.
 
     stage: copies shards of object stores to local disk as they are used, None for never.
     """
 
-    def __init__(self, stage: Stage | None = None) -> None:
+    def __init__(self, stage: ShardCache | None = None) -> None:
         self.stage = stage
         self._local = _Handles(_LocalFile, MAX_OPEN)
         self._remote = _Handles(open_object, MAX_OPEN_REMOTE)
@@ -80,7 +80,7 @@ class ShardFiles:
             if transient_cause(error) is None:
                 raise error
             self._local.drop(path)
-            return with_patience(lambda: self._local.get(path).read_at(length, offset), path)
+            return with_retries(lambda: self._local.get(path).read_at(length, offset), path)
         except OSError as last:
             raise FailedWork(f"{path}: expected a readable shard, found: {last}") from last
 
@@ -104,7 +104,7 @@ class ShardFiles:
 
     def _read_with_client(self, path: str, offset: int, length: int) -> bytes:
         handle = self._remote.get(path)
-        return with_retries(lambda: handle.read_at(length, offset), path)
+        return with_store_retries(lambda: handle.read_at(length, offset), path)
 
 
 class Reads:
@@ -112,7 +112,7 @@ class Reads:
 
     def __init__(
         self,
-        files: ShardFiles,
+        files: OpenShards,
         ranges: Sequence[Range],
         fetch: Fetch | None = None,
         fetched: dict[int, int] | None = None,

@@ -38,7 +38,7 @@ SUMMARY_HEAD = """| case | arrays that agree | velocity off by | loss | samples 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ComparedArray:
     """One compared array; masks and positions count unequal values in both columns."""
 
     name: str
@@ -123,12 +123,12 @@ def load_case(stem: Path) -> Case:
     )
 
 
-def check_case(case: Case) -> list[Row]:
+def check_case(case: Case) -> list[ComparedArray]:
     """Compares everything that the case recorded."""
     return forward_rows(case) + gradient_rows(case)
 
 
-def forward_rows(case: Case) -> list[Row]:
+def forward_rows(case: Case) -> list[ComparedArray]:
     """Compares masks, tokens, caches, velocity, loss and samples."""
     with jax.default_matmul_precision("highest"):
         found = jax.tree.map(np.asarray, jax.jit(intermediates, static_argnums=0)(case.config, *_traced(case)))
@@ -137,7 +137,7 @@ def forward_rows(case: Case) -> list[Row]:
     return compared(case, found)
 
 
-def compared(case: Case, found: Mapping[str, np.ndarray]) -> list[Row]:
+def compared(case: Case, found: Mapping[str, np.ndarray]) -> list[ComparedArray]:
     """One row per array that is both found and recorded."""
     return [
         _compare(name, np.asarray(found[name]), expected, case)
@@ -146,7 +146,7 @@ def compared(case: Case, found: Mapping[str, np.ndarray]) -> list[Row]:
     ]
 
 
-def gradient_rows(case: Case) -> list[Row]:
+def gradient_rows(case: Case) -> list[ComparedArray]:
     """Compares gradients; a leaf also passes when its error is negligible beside the global norm, and a
     gradient that must be zero has to be so to 1e-6 of that norm. Nothing for a case without gradients."""
     if case.grads is None:
@@ -160,9 +160,11 @@ def gradient_rows(case: Case) -> list[Row]:
         row = _closeness(f"grad {name}", found[name], expected, limits)
         error = float(np.sqrt(np.square(found[name] - expected, dtype=np.float64).sum()) / norm)
         if not expected.any():
-            row = Row(name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6)
+            row = ComparedArray(
+                name=f"{row.name} (zero)", rel_rms=error, max_abs=error, limits=(1e-6, 1e-6), ok=error <= 1e-6
+            )
         elif not row.ok and error < 0.1 * limits[0]:
-            row = Row(
+            row = ComparedArray(
                 name=f"{row.name} (small)",
                 rel_rms=error,
                 max_abs=error,
@@ -239,7 +241,7 @@ def gradients(case: Case) -> Arrays:
     return jax.tree.map(np.asarray, flatten(jax.jit(jax.grad(mean_loss))(*_traced(case))))
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[ComparedArray]) -> str:
     """One line per array."""
     lines = [
         f"{'ok  ' if row.ok else 'FAIL'} {row.name:72s} rel_rms={row.rel_rms:.1e} (<= {row.limits[0]:.0e}) "
@@ -249,7 +251,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join([*lines, f"{sum(row.ok for row in rows)} of {len(rows)} arrays agree"])
 
 
-def summary(name: str, rows: list[Row]) -> str:
+def summary(name: str, rows: list[ComparedArray]) -> str:
     """A case as one line of a Markdown table: arrays that agree, and how far the velocity and the worst sample and
     gradient are off; '-' where nothing of the kind is recorded."""
 
@@ -275,10 +277,10 @@ def _traced(case: Case) -> tuple[Params, Observation, Arrays]:
     return case.params, case.observation, {key: case.inputs[key] for key in ("actions", "noise", "time")}
 
 
-def _compare(name: str, found: np.ndarray, expected: np.ndarray, case: Case) -> Row:
+def _compare(name: str, found: np.ndarray, expected: np.ndarray, case: Case) -> ComparedArray:
     limits = TOLERANCES[case.config.dtype]
     if found.shape != expected.shape:
-        return Row(
+        return ComparedArray(
             name=f"{name} {found.shape} for {expected.shape}",
             rel_rms=np.inf,
             max_abs=np.inf,
@@ -287,7 +289,7 @@ def _compare(name: str, found: np.ndarray, expected: np.ndarray, case: Case) -> 
         )
     if expected.dtype == bool or name == "positions":
         unequal = float((found != expected).sum())
-        return Row(name=name, rel_rms=unequal, max_abs=unequal, limits=(0, 0), ok=not unequal)
+        return ComparedArray(name=name, rel_rms=unequal, max_abs=unequal, limits=(0, 0), ok=not unequal)
     rows = _defined_rows(name, case)
     return _closeness(name, found[rows], expected[rows], limits)
 
@@ -306,12 +308,12 @@ def _defined_rows(name: str, case: Case) -> Any:
     return ...
 
 
-def _closeness(name: str, found: np.ndarray, expected: np.ndarray, limits: tuple[float, float]) -> Row:
+def _closeness(name: str, found: np.ndarray, expected: np.ndarray, limits: tuple[float, float]) -> ComparedArray:
     difference = found.astype(np.float64) - expected.astype(np.float64)
     size = np.sqrt(np.mean(np.square(expected, dtype=np.float64))) + 1e-12
     rel_rms = float(np.sqrt(np.mean(np.square(difference))) / size)
     max_abs = float(np.abs(difference).max() / size)
-    return Row(
+    return ComparedArray(
         name=name,
         rel_rms=rel_rms,
         max_abs=max_abs,

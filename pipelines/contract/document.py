@@ -44,7 +44,7 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class TextKind:
     """A string; one of `choices` if there are any."""
 
     about: str
@@ -93,12 +93,12 @@ class AnyOf:
     kinds: tuple["Kind", ...]
 
 
-Kind = Number | Text | ListOf | Fields | MapOf | Named | AnyOf
+Kind = Number | TextKind | ListOf | Fields | MapOf | Named | AnyOf
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
-    """A value and where it stands. A mapping's values and a list's items are Located again."""
+class MarkedValue:
+    """A value and where it stands. A mapping's values and a list's items are MarkedValues again."""
 
     value: Any
     mark: Mark
@@ -107,7 +107,7 @@ class Located:
     def __contains__(self, key: str) -> bool:
         return key in self.value
 
-    def __getitem__(self, key: str) -> "Located":
+    def __getitem__(self, key: str) -> "MarkedValue":
         return self.value[key]
 
     def plain(self, key: str, default: Any = None) -> Any:
@@ -115,7 +115,7 @@ class Located:
         return self.value[key].value if key in self.value else default
 
 
-def read_document(path: Path, kind: Kind, named: Mapping[str, Kind]) -> Located:
+def read_document(path: Path, kind: Kind, named: Mapping[str, Kind]) -> MarkedValue:
     """Reads one YAML file as `kind`. Raises SpecError for the first mistake, UsageError for no file."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -142,7 +142,7 @@ class _Reader:
     def mark(self, node: yaml.Node) -> Mark:
         return Mark(file=self.file, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
 
-    def read(self, node: yaml.Node, kind: Kind, depth: int) -> Located:
+    def read(self, node: yaml.Node, kind: Kind, depth: int) -> MarkedValue:
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"nested deeper than {MAX_DEPTH} levels; does an alias hold itself?")
         if isinstance(kind, Named):
@@ -156,8 +156,8 @@ class _Reader:
         if isinstance(kind, ListOf):
             return self.read_list(node, kind, depth)
         if isinstance(kind, Number):
-            return Located(value=self.number(node, kind), mark=self.mark(node))
-        return Located(value=self.text(node, kind), mark=self.mark(node))
+            return MarkedValue(value=self.number(node, kind), mark=self.mark(node))
+        return MarkedValue(value=self.text(node, kind), mark=self.mark(node))
 
     def fitting(self, node: yaml.Node, kind: AnyOf) -> Kind:
         for option in kind.kinds:
@@ -166,10 +166,10 @@ class _Reader:
                 return resolved
         raise SpecError(self.mark(node), f"expected {kind.about}, found {_describe(node)}")
 
-    def read_fields(self, node: yaml.Node, kind: Fields, depth: int) -> Located:
+    def read_fields(self, node: yaml.Node, kind: Fields, depth: int) -> MarkedValue:
         if not isinstance(node, yaml.MappingNode):
             raise SpecError(self.mark(node), f"expected {kind.about} (key: value), found {_describe(node)}")
-        values: dict[str, Located] = {}
+        values: dict[str, MarkedValue] = {}
         key_marks: dict[str, Mark] = {}
         for key_node, value_node in node.value:
             key, mark = str(key_node.value), self.mark(key_node)
@@ -182,23 +182,23 @@ class _Reader:
         for key in kind.required:
             if key not in values:
                 raise SpecError(self.mark(node), f"expected the key {key!r} in {kind.about}, found {_keys(values)}")
-        return Located(value=values, mark=self.mark(node), key_marks=key_marks)
+        return MarkedValue(value=values, mark=self.mark(node), key_marks=key_marks)
 
-    def read_map(self, node: yaml.Node, kind: MapOf, depth: int) -> Located:
+    def read_map(self, node: yaml.Node, kind: MapOf, depth: int) -> MarkedValue:
         if not isinstance(node, yaml.MappingNode):
             raise SpecError(self.mark(node), f"expected {kind.about} (name: value), found {_describe(node)}")
         marks = {str(key.value): self.mark(key) for key, _ in node.value}
         values = {str(key.value): self.read(value, kind.value, depth + 1) for key, value in node.value}
-        return Located(value=values, mark=self.mark(node), key_marks=marks)
+        return MarkedValue(value=values, mark=self.mark(node), key_marks=marks)
 
-    def read_list(self, node: yaml.Node, kind: ListOf, depth: int) -> Located:
+    def read_list(self, node: yaml.Node, kind: ListOf, depth: int) -> MarkedValue:
         if not isinstance(node, yaml.SequenceNode):
             raise SpecError(self.mark(node), f"expected {kind.about}, found {_describe(node)}")
         if not node.value and not kind.may_be_empty:
             raise SpecError(self.mark(node), f"expected {kind.about}, found an empty list")
-        return Located(value=[self.read(item, kind.item, depth + 1) for item in node.value], mark=self.mark(node))
+        return MarkedValue(value=[self.read(item, kind.item, depth + 1) for item in node.value], mark=self.mark(node))
 
-    def text(self, node: yaml.Node, kind: Text) -> str:
+    def text(self, node: yaml.Node, kind: TextKind) -> str:
         if not isinstance(node, yaml.ScalarNode) or node.tag == "tag:yaml.org,2002:null":
             raise SpecError(self.mark(node), f"expected {kind.about}, found {_describe(node)}")
         if kind.choices and node.value not in kind.choices:
@@ -235,7 +235,7 @@ def json_schema(kind: Kind) -> dict[str, Any]:
         schema |= {"type": "object", "additionalProperties": json_schema(kind.value)}
     elif isinstance(kind, ListOf):
         schema |= {"type": "array", "items": json_schema(kind.item), "minItems": 0 if kind.may_be_empty else 1}
-    elif isinstance(kind, Text):
+    elif isinstance(kind, TextKind):
         schema |= {"type": "string"} | ({"enum": list(kind.choices)} if kind.choices else {})
     else:
         limits = {"exclusiveMinimum": kind.above, "minimum": kind.at_least, "maximum": kind.at_most}
@@ -256,7 +256,7 @@ def _describe(node: yaml.Node) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
-def _keys(values: Mapping[str, Located]) -> str:
+def _keys(values: Mapping[str, MarkedValue]) -> str:
     return "the keys " + ", ".join(values) if values else "no keys"
 
 

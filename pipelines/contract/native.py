@@ -39,7 +39,7 @@ def check_frames_size(where: str, shape: Sequence[int], chunk_bytes: int = 0) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class EpisodeLocation:
     """Where the plan found one episode: its reference, and what its reader needs to go straight to it.
 
     place: reader-specific numbers, for example the byte offset and length of a record. group: episodes of one group
@@ -69,7 +69,7 @@ class Reject:
 class Found:
     """What a reader's scan of an input found: episodes in any order, and what it could not use."""
 
-    episodes: tuple[Located, ...]
+    episodes: tuple[EpisodeLocation, ...]
     rejects: tuple[Reject, ...] = ()
 
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
-from pipelines.conversion.plan import Plan, ShardId
+from pipelines.conversion.plan import ConversionPlan, ShardId
 from pipelines.conversion.shard_work import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import ShardName, read_fingerprint, read_sidecar, write_sidecar
 from pipelines.storage.files import atomic_file
-from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.paths import RemotePath, StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Base:
         return {split: len(shards) for split, shards in self.dataset.splits.items()}
 
 
-def load_base(folder: Place, base_version: str, version: str, adapter: Adapter) -> Base:
+def load_base(folder: StoragePath, base_version: str, version: str, adapter: Adapter) -> Base:
     """Opens the base version. Raises UsageError when `version` is no later MINOR of it or the adapter is another."""
     old, new = ([int(part) for part in text.split(".")] for text in (base_version, version))
     if new[0] != old[0] or new[1] <= old[1] or new[2] != 0:
@@ -66,7 +66,7 @@ def only_new(found: Found, base: Base) -> Found:
     return Found(episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known))
 
 
-def number_after(plan: Plan, base: Base) -> Plan:
+def number_after(plan: ConversionPlan, base: Base) -> ConversionPlan:
     """Numbers the new shards behind those of the base."""
     totals = dict(base.n_shards)
     for shard in plan.shards:
@@ -80,7 +80,7 @@ def number_after(plan: Plan, base: Base) -> Plan:
     return replace(plan, shards=shards)
 
 
-def carry_shards(base: Base, plan: Plan, directory: Place) -> list[ShardResult]:
+def carry_shards(base: Base, plan: ConversionPlan, directory: StoragePath) -> list[ShardResult]:
     """Puts the base's shards into the new version under their new numbers, bytes untouched, with their sidecars.
 
     On one disk a shard is linked, not copied. Returns their results, for the manifest.
@@ -124,7 +124,7 @@ def _result_of(told: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], n
     )
 
 
-def _carry_file(source: Place, target: Place) -> None:
+def _carry_file(source: StoragePath, target: StoragePath) -> None:
     if target.exists():
         return
     if isinstance(source, Path) and not isinstance(target, RemotePath):

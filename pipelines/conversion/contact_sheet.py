@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.contract.images import decode_image, decode_jpeg, letterbox
-from pipelines.contract.native import Located
+from pipelines.contract.native import EpisodeLocation
 from pipelines.conversion.plan import Job
 from pipelines.conversion.shard_work import read_episode, reader_of
 from pipelines.mapping.adapters import get_adapter
@@ -107,12 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _located(entry: dict[str, Any]) -> Located:
+def _located(entry: dict[str, Any]) -> EpisodeLocation:
     reference = Reference(uri=entry["source_uri"], key=entry["source_key"], split=entry["split"])
-    return Located(reference=reference, place=tuple(entry["place"]))
+    return EpisodeLocation(reference=reference, place=tuple(entry["place"]))
 
 
-def _compare_episode(dataset: Dataset, job: Job, entry: dict[str, Any], source: Located, n_frames: int) -> list[Pair]:
+def _compare_episode(
+    dataset: Dataset, job: Job, entry: dict[str, Any], source: EpisodeLocation, n_frames: int
+) -> list[Pair]:
     episode = read_episode(job, source, dataset.cameras)
     files = dataset.splits[entry["split"]][entry["shard"]]
     row = read_sidecar(files.sidecar).slice(entry["record"], 1).to_pylist()[0]

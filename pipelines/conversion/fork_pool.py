@@ -24,7 +24,7 @@ from typing import ParamSpec, TypeVar
 
 from pipelines.contract.errors import FailedWork
 from pipelines.conversion.cancelling import obey_launcher
-from pipelines.conversion.local_workers import death_told
+from pipelines.conversion.local_workers import killed_worker_message
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -85,7 +85,7 @@ def in_worker(work: Callable[Arguments, Result], *arguments: Arguments.args, **o
     try:
         return pool.submit(_work, partial(work, *arguments, **options)).result()
     except BrokenProcessPool as error:
-        raise FailedWork(death_told(_how_ended(_workers))) from error
+        raise FailedWork(killed_worker_message(_how_ended(_workers))) from error
 
 
 def _begin(launcher: int) -> None:

@@ -25,9 +25,9 @@ from pipelines.conversion.append import Base, carry_shards, load_base, number_af
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
 from pipelines.conversion.graph import ConvertAll
-from pipelines.conversion.local_workers import death_told, deaths_noted, end_processes, tell_once
-from pipelines.conversion.manifest import finish_dataset, gone_place, remove_tree
-from pipelines.conversion.plan import Job, Plan, count_episodes, is_saved, make_plan, options_hash, save_plan
+from pipelines.conversion.local_workers import deaths_noted, end_processes, killed_worker_message, report_failures_once
+from pipelines.conversion.manifest import finish_dataset, remove_tree, trash_path
+from pipelines.conversion.plan import ConversionPlan, Job, count_episodes, is_saved, make_plan, options_hash, save_plan
 from pipelines.conversion.shard_work import beat, heartbeat_path, load_measured, load_result, reader_of
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
@@ -35,8 +35,8 @@ from pipelines.shards.statistics import load_statistics
 from pipelines.sources.folders import source_root
 from pipelines.storage.files import sweep_leftovers, write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB, forget_copies, with_urls
-from pipelines.storage.paths import Place, RemotePath, as_place
-from pipelines.storage.retry import with_patience
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
+from pipelines.storage.retry import with_retries
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -47,7 +47,7 @@ _REMOTE_POLL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversion:
+class ConversionRequest:
     """What the user asked for.
 
     append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
@@ -91,11 +91,11 @@ class Conversion:
             get_embodiment(self.robot)
 
     @property
-    def directory(self) -> Place:
+    def directory(self) -> StoragePath:
         return source_root(self.output_root) / self.name / self.version
 
 
-def convert(conversion: Conversion) -> dict[str, Any]:
+def convert(conversion: ConversionRequest) -> dict[str, Any]:
     """Converts a source into a dataset, or goes on where an earlier run ended; returns the counts of the manifest.
 
     A launcher that leaves the job to a template returns `handed_over` alone, since there is nothing to close yet.
@@ -133,14 +133,14 @@ def convert(conversion: Conversion) -> dict[str, Any]:
         return finish_dataset(job, n_planned, measured, results, (*plan.rejects, *base.rejects))
 
 
-def find_base(conversion: Conversion) -> Base | None:
+def find_base(conversion: ConversionRequest) -> Base | None:
     """Opens the version that is added to, if there is one."""
     if not conversion.append:
         return None
     return load_base(conversion.directory.parent, conversion.append, conversion.version, conversion.adapter)
 
 
-def plan_conversion(conversion: Conversion, base: Base | None) -> Plan:
+def plan_conversion(conversion: ConversionRequest, base: Base | None) -> ConversionPlan:
     """Scans the input and assigns its episodes, or those that are new, to shards."""
     found = find_episodes(conversion)
     if base is None:
@@ -149,24 +149,24 @@ def plan_conversion(conversion: Conversion, base: Base | None) -> Plan:
     return number_after(plan, base)
 
 
-def statistics_of(conversion: Conversion, base: Base | None) -> Place | None:
+def statistics_of(conversion: ConversionRequest, base: Base | None) -> StoragePath | None:
     """The file of statistics that are given instead of measured, if any."""
     if base is not None:
         return base.dataset.path / "statistics.json"
-    return as_place(conversion.statistics) if conversion.statistics else None
+    return as_storage_path(conversion.statistics) if conversion.statistics else None
 
 
-def find_episodes(conversion: Conversion) -> Found:
+def find_episodes(conversion: ConversionRequest) -> Found:
     """Scans the input. Raises UsageError when it is not what the format's reader expects, FailedWork when it cannot be
     read."""
     reader = reader_of(conversion.adapter.format)
     try:
-        return with_patience(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+        return with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
 
 
-def make_job(conversion: Conversion, plan: Plan, base: Base | None = None) -> Job:
+def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:
     """Returns what workers need, with the hash of everything that decides the output's bytes."""
     frozen = b""
     if given := statistics_of(conversion, base):
@@ -206,7 +206,7 @@ def read_finished(job: Job) -> dict[str, Any] | None:
             "Choose another --version, or remove that folder"
         )
     # A launcher that was killed while it cleared an unfinished conversion left no more than these two.
-    names = sorted({path.name for path in directory.iterdir()} - {"index", gone_place(job.work).name})
+    names = sorted({path.name for path in directory.iterdir()} - {"index", trash_path(job.work).name})
     if names and not job.work.exists() and "rejects.parquet" not in names:
         raise UsageError(
             f"{directory}: expected an empty folder or an unfinished conversion, found {', '.join(names[:3])}"
@@ -214,7 +214,7 @@ def read_finished(job: Job) -> dict[str, Any] | None:
     return None
 
 
-def prepare_output(job: Job, plan: Plan, statistics: Place | None) -> None:
+def prepare_output(job: Job, plan: ConversionPlan, statistics: StoragePath | None) -> None:
     """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
     directory = job.place
     sweep_leftovers(directory)
@@ -235,7 +235,7 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
     """
     output = transform.job.directory
     call_in(output)
-    tell_once()
+    report_failures_once()
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform
@@ -259,7 +259,7 @@ def worker_message(text: str) -> str:
 
 
 @contextmanager
-def locked(directory: Place) -> Iterator[None]:
+def locked(directory: StoragePath) -> Iterator[None]:
     """Holds the output for one launcher; the lock ends with the process, however it ends. Raises UsageError.
 
     Object stores have no such locks; there, two launchers of the same job write the same bytes twice.
@@ -312,7 +312,7 @@ def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], end
             bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
             silent_s = time.time() - heartbeat_path(job).stat().st_mtime
             if deaths:
-                _give_up(death_told(deaths[0]))
+                _give_up(killed_worker_message(deaths[0]))
             if no_progress_s and silent_s > no_progress_s:
                 _give_up(f"no worker has made progress for {silent_s:.0f} s; a worker may have been killed")
         bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)

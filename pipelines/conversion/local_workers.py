@@ -57,7 +57,7 @@ def killed_by(message: str) -> str:
     return signal.Signals(number).name
 
 
-def tell_once() -> None:
+def report_failures_once() -> None:
     """From now on, Beam does not print the way through its own code three times for a failure that has a message.
 
     Whoever runs the pipeline tells that message. Errors that nobody foresaw are printed in full. Beam's threads may
@@ -93,12 +93,12 @@ def is_foreseen(text: str) -> bool:
     return bool(errors) and _FORESEEN.match(errors[-1]) is not None
 
 
-def death_told(how: str) -> str:
+def killed_worker_message(how: str) -> str:
     """What a user is told when a worker process ended by a signal or without an answer."""
     return f"a worker process was killed ({how}); if memory ran out, use fewer --workers"
 
 
-def spare_memory(n_threads: int) -> None:
+def limit_malloc_arenas(n_threads: int) -> None:
     """Has the C library set memory aside for so many threads that work and one more, and Arrow none at all.
 
     By itself glibc does so for each of the many threads of Beam's runner, which keeps some 25 MB; other C libraries

@@ -19,7 +19,7 @@ from pipelines.conversion.shard_work import Measured, ShardResult
 from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import save_statistics
 from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
-from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.paths import RemotePath, StoragePath
 
 SCHEMA = "embodimix.manifest/v1"
 
@@ -65,10 +65,10 @@ def finish_dataset(
     return counts
 
 
-def remove_tree(place: Place) -> None:
+def remove_tree(place: StoragePath) -> None:
     """Removes a folder and all below it, if it is there; late writers find it gone at once, not piece by piece."""
     if not isinstance(place, RemotePath):
-        gone = gone_place(place)
+        gone = trash_path(place)
         shutil.rmtree(gone, ignore_errors=True)
         with suppress(FileNotFoundError):
             os.rename(place, gone)
@@ -78,7 +78,7 @@ def remove_tree(place: Place) -> None:
         item.unlink(missing_ok=True)
 
 
-def gone_place(place: Place) -> Place:
+def trash_path(place: StoragePath) -> StoragePath:
     """Where a folder lies while it is removed."""
     return place.parent / f"{place.name}.gone"
 
@@ -163,7 +163,7 @@ def make_manifest(
     }
 
 
-def write_rejects(path: Place, rejects: Sequence[Reject]) -> None:
+def write_rejects(path: StoragePath, rejects: Sequence[Reject]) -> None:
     """Writes rejects.parquet, one row per episode or stretch of steps that was left out."""
     schema = pa.schema(
         [(field.name, pa.int32() if field.name in ("start", "end") else pa.string()) for field in fields(Reject)]

@@ -9,11 +9,11 @@ from importlib import resources
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Found, Located, Reject
+from pipelines.contract.native import EpisodeLocation, Found, Reject
 from pipelines.mapping.adapters import Adapter
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
-from pipelines.storage.paths import Place, as_place
+from pipelines.storage.paths import StoragePath, as_storage_path
 
 WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
@@ -88,17 +88,17 @@ class Job:
     options_hash: str = ""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StoragePath:
         """The dataset's version folder."""
-        return as_place(self.directory)
+        return as_storage_path(self.directory)
 
     @property
-    def work(self) -> Place:
+    def work(self) -> StoragePath:
         """Where an unfinished conversion keeps its plan and results."""
         return self.place / WORK
 
     @property
-    def frozen_path(self) -> Place:
+    def frozen_path(self) -> StoragePath:
         """Statistics that were given instead of measured ones."""
         return self.work / "frozen_statistics.json"
 
@@ -108,14 +108,14 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ConversionPlan:
     """Every episode found, by shard and in the order of its records, and what the scan could not use."""
 
-    shards: Mapping[ShardId, tuple[Located, ...]]
+    shards: Mapping[ShardId, tuple[EpisodeLocation, ...]]
     rejects: tuple[Reject, ...]
 
 
-def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: Sequence[str]) -> Plan:
+def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: Sequence[str]) -> ConversionPlan:
     """Assigns every episode to a shard by the hash of its key, so the plan does not depend on the order found.
 
     n_shards: of the largest split; smaller splits get shards in proportion. val_fraction: the share of `train` that
@@ -128,21 +128,21 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
         there = sorted({located.reference.split for located in episodes})
         lost = f"; {len(rejects)} could not be read, the first: {rejects[0].detail}" if rejects else ""
         raise FailedWork(f"expected episodes to convert, found none (splits found: {', '.join(there) or 'none'}){lost}")
-    by_split: dict[str, list[Located]] = {}
+    by_split: dict[str, list[EpisodeLocation]] = {}
     for located in sorted(kept, key=_rank):
         by_split.setdefault(located.reference.split, []).append(located)
     largest = max(len(group) for group in by_split.values())
     most = n_shards or max(FEWEST_SHARDS, -(-largest // EPISODES_PER_SHARD))
-    shards: dict[ShardId, tuple[Located, ...]] = {}
+    shards: dict[ShardId, tuple[EpisodeLocation, ...]] = {}
     for split, group in sorted(by_split.items()):
         n = max(1, min(len(group), round(most * len(group) / largest)))
         for i in range(n):
             part = group[i * len(group) // n : (i + 1) * len(group) // n]
             shards[ShardId(split=split, shard=i, n_shards=n)] = tuple(part)
-    return Plan(shards=shards, rejects=rejects)
+    return ConversionPlan(shards=shards, rejects=rejects)
 
 
-def options_hash(job: Job, plan: Plan, statistics: bytes = b"") -> str:
+def options_hash(job: Job, plan: ConversionPlan, statistics: bytes = b"") -> str:
     """Returns 16 hex digits that change whenever a shard's bytes could: options, adapter, input, code, statistics."""
     digest = hashlib.sha256()
     options = asdict(job) | {"directory": "", "options_hash": "", "input_cache_gb": 0}
@@ -163,7 +163,7 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def save_plan(job: Job, plan: Plan) -> None:
+def save_plan(job: Job, plan: ConversionPlan) -> None:
     """Writes one file of references per shard, which workers read, and last the plan's hash."""
     for shard, episodes in plan.shards.items():
         content = json.dumps([asdict(located) for located in episodes])
@@ -177,25 +177,25 @@ def is_saved(job: Job) -> bool:
     return path.exists() and json.loads(path.read_text())["options_hash"] == job.options_hash
 
 
-def load_references(job: Job, shard: ShardId) -> list[Located]:
+def load_references(job: Job, shard: ShardId) -> list[EpisodeLocation]:
     """Reads the episodes of one shard, in the order of its records."""
     content = json.loads(_references_path(job, shard).read_text())
     return [
-        Located(reference=Reference(**item["reference"]), place=tuple(item["place"]), group=item["group"])
+        EpisodeLocation(reference=Reference(**item["reference"]), place=tuple(item["place"]), group=item["group"])
         for item in content
     ]
 
 
-def count_episodes(plan: Plan) -> int:
+def count_episodes(plan: ConversionPlan) -> int:
     """Returns the number of episodes planned."""
     return sum(len(episodes) for episodes in plan.shards.values())
 
 
-def _references_path(job: Job, shard: ShardId) -> Place:
+def _references_path(job: Job, shard: ShardId) -> StoragePath:
     return job.work / "references" / f"{shard.file_stem}.json"
 
 
-def _rank(located: Located) -> tuple[str, tuple[int, ...], str]:
+def _rank(located: EpisodeLocation) -> tuple[str, tuple[int, ...], str]:
     """Orders by the hash of the key; a group's episodes stay together, in their order."""
     reference = located.reference
     named = located.group or reference.key
@@ -203,7 +203,7 @@ def _rank(located: Located) -> tuple[str, tuple[int, ...], str]:
     return digest, located.place if located.group else (), reference.key
 
 
-def _with_split(located: Located, val_fraction: float) -> Located:
+def _with_split(located: EpisodeLocation, val_fraction: float) -> EpisodeLocation:
     """Moves a share of `train` to `val`, by the hash of the key alone."""
     reference = located.reference
     if not val_fraction or reference.split != "train":

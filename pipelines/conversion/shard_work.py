@@ -17,7 +17,7 @@ from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.images import codec_seconds
-from pipelines.contract.native import Located, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import EpisodeLocation, NativeEpisode, Reject, Rejected
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.cancelling import check_wanted
 from pipelines.conversion.plan import Job, ShardId, load_references
@@ -35,8 +35,8 @@ from pipelines.shards.statistics import (
 from pipelines.shards.writer import finished_shard, write_shard
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import FilesOf, staged, with_urls
-from pipelines.storage.paths import Place
-from pipelines.storage.retry import transient_cause, with_patience
+from pipelines.storage.paths import StoragePath
+from pipelines.storage.retry import transient_cause, with_retries
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
 UNREADABLE = (
@@ -100,7 +100,7 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
 
     A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
     """
-    return with_patience(lambda: _measure_shard(job, shard), f"measuring {shard.file_stem} of {job.directory}")
+    return with_retries(lambda: _measure_shard(job, shard), f"measuring {shard.file_stem} of {job.directory}")
 
 
 def _measure_shard(job: Job, shard: ShardId) -> Measured:
@@ -224,7 +224,7 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
 
     A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
     """
-    return with_patience(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
+    return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
 
 
 def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
@@ -278,7 +278,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     return result
 
 
-def _at_hand(job: Job, references: Sequence[Located], *, pictures: bool) -> Iterator[Located]:
+def _at_hand(job: Job, references: Sequence[EpisodeLocation], *, pictures: bool) -> Iterator[EpisodeLocation]:
     """The episodes one by one, each while its files are on this machine; shows the supervisor that work goes on."""
 
     def on_wait(moved: bool) -> None:
@@ -293,7 +293,7 @@ def _at_hand(job: Job, references: Sequence[Located], *, pictures: bool) -> Iter
         yield located
 
 
-def read_episode(job: Job, located: Located, cameras: Sequence[str]) -> Episode:
+def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:
     """Reads one episode into canonical slots and checks it.
 
     Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
@@ -320,7 +320,7 @@ def annotate(episode: Episode) -> Episode:
     return episode if episode.segments else replace(episode, segments=propose_segments(episode, motion=motion))
 
 
-def result_path(job: Job, shard: ShardId) -> Place:
+def result_path(job: Job, shard: ShardId) -> StoragePath:
     """Where a shard's result lies while the dataset is not whole."""
     return job.work / "results" / f"{shard.file_stem}.json"
 
@@ -385,7 +385,7 @@ def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     return embodiment
 
 
-def _describe(episode: Episode, located: Located) -> KeptEpisode:
+def _describe(episode: Episode, located: EpisodeLocation) -> KeptEpisode:
     return KeptEpisode(
         source_uri=episode.reference.uri,
         source_key=episode.reference.key,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.contract.slots import CAMERAS, N_SLOTS
-from pipelines.quality.card_facts import Facts, Group
+from pipelines.quality.card_facts import Facts, NormKeyFacts
 from pipelines.quality.card_page import (
     Block,
     Heading,
-    Table,
-    Text,
+    PageTable,
+    Paragraph,
     frames_figure,
     histogram_figure,
     slots_figure,
@@ -21,13 +21,13 @@ from pipelines.quality.card_page import (
 from pipelines.quality.findings import Finding
 from pipelines.shards.statistics import NormStatistics
 from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 _MOST_TEXTS = 40
 _SUCCESS = {1: "success", 0: "failure", -1: "unknown"}
 
 
-def write_card(directory: Place, facts: Facts, findings: Sequence[Finding]) -> list[Place]:
+def write_card(directory: StoragePath, facts: Facts, findings: Sequence[Finding]) -> list[StoragePath]:
     """Writes card.md and card.html beside the shards, atomically; returns their paths."""
     blocks = make_card(facts, findings)
     title = f"{facts.name} {facts.version}"
@@ -61,17 +61,17 @@ def _overview(facts: Facts) -> list[Block]:
     splits = [[split, f"{n:,}", f"{t:,}", f"{size / 1e6:,.1f}"] for split, (n, t, size) in facts.splits.items()]
     return [
         Heading(f"{facts.name} {facts.version}", 1),
-        Text(text),
-        Table(["split", "episodes", "steps", "MB"], splits),
+        Paragraph(text),
+        PageTable(["split", "episodes", "steps", "MB"], splits),
         Heading("Embodiments"),
-        Table(
+        PageTable(
             ["norm key", "rate", "episodes", "steps", "hours", "idle steps", "outcome", "cameras"],
             [_group_row(key, group) for key, group in sorted(facts.groups.items())],
         ),
     ]
 
 
-def _group_row(key: str, group: Group) -> list[str]:
+def _group_row(key: str, group: NormKeyFacts) -> list[str]:
     rates = ", ".join(f"{hz:g} Hz" for hz, _ in group.rates_hz.most_common(3))
     outcome = ", ".join(f"{n:,} {_SUCCESS[value]}" for value, n in group.success.most_common())
     cameras = ", ".join(f"{camera} {n:,}" for camera, n in sorted(group.cameras.items()))
@@ -90,9 +90,9 @@ def _group_row(key: str, group: Group) -> list[str]:
 def _quality(findings: Sequence[Finding]) -> list[Block]:
     heading = Heading("Quality")
     if not findings:
-        return [heading, Text("No check found anything (`embodimix check`).")]
+        return [heading, Paragraph("No check found anything (`embodimix check`).")]
     rows = [[f.severity, f.kind, f.scope, f.evidence, f.advice, f"{f.n_episodes:,}"] for f in findings]
-    return [heading, Table(["severity", "finding", "where", "evidence", "advice", "episodes"], rows)]
+    return [heading, PageTable(["severity", "finding", "where", "evidence", "advice", "episodes"], rows)]
 
 
 def _group_blocks(key: str, facts: Facts) -> list[Block]:
@@ -102,7 +102,7 @@ def _group_blocks(key: str, facts: Facts) -> list[Block]:
         blocks += _slot_blocks(group, statistics)
     for values, what in ((group.durations_s, "episodes"), (group.segments_s, "segments")):
         if values:
-            blocks += [Text(_spread(values, what)), histogram_figure(values, f"duration of {what}, s")]
+            blocks += [Paragraph(_spread(values, what)), histogram_figure(values, f"duration of {what}, s")]
     for sample in group.samples:
         words = f"{sample.task or 'no task'} ({sample.where}), steps {', '.join(map(str, sample.steps))}"
         cameras = sorted(sample.pictures, key=lambda camera: (CAMERAS + (camera,)).index(camera))
@@ -110,7 +110,7 @@ def _group_blocks(key: str, facts: Facts) -> list[Block]:
     return blocks
 
 
-def _slot_blocks(group: Group, statistics: NormStatistics) -> list[Block]:
+def _slot_blocks(group: NormKeyFacts, statistics: NormStatistics) -> list[Block]:
     names = {slot: f"{part}[{i}]" for part, slots in group.example.parts.items() for i, slot in enumerate(slots)}
     state_units, action_units = group.example.units("state"), group.example.units("action")
     sides = (("state", statistics.state, state_units), ("action", statistics.action, action_units))
@@ -127,7 +127,7 @@ def _slot_blocks(group: Group, statistics: NormStatistics) -> list[Block]:
             pairs.append((statistics.state.slots[slot], statistics.action.slots[slot]))
     header = ["slot", "part", "of", "unit", "min", "1 %", "median", "99 %", "max", "mean", "deviation"]
     caption = "Every slot in physical units: the state filled blue, the action an orange line, each to its own height."
-    return [Table(header, rows), slots_figure(titles, pairs, caption)]
+    return [PageTable(header, rows), slots_figure(titles, pairs, caption)]
 
 
 def _spread(values: Sequence[float], what: str) -> str:
@@ -142,7 +142,7 @@ def _languages(facts: Facts) -> list[Block]:
     )
     return [
         Heading("Language"),
-        Text(text),
+        Paragraph(text),
         *_texts("task", facts.tasks, "episodes"),
         *_texts("instruction", facts.instructions, "episodes"),
         *_texts("segment", facts.segment_texts, "segments"),
@@ -151,16 +151,16 @@ def _languages(facts: Facts) -> list[Block]:
 
 def _texts(what: str, counts: Counter[str], of: str) -> list[Block]:
     rows = [[text, f"{n:,}"] for text, n in counts.most_common(_MOST_TEXTS)]
-    more = [Text(f"and {len(counts) - _MOST_TEXTS:,} more")] if len(counts) > _MOST_TEXTS else []
-    return [Table([what, of], rows), *more] if rows else []
+    more = [Paragraph(f"and {len(counts) - _MOST_TEXTS:,} more")] if len(counts) > _MOST_TEXTS else []
+    return [PageTable([what, of], rows), *more] if rows else []
 
 
 def _left_out(facts: Facts) -> list[Block]:
     heading = Heading("Left out")
     if not facts.rejects:
-        return [heading, Text("Nothing was left out.")]
+        return [heading, Paragraph("Nothing was left out.")]
     rows = [[reason, level, f"{n:,}"] for (level, reason), n in facts.rejects.most_common()]
-    return [heading, Table(["reason", "of", "rows in rejects.parquet"], rows)]
+    return [heading, PageTable(["reason", "of", "rows in rejects.parquet"], rows)]
 
 
 def _lineage(facts: Facts) -> list[Block]:
@@ -177,14 +177,16 @@ def _lineage(facts: Facts) -> list[Block]:
         )
     more = len(facts.shards) - len(shards)
     merges = [
-        Text(f"Segments of {m['episodes']:,} episodes were merged into version {m['from_version']} ({m['segments']}).")
+        Paragraph(
+            f"Segments of {m['episodes']:,} episodes were merged into version {m['from_version']} ({m['segments']})."
+        )
         for m in manifest.get("merged", [])
     ]
     blocks: list[Block] = [
         Heading("Lineage"),
-        Text(how),
+        Paragraph(how),
         *merges,
-        Table(["source folder", "episodes"], sources),
-        Table(["shard", "episodes", "MB"], shards),
+        PageTable(["source folder", "episodes"], sources),
+        PageTable(["shard", "episodes", "MB"], shards),
     ]
-    return [*blocks, Text(f"and {more:,} more shards")] if more > 0 else blocks
+    return [*blocks, Paragraph(f"and {more:,} more shards")] if more > 0 else blocks

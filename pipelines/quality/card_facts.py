@@ -13,7 +13,7 @@ from pipelines.quality.contents import says_something
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 _SAMPLED_EPISODES = 2
 _SAMPLED_STEPS = 5
@@ -31,7 +31,7 @@ class Sample:
 
 
 @dataclass(kw_only=True)
-class Group:
+class NormKeyFacts:
     """All episodes of one norm key, as counted so far; `example` is the first of them."""
 
     example: StoredEpisode
@@ -70,7 +70,7 @@ class Facts:
     name: str
     version: str
     splits: Mapping[str, tuple[int, int, int]]
-    groups: Mapping[str, Group]
+    groups: Mapping[str, NormKeyFacts]
     statistics: Mapping[str, NormStatistics]
     tasks: Counter[str]
     instructions: Counter[str]
@@ -92,12 +92,12 @@ class Facts:
 
 def gather_facts(dataset: Dataset) -> Facts:
     """Reads the index of a dataset once, and sample pictures of the first norm keys."""
-    groups: dict[str, Group] = {}
+    groups: dict[str, NormKeyFacts] = {}
     tasks, instructions, segment_texts, sources = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     steps: Counter[str] = Counter()
     n_silent = 0
     for episode in iter_stored(dataset):
-        group = groups.setdefault(episode.norm_key, Group(example=episode))
+        group = groups.setdefault(episode.norm_key, NormKeyFacts(example=episode))
         group.add(episode)
         if len(groups) <= _MOST_SAMPLED_GROUPS and _is_new(group, episode):
             group.samples.append(take_sample(episode))
@@ -141,16 +141,16 @@ def take_sample(episode: StoredEpisode) -> Sample:
     )
 
 
-def _is_new(group: Group, episode: StoredEpisode) -> bool:
+def _is_new(group: NormKeyFacts, episode: StoredEpisode) -> bool:
     """Whether the episode shows a task that the samples of its group do not show yet."""
     return len(group.samples) < _SAMPLED_EPISODES and episode.task not in {s.task for s in group.samples}
 
 
-def _read_manifest(path: Place) -> dict[str, Any]:
+def _read_manifest(path: StoragePath) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _count_rejects(directory: Place) -> Counter[tuple[str, str]]:
+def _count_rejects(directory: StoragePath) -> Counter[tuple[str, str]]:
     path = directory / "rejects.parquet"
     if not path.exists():
         return Counter()

@@ -36,14 +36,14 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     """A paragraph."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table; cells are text, numbers stand to the right."""
 
     header: Sequence[str]
@@ -58,7 +58,7 @@ class Figure:
     caption: str
 
 
-Block = Heading | Text | Table | Figure
+Block = Heading | Paragraph | PageTable | Figure
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -96,10 +96,10 @@ def histogram_figure(values: Sequence[float], label: str) -> Figure:
 def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
         return "#" * block.level + " " + block.text
-    if isinstance(block, Table):
+    if isinstance(block, PageTable):
         lines = [block.header, ["---"] * len(block.header), *block.rows]
         return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-    assert isinstance(block, Text)
+    assert isinstance(block, Paragraph)
     return block.text
 
 
@@ -110,7 +110,7 @@ def _cell(text: str) -> str:
 def _html(block: Block) -> str:
     if isinstance(block, Heading):
         return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
-    if isinstance(block, Table):
+    if isinstance(block, PageTable):
         head = "".join(f"<th>{escape(cell)}</th>" for cell in block.header)
         rows = "\n".join("<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in block.rows)
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>'

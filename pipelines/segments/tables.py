@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import atomic_file
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 SCHEMA = "embodimix.segments/v1"
 KINDS: tuple[str, ...] = get_args(SegmentKind)
@@ -121,14 +121,14 @@ def to_annotations(table: pa.Table) -> list[Annotation]:
     return [_annotation(row) for row in table.to_pylist()]
 
 
-def write_segments(path: Place, annotations: Iterable[Annotation]) -> None:
+def write_segments(path: StoragePath, annotations: Iterable[Annotation]) -> None:
     """Writes a segment table, atomically: a reader sees the old file or the new one."""
     table = to_table(annotations).replace_schema_metadata({"schema": SCHEMA})
     with atomic_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
 
-def read_segments(path: Place) -> list[Annotation]:
+def read_segments(path: StoragePath) -> list[Annotation]:
     """Reads a segment table. Raises FailedWork where the file is none, of another schema, or lacks columns."""
     try:
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read()

@@ -9,7 +9,7 @@ from typing import IO, Any
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.sidecar import ShardName, read_fingerprint
 from pipelines.shards.statistics import NormStatistics, load_statistics
-from pipelines.storage.paths import Place, as_place
+from pipelines.storage.paths import StoragePath, as_storage_path
 
 INFO_FILE = "dataset_info.json"
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -17,11 +17,11 @@ _COPY_AGAIN = "Copy it again from where it was whole, or run the same convert co
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFiles:
+class ShardPaths:
     """One shard, its sidecar, and the number of its episodes."""
 
-    shard: Place
-    sidecar: Place
+    shard: StoragePath
+    sidecar: StoragePath
     n_episodes: int
 
 
@@ -29,20 +29,20 @@ class ShardFiles:
 class Dataset:
     """A complete dataset. cameras: the picture features of a step. statistics: by norm key, empty if it has none."""
 
-    path: Place
+    path: StoragePath
     name: str
     version: str
     cameras: tuple[str, ...]
-    splits: dict[str, tuple[ShardFiles, ...]]
+    splits: dict[str, tuple[ShardPaths, ...]]
     statistics: dict[str, NormStatistics]
 
     @classmethod
-    def open(cls, path: str | Place) -> "Dataset":
+    def open(cls, path: str | StoragePath) -> "Dataset":
         """Opens a dataset and checks that every shard and sidecar is there and has the size it was written with.
 
         Raises FailedWork that says what is missing or changed, and what to do.
         """
-        path = as_place(path)
+        path = as_storage_path(path)
         info, features = read_info(path)
         splits = {split["name"]: _shards(path, info, split) for split in info["splits"]}
         for files in (f for shards in splits.values() for f in shards):
@@ -61,7 +61,7 @@ class Dataset:
     def n_episodes(self) -> int:
         return sum(files.n_episodes for shards in self.splits.values() for files in shards)
 
-    def sidecars(self, split: str) -> tuple[Place, ...]:
+    def sidecars(self, split: str) -> tuple[StoragePath, ...]:
         """The sidecars of a split, in the order of its shards."""
         return tuple(files.sidecar for files in self.splits[split])
 
@@ -71,7 +71,7 @@ class Dataset:
             check_hash(files.shard, files.sidecar)
 
 
-def read_info(path: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_info(path: StoragePath) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads dataset_info.json and features.json. Raises FailedWork when the folder is no complete dataset."""
     if not path.is_dir():
         raise FailedWork(f"{path}: expected the folder of a dataset, <root>/<name>/<version>, found none")
@@ -105,7 +105,7 @@ def _find_info_fault(info: dict[str, Any]) -> str | None:
     return None
 
 
-def check_hash(shard: Place, sidecar: Place, advice: str = _COPY_AGAIN) -> None:
+def check_hash(shard: StoragePath, sidecar: StoragePath, advice: str = _COPY_AGAIN) -> None:
     """Reads a shard and compares its sha256 with its sidecar's. Raises FailedWork, which ends with `advice`."""
     with shard.open("rb") as file:
         found = sha256_of(file)
@@ -155,14 +155,14 @@ def split_shards(info: dict[str, Any], split: dict[str, Any]) -> list[tuple[Shar
     ]
 
 
-def _shards(path: Place, info: dict[str, Any], split: dict[str, Any]) -> tuple[ShardFiles, ...]:
+def _shards(path: StoragePath, info: dict[str, Any], split: dict[str, Any]) -> tuple[ShardPaths, ...]:
     return tuple(
-        ShardFiles(shard=name.shard_path(path), sidecar=name.sidecar_path(path), n_episodes=length)
+        ShardPaths(shard=name.shard_path(path), sidecar=name.sidecar_path(path), n_episodes=length)
         for name, length in split_shards(info, split)
     )
 
 
-def _check_size(files: ShardFiles) -> None:
+def _check_size(files: ShardPaths) -> None:
     if not files.shard.exists():
         raise FailedWork(f"{files.shard}: expected the shard, found no such file. {_COPY_AGAIN}")
     if not files.sidecar.exists():
@@ -175,7 +175,7 @@ def _check_size(files: ShardFiles) -> None:
         raise FailedWork(f"{files.shard}: expected {expected} bytes, found {found}. {_COPY_AGAIN}")
 
 
-def _read_json(path: Place) -> dict[str, Any]:
+def _read_json(path: StoragePath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -12,9 +12,17 @@ from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.dataset import picture_features, read_info, sha256_of, split_shards, step_features
 from pipelines.shards.example_wire import ByteStrings, Parsed, parse_example
 from pipelines.shards.schema import IMAGE_KEY
-from pipelines.shards.sidecar import Fingerprint, Location, Pictures, ShardName, index_row, jpeg_offsets, write_sidecar
+from pipelines.shards.sidecar import (
+    Fingerprint,
+    Location,
+    PictureRanges,
+    ShardName,
+    index_row,
+    jpeg_offsets,
+    write_sidecar,
+)
 from pipelines.shards.tfrecord import HEADER_BYTES, iter_records
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 _LANGUAGE_KEYS = ("steps/language_instruction", "steps/observation/natural_language_instruction")
 
@@ -23,13 +31,13 @@ _LANGUAGE_KEYS = ("steps/language_instruction", "steps/observation/natural_langu
 class RebuiltShard:
     """A shard whose sidecar was written again."""
 
-    path: Place
+    path: StoragePath
     n_episodes: int
     n_steps: int
     n_bytes: int
 
 
-def rebuild_index(path: Place) -> Iterator[RebuiltShard]:
+def rebuild_index(path: StoragePath) -> Iterator[RebuiltShard]:
     """Writes the sidecar of every shard of a complete dataset, and yields after each.
 
     For shards that embodimix wrote, the sidecar is the same, byte for byte. For other RLDS shards it holds what the
@@ -46,13 +54,13 @@ def rebuild_index(path: Place) -> Iterator[RebuiltShard]:
         yield _write(path, shard, rows, cameras, options_hash)
 
 
-def count_shards(path: Place) -> int:
+def count_shards(path: StoragePath) -> int:
     """Number of shards of a complete dataset."""
     info, _ = read_info(path)
     return sum(len(split_shards(info, split)) for split in info["splits"])
 
 
-def _options_hash(path: Place, shards: list[ShardName]) -> str:
+def _options_hash(path: StoragePath, shards: list[ShardName]) -> str:
     """The hash that the converter's name in the first record ends with; for shards without a record of their own."""
     for shard in shards:
         for _, payload in iter_records(_existing(path, shard)):
@@ -61,7 +69,7 @@ def _options_hash(path: Place, shards: list[ShardName]) -> str:
     return ""
 
 
-def _existing(path: Place, shard: ShardName) -> Place:
+def _existing(path: StoragePath, shard: ShardName) -> StoragePath:
     file = shard.shard_path(path)
     if not file.exists():
         raise FailedWork(f"{file}: expected the shard, found no such file. Copy it again from where it was whole.")
@@ -69,7 +77,7 @@ def _existing(path: Place, shard: ShardName) -> Place:
 
 
 def _rows(
-    path: Place, shard: ShardName, n_episodes: int, cameras: tuple[str, ...], is_ours: bool
+    path: StoragePath, shard: ShardName, n_episodes: int, cameras: tuple[str, ...], is_ours: bool
 ) -> list[dict[str, Any]]:
     file = _existing(path, shard)
     rows = [_row(shard, i, offset, payload, cameras, is_ours) for i, (offset, payload) in enumerate(iter_records(file))]
@@ -79,7 +87,7 @@ def _rows(
 
 
 def _write(
-    path: Place, shard: ShardName, rows: list[dict[str, Any]], cameras: tuple[str, ...], options_hash: str
+    path: StoragePath, shard: ShardName, rows: list[dict[str, Any]], cameras: tuple[str, ...], options_hash: str
 ) -> RebuiltShard:
     file = shard.shard_path(path)
     with file.open("rb") as stream:
@@ -119,10 +127,10 @@ def _row(
         raise FailedWork(f"{where}: expected the types of features.json, found {error}") from error
 
 
-def _pictures(values: Parsed, payload_offset: int) -> Pictures:
+def _pictures(values: Parsed, payload_offset: int) -> PictureRanges:
     if not isinstance(values, ByteStrings) or not len(values):
         raise ValueError("no pictures where features.json promises them")
-    pictures = Pictures(base=payload_offset + int(values.offsets[0]), lengths=values.lengths)
+    pictures = PictureRanges(base=payload_offset + int(values.offsets[0]), lengths=values.lengths)
     if not np.array_equal(jpeg_offsets(pictures.base, pictures.lengths), values.offsets + payload_offset):
         raise ValueError("pictures that do not follow each other in the record")
     return pictures

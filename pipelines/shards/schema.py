@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
 from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -18,7 +18,7 @@ IMAGE_KEY = "steps/observation/{camera}"
 
 
 def write_metadata(
-    directory: Place,
+    directory: StoragePath,
     *,
     name: str,
     version: str,

@@ -15,7 +15,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.storage.files import atomic_file
-from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.paths import RemotePath, StoragePath
 
 SCHEMA = "embodimix.index/v1"
 
@@ -81,7 +81,7 @@ class Location:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class PictureRanges:
     """Where one camera's JPEGs lie: the absolute offset of the first one in the shard file, and lengths int64 [t]."""
 
     base: int
@@ -105,10 +105,10 @@ class ShardName:
     def sidecar_name(self) -> str:
         return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}.parquet"
 
-    def shard_path(self, directory: Place) -> Place:
+    def shard_path(self, directory: StoragePath) -> StoragePath:
         return directory / self.file_name
 
-    def sidecar_path(self, directory: Place) -> Place:
+    def sidecar_path(self, directory: StoragePath) -> StoragePath:
         return directory / "index" / self.sidecar_name
 
 
@@ -151,7 +151,7 @@ def jpeg_offsets(base: int, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
     return base + np.concatenate([[0], np.cumsum(strides)]).astype(np.int64)
 
 
-def index_row(features: Mapping[str, Any], pictures: Mapping[str, Pictures], location: Location) -> dict[str, Any]:
+def index_row(features: Mapping[str, Any], pictures: Mapping[str, PictureRanges], location: Location) -> dict[str, Any]:
     """The sidecar's row of one record, from the record's features by TFDS name (written or parsed, it is the same)."""
     episode = {
         name.removeprefix("episode_metadata/"): value
@@ -178,7 +178,7 @@ def index_row(features: Mapping[str, Any], pictures: Mapping[str, Pictures], loc
 
 
 def write_sidecar(
-    directory: Place,
+    directory: StoragePath,
     shard: ShardName,
     rows: Sequence[Mapping[str, Any]],
     cameras: Sequence[str],
@@ -201,12 +201,12 @@ def write_sidecar(
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def read_fingerprint(path: Place) -> Fingerprint:
+def read_fingerprint(path: StoragePath) -> Fingerprint:
     """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of this schema."""
     return _open(path)[1]
 
 
-def read_sidecar(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
+def read_sidecar(path: StoragePath, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a sidecar, or some of its columns. Raises FailedWork when it is none, of another schema, or damaged."""
     file, _ = _open(path)
     try:
@@ -215,7 +215,7 @@ def read_sidecar(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
         raise FailedWork(f"{path}: expected a whole sidecar index, found {error}. {_REBUILD}") from error
 
 
-def _open(path: Place) -> tuple[pq.ParquetFile, Fingerprint]:
+def _open(path: StoragePath) -> tuple[pq.ParquetFile, Fingerprint]:
     try:
         file = pq.ParquetFile(
             path.open() if isinstance(path, RemotePath) else path, page_checksum_verification=True, pre_buffer=False

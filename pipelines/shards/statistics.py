@@ -17,7 +17,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import N_SLOTS
 from pipelines.shards.summaries import SlotSummary, summarize_slot
 from pipelines.storage.files import write_atomically
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 SCHEMA = "embodimix.statistics/v1"
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
@@ -184,7 +184,7 @@ def unnormalize(normalized: NDArray[np.floating], affine: Affine, mask: NDArray[
 
 
 def save_statistics(
-    path: Place, statistics: Mapping[str, NormStatistics], normalization: Normalization = "quantile"
+    path: StoragePath, statistics: Mapping[str, NormStatistics], normalization: Normalization = "quantile"
 ) -> None:
     """Writes a statistics file, atomically; `normalization` names the affine map that the shards were written with."""
     content = {
@@ -195,7 +195,7 @@ def save_statistics(
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def load_statistics(path: Place) -> dict[str, NormStatistics]:
+def load_statistics(path: StoragePath) -> dict[str, NormStatistics]:
     """Reads a statistics file, bit for bit what was saved. Raises FailedWork when it is not one."""
     try:
         content = json.loads(path.read_text())

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.contract.slots import CAMERAS, N_SLOTS, is_joint_mode
-from pipelines.shards.dataset import Dataset, ShardFiles
-from pipelines.shards.sidecar import Pictures, jpeg_offsets, read_sidecar
-from pipelines.storage.paths import Place
+from pipelines.shards.dataset import Dataset, ShardPaths
+from pipelines.shards.sidecar import PictureRanges, jpeg_offsets, read_sidecar
+from pipelines.storage.paths import StoragePath
 
 _VECTORS = ("state", "action", "is_idle", "timestamp_s")
 
@@ -27,7 +27,7 @@ class StoredEpisode:
     """
 
     split: str
-    shard: Place
+    shard: StoragePath
     episode_id: str
     source_key: str
     source_uri: str
@@ -47,7 +47,7 @@ class StoredEpisode:
     action_mask: NDArray[np.bool_]
     is_idle: NDArray[np.bool_]
     timestamp_s: NDArray[np.float64]
-    pictures: dict[str, Pictures]
+    pictures: dict[str, PictureRanges]
 
     @property
     def where(self) -> str:
@@ -107,7 +107,7 @@ def iter_stored(dataset: Dataset) -> Iterator[StoredEpisode]:
             yield from _episodes(dataset, split, files)
 
 
-def _episodes(dataset: Dataset, split: str, files: ShardFiles) -> Iterator[StoredEpisode]:
+def _episodes(dataset: Dataset, split: str, files: ShardPaths) -> Iterator[StoredEpisode]:
     table = read_sidecar(files.sidecar)
     lists = {*_VECTORS, *(f"{camera}_lengths" for camera in dataset.cameras)}
     rows = table.select([name for name in table.column_names if name not in lists]).to_pylist()
@@ -117,7 +117,7 @@ def _episodes(dataset: Dataset, split: str, files: ShardFiles) -> Iterator[Store
 
 
 def _episode(
-    dataset: Dataset, split: str, shard: Place, row: dict[str, Any], lists: dict[str, NDArray[Any]]
+    dataset: Dataset, split: str, shard: StoragePath, row: dict[str, Any], lists: dict[str, NDArray[Any]]
 ) -> StoredEpisode:
     # A camera slot says by the mask whether the episode has it; a camera of another writer's name is always there.
     present = dict(zip(CAMERAS, row["camera_mask"], strict=True))
@@ -144,7 +144,7 @@ def _episode(
         is_idle=lists["is_idle"].astype(bool),
         timestamp_s=lists["timestamp_s"],
         pictures={
-            camera: Pictures(base=row[f"{camera}_base"], lengths=lists[f"{camera}_lengths"].astype(np.int64))
+            camera: PictureRanges(base=row[f"{camera}_base"], lengths=lists[f"{camera}_lengths"].astype(np.int64))
             for camera in dataset.cameras
             if present.get(camera, True)
         },

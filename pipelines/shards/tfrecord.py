@@ -9,7 +9,7 @@ from typing import IO, BinaryIO, overload
 import google_crc32c
 
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -45,14 +45,14 @@ def write_record(file: BinaryIO, payload: bytes | Iterable[bytes], length: int |
     return offset
 
 
-def iter_records(path: Place) -> Iterator[tuple[int, bytes]]:
+def iter_records(path: StoragePath) -> Iterator[tuple[int, bytes]]:
     """Yields (offset of the payload, payload) of every record, checked. Raises CorruptRecord at the first bad one."""
     with path.open("rb") as file:
         for number, (offset, length) in enumerate(scan_records(path)):
             yield offset, _read_payload(file, f"{path}: record {number}", offset, length)
 
 
-def scan_records(path: Place) -> Iterator[tuple[int, int]]:
+def scan_records(path: StoragePath) -> Iterator[tuple[int, int]]:
     """Yields (offset, length) of every payload, reading only the heads. Raises CorruptRecord at the first bad one."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -73,7 +73,7 @@ def scan_records(path: Place) -> Iterator[tuple[int, int]]:
             number, start = number + 1, end
 
 
-def read_record(path: Place, offset: int, length: int) -> "bytes | LongPayload":
+def read_record(path: StoragePath, offset: int, length: int) -> "bytes | LongPayload":
     """Reads the payload that `scan_records` found, checked; a long one stays in its file. Raises CorruptRecord."""
     if length > LONG_BYTES and isinstance(path, Path):
         return LongPayload(path, offset, length)

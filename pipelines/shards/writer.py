@@ -14,7 +14,7 @@ from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.sidecar import (
     Fingerprint,
     Location,
-    Pictures,
+    PictureRanges,
     ShardName,
     index_row,
     read_fingerprint,
@@ -23,7 +23,7 @@ from pipelines.shards.sidecar import (
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.tfrecord import HEADER_BYTES, write_record
 from pipelines.storage.files import DiskFull, atomic_file
-from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.paths import RemotePath, StoragePath
 from pipelines.storage.retry import transient_cause
 
 OnReject = Callable[[Reference, str, str], None]
@@ -41,7 +41,7 @@ class ShardSummary:
 
 
 def write_shard(
-    directory: Place,
+    directory: StoragePath,
     *,
     name: str,
     split: str,
@@ -97,7 +97,7 @@ def write_shard(
 
 
 def finished_shard(
-    directory: Place, *, name: str, split: str, shard: int, n_shards: int, options_hash: str
+    directory: StoragePath, *, name: str, split: str, shard: int, n_shards: int, options_hash: str
 ) -> ShardSummary | None:
     """The summary of a shard that is there, whole, and written with these options; otherwise None."""
     where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)
@@ -110,7 +110,7 @@ def finished_shard(
     return _summary(fingerprint, 0)
 
 
-def _forget_other_options(sidecar: Place, options_hash: str) -> None:
+def _forget_other_options(sidecar: StoragePath, options_hash: str) -> None:
     """Removes the sidecar of another shard of that name; one of these very options tells of the same bytes."""
     if sidecar.exists() and read_fingerprint(sidecar).options_hash != options_hash:
         sidecar.unlink(missing_ok=True)
@@ -148,7 +148,7 @@ def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[s
     pictures = {}
     for camera, frames in record.frames.items():
         body = offset + encoded.body_offsets[IMAGE_KEY.format(camera=camera)]
-        pictures[camera] = Pictures(base=body + 1 + len(varint(int(frames.lengths[0]))), lengths=frames.lengths)
+        pictures[camera] = PictureRanges(base=body + 1 + len(varint(int(frames.lengths[0]))), lengths=frames.lengths)
     return index_row(record.features, pictures, location)
 
 

@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
-from pipelines.storage.paths import as_place
+from pipelines.storage.paths import as_storage_path
 
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
 
@@ -22,18 +22,20 @@ def find(source: str, adapter: Adapter) -> Found:
     paths = find_files(root, "*.hdf5")
     if not paths:
         raise UsageError(f"{source}: expected files such as episode_0.hdf5 at or below it, found none")
-    return Found(episodes=tuple(Located(reference=Reference(uri=str(path), key=key_of(path, root))) for path in paths))
+    return Found(
+        episodes=tuple(EpisodeLocation(reference=Reference(uri=str(path), key=key_of(path, root))) for path in paths)
+    )
 
 
 files_of = own_file
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one file; frames go by camera name, raw or JPEG. No instruction is stored: give one with --task.
 
     Raises Rejected when the file is damaged or its arrays are of unequal lengths.
     """
-    path = local_path(as_place(located.reference.uri))
+    path = local_path(as_storage_path(located.reference.uri))
     try:
         with h5py.File(path, "r") as file:
             if "action" not in file or "observations/qpos" not in file:

@@ -14,12 +14,12 @@ import numpy as np
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.restricted_pickle import load_pickle
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
-from pipelines.storage.paths import as_place
+from pipelines.storage.paths import as_storage_path
 
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
@@ -35,22 +35,24 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected folders such as raw/traj_group0/traj0 below it, found none")
     return Found(
-        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
+        episodes=tuple(
+            EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
+        )
     )
 
 
-def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """What the reader opens of the folder (no depth pictures), and the nearest config.json above it."""
     return folder_files(located, listing, _WANTED, "config.json")
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one trajectory: T observations and T-1 actions, closed by an action of no motion that holds the gripper.
 
     The arrays are those of obs_dict and `actions`; frames go by camera topic and by folder (`images0`). Raises
     Rejected when files are missing, damaged, or of unequal lengths.
     """
-    folder = local_path(as_place(located.reference.uri))
+    folder = local_path(as_storage_path(located.reference.uri))
     observations = _read_pickle(folder / "obs_dict.pkl", dict)
     actions = _stack_actions(_read_pickle(folder / "policy_out.pkl", list))
     arrays = {key: np.asarray(observations[key]) for key in _STATE_KEYS if key in observations}

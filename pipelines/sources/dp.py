@@ -12,12 +12,19 @@ import zarr
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
+from pipelines.contract.native import (
+    EpisodeLocation,
+    Found,
+    NativeEpisode,
+    Rejected,
+    check_array_size,
+    check_frames_size,
+)
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.zarr import ZarrFrames
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 _ARRAYS = (".zarray", "zarr.json")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
@@ -29,7 +36,7 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexErr
 def find(source: str, adapter: Adapter) -> Found:
     """Lists the episodes of every replay buffer (`*.zarr`, `*.zarr.zip`) at or below `source`."""
     root = source_root(source)
-    stores: list[Place] = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
+    stores: list[StoragePath] = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
     if not stores:
         folders = find_folders(root, lambda folder, names: folder.endswith(".zarr"))
         stores = sorted([*folders, *root.rglob("*.zarr.zip")], key=str)
@@ -40,13 +47,13 @@ def find(source: str, adapter: Adapter) -> Found:
         name = key_of(store, root)
         for i, (start, end) in enumerate(_find_ends(store)):
             reference = Reference(uri=str(store), key=f"{name}#{i}")
-            episodes.append(Located(reference=reference, place=(start, end), group=name))
+            episodes.append(EpisodeLocation(reference=reference, place=(start, end), group=name))
     return Found(episodes=tuple(episodes))
 
 
-def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """The chunks of the episode's rows and the arrays' metadata; of a zip, all of it."""
-    store = as_place(located.reference.uri)
+    store = as_storage_path(located.reference.uri)
     assert isinstance(store, RemotePath)
     if store.name.endswith(".zip"):
         return own_file(located, listing, pictures)
@@ -87,12 +94,12 @@ def _is_wanted(first: int, array: Mapping[str, Any], start: int, end: int, pictu
         return True
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one episode; arrays and frames go by their key below `data`. Raises Rejected on damaged or short arrays."""
     (start, end), path = located.place, located.reference.uri
     arrays, frames = {}, {}
     try:
-        data = _open(local_path(as_place(path)))["data"]
+        data = _open(local_path(as_storage_path(path)))["data"]
         for key, array in data.arrays():
             if array.shape[0] < end:
                 raise Rejected("unequal_lengths", f"{path}: data/{key}: expected {end} rows, found {array.shape[0]}")
@@ -119,7 +126,7 @@ def _open(path: Path) -> zarr.Group:
     return zarr.open_group(store, mode="r")
 
 
-def _find_ends(store: Place) -> list[tuple[int, int]]:
+def _find_ends(store: StoragePath) -> list[tuple[int, int]]:
     """First and end row of every episode, from a disk or an object store."""
     if not isinstance(store, RemotePath):
         return _read_ends(store)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.sources.video import VideoFrames
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
-from pipelines.storage.paths import as_place
+from pipelines.storage.paths import as_storage_path
 
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")
@@ -37,21 +37,23 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")
     return Found(
-        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
+        episodes=tuple(
+            EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
+        )
     )
 
 
-def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """What the reader opens of the folder (no stereo pairs, no SVO), and the nearest annotations above it."""
     return folder_files(located, listing, _WANTED, f"{_ANNOTATIONS}*.json")
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one episode; frames go by `wrist`, `exterior_1`, `exterior_2` and are decoded when asked for.
 
     Raises Rejected when trajectory.h5 is damaged or a video is cut off; a missing video only leaves its camera out.
     """
-    folder = local_path(as_place(located.reference.uri))
+    folder = local_path(as_storage_path(located.reference.uri))
     try:
         with h5py.File(folder / "trajectory.h5", "r") as file:
             arrays, times, serials, attributes = _read_h5(file)

@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.contract.errors import UsageError
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 IsEpisode = Callable[[str, Sequence[str]], bool]
 
 
-def source_root(source: str) -> Place:
+def source_root(source: str) -> StoragePath:
     """Returns the input as a place with a whole path, so that references lead back from anywhere."""
-    place = as_place(source)
+    place = as_storage_path(source)
     return place if isinstance(place, RemotePath) else place.absolute()
 
 
-def key_of(place: Place, root: Place) -> str:
+def key_of(place: StoragePath, root: StoragePath) -> str:
     """Returns the path of `place` below `root`, with slashes, as the key of an episode.
 
     >>> key_of(Path("/logs/a/b"), Path("/logs"))
@@ -25,7 +25,7 @@ def key_of(place: Place, root: Place) -> str:
     return str(place)[len(str(root)) :].lstrip("/").replace(os.sep, "/") or place.name
 
 
-def find_folders(root: Place, is_episode: IsEpisode) -> list[Place]:
+def find_folders(root: StoragePath, is_episode: IsEpisode) -> list[StoragePath]:
     """Returns, sorted, every folder at or below `root` for which `is_episode(path, names in it)` holds.
 
     On a disk nothing below an episode's own folder is looked at. Raises UsageError when `root` is no folder.
@@ -34,7 +34,7 @@ def find_folders(root: Place, is_episode: IsEpisode) -> list[Place]:
         return _find_remote_folders(root, is_episode)
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder, found {'a file' if root.exists() else 'nothing'}")
-    found: list[Place] = []
+    found: list[StoragePath] = []
     for folder, folders, files in os.walk(root):
         if is_episode(folder, folders + files):
             found.append(Path(folder))
@@ -42,14 +42,14 @@ def find_folders(root: Place, is_episode: IsEpisode) -> list[Place]:
     return sorted(found, key=str)
 
 
-def find_files(root: Place, pattern: str) -> list[Place]:
+def find_files(root: StoragePath, pattern: str) -> list[StoragePath]:
     """Returns, sorted, the files at or below `root` whose names match. Raises UsageError when `root` is no folder."""
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder, found {'a file' if root.exists() else 'nothing'}")
     return sorted(root.rglob(pattern), key=str)
 
 
-def _find_remote_folders(root: RemotePath, is_episode: IsEpisode) -> list[Place]:
+def _find_remote_folders(root: RemotePath, is_episode: IsEpisode) -> list[StoragePath]:
     """Object stores list objects, not folders: folders are what their names begin with."""
     names: dict[str, set[str]] = {}
     for place in root.rglob("*"):
@@ -59,7 +59,7 @@ def _find_remote_folders(root: RemotePath, is_episode: IsEpisode) -> list[Place]
             if len(folder) <= len(root.url):
                 break
             folder, name = folder.rsplit("/", 1)
-    found: list[Place] = []
+    found: list[StoragePath] = []
     for folder in sorted(names):
         inside_another = any(folder.startswith(f"{other}/") for other in found[-1:])
         if not inside_another and is_episode(folder, sorted(names[folder])):

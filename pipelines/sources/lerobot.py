@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pipelines.contract.embodiments import fit_parts
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError, nearest
-from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import key_of, source_root
 from pipelines.sources.video import VideoFrames, count_frames
 from pipelines.storage.mirror import Files, Listing, local_path
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
@@ -37,7 +37,7 @@ _RATE_TOLERANCE = 0.02
 class VideoSpan:
     """Where the frames of one camera of one episode lie."""
 
-    path: Place
+    path: StoragePath
     first: int
 
 
@@ -46,7 +46,7 @@ class EpisodeFiles:
     """One episode as the metadata lists it. from_row, to_row: rows of its file in v3.0; None for a file of its own."""
 
     number: int
-    data: Place | None
+    data: StoragePath | None
     length: int | None
     tasks: tuple[str, ...]
     from_row: int = 0
@@ -81,7 +81,7 @@ def find(source: str, adapter: Adapter) -> Found:
         reference = Reference(uri=str(root), key=f"episode_{number:06d}", split=_split_of(meta.info, number))
         if episode.data is not None:
             group = "" if episode.to_row is None else str(episode.data)
-            episodes.append(Located(reference=reference, place=(number,), group=group))
+            episodes.append(EpisodeLocation(reference=reference, place=(number,), group=group))
             continue
         rejects.append(
             Reject(
@@ -98,21 +98,21 @@ def find(source: str, adapter: Adapter) -> Found:
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
-def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """The episode's table and its videos, which the measuring pass counts the frames of."""
-    root, number = as_place(located.reference.uri), located.place[0]
+    root, number = as_storage_path(located.reference.uri), located.place[0]
     episode = load_meta(root).episodes[number]
     places = [episode.data, *(span.path for span in episode.videos.values())]
     return {place: stat for own in places if isinstance(own, RemotePath) for place, stat in listing.own(own).items()}
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one episode; arrays go by column, frames by video key.
 
     A camera that info.json lists and no file holds is left out. Raises Rejected when rows or frames are missing or
     the video's rate is not the dataset's.
     """
-    root, number = as_place(located.reference.uri), located.place[0]
+    root, number = as_storage_path(located.reference.uri), located.place[0]
     meta = load_meta(root)
     episode = meta.episodes[number]
     table = _read_rows(episode)
@@ -144,21 +144,21 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 
 
 @functools.lru_cache(maxsize=2)
-def load_meta(root: Place) -> Meta:
+def load_meta(root: StoragePath) -> Meta:
     """Reads the metadata, wherever it lies. Raises UsageError for other versions, FailedWork for damaged files."""
-    with _malformed_told(root):
+    with _malformed_metadata_named(root):
         return _load_meta(root)
 
 
 @contextmanager
-def _malformed_told(root: Place) -> Iterator[None]:
+def _malformed_metadata_named(root: StoragePath) -> Iterator[None]:
     try:
         yield
     except _MALFORMED as error:
         raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
 
 
-def _load_meta(root: Place) -> Meta:
+def _load_meta(root: StoragePath) -> Meta:
     info = _read_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
@@ -173,11 +173,11 @@ def _load_meta(root: Place) -> Meta:
 def explain_misfit(source: str) -> str:
     """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
     root = _find_root(source_root(source))
-    with _malformed_told(root):
+    with _malformed_metadata_named(root):
         return _explain_misfit(root, load_meta(root))
 
 
-def _explain_misfit(root: Place, meta: Meta) -> str:
+def _explain_misfit(root: StoragePath, meta: Meta) -> str:
     robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
     path = root / "meta/modality.json"
     groups = _read_json(path).get("state", {}) if path.exists() else {}
@@ -208,7 +208,7 @@ def flatten_names(names: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
 
 
-def _find_root(source: Place) -> Place:
+def _find_root(source: StoragePath) -> StoragePath:
     roots = (
         [source]
         if (source / "meta/info.json").exists()
@@ -220,7 +220,7 @@ def _find_root(source: Place) -> Place:
     return roots[0]
 
 
-def _list_v2(root: Place) -> dict[int, EpisodeFiles]:
+def _list_v2(root: StoragePath) -> dict[int, EpisodeFiles]:
     """Episodes of v2.0 and v2.1, one Parquet file and one MP4 per camera each, wherever their folders are."""
     data = {_number(path): path for path in sorted((root / "data").rglob("episode_*.parquet"), key=str)}
     videos: dict[int, dict[str, VideoSpan]] = {}
@@ -239,11 +239,11 @@ def _list_v2(root: Place) -> dict[int, EpisodeFiles]:
     }
 
 
-def _list_v3(root: Place, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
+def _list_v3(root: StoragePath, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
     """Episodes of v3.0: many in a file, their rows and times in meta/episodes."""
     keys = [key for key, spec in info.get("features", {}).items() if spec.get("dtype") == "video"]
     listings: dict[int, EpisodeFiles] = {}
-    first_rows: dict[Place, int] = {}
+    first_rows: dict[StoragePath, int] = {}
     there = frozenset(path for kind in ("data", "videos") for path in (root / kind).rglob("file-*"))
     for path in sorted((root / "meta/episodes").rglob("*.parquet"), key=str):
         for row in _read_table(path).to_pylist():
@@ -263,7 +263,9 @@ def _list_v3(root: Place, info: Mapping[str, Any]) -> dict[int, EpisodeFiles]:
     return listings
 
 
-def _span_v3(root: Place, row: Mapping[str, Any], key: str, fps: float, there: Container[Place]) -> VideoSpan | None:
+def _span_v3(
+    root: StoragePath, row: Mapping[str, Any], key: str, fps: float, there: Container[StoragePath]
+) -> VideoSpan | None:
     chunk, file = row.get(f"videos/{key}/chunk_index"), row.get(f"videos/{key}/file_index")
     if chunk is None or file is None:
         return None
@@ -271,11 +273,11 @@ def _span_v3(root: Place, row: Mapping[str, Any], key: str, fps: float, there: C
     return VideoSpan(path=path, first=round(row[f"videos/{key}/from_timestamp"] * fps)) if path in there else None
 
 
-def _read_tasks_v2(root: Place) -> dict[int, str]:
+def _read_tasks_v2(root: StoragePath) -> dict[int, str]:
     return {row["task_index"]: row["task"] for row in _read_lines(root / "meta/tasks.jsonl")}
 
 
-def _read_tasks_v3(root: Place) -> dict[int, str]:
+def _read_tasks_v3(root: StoragePath) -> dict[int, str]:
     """Task texts by index; pandas stores the text as the index column."""
     path = root / "meta/tasks.parquet"
     if not path.exists():
@@ -347,12 +349,12 @@ def _increases(times: NDArray[np.float64] | None) -> bool:
     return times is not None and bool((np.diff(times) > 0).all())
 
 
-def _number(path: Place) -> int:
+def _number(path: StoragePath) -> int:
     match = _EPISODE_FILE.fullmatch(path.name)
     return int(match[1]) if match else -1
 
 
-def _read_table(path: Place) -> pa.Table:
+def _read_table(path: StoragePath) -> pa.Table:
     try:
         with path.open("rb") as file:
             return pq.read_table(file)
@@ -360,14 +362,14 @@ def _read_table(path: Place) -> pa.Table:
         raise FailedWork(f"{path}: expected a Parquet table, found {error}") from error
 
 
-def _read_json(path: Place) -> dict[str, Any]:
+def _read_json(path: StoragePath) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise FailedWork(f"{path}: expected JSON, found {error}") from error
 
 
-def _read_lines(path: Place) -> list[dict[str, Any]]:
+def _read_lines(path: StoragePath) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:

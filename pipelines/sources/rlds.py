@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import Found, Located, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.storage.mirror import local_path, own_file
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
@@ -33,7 +33,7 @@ _MAX_UNPACKED = 1 << 20
 class ShardFile:
     """One TFRecord file of the input; n_records as `dataset_info.json` promises, if it does."""
 
-    path: Place
+    path: StoragePath
     split: str
     shard: int
     n_shards: int
@@ -46,7 +46,7 @@ def find(source: str, adapter: Adapter) -> Found:
     source: the version folder, or a folder above it that holds only one. Raises UsageError when there is none.
     """
     folder = find_version_folder(source_root(source))
-    episodes: list[Located] = []
+    episodes: list[EpisodeLocation] = []
     rejects: list[Reject] = []
     for file in list_shards(folder):
         found, error = (_count(file), "") if isinstance(file.path, RemotePath) else _scan(file)
@@ -59,7 +59,7 @@ def find(source: str, adapter: Adapter) -> Found:
 files_of = own_file
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one record; its arrays are the features below `steps/`, its frames the ones that hold pictures.
 
     Raises Rejected when the record's bytes are damaged or are no RLDS episode.
@@ -95,7 +95,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     )
 
 
-def find_version_folder(source: Place) -> Place:
+def find_version_folder(source: StoragePath) -> StoragePath:
     """Returns the one folder at or below `source` that holds TFRecord files of one dataset version."""
     files = find_files(source, "*.tfrecord*")
     folders = sorted({path.parent for path in files if _SHARD.fullmatch(path.name)}, key=str)
@@ -107,7 +107,7 @@ def find_version_folder(source: Place) -> Place:
     return folders[0]
 
 
-def list_shards(folder: Place) -> list[ShardFile]:
+def list_shards(folder: StoragePath) -> list[ShardFile]:
     """Returns the files of every split, in order. Raises UsageError when a file of a split is not there."""
     matches = [match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))]
     if len(names := {match["name"] for match in matches}) > 1:
@@ -173,24 +173,24 @@ def read_success(features: Mapping[str, Parsed], flags: Mapping[str, float]) -> 
     return 1 if "success" in parts else 0 if "failure" in parts else -1
 
 
-def _scan(file: ShardFile) -> tuple[list[Located], str]:
+def _scan(file: ShardFile) -> tuple[list[EpisodeLocation], str]:
     """The records that can be reached, and what stopped the scan, if anything did."""
-    found: list[Located] = []
+    found: list[EpisodeLocation] = []
     try:
         for span in scan_records(file.path):
             reference = Reference(uri=str(file.path), key=_key(file, len(found)), split=file.split)
-            found.append(Located(reference=reference, place=span))
+            found.append(EpisodeLocation(reference=reference, place=span))
     except CorruptRecord as error:
         return found, str(error)
     return found, ""
 
 
-def _count(file: ShardFile) -> list[Located]:
+def _count(file: ShardFile) -> list[EpisodeLocation]:
     """The records of a file in an object store, as `dataset_info.json` counts them; workers find them in a copy."""
     if file.n_records is None:
         raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
     return [
-        Located(
+        EpisodeLocation(
             reference=Reference(uri=str(file.path), key=_key(file, number), split=file.split),
             place=(number,),
             group=str(file.path),
@@ -199,9 +199,9 @@ def _count(file: ShardFile) -> list[Located]:
     ]
 
 
-def _read_payload(located: Located) -> Payload:
+def _read_payload(located: EpisodeLocation) -> Payload:
     """The bytes of a record: by offset and length on a disk, by number in an object store. Raises CorruptRecord."""
-    place = as_place(located.reference.uri)
+    place = as_storage_path(located.reference.uri)
     if not isinstance(place, RemotePath):
         return read_record(place, *located.place)
     (number,) = located.place
@@ -246,7 +246,7 @@ def _key(file: ShardFile, record: int) -> str:
     return f"{file.path.name}#{record}"
 
 
-def _read_shard_lengths(path: Place) -> dict[str, list[int]]:
+def _read_shard_lengths(path: StoragePath) -> dict[str, list[int]]:
     if not path.exists():
         return {}
     try:

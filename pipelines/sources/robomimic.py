@@ -9,12 +9,12 @@ import numpy as np
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
-from pipelines.storage.paths import Place, RemotePath, as_place
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 _SPLITS = {"train": "train", "valid": "val"}
 
@@ -42,19 +42,19 @@ def find(source: str, adapter: Adapter) -> Found:
             raise FailedWork(f"{path}: expected demonstrations under data, found none; take the file away, or mend it")
         for demo in demos:
             reference = Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train"))
-            episodes.append(Located(reference=reference, group=name))
+            episodes.append(EpisodeLocation(reference=reference, group=name))
     return Found(episodes=tuple(episodes))
 
 
 files_of = own_file
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one demonstration; arrays go by `actions` and `obs/...`, frames by camera (`agentview_image`).
 
     Raises Rejected when the file is damaged or the arrays are of unequal lengths.
     """
-    path, demo = local_path(as_place(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
+    path, demo = local_path(as_storage_path(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
     try:
         with h5py.File(path, "r") as file:
             group = file["data"][demo]
@@ -79,7 +79,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[h5py.File]:
+def _opened(place: StoragePath) -> Iterator[h5py.File]:
     """A file on a disk, or one of an object store of which only what is asked for is read."""
     if not isinstance(place, RemotePath):
         with h5py.File(place, "r") as file:

@@ -20,12 +20,19 @@ from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage, to_jpeg
-from pipelines.contract.native import Found, Located, NativeEpisode, Rejected, check_array_size, check_frames_size
+from pipelines.contract.native import (
+    EpisodeLocation,
+    Found,
+    NativeEpisode,
+    Rejected,
+    check_array_size,
+    check_frames_size,
+)
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.storage.mirror import Files, Listing, local_path
-from pipelines.storage.paths import RemotePath, as_place
+from pipelines.storage.paths import RemotePath, as_storage_path
 
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
@@ -49,19 +56,21 @@ def find(source: str, adapter: Adapter) -> Found:
     if not folders:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     return Found(
-        episodes=tuple(Located(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders)
+        episodes=tuple(
+            EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
+        )
     )
 
 
-def files_of(located: Located, listing: Listing, pictures: bool) -> Files:
+def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """Everything below the log's folder; its numbers need no chunk of a camera."""
-    folder = as_place(located.reference.uri)
+    folder = as_storage_path(located.reference.uri)
     assert isinstance(folder, RemotePath)
     files = listing.below(folder)
     return files if pictures else {place: stat for place, stat in files.items() if not _PICTURES.search(place.url)}
 
 
-def read(located: Located, adapter: Adapter) -> NativeEpisode:
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one log, aligned to its control rate; frames go by camera slot and are read when asked for.
 
     Notes tell the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
@@ -69,7 +78,7 @@ def read(located: Located, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        attributes, arrays = _open_arrays(local_path(as_place(path)))
+        attributes, arrays = _open_arrays(local_path(as_storage_path(path)))
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
         numbers = _read_numbers(arrays, path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.paths import Place, RemotePath
+from pipelines.storage.paths import RemotePath, StoragePath
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SUFFIX = ".tmp"
@@ -25,7 +25,7 @@ class DiskFull(FailedWork):
 
 
 @contextmanager
-def atomic_file(path: Place, *, parents: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: StoragePath, *, parents: bool = True) -> Iterator[BinaryIO]:
     """Yields a file that gets the name `path` when the block ends without an error; otherwise it is removed.
 
     parents: makes all folders above it that are missing; otherwise only the one that holds it. Readers see the old
@@ -64,13 +64,13 @@ def _remote_file(path: RemotePath) -> Iterator[BinaryIO]:
         path.put(file)
 
 
-def write_atomically(path: Place, content: bytes, *, parents: bool = True) -> None:
+def write_atomically(path: StoragePath, content: bytes, *, parents: bool = True) -> None:
     """Writes `content` to `path`, whole or not at all. parents: as for atomic_file. Raises DiskFull."""
     with atomic_file(path, parents=parents) as file:
         file.write(content)
 
 
-def sweep_leftovers(directory: Place, *, wanted: bool = True) -> list[Path]:
+def sweep_leftovers(directory: StoragePath, *, wanted: bool = True) -> list[Path]:
     """Removes the temporary files that dead writers left in `directory` and below; returns what it removed.
 
     Object stores have none: what is written there appears when it is complete.
@@ -113,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _full_message(path: Place, error: OSError) -> str:
+def _full_message(path: StoragePath, error: OSError) -> str:
     free = shutil.disk_usage(tempfile.gettempdir() if isinstance(path, RemotePath) else path.parent).free
     return (
         f"{path}: expected room to write it, found {error.strerror} ({free / 1e6:.1f} MB free there). "

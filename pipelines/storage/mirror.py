@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Located
+from pipelines.contract.native import EpisodeLocation
 from pipelines.storage.object_stores import download_object
-from pipelines.storage.paths import Place, RemotePath, RemoteStat, as_place
-from pipelines.storage.retry import with_patience
+from pipelines.storage.paths import RemotePath, RemoteStat, StoragePath, as_storage_path
+from pipelines.storage.retry import with_retries
 
 Files = Mapping[RemotePath, RemoteStat]
-FilesOf = Callable[[Located, "Listing", bool], Files]
+FilesOf = Callable[[EpisodeLocation, "Listing", bool], Files]
 OnWait = Callable[[bool], None]
 
 # What a process keeps of its input, if nobody says otherwise; and the share of the disk that stays free.
@@ -76,22 +76,22 @@ class Listing:
         return {}
 
 
-def own_file(located: Located, listing: Listing, pictures: bool) -> Files:
+def own_file(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """What formats need whose episode is a file, or a part of one."""
-    place = as_place(located.reference.uri)
+    place = as_storage_path(located.reference.uri)
     return listing.own(place) if isinstance(place, RemotePath) else {}
 
 
-def folder_files(located: Located, listing: Listing, wanted: "re.Pattern[str]", above: str) -> Files:
+def folder_files(located: EpisodeLocation, listing: Listing, wanted: "re.Pattern[str]", above: str) -> Files:
     """What formats need whose episode is a folder: what matches `wanted` below it, and the nearest `above` it."""
-    folder = as_place(located.reference.uri)
+    folder = as_storage_path(located.reference.uri)
     assert isinstance(folder, RemotePath)
     below = listing.below(folder).items()
     found = {place: stat for place, stat in below if wanted.fullmatch(place.url[len(folder.url) + 1 :])}
     return {**found, **listing.nearest(folder, above)}
 
 
-def local_path(place: Place) -> Path:
+def local_path(place: StoragePath) -> Path:
     """Where a file or folder lies on this machine: itself, or the copy that `staged` and `fetched` make."""
     return _mirror().path_of(place) if isinstance(place, RemotePath) else place
 
@@ -102,20 +102,20 @@ def with_urls(text: str) -> str:
 
 
 def staged(
-    references: Sequence[Located],
+    references: Sequence[EpisodeLocation],
     files_of: FilesOf,
     *,
     pictures: bool,
     kept_gb: float = DEFAULT_KEPT_GB,
     on_wait: OnWait = lambda moved: None,
-) -> Iterator[Located]:
+) -> Iterator[EpisodeLocation]:
     """Yields the episodes in order, each while its files are on this machine; those on a disk as they are.
 
     files_of: which objects an episode's reader opens; without `pictures`, those that hold its numbers suffice.
     kept_gb: how much stays for later readers. on_wait: is called every second that passes in waiting, with whether
     bytes arrived. Raises FailedWork when the store keeps failing, FileNotFoundError when an object is gone.
     """
-    if not any(isinstance(as_place(located.reference.uri), RemotePath) for located in references):
+    if not any(isinstance(as_storage_path(located.reference.uri), RemotePath) for located in references):
         yield from references
         return
     mirror = _mirror()
@@ -124,7 +124,7 @@ def staged(
     coming: deque[Future[Hold]] = deque()
     with ThreadPoolExecutor(_AHEAD, thread_name_prefix="list") as ahead:
 
-        def prepare(located: Located) -> "Hold":
+        def prepare(located: EpisodeLocation) -> "Hold":
             return mirror.hold(files_of(located, _listing, pictures))
 
         try:
@@ -285,7 +285,7 @@ class Mirror:
     def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
         part = self.folder / _PARTS / str(next(self._numbers))
         try:
-            with_patience(lambda: self._copy(place, stat, part), place.url)
+            with_retries(lambda: self._copy(place, stat, part), place.url)
             path = self._path_of(place)
             while not _moved(part, path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)

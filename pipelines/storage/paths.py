@@ -21,7 +21,7 @@ from pipelines.storage.object_stores import (
     told,
     upload_object,
 )
-from pipelines.storage.retry import with_patience
+from pipelines.storage.retry import with_retries
 
 Answer = TypeVar("Answer")
 
@@ -83,7 +83,7 @@ class RemotePath:
     def _asked(self, url: str, ask: Callable[[], Answer]) -> Answer:
         """Raises FailedWork when the store refuses, or does not answer."""
         try:
-            return with_patience(ask, url)
+            return with_retries(ask, url)
         except OSError as error:
             raise FailedWork(f"{url}: expected to list it, found {error}") from error
 
@@ -92,10 +92,10 @@ class RemotePath:
         if mode != "rb":
             raise ValueError(f"mode: expected 'rb', found {mode!r}; write with `pipelines.storage.files.atomic_file`")
         size = self.stat().st_size
-        return with_patience(lambda: open_object(self.url, size), self.url)
+        return with_retries(lambda: open_object(self.url, size), self.url)
 
     def read_bytes(self) -> bytes:
-        return with_patience(self._read, self.url)
+        return with_retries(self._read, self.url)
 
     def _read(self) -> bytes:
         with told(self.url), self.open() as file:
@@ -134,20 +134,20 @@ class RemotePath:
     def put(self, content: IO[bytes]) -> None:
         """Writes the object from what `content` holds. Raises FailedWork when the store holds something else then."""
         size = content.seek(0, os.SEEK_END)
-        with_patience(lambda: upload_object(self.url, content), self.url)
+        with_retries(lambda: upload_object(self.url, content), self.url)
         if (found := self.stat().st_size) != size:
             raise FailedWork(f"{self}: expected {size} bytes after writing, found {found}. Run the same command again.")
 
 
-Place = Path | RemotePath
+StoragePath = Path | RemotePath
 
 
-def as_place(where: "str | Place") -> Place:
+def as_storage_path(where: "str | StoragePath") -> StoragePath:
     """A local path, or a URL of a scheme that Beam knows. Raises UsageError for another.
 
-    >>> as_place("gs://bucket/data/") / "bridge"
+    >>> as_storage_path("gs://bucket/data/") / "bridge"
     RemotePath(url='gs://bucket/data/bridge')
-    >>> as_place("data/bridge").name
+    >>> as_storage_path("data/bridge").name
     'bridge'
     """
     if not isinstance(where, str):

@@ -31,7 +31,7 @@ _FOR_A_MOMENT = frozenset(
 )
 
 
-def with_patience(work: Callable[[], Result], what: str) -> Result:
+def with_retries(work: Callable[[], Result], what: str) -> Result:
     """Returns what `work` does, which may be repeated. Raises FailedWork that names `what` when it keeps failing."""
     for pause_s in PAUSES_S:
         try:

@@ -41,7 +41,7 @@ def test_all_cases_are_found_and_summed_up(shared: Path, tmp_path: Path, capsys:
     assert names == ["pi05_d32", "pi0_d18", "pi0_d32", "pi0_d32_bf16", "pi0_dummy"]
     with pytest.raises(ValueError, match="found none"):
         check.find_cases(tmp_path)
-    row = check.Row(name="v_t", rel_rms=2e-7, max_abs=1e-6, limits=(3e-5, 3e-4), ok=True)
+    row = check.ComparedArray(name="v_t", rel_rms=2e-7, max_abs=1e-6, limits=(3e-5, 3e-4), ok=True)
     assert check.summary("a", [row]) == "| `a` | 1 of 1 | 2.0e-07 | - | - | - |"
     with pytest.raises(SystemExit):
         check.main([])

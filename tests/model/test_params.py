@@ -5,14 +5,14 @@ import zlib
 import jax
 import numpy as np
 
-from model.params import Spec, draw, fan_in, flatten, normal, ones, zeros
+from model.params import ParameterSpec, draw, fan_in, flatten, normal, ones, zeros
 
 SPECS = {
-    "a/kernel": Spec(shape=(3, 5), init=normal(2.0)),
-    "a/bias": Spec(shape=(5,), init=zeros),
-    "b/kernel": Spec(shape=(7,), init=fan_in(4)),
-    "b/scale": Spec(shape=(2,), init=ones),
-    "large": Spec(shape=(300, 300), init=normal(0.1)),
+    "a/kernel": ParameterSpec(shape=(3, 5), init=normal(2.0)),
+    "a/bias": ParameterSpec(shape=(5,), init=zeros),
+    "b/kernel": ParameterSpec(shape=(7,), init=fan_in(4)),
+    "b/scale": ParameterSpec(shape=(2,), init=ones),
+    "large": ParameterSpec(shape=(300, 300), init=normal(0.1)),
 }
 
 
@@ -34,5 +34,5 @@ def test_another_parameter_moves_none_of_the_others() -> None:
 
 
 def test_kernels_keep_the_size_of_what_passes_through() -> None:
-    wide = flatten(draw({"w": Spec(shape=(400, 400), init=fan_in(400))}, jax.random.key(0)))["w"]
+    wide = flatten(draw({"w": ParameterSpec(shape=(400, 400), init=fan_in(400))}, jax.random.key(0)))["w"]
     np.testing.assert_allclose([wide.mean(), wide.std()], [0.0, 0.05], atol=5e-4)

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from pipelines.contract.episode import Episode
-from pipelines.conversion import shard_work as convert
+from pipelines.conversion import shard_work
 
-_annotate = convert.annotate
+_annotate = shard_work.annotate
 
 
 def annotate_and_hold(episode: Episode) -> Episode:
@@ -23,4 +23,4 @@ def annotate_and_hold(episode: Episode) -> Episode:
     raise TimeoutError("nobody ended this worker")
 
 
-convert.annotate = annotate_and_hold
+shard_work.annotate = annotate_and_hold

@@ -109,7 +109,7 @@ def open_toy_mixture(path: Path, statistics: Path | None = None, **_: Any) -> To
 
 
 class ToyStream:
-    """Stands in for `mixtures.stream.batches.Stream`: sample i follows from i; its picture's brightness is its action."""
+    """Stands in for `mixtures.stream.batches.Stream`: sample i follows from i; its picture's brightness its action."""
 
     def __init__(self, mixture: ToyMixture, *, batch_size: int, split: str = "train", **options: Any) -> None:
         self.mixture, self.batch_size, self.split = mixture, batch_size, split
@@ -228,11 +228,11 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 def train_toy(folder: Path) -> Path:
     """One step on the toy mixture; returns the run's folder."""
-    from trainers.setup import Request
+    from trainers.setup import TrainingRequest
     from trainers.train import train
 
     (folder / "toy.yaml").write_text("toy")
-    request = Request(
+    request = TrainingRequest(
         stage="pretrain",
         spec=folder / "toy.yaml",
         run=folder / "run",

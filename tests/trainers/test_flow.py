@@ -11,14 +11,14 @@ import pytest
 from mixtures.mixture import open_mixture
 from tests.support.stored_episodes import make_episode, store_dataset
 from tests.support.toy_mixture import quick_compilation, settings
-from trainers.evaluation.evaluate import Request as EvalRequest
+from trainers.evaluation.evaluate import TrainingRequest as EvaluationRequest
 from trainers.evaluation.evaluate import evaluate
 from trainers.metrics import read_metrics
 from trainers.robots import find_robot
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor
-from trainers.serving.observations import Look
-from trainers.setup import Request, read_best
+from trainers.serving.observations import Observation
+from trainers.setup import TrainingRequest, read_best
 from trainers.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -48,7 +48,7 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
         overrides = settings(batch_size=4, optimizer__decay_steps=4) if not changes.get("resume") else {}
         overrides["steps"] = changes.pop("steps")
         train(
-            Request(
+            TrainingRequest(
                 stage="pretrain", spec=spec, run=tmp_path / name, overrides=overrides, show_progress=False, **changes
             )
         )
@@ -62,7 +62,7 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
     assert chains[0] == chains[1]
     config = RunDirectory(tmp_path / "whole").read_config()
     assert (config.policy.horizon, config.cameras) == (10, ("base_0_rgb", "left_wrist_0_rgb"))
-    report = evaluate(EvalRequest(run=tmp_path / "whole", samples=6, batch_size=6))
+    report = evaluate(EvaluationRequest(run=tmp_path / "whole", samples=6, batch_size=6))
     assert set(report["groups"][0]["error"]) == {"rad", "gripper"}
     serves_without_the_data(tmp_path / "whole", spec)
 
@@ -76,7 +76,7 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
     state_mask, action_mask = actor.state_mask(robot), actor.action_mask(robot)
     state = np.where(state_mask, 0.3, 0).astype(np.float32)
     actor._sample = lambda *_: np.full((1, 10, 18), 0.25, np.float32)
-    actions = actor.act(robot, Look(images={}, state=state, prompt="go"))
+    actions = actor.act(robot, Observation(images={}, state=state, prompt="go"))
     expected = mixture.unnormalize_action(
         [robot.norm_key], np.full((1, 10, 18), 0.25), state[None], state_mask[None], action_mask[None]
     )

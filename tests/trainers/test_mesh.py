@@ -18,7 +18,7 @@ from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.mesh import AXES, build_mesh, split_array
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
-from trainers.setup import Request, read_best
+from trainers.setup import TrainingRequest, read_best
 from trainers.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,7 +62,11 @@ def test_one_device_and_eight_give_the_same_and_a_run_moves_between_them(
     changes = settings(batch_size=8, optimizer__decay_steps=4)
 
     def on_one_device(name: str, **more: Any) -> None:
-        train(Request(stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / name, show_progress=False, **more))
+        train(
+            TrainingRequest(
+                stage="pretrain", spec=tmp_path / "toy.yaml", run=tmp_path / name, show_progress=False, **more
+            )
+        )
 
     on_one_device("one", overrides=changes | {"steps": 4})
     on_one_device("moved", overrides=changes | {"steps": 2})

@@ -22,7 +22,7 @@ from tests.support.toy_mixture import NORM_KEYS, file_size_limit, quick_compilat
 from tests.support.waiting import wait_for
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
-from trainers.setup import Request, read_best
+from trainers.setup import TrainingRequest, read_best
 from trainers.train import Summary, memory_explained, placed_ahead, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -53,7 +53,9 @@ def run_training(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
         overrides = changes if resume or init else settings(batch_size=4, **changes)
         overrides = {name.replace("__", "."): value for name, value in overrides.items()}
         return train(
-            Request(stage=stage, spec=spec, run=run, init=init, overrides=overrides, resume=resume, show_progress=False)
+            TrainingRequest(
+                stage=stage, spec=spec, run=run, init=init, overrides=overrides, resume=resume, show_progress=False
+            )
         )
 
     return run_training

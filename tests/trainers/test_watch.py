@@ -19,7 +19,7 @@ from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
-from trainers.setup import Request, abstract_state, fresh_state, read_best
+from trainers.setup import TrainingRequest, abstract_state, fresh_state, read_best
 from trainers.train import train
 from trainers.validation import Validation
 from trainers.work import train_flops
@@ -52,7 +52,9 @@ def pretrain(run: Path, text: str = "toy", **changes: Any) -> Path:
     spec = run.parent / f"{run.name}.yaml"
     spec.write_text(text)
     train(
-        Request(stage="pretrain", spec=spec, run=run, overrides=settings(batch_size=4, **changes), show_progress=False)
+        TrainingRequest(
+            stage="pretrain", spec=spec, run=run, overrides=settings(batch_size=4, **changes), show_progress=False
+        )
     )
     return run
 
@@ -197,7 +199,7 @@ def test_pi0_small_trains_through_the_same_loop(tmp_path: Path, monkeypatch: pyt
     }
     (tmp_path / "toy.yaml").write_text("toy")
     train(
-        Request(
+        TrainingRequest(
             stage="pretrain",
             spec=tmp_path / "toy.yaml",
             run=tmp_path / "run",
@@ -230,4 +232,4 @@ def test_a_run_that_lost_a_file_says_which(tmp_path: Path, name: str, watched: t
             (run / kept).write_bytes((watched[0] / kept).read_bytes())
     spec = RunDirectory(run).read_config().mixture
     with pytest.raises(UsageError, match=f"{name}: expected what the run wrote when it started; found no such file"):
-        train(Request(stage="pretrain", spec=Path(spec), run=run, resume=True, show_progress=False))
+        train(TrainingRequest(stage="pretrain", spec=Path(spec), run=run, resume=True, show_progress=False))

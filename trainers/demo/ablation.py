@@ -31,7 +31,7 @@ Z_95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class AblationRow:
     """One policy, asked in one way, on the tasks in which the sentence decides.
 
     error: on held-out episodes of these tasks, asked by the task's sentence, in units of the normalization.
@@ -62,12 +62,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
 
 
-def ablation_rows(results: Results) -> list[Row]:
+def ablation_rows(results: Results) -> list[AblationRow]:
     """The table, in the order in which policies were trained."""
     return [row for run in results.rollouts for row in _rows(results, run)]
 
 
-def _rows(results: Results, run: str) -> Iterator[Row]:
+def _rows(results: Results, run: str) -> Iterator[AblationRow]:
     tasks = [row.policies[run] for row in results.errors if row.is_task]
     trained = {name.rsplit("/", 1)[-1] for name in results.task_groups}  # without the mixture's groups around them
     outcomes = [o for o in results.rollouts[run] if f"{o['task']}@{o['robot']}" in trained]
@@ -76,16 +76,16 @@ def _rows(results: Results, run: str) -> Iterator[Row]:
         counts = {
             name: sum(o[name] for o in of_it) for name in ("episodes", "successes", "went_to_meant", "lifted_other")
         }
-        yield Row(policy=run, condition=condition, error=mean(tasks), **counts)
+        yield AblationRow(policy=run, condition=condition, error=mean(tasks), **counts)
 
 
-def ablation_markdown(rows: Sequence[Row]) -> str:
+def ablation_markdown(rows: Sequence[AblationRow]) -> str:
     """The table for documents."""
     table = (HEADS, ("---",) * len(HEADS), *map(cells, rows))
     return "".join("| " + " | ".join(line) + " |\n" for line in table)
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: AblationRow) -> tuple[str, ...]:
     """What the table says of a row, in the order of `HEADS`."""
     low, high = row.interval
     return (

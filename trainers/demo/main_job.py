@@ -28,7 +28,7 @@ MADE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversion:
+class DemoConversion:
     """One native log and the dataset it becomes."""
 
     format: str
@@ -38,10 +38,10 @@ class Conversion:
 
 
 CONVERSIONS = (
-    Conversion(format="zarr", logs="in_house", name="in_house"),
-    Conversion(format="rlds", logs="rlds/bridge_orig/1.0.0", name="widowx_rlds", adapter="bridge_orig"),
-    Conversion(format="droid", logs="droid", name="franka_droid"),
-    Conversion(format="bridge", logs="bridge", name="widowx_raw"),
+    DemoConversion(format="zarr", logs="in_house", name="in_house"),
+    DemoConversion(format="rlds", logs="rlds/bridge_orig/1.0.0", name="widowx_rlds", adapter="bridge_orig"),
+    DemoConversion(format="droid", logs="droid", name="franka_droid"),
+    DemoConversion(format="bridge", logs="bridge", name="widowx_raw"),
 )
 VERSION = "1.0.0"
 LABELER = "steps"

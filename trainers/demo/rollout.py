@@ -53,7 +53,7 @@ class Instructor(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RolloutOutcome:
     """How a policy did on one task in `episodes` new scenes.
 
     condition: how it was asked. went_to_meant: its hands came nearest to the thing that the sentence means.
@@ -71,7 +71,7 @@ class Outcome:
 
 def roll_out(
     run: Path, spec: Path, series: Sequence[Series], episodes: int, seed: int, instructors: Mapping[str, Instructor]
-) -> list[Outcome]:
+) -> list[RolloutOutcome]:
     """Lets a run's policy act in new scenes of each series; the same seed gives every run the same scenes."""
     directory = RunDirectory(run)
     config, _, params = read_best(directory)
@@ -84,7 +84,7 @@ def roll_out(
             trials = [_new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
             ends = pilot.run(trials, jax.random.key(seed))
             outcomes.append(
-                Outcome(
+                RolloutOutcome(
                     task=trials[0].scene.task,
                     robot=one.body.robot,
                     condition=condition,

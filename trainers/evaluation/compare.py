@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.storage.files import write_atomically
-from trainers.evaluation.evaluate import Request, evaluate
+from trainers.evaluation.evaluate import EvaluationRequest, evaluate
 from trainers.run import RunDirectory
 
 SCHEMA = "embodimix.compare/v1"
 RESAMPLES = 2000
 
 
-def compare(request: Request, other: Path) -> dict[str, Any]:
+def compare(request: EvaluationRequest, other: Path) -> dict[str, Any]:
     """Evaluates both runs on the first one's mixture (or `spec`) and writes RUN/eval/against_<other>.json.
 
     A difference is the other run's error minus this one's, in units of the normalization: below zero, the other one

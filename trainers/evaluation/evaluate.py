@@ -40,7 +40,7 @@ Tree = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvaluationRequest:
     """What the command asks for.
 
     spec: another mixture than the run's; stage: with what it says of another stage than the run's. samples: at most
@@ -58,7 +58,7 @@ class Request:
     flow_sweep: tuple[int, ...] = ()
 
 
-def evaluate(request: Request) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest) -> dict[str, Any]:
     """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json, .html and plots, and returns the report.
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
@@ -134,7 +134,7 @@ def open_evaluation_mixture(
 
 
 def build_predictor(
-    config: RunConfig, mixture: Mixture, params: Tree, request: Request
+    config: RunConfig, mixture: Mixture, params: Tree, request: EvaluationRequest
 ) -> Callable[[str, int], Predictions]:
     """Returns the function (group name, number for its noise) -> predictions on its held-out samples."""
     to_train_batch = build_batcher(config)
@@ -169,7 +169,7 @@ def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.A
     )
 
 
-def held_out(mixture: Mixture, group: str, request: Request) -> tuple[int, Iterator[Batch]]:
+def held_out(mixture: Mixture, group: str, request: EvaluationRequest) -> tuple[int, Iterator[Batch]]:
     """Returns (count, whole batches), of whose samples the first `count` are distinct and wanted."""
     stream = Stream(mixture, batch_size=request.batch_size, split="validation", groups=[group])
     count = min(request.samples, stream.n_samples)

@@ -19,7 +19,7 @@ from trainers.config import RunConfig
 from trainers.evaluation.evaluate import sample_masked
 from trainers.robots import Robot, read_robots
 from trainers.run import RunDirectory
-from trainers.serving.observations import Look
+from trainers.serving.observations import Observation
 from trainers.setup import read_best
 from trainers.step import TrainBatch
 
@@ -59,7 +59,7 @@ class Actor:
         """The slots that the robot commands, bool [18]."""
         return self._normalizer.statistics[robot.norm_key].action.count > 0
 
-    def act(self, robot: Robot, look: Look) -> NDArray[np.float32]:
+    def act(self, robot: Robot, look: Observation) -> NDArray[np.float32]:
         """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units."""
         keys, mask, state = [robot.norm_key], self.action_mask(robot)[None], look.state[None]
         state_mask = self.state_mask(robot)[None]
@@ -73,7 +73,7 @@ class Actor:
         """Compiles the policy, so that the first robot does not wait for it."""
         black = dict.fromkeys(self.cameras, np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
         robot = next(iter(self.robots.values()))
-        self.act(robot, Look(images=black, state=np.zeros(N_SLOTS, np.float32), prompt=""))
+        self.act(robot, Observation(images=black, state=np.zeros(N_SLOTS, np.float32), prompt=""))
         self._number = 0
 
 

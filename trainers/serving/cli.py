@@ -62,10 +62,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_serve(arguments: argparse.Namespace) -> int:
     """Serves until a signal; 0 at its end."""
-    from trainers.serving.server import Request, serve_run
+    from trainers.serving.server import ServerRequest, serve_run
 
     serve_run(
-        Request(
+        ServerRequest(
             run=arguments.run_directory,
             robot=arguments.robot,
             execute=arguments.execute,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import overlay, read_segments
-from pipelines.storage.paths import Place
+from pipelines.storage.paths import StoragePath
 
 Vectors = NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class NearestState:
         return max(dict.fromkeys(said), key=said.count)
 
 
-def learn_nearest_state(dataset: str | Place, table: Place, robots: Iterable[str]) -> NearestState:
+def learn_nearest_state(dataset: str | StoragePath, table: StoragePath, robots: Iterable[str]) -> NearestState:
     """Learns from a dataset's successful episodes of some robots, and the segment table that tells their sentences."""
     store, wanted = EpisodeStore(dataset), set(robots)
     states, sentences = defaultdict[str, list[Vectors]](list), defaultdict[str, list[str]](list)

@@ -17,7 +17,7 @@ STATE_PLACES = ("state", "observation/state")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Observation:
     """One observation. images: uint8 [224, 224, 3] per camera that was sent; state: float32 [18], physical."""
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -26,7 +26,7 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class KeyNames:
     """Under which keys ('/'-joined) a client sends what. given: a camera or 'state' or 'prompt' -> its keys."""
 
     given: Mapping[str, tuple[str, ...]]
@@ -52,9 +52,9 @@ def read_look(
     *,
     cameras: tuple[str, ...],
     state_mask: NDArray[np.bool_],
-    names: Names,
+    names: KeyNames,
     prompt: str | None = None,
-) -> Look:
+) -> Observation:
     """Returns the observation in a message; `prompt` stands in where it has none.
 
     Pictures: uint8 [y, x, 3] or [3, y, x] of any size, floats in [0, 1], or JPEG or PNG bytes. UsageError says what
@@ -79,7 +79,7 @@ def read_look(
     text = said[0] if said else prompt
     if not isinstance(text, str):
         raise UsageError(f"observation: expected prompt, a sentence; found {type(text).__name__}")
-    return Look(images=images, state=_state(state, robot, state_mask), prompt=text)
+    return Observation(images=images, state=_state(state, robot, state_mask), prompt=text)
 
 
 def _taken(flat: dict[str, Any], places: list[tuple[str, ...]]) -> list[Any]:

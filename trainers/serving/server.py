@@ -26,7 +26,7 @@ from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from trainers.robots import Robot, find_robot, open_loop_steps
 from trainers.serving.acting import Actor
 from trainers.serving.messages import pack, unpack
-from trainers.serving.observations import Names, read_look
+from trainers.serving.observations import KeyNames, read_look
 
 SCHEMA = "embodimix.serve/v1"
 REMEMBERED = 1000
@@ -36,7 +36,7 @@ LOGGER = logging.getLogger("embodimix.serve")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ServerRequest:
     """What the command asks for.
 
     robot: norm key, or its beginning, of observations that do not name a robot. execute: actions of a chunk to send,
@@ -68,14 +68,14 @@ class Timing:
 class PolicyServer:
     """One policy, any number of connections; requests are computed one after another, in a thread of their own."""
 
-    def __init__(self, request: Request, actor: Actor) -> None:
+    def __init__(self, request: ServerRequest, actor: Actor) -> None:
         if request.flow_steps < 1 or not 0 <= request.execute <= actor.config.policy.horizon:
             raise UsageError(
                 f"expected --flow-steps of at least 1 and --execute from 1 to {actor.config.policy.horizon}, the "
                 f"horizon; found {request.flow_steps} and {request.execute}"
             )
         self._request, self._actor = request, actor
-        self._names = Names(given=request.names)
+        self._names = KeyNames(given=request.names)
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
         self._since = time.time()
@@ -248,7 +248,7 @@ class PolicyServer:
         }
 
 
-def serve_run(request: Request) -> None:
+def serve_run(request: ServerRequest) -> None:
     """Loads the run's newest policy, compiles it and serves it until a signal."""
     actor = Actor(request.run, flow_steps=max(request.flow_steps, 1), seed=request.seed)
     server = PolicyServer(request, actor)

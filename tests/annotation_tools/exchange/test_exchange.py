@@ -14,7 +14,7 @@ import pytest
 
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.exchange import agibot, calvin, elan, groot, label_studio, lerobot
-from annotation_tools.exchange.clips import Clip, Names, make_clips, runs_to_segments, stamp
+from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, runs_to_segments, stamp
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import check_segments, read_segments
@@ -55,7 +55,7 @@ def clips(store: EpisodeStore) -> list[Clip]:
 
 def write_and_read(store: EpisodeStore, form: ModuleType, path: Path, clips: list[Clip]) -> dict[str, list[Segment]]:
     form.write(path, clips)
-    return form.read(path, Names.of(store))
+    return form.read(path, EpisodeNames.of(store))
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__.rsplit(".", 1)[1])
@@ -83,7 +83,7 @@ def test_what_is_read_fits_the_dataset(
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__.rsplit(".", 1)[1])
 def test_an_empty_folder_is_refused(store: EpisodeStore, form: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(FailedWork, match="expected"):
-        form.read(tmp_path, Names.of(store))
+        form.read(tmp_path, EpisodeNames.of(store))
 
 
 def test_lerobot_columns_join_a_dataset_that_is_there(store: EpisodeStore, clips: list[Clip], tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_agibot_episodes_of_other_numbers_are_found_by_given_names(store: Episod
     episode = {"episode_id": 649078, "task_id": 327, "lable_info": {"action_config": [action]}}
     (tmp_path / "task_327.json").write_text(json.dumps([episode]))
     with pytest.raises(FailedWork, match="no episode '649078' in the dataset"):
-        agibot.read(tmp_path, Names.of(store))
+        agibot.read(tmp_path, EpisodeNames.of(store))
     second = list(store.briefs)[1]
-    read = agibot.read(tmp_path, Names.of(store, {"649078": second}))
+    read = agibot.read(tmp_path, EpisodeNames.of(store, {"649078": second}))
     assert [(s.start, s.end, s.text) for s in read[second]] == [(0, 9, "Pick up onion.")]
 
 
@@ -199,7 +199,7 @@ def test_a_calvin_file_that_would_run_code_is_refused(
     calvin.write(tmp_path, clips)
     np.save(tmp_path / "lang_annotations" / "auto_lang_ann.npy", np.array(Trap(), dtype=object), allow_pickle=True)
     with pytest.raises(FailedWork, match="found builtins.print, which could run code"):
-        calvin.read(tmp_path, Names.of(store))
+        calvin.read(tmp_path, EpisodeNames.of(store))
     assert capsys.readouterr().out == ""
 
 
@@ -217,7 +217,7 @@ def test_elan_refuses_entities_and_survives_characters_that_xml_lacks(
     bomb = '<!DOCTYPE a [<!ENTITY b "bbbb">]><ANNOTATION_DOCUMENT>&b;</ANNOTATION_DOCUMENT>'
     (tmp_path / f"{odd.episode_id}.eaf").write_text(bomb)
     with pytest.raises(FailedWork, match="found entity definitions, which are refused"):
-        elan.read(tmp_path, Names.of(store))
+        elan.read(tmp_path, EpisodeNames.of(store))
 
 
 def test_elan_files_of_a_stranger_need_only_a_tier_named_text(store: EpisodeStore, tmp_path: Path) -> None:
@@ -228,7 +228,9 @@ def test_elan_files_of_a_stranger_need_only_a_tier_named_text(store: EpisodeStor
         '<ALIGNABLE_ANNOTATION ANNOTATION_ID="x" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>go'
         "</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"
     )
-    assert elan.read(tmp_path, Names.of(store)) == {episode_id: [Segment(start=0, end=15, text="go", source="source")]}
+    assert elan.read(tmp_path, EpisodeNames.of(store)) == {
+        episode_id: [Segment(start=0, end=15, text="go", source="source")]
+    }
 
 
 def test_label_studio_regions_count_frames_from_one(clips: list[Clip], tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.answer import BadAnswer, parse_answer
 from annotation_tools.labels.command import choose_labeler
 from annotation_tools.labels.http import HttpLabeler
-from annotation_tools.labels.labelers import Answer, Labeler, RulesLabeler, SubprocessLabeler, Usage
+from annotation_tools.labels.labelers import Labeler, LabelerAnswer, RulesLabeler, SubprocessLabeler, Usage
 from annotation_tools.labels.request import LabelRequest, contact_sheet, make_requests
 from annotation_tools.labels.run import (
     AnswerCache,
     DeadLetter,
+    LabelOutcome,
     Limits,
-    Outcome,
     estimate_run,
     label_run,
 )
@@ -107,7 +107,7 @@ def proposals(store: EpisodeStore) -> list[tuple[str, tuple[Segment, ...]]]:
     return [(episode_id, store.episode(episode_id).segments) for episode_id in store.briefs]
 
 
-def run(store: EpisodeStore, labeler: Labeler, cache: Path, **limits: Any) -> Outcome:
+def run(store: EpisodeStore, labeler: Labeler, cache: Path, **limits: Any) -> LabelOutcome:
     rates = Limits(**{"wait_s": 0.001, **limits})
     return label_run(store, labeler, proposals(store), AnswerCache(cache), rates, "2024-05-01T00:00:00Z", "0.1.0")
 
@@ -399,7 +399,7 @@ def test_the_second_question_tells_the_label_before_it(store: EpisodeStore, tmp_
     asked: list[LabelRequest] = []
 
     class Listening(RulesLabeler):
-        def answer(self, request: LabelRequest, complaint: str) -> Answer:
+        def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
             asked.append(request)
             return super().answer(request, complaint)
 

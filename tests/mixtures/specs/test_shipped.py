@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.reports.plan import Plan
+from mixtures.reports.plan import MixturePlan
 from mixtures.reports.published import plan_published
 from mixtures.specs.spec import load_spec
 from tests.mixtures.groups.test_shares import OXE_MAGIC_SOUP
@@ -13,7 +13,7 @@ from tests.support.checkout import ROOT
 SPECS = ROOT / "mixtures" / "specs"
 
 
-def planned(name: str) -> Plan:
+def planned(name: str) -> MixturePlan:
     return plan_published(load_spec(SPECS / f"{name}.yaml"), None)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mixtures.cli import add_commands
 from mixtures.mixture import open_mixture
 from mixtures.reports.published import plan_published
-from mixtures.specs.spec import Filter, Spec, load_spec
+from mixtures.specs.spec import Filter, MixtureSpec, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import FailedWork
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
@@ -55,7 +55,7 @@ def spec(tmp_path: Path) -> Path:
     return write_spec(tmp_path, BODY)
 
 
-def shares(spec: Spec) -> dict[str, float]:
+def shares(spec: MixtureSpec) -> dict[str, float]:
     return {group.name: round(group.probability, 6) for group in plan_published(spec, None).groups}
 
 

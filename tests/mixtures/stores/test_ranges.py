@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from mixtures.stores import connection, gcs, s3
-from mixtures.stores import retry as patience
+from mixtures.stores import connection, gcs, retry, s3
 from mixtures.stores.connection import Server
-from mixtures.stores.ranges import RangeReader, Request
+from mixtures.stores.ranges import RangeReader, RangeRequest
 from pipelines.contract.errors import FailedWork, UsageError
 
 
@@ -39,10 +38,10 @@ class ScriptedServer:
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def request(self, path: str, offset: int, length: int) -> Request:
+    def request(self, path: str, offset: int, length: int) -> RangeRequest:
         head = f"GET /{path} HTTP/1.1\r\nRange: bytes={offset}-{offset + length - 1}\r\n\r\n".encode()
         server = Server(host="localhost", port=self.port, is_secure=self.context is not None)
-        return Request(server=server, head=head)
+        return RangeRequest(server=server, head=head)
 
     def _accept(self) -> None:
         while True:
@@ -91,7 +90,7 @@ class ScriptedServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
     made = ScriptedServer()
     yield made
     made.socket.close()
@@ -114,7 +113,7 @@ def test_every_range_comes_back_in_its_place(server: ScriptedServer) -> None:
 
 
 def test_a_store_that_does_not_answer_is_asked_again(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "ANSWER_S", 0.3)
+    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
     server.script.append("late")
     assert read(server, ("a", 0, 4)) == [b"\0\1\2\3"]
     assert len(server.heads) >= 2
@@ -164,7 +163,7 @@ def test_an_expired_token_is_renewed_once(server: ScriptedServer) -> None:
 
 
 def test_a_connection_that_grew_stale_costs_no_attempt(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     reader = RangeReader(server.request, 1)
     assert reader.fetch([("a", 0, 2)]).get(0) == b"\0\1"
     server.script.append("close")
@@ -189,7 +188,7 @@ def test_closing_ends_what_waits(server: ScriptedServer) -> None:
     [(UsageError("a: unknown scheme"), "a: unknown scheme"), (ValueError(), "a: the reader was closed")],
 )
 def test_a_request_that_cannot_be_made_fails_what_waits(error: Exception, message: str) -> None:
-    def broken(path: str, offset: int, length: int) -> Request:
+    def broken(path: str, offset: int, length: int) -> RangeRequest:
         raise error
 
     reader = RangeReader(broken, 1)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.stores import arrow as stores
-from mixtures.stores import retry as patience
-from mixtures.stores.shard_cache import Stage
+from mixtures.stores import arrow, retry
+from mixtures.stores.shard_cache import ShardCache
 from mixtures.stream.batches import Batch, Stream
-from mixtures.stream.shard_files import ShardFiles
+from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.fake_store import FakeStore, serving
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
@@ -35,10 +34,10 @@ def store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
             monkeypatch.setenv(variable, server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.01)
-        stores._file_system.cache_clear()
+        monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+        arrow._file_system.cache_clear()
         yield server
-    stores._file_system.cache_clear()
+    arrow._file_system.cache_clear()
 
 
 def opened(folder: Path, cache: Path, where: str) -> Mixture:
@@ -73,8 +72,8 @@ def test_a_busy_store_is_asked_again(store: FakeStore, tmp_path: Path, scheme: s
 def test_a_store_that_stays_broken_fails_the_run_by_name(
     store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "ANSWER_S", 0.3)
-    stores._file_system.cache_clear()
+    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
+    arrow._file_system.cache_clear()
     mixture = opened(tmp_path, tmp_path / "cache", "gs://bucket")
     store.failures = 10**9
     with Stream(mixture, batch_size=1) as stream, pytest.raises(FailedWork) as caught:
@@ -117,8 +116,8 @@ def test_an_unknown_scheme_is_wrong_use(tmp_path: Path) -> None:
 def test_staged_shards_are_read_from_disk_up_to_the_limit(store: FakeStore, tmp_path: Path) -> None:
     shards = sorted((store.root / "bucket/a/1.0.0").glob("*.tfrecord-*"))
     uris = [f"gs://bucket/a/1.0.0/{shard.name}" for shard in shards]
-    stage = Stage(tmp_path / "stage", limit_bytes=shards[0].stat().st_size + 10)
-    files = ShardFiles(stage)
+    stage = ShardCache(tmp_path / "stage", limit_bytes=shards[0].stat().st_size + 10)
+    files = OpenShards(stage)
     expected = [shard.read_bytes()[100:200] for shard in shards]
     assert [files.read(uri, 100, 100) for uri in uris[:1]] == expected[:1]
     stage.wait()
@@ -129,4 +128,4 @@ def test_staged_shards_are_read_from_disk_up_to_the_limit(store: FakeStore, tmp_
     assert files.read(uris[1], 100, 100) == expected[1] and store.n_reads == reads + 1
     assert stage.used_bytes <= stage.limit_bytes
     files.close()
-    assert Stage(tmp_path / "stage", limit_bytes=10**9).local_path(uris[0]) is not None
+    assert ShardCache(tmp_path / "stage", limit_bytes=10**9).local_path(uris[0]) is not None

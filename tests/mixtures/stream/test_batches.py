@@ -13,7 +13,7 @@ from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream import pictures
 from mixtures.stream.batches import Batch, Stream
 from mixtures.stream.pictures import _decode_into
-from mixtures.stream.shard_files import ShardFiles
+from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.slots import CAMERAS
 from tests.support.mixture_data import colour, make_episode, write_dataset, write_spec
@@ -260,7 +260,7 @@ def test_a_slow_first_read_has_the_disk_bring_all_pictures_of_the_task(
 ) -> None:
     asked: list[tuple[str, int, int]] = []
     monkeypatch.setattr(pictures, "SLOW_READ_S", slow_s)
-    monkeypatch.setattr(ShardFiles, "expect", lambda self, *range: asked.append(range))
+    monkeypatch.setattr(OpenShards, "expect", lambda self, *range: asked.append(range))
     with Stream(mixture, batch_size=1, threads=1) as stream:
         batch = stream.gather([0, 1], [2, 4])
         table = mixture.tables[0]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mixtures.stream import shard_files
-from mixtures.stream.shard_files import ShardFiles
+from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork
-from pipelines.storage import retry as patience
+from pipelines.storage import retry
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def shard(tmp_path: Path) -> str:
 
 
 def test_closing_in_the_middle_of_a_read_disturbs_no_reader(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, pread = ShardFiles(), os.pread
+    files, pread = OpenShards(), os.pread
 
     def close_first(descriptor: int, length: int, offset: int) -> bytes:
         files.close()
@@ -32,7 +32,7 @@ def test_closing_in_the_middle_of_a_read_disturbs_no_reader(shard: str, monkeypa
 
 
 def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, together = ShardFiles(), threading.Barrier(4)
+    files, together = OpenShards(), threading.Barrier(4)
 
     def open_together(path: str) -> shard_files._LocalFile:
         together.wait(timeout=60)
@@ -50,11 +50,11 @@ def test_threads_that_open_a_shard_at_once_share_one_file(shard: str, monkeypatc
 
 def test_a_range_past_the_end_is_refused(shard: str) -> None:
     with pytest.raises(FailedWork, match="expected 9 bytes at 95, found 5 of them"):
-        ShardFiles().read(shard, 95, 9)
+        OpenShards().read(shard, 95, 9)
 
 
 def test_a_disk_that_fails_for_a_moment_is_read_again(shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(retry, "PAUSES_S", (0.0, 0.0))
     read, failures, opened = os.pread, [errno.EIO, errno.ESTALE], []
     monkeypatch.setattr(os, "open", lambda *a, real=os.open: opened.append(a) or real(*a))
 
@@ -64,7 +64,7 @@ def test_a_disk_that_fails_for_a_moment_is_read_again(shard: str, monkeypatch: p
         return read(*arguments)
 
     monkeypatch.setattr(os, "pread", failing)
-    files = ShardFiles()
+    files = OpenShards()
     assert files.read(shard, 4, 6) == Path(shard).read_bytes()[4:10]
     assert len(opened) == 2
     failures += [errno.EIO] * 4
@@ -76,7 +76,7 @@ def test_a_disk_that_fails_for_a_moment_is_read_again(shard: str, monkeypatch: p
 
 
 def test_advice_on_a_missing_shard_is_left_to_the_read_to_report(tmp_path: Path) -> None:
-    files, missing = ShardFiles(), str(tmp_path / "gone")
+    files, missing = OpenShards(), str(tmp_path / "gone")
     files.expect(missing, 0, 4)
     with pytest.raises(FailedWork, match="expected a readable shard"):
         files.read(missing, 0, 4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.conversion.launch import Conversion, convert
+from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.rebuild import rebuild_index
@@ -19,7 +19,7 @@ from tests.pipelines.sources.test_zarr import write_log
 def run(tmp_path: Path, version: str, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"adapter": get_adapter("inhouse_log"), "n_shards": 2}
     source, root = str(tmp_path / "logs"), str(tmp_path / "data")
-    return convert(Conversion(source=source, output_root=root, name="x", version=version, **options | changes))
+    return convert(ConversionRequest(source=source, output_root=root, name="x", version=version, **options | changes))
 
 
 def add_logs(tmp_path: Path, *names: str, **changes: Any) -> None:

@@ -23,7 +23,7 @@ from pipelines.conversion.beam_options import make_beam_options
 from pipelines.conversion.cancelling import at_work, check_wanted
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import (
-    Conversion,
+    ConversionRequest,
     convert,
     make_job,
     plan_conversion,
@@ -44,9 +44,9 @@ TRAIN = "tiny-train.tfrecord-00000-of-00001"
 N = 10
 
 
-def make_conversion(source: Path, root: Path, **changes: Any) -> Conversion:
+def make_conversion(source: Path, root: Path, **changes: Any) -> ConversionRequest:
     options: dict[str, Any] = {"name": "tiny", "version": "1.0.0", "adapter": get_adapter("bridge_orig"), "n_shards": 3}
-    return Conversion(source=str(source), output_root=str(root), **options | changes)
+    return ConversionRequest(source=str(source), output_root=str(root), **options | changes)
 
 
 def command(source: Path, root: Path, *options: str) -> list[str]:

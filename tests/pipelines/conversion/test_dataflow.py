@@ -23,12 +23,12 @@ from packaging.utils import canonicalize_name
 from pipelines import cli, flex_template
 from pipelines.conversion.beam_options import make_beam_options, option_parser
 from pipelines.conversion.graph import ConvertAll
-from pipelines.conversion.launch import Conversion, convert, make_job, plan_conversion
+from pipelines.conversion.launch import ConversionRequest, convert, make_job, plan_conversion
 from pipelines.conversion.plan import Job, ShardId, save_plan
 from pipelines.conversion.shard_work import load_measured, load_result
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
-from pipelines.storage.paths import as_place
+from pipelines.storage.paths import as_storage_path
 from tests.support.checkout import ROOT
 from tests.support.memory_store import MemoryStore
 from tests.support.native_files import bridge_features, write_rlds
@@ -70,7 +70,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
 
     folder = tmp_path_factory.mktemp("dataflow")
     source = write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=str(source),
         output_root=str(folder / "out"),
         name="tiny",
@@ -248,9 +248,9 @@ def test_a_template_hands_over_and_the_same_command_closes(tmp_path: Path, monke
     ]
     assert flex_template.main(launched) == 0
     assert json.loads(sent["job_object"])["environment"]["sdkPipelineOptions"]["options"]["project"] == "my-project"
-    assert not as_place("mem://bucket/out/tiny/1.0.0/dataset_info.json").exists()
+    assert not as_storage_path("mem://bucket/out/tiny/1.0.0/dataset_info.json").exists()
     run_here(sent["pipeline.pb"], FnApiRunner())
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source="mem://bucket/in",
         output_root="mem://bucket/out",
         name="tiny",
@@ -259,7 +259,7 @@ def test_a_template_hands_over_and_the_same_command_closes(tmp_path: Path, monke
         n_shards=2,
     )
     assert convert(conversion)["episodes_out"] == 4
-    Dataset.open(as_place("mem://bucket/out/tiny/1.0.0")).verify_hashes()
+    Dataset.open(as_storage_path("mem://bucket/out/tiny/1.0.0")).verify_hashes()
     MemoryStore.objects.clear()
 
 

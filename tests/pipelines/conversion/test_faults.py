@@ -17,15 +17,14 @@ import pytest
 
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Rejected
-from pipelines.conversion import launch
-from pipelines.conversion import shard_work as conversion
+from pipelines.conversion import launch, shard_work
 from pipelines.conversion.graph import ConvertShard
 from pipelines.conversion.launch import convert
 from pipelines.conversion.local_workers import descendants
-from pipelines.conversion.plan import Job, Plan
+from pipelines.conversion.plan import ConversionPlan, Job
 from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
 from pipelines.shards.dataset import Dataset
-from pipelines.storage import retry as patience
+from pipelines.storage import retry
 from pipelines.storage.retry import transient_cause
 from tests.pipelines.conversion.test_convert import POISON, command, hash_files, make_conversion, read_rejects
 from tests.support.memory_store import MemoryStore
@@ -51,7 +50,7 @@ def hashes(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(retry, "PAUSES_S", (0.01, 0.01, 0.01))
 
 
 class Flaky(io.BufferedReader):
@@ -161,7 +160,7 @@ def test_a_writer_that_comes_late_changes_nothing(
     shard = min(plan.shards)
     measured = settle_measured(merge_measured([measure_shard(job, each) for each in plan.shards]), job)
     is_there, done_by_others = threading.Event(), threading.Event()
-    work, raised = getattr(conversion, stage), []
+    work, raised = getattr(shard_work, stage), []
 
     def work_late(*arguments: Any, **options: Any) -> Any:
         result = work(*arguments, **options)
@@ -177,7 +176,7 @@ def test_a_writer_that_comes_late_changes_nothing(
             raised.append(type(error))
 
     late = threading.Thread(target=write)
-    monkeypatch.setattr(conversion, stage, work_late)
+    monkeypatch.setattr(shard_work, stage, work_late)
     late.start()
     try:
         assert is_there.wait(120)
@@ -193,7 +192,7 @@ def test_a_writer_that_comes_late_changes_nothing(
     assert hash_files(tmp_path / FOLDER) == hashes
 
 
-def prepare(source: Path, root: Path) -> tuple[Job, Plan]:
+def prepare(source: Path, root: Path) -> tuple[Job, ConversionPlan]:
     """An output with a plan, in which no shard is begun."""
     wanted = make_conversion(source, root)
     plan = launch.plan_conversion(wanted, None)

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import workers_for
-from pipelines.conversion import fork_pool as forked
-from pipelines.conversion import local_workers as workers
+from pipelines.conversion import fork_pool, local_workers
 from pipelines.conversion.fork_pool import can_fork, in_worker
 from pipelines.conversion.launch import convert
 from pipelines.conversion.local_workers import descendants
@@ -240,8 +239,8 @@ def test_workers_are_processes_where_these_help_and_threads_elsewhere(
 ) -> None:
     wanted = {"format": "rlds", "input": "in", "output_root": "out", "workers": 3, "beam_options": []} | changes
     made: list[tuple[str, int]] = []
-    monkeypatch.setattr(forked, "can_fork", lambda: changes.get("can_fork", True))
-    monkeypatch.setattr(forked, "forked_workers", lambda n, _: nullcontext(made.append(("processes", n))))
-    monkeypatch.setattr(workers, "spare_memory", lambda n: made.append(("arenas", n)))
+    monkeypatch.setattr(fork_pool, "can_fork", lambda: changes.get("can_fork", True))
+    monkeypatch.setattr(fork_pool, "forked_workers", lambda n, _: nullcontext(made.append(("processes", n))))
+    monkeypatch.setattr(local_workers, "limit_malloc_arenas", lambda n: made.append(("arenas", n)))
     with workers_for(argparse.Namespace(**wanted)):
         assert made == expected

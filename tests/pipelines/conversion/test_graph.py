@@ -11,7 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.contract.episode import Episode, Reference
 from pipelines.conversion.graph import ConvertAll, ConvertShard, MergeMeasured
-from pipelines.conversion.launch import Conversion, make_job, plan_conversion
+from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion
 from pipelines.conversion.plan import Job, ShardId, save_plan
 from pipelines.conversion.shard_work import Measured, PendingVectors, merge_measured
 from pipelines.mapping.adapters import get_adapter
@@ -106,7 +106,7 @@ def test_beam_counts_what_came_in_and_out_and_where_time_went(tmp_path: Path) ->
     large = [picture(i, size=512) for i in range(12)]
     episodes = [bridge_features(0, image_0=large), bridge_features(1, t=1), bridge_features(2, image_0=large)]
     source = write_rlds(tmp_path / "in", {"train": episodes})
-    conversion = Conversion(
+    conversion = ConversionRequest(
         source=str(source),
         output_root=str(tmp_path),
         name="x",

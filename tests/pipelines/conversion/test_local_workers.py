@@ -20,8 +20,8 @@ from pipelines.mapping.adapters import get_adapter
 # Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
 COUNT_ARENAS = """
 import ctypes, sys, threading
-from pipelines.conversion.local_workers import spare_memory
-spare_memory(1)
+from pipelines.conversion.local_workers import limit_malloc_arenas
+limit_malloc_arenas(1)
 
 together, libc = threading.Barrier(8), ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p

@@ -9,13 +9,13 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.contract.errors import FailedWork
-from pipelines.conversion.launch import Conversion, convert
+from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
-from pipelines.storage import retry as patience
+from pipelines.storage import retry
 from pipelines.storage.mirror import forget_copies
-from pipelines.storage.paths import RemotePath, as_place
+from pipelines.storage.paths import RemotePath, as_storage_path
 from tests.pipelines.conversion.test_stores import contents_of
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_hdf5 import write_robomimic
@@ -65,7 +65,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, "minioadmin")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setattr("apache_beam.internal.gcp.auth._Credentials._credentials_init", True)
-    monkeypatch.setattr(patience, "PAUSES_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(retry, "PAUSES_S", (0.05, 0.1, 0.2))
     forget_copies()
 
 
@@ -78,8 +78,8 @@ def use(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 def run(source: str, name: str, root: str, **changes: Any) -> Dataset:
     adapter, options = SOURCES[name]
     facts = {"name": name, "version": "1.0.0", "adapter": get_adapter(adapter), "n_shards": 2} | options | changes
-    convert(Conversion(source=source, output_root=root, **facts))
-    return Dataset.open(as_place(root) / name / "1.0.0")
+    convert(ConversionRequest(source=source, output_root=root, **facts))
+    return Dataset.open(as_storage_path(root) / name / "1.0.0")
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -110,7 +110,7 @@ def test_a_store_holds_the_dataset_that_was_written_into_it(
     ]
     assert keys[0] == keys[1]
     counts = convert(
-        Conversion(
+        ConversionRequest(
             source=f"{scheme}://bucket/in/rlds",
             output_root=f"{scheme}://bucket/out",
             name="rlds",

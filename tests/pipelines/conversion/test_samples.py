@@ -12,7 +12,7 @@ import pytest
 from pipelines.contract.images import decode_jpeg
 from pipelines.contract.slots import norm_key
 from pipelines.conversion.contact_sheet import compare_frames, draw_sheet, main
-from pipelines.conversion.launch import Conversion, convert
+from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.example_wire import parse_example
 from pipelines.shards.statistics import load_statistics, unnormalize
@@ -40,7 +40,7 @@ def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         if not folder.exists():
             source, adapter, robot = SOURCES[name]
             convert(
-                Conversion(
+                ConversionRequest(
                     source=str(shared / source),
                     output_root=str(root),
                     name=name,
@@ -139,7 +139,7 @@ def test_processes_write_the_same_bytes(converted: Callable[[str], Path], shared
     source, adapter, _ = SOURCES["bridge_rlds"]
     flags = ("--runner=FnApiRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing")
     convert(
-        Conversion(
+        ConversionRequest(
             source=str(shared / source),
             output_root=str(tmp_path),
             name="bridge_rlds",

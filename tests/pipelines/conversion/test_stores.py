@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.contract.errors import UsageError
 from pipelines.conversion.beam_options import check_reach, make_beam_options
-from pipelines.conversion.launch import Conversion, convert, find_episodes, make_job
+from pipelines.conversion.launch import ConversionRequest, convert, find_episodes, make_job
 from pipelines.conversion.plan import make_plan, save_plan
 from pipelines.conversion.shard_work import measure_shard
 from pipelines.mapping.adapters import get_adapter
@@ -22,7 +22,7 @@ from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.sources import bridge, dp, rlds
 from pipelines.sources.folders import find_folders, key_of
 from pipelines.storage.mirror import Listing, forget_copies
-from pipelines.storage.paths import RemotePath, as_place
+from pipelines.storage.paths import RemotePath, as_storage_path
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_hdf5 import write_aloha, write_robomimic
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
@@ -50,8 +50,8 @@ def upload(folder: Path, url: str) -> None:
 
 def run(source: str, adapter: str, root: str, **changes: Any) -> Dataset:
     options: dict[str, Any] = {"name": "x", "version": "1.0.0", "adapter": get_adapter(adapter), "n_shards": 2}
-    convert(Conversion(source=source, output_root=root, **options | changes))
-    return Dataset.open(as_place(root) / "x" / "1.0.0")
+    convert(ConversionRequest(source=source, output_root=root, **options | changes))
+    return Dataset.open(as_storage_path(root) / "x" / "1.0.0")
 
 
 def rows_of(dataset: Dataset) -> dict[str, dict[str, Any]]:
@@ -132,7 +132,7 @@ def test_measuring_transfers_no_pictures(store: dict[str, bytes], tmp_path: Path
     write(tmp_path / "in")
     upload(tmp_path / "in", f"{ROOT}/in")
     where = {"source": f"{ROOT}/in", "output_root": str(tmp_path), "name": "x", "version": "1.0.0"}
-    conversion = Conversion(**where, adapter=get_adapter(adapter), **options)
+    conversion = ConversionRequest(**where, adapter=get_adapter(adapter), **options)
     plan = make_plan(find_episodes(conversion), 1, 0.0, ())
     job, (shard,) = make_job(conversion, plan), plan.shards
     save_plan(job, plan)

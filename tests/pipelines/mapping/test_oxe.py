@@ -12,7 +12,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.images import decode_image
 from pipelines.contract.native import Rejected
-from pipelines.conversion.launch import Conversion, convert
+from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter, load_adapters
 from pipelines.mapping.forms import relative_to_absolute
 from pipelines.mapping.to_slots import to_episode
@@ -160,7 +160,9 @@ def test_an_entry_converts_from_its_folders_name(tmp_path: Path) -> None:
     name = "utokyo_xarm_bimanual"
     source = write_rlds(tmp_path / name / "0.1.0", {"train": [make_features(CARDS[name])] * 2}, name=name)
     adapter, root = get_adapter(source.parent.name), str(tmp_path / "out")
-    counts = convert(Conversion(source=str(source), output_root=root, name=name, version="1.0.0", adapter=adapter))
+    counts = convert(
+        ConversionRequest(source=str(source), output_root=root, name=name, version="1.0.0", adapter=adapter)
+    )
     assert (counts["episodes_out"], counts["steps_out"]) == (2, 6)
 
 

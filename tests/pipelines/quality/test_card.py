@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.quality.card import make_card, write_card
 from pipelines.quality.card_facts import gather_facts
-from pipelines.quality.card_page import Heading, Table, Text, to_html, to_markdown
+from pipelines.quality.card_page import Heading, PageTable, Paragraph, to_html, to_markdown
 from pipelines.quality.findings import finding
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.summaries import summarize_slot
@@ -44,7 +44,7 @@ def test_the_markdown_card_says_what_is_in_the_dataset(dataset: Dataset) -> None
 
 
 def test_every_slot_is_listed_with_its_part_its_unit_and_its_range(dataset: Dataset) -> None:
-    rows = [row for block in make_card(gather_facts(dataset), []) if isinstance(block, Table) for row in block.rows]
+    rows = [row for block in make_card(gather_facts(dataset), []) if isinstance(block, PageTable) for row in block.rows]
     (gripper,) = (row for row in rows if row[1:3] == ["gripper0[0]", "state"])
     assert [gripper[i] for i in (0, 3, 4, 5, 7, 8)] == ["6", "closed", "0", "0", "0.5", "0.5"]
     assert [row[0] for row in rows if row[2:4] == ["action", "rad"]] == ["0", "1", "2", "3", "4", "5"]
@@ -72,7 +72,7 @@ def test_findings_stand_on_the_card(dataset: Dataset) -> None:
 
 
 def test_text_from_the_data_stays_text() -> None:
-    blocks = [Heading("<b>", 1), Text("a & b"), Table(["x"], [["<script>|\nnext"]])]
+    blocks = [Heading("<b>", 1), Paragraph("a & b"), PageTable(["x"], [["<script>|\nnext"]])]
     assert to_markdown(blocks) == "# <b>\n\na & b\n\n| x |\n| --- |\n| <script>\\| next |\n"
     assert "<script>" not in to_html("t", blocks)
     assert "<h1>&lt;b&gt;</h1>" in to_html("t", blocks)

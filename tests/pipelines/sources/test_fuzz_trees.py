@@ -17,7 +17,7 @@ from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.contract.images import to_jpeg
 from pipelines.contract.native import Rejected
 from pipelines.contract.slots import CAMERAS
-from pipelines.conversion.launch import Conversion, find_episodes
+from pipelines.conversion.launch import ConversionRequest, find_episodes
 from pipelines.conversion.shard_work import Job, read_episode
 from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.sources.test_bridge import TRAJECTORY
@@ -91,7 +91,7 @@ def write_dp(path: Path) -> Path:
 def read_all(source: Path, name: str) -> tuple[int, list[str]]:
     """Reads every episode as a worker does; returns how many were read whole and what was said of the others."""
     adapter = get_adapter(ADAPTERS[name])
-    conversion = Conversion(source=str(source), output_root="out", name="x", version="1.0.0", adapter=adapter)
+    conversion = ConversionRequest(source=str(source), output_root="out", name="x", version="1.0.0", adapter=adapter)
     job = Job(directory="out", name="x", version="1.0.0", adapter=adapter, task="lift")
     try:
         found = find_episodes(conversion)

@@ -12,8 +12,8 @@ import pytest
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Located
-from pipelines.storage import retry as patience
+from pipelines.contract.native import EpisodeLocation
+from pipelines.storage import retry
 from pipelines.storage.mirror import Listing, Mirror, fetched, forget_copies, local_path, own_file, staged, with_urls
 from pipelines.storage.paths import RemotePath, RemoteStat
 from tests.support.memory_store import MemoryStore
@@ -67,8 +67,8 @@ def kept(mirror: Mirror) -> str:
     return "".join(name for name in "abcde" if mirror.path_of(ROOT / name).exists())
 
 
-def episodes(*names: str) -> list[Located]:
-    return [Located(reference=Reference(uri=f"{ROOT}/{name}", key=name)) for name in names]
+def episodes(*names: str) -> list[EpisodeLocation]:
+    return [EpisodeLocation(reference=Reference(uri=f"{ROOT}/{name}", key=name)) for name in names]
 
 
 def test_copies_lie_under_their_urls_and_go_when_others_need_the_room(mirror: Mirror) -> None:
@@ -142,7 +142,7 @@ def test_a_failure_that_nobody_waited_for_is_tried_anew(mirror: Mirror, store: d
 def test_an_object_that_comes_short_is_fetched_again_then_failed_by_name(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(retry, "PAUSES_S", (0.0, 0.0))
     told = {ROOT / "a": RemoteStat(11, 1.0)}
     with (
         mirror.hold(told) as held,

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.stores import arrow as stores
-from mixtures.stores import retry as patience
-from mixtures.stores.shard_cache import Stage
+from mixtures.stores import arrow, retry
+from mixtures.stores.shard_cache import ShardCache
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
@@ -43,10 +42,10 @@ def line(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowLine]:
             monkeypatch.setenv(variable, made.url)
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(variable, "minioadmin")
-        monkeypatch.setattr(patience, "FIRST_DELAY_S", 0.02)
-        stores._file_system.cache_clear()
+        monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.02)
+        arrow._file_system.cache_clear()
         yield made
-    stores._file_system.cache_clear()
+    arrow._file_system.cache_clear()
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def opened(folder: Path, where: str) -> Mixture:
     return open_mixture(write_spec(folder, BODY.replace("ROOT", where), name), cache=folder / "cache")
 
 
-def batches(mixture: Mixture, count: int, stage: Stage | None = None) -> list[Batch]:
+def batches(mixture: Mixture, count: int, stage: ShardCache | None = None) -> list[Batch]:
     with Stream(mixture, batch_size=16, stage=stage) as stream:
         return list(stream.batches(stop=16 * count))
 
@@ -101,9 +100,9 @@ def test_a_store_that_throttles_for_good_fails_the_run_by_name(line: SlowLine, r
 
 def test_staged_shards_are_not_asked_for_again(line: SlowLine, remote: Mixture, root: Path, tmp_path: Path) -> None:
     expected = batches(opened(tmp_path, str(root / "bucket")), 2)
-    stage = Stage(tmp_path / "stage", limit_bytes=10**9)
+    stage = ShardCache(tmp_path / "stage", limit_bytes=10**9)
     assert same(batches(remote, 2, stage), expected)
-    stage = Stage(tmp_path / "stage", limit_bytes=10**9)
+    stage = ShardCache(tmp_path / "stage", limit_bytes=10**9)
     for table in remote.tables:
         for shard in table.shards:
             stage.local_path(shard)

@@ -10,7 +10,7 @@ import pytest
 import trainers.evaluation.compare
 from pipelines.contract.errors import UsageError
 from trainers.evaluation.compare import compare, episodes_of, render, resampled_means
-from trainers.evaluation.evaluate import Request
+from trainers.evaluation.evaluate import EvaluationRequest
 from trainers.evaluation.page import write_page
 
 
@@ -47,7 +47,7 @@ def test_a_clear_difference_is_called_one(tmp_path: Path, monkeypatch: pytest.Mo
         lambda request: fake_report(request.run, tmp_path, errors[request.run.name]),
     )
     (tmp_path / "worse" / "eval").mkdir(parents=True)
-    report = compare(Request(run=tmp_path / "worse", spec=tmp_path / "m.yaml"), tmp_path / "better")
+    report = compare(EvaluationRequest(run=tmp_path / "worse", spec=tmp_path / "m.yaml"), tmp_path / "better")
     assert report["overall"]["difference"] == pytest.approx(-0.35)
     assert report["overall"]["high"] < 0
     assert "other is better" in render(report)
@@ -56,7 +56,7 @@ def test_a_clear_difference_is_called_one(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected another run than the one compared with"):
-        compare(Request(run=tmp_path / "a", spec=tmp_path / "m.yaml"), tmp_path / "." / "a")
+        compare(EvaluationRequest(run=tmp_path / "a", spec=tmp_path / "m.yaml"), tmp_path / "." / "a")
 
 
 def test_the_page_shows_errors_beside_baselines(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pipelines.contract.errors import UsageError
 from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 from trainers.evaluation.baselines import holds_position, mean_action, repeat_state, slot_units
-from trainers.evaluation.evaluate import Request, evaluate, render
+from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -134,7 +134,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[st
 
 
 def test_a_run_is_evaluated_the_same_way_twice_and_drawn(toy_run: Path) -> None:
-    request = Request(run=toy_run, samples=6, batch_size=4)
+    request = EvaluationRequest(run=toy_run, samples=6, batch_size=4)
     before = evaluate(dataclasses.replace(request, plots=False))
     report = evaluate(request)
     assert before["groups"] == report["groups"]
@@ -146,16 +146,16 @@ def test_a_run_is_evaluated_the_same_way_twice_and_drawn(toy_run: Path) -> None:
 
 
 def test_the_error_is_swept_over_flow_steps_and_drawn(toy_run: Path) -> None:
-    report = evaluate(Request(run=toy_run, samples=6, batch_size=4, flow_sweep=(2,)))
+    report = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_sweep=(2,)))
     ten = [np.mean(of_samples_of(toy_run, group["name"])) for group in report["groups"]]
-    one = evaluate(Request(run=toy_run, samples=6, batch_size=4, flow_steps=2, plots=False))
+    one = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_steps=2, plots=False))
     for group, same, other in zip(report["groups"], one["groups"], ten, strict=True):
         assert group["flow_sweep"] == {"2": pytest.approx(np.mean(of_samples_of(toy_run, same["name"])))}
         assert group["flow_sweep"]["2"] != other
     page = (toy_run / "eval" / "step_1.html").read_text()
     assert "Error by number of flow steps" in page and f"<summary>{NORM_KEYS[1]}</summary>" in page
     with pytest.raises(UsageError, match="--flow-sweep: expected positive numbers"):
-        evaluate(Request(run=toy_run, flow_sweep=(0,)))
+        evaluate(EvaluationRequest(run=toy_run, flow_sweep=(0,)))
 
 
 def of_samples_of(run: Path, group: str) -> list[float]:
@@ -163,13 +163,13 @@ def of_samples_of(run: Path, group: str) -> list[float]:
 
 
 def test_more_samples_than_there_are_count_once(toy_run: Path) -> None:
-    report = evaluate(Request(run=toy_run, samples=1000, batch_size=8, plots=False))
+    report = evaluate(EvaluationRequest(run=toy_run, samples=1000, batch_size=8, plots=False))
     assert [group["samples"] for group in report["groups"]] == [30, 30]
     assert report["plots"] is None
 
 
 def test_wrong_requests_are_named(toy_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--samples: expected a positive number; found 0"):
-        evaluate(Request(run=toy_run, samples=0))
+        evaluate(EvaluationRequest(run=toy_run, samples=0))
     with pytest.raises(UsageError, match="expected a run directory with config.yaml"):
-        evaluate(Request(run=tmp_path / "nothing"))
+        evaluate(EvaluationRequest(run=tmp_path / "nothing"))

@@ -25,8 +25,8 @@ from trainers.robots import find_robot, open_loop_steps, read_robots
 from trainers.serving import messages
 from trainers.serving.acting import Actor
 from trainers.serving.cli import run_serve
-from trainers.serving.observations import Names, read_look
-from trainers.serving.server import PolicyServer, Request, port_of
+from trainers.serving.observations import KeyNames, read_look
+from trainers.serving.server import PolicyServer, ServerRequest, port_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -50,7 +50,7 @@ class ServerInThread:
     """A server in a thread of the test."""
 
     def __init__(self, actor: Actor, **options: Any) -> None:
-        self.server = PolicyServer(Request(run=Path("runs/toy"), port=0, robot="toy_arm", **options), actor)
+        self.server = PolicyServer(ServerRequest(run=Path("runs/toy"), port=0, robot="toy_arm", **options), actor)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
         self._thread.start()
@@ -150,7 +150,7 @@ def test_a_key_is_asked_for_where_one_is_set_and_browsers_are_kept_out(actor: Ac
 
 
 def test_a_taken_port_is_named(actor: Actor, running: ServerInThread) -> None:
-    server = PolicyServer(Request(run=Path("run"), port=running.port), actor)
+    server = PolicyServer(ServerRequest(run=Path("run"), port=running.port), actor)
     with pytest.raises(FailedWork, match=f"cannot listen on 127.0.0.1:{running.port}"):
         asyncio.run(server.start())
 
@@ -186,7 +186,9 @@ def test_actions_are_absolute_and_in_native_units(actor: Actor, monkeypatch: pyt
     monkeypatch.setattr(actor, "_sample", lambda *_: np.full((1, HORIZON, 18), 0.5, np.float32))
     robot = actor.robots[BASE]
     message = observation(state=np.arange(9) / 10)
-    look = read_look(message, robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=Names(given={}))
+    look = read_look(
+        message, robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=KeyNames(given={})
+    )
     slots = [*range(7), 14, 15]
     np.testing.assert_array_equal(look.state[slots], np.arange(9, dtype=np.float32) / 10)
     affine = toy_statistics(scale=1.0)[BASE].action.affine("quantile")
@@ -197,7 +199,7 @@ def test_actions_are_absolute_and_in_native_units(actor: Actor, monkeypatch: pyt
 def test_the_same_seed_gives_the_same_actions(toy_run: Path, actor: Actor) -> None:
     robot = actor.robots[ARM]
     look = read_look(
-        observation(), robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=Names(given={})
+        observation(), robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=KeyNames(given={})
     )
     first, again = (Actor(toy_run, flow_steps=2, seed=3).act(robot, look) for _ in range(2))
     np.testing.assert_array_equal(first, again)
@@ -221,7 +223,7 @@ def test_the_same_seed_gives_the_same_actions(toy_run: Path, actor: Actor) -> No
     ],
 )
 def test_a_wrong_observation_says_what_was_expected(actor: Actor, change: dict[str, Any], message: str) -> None:
-    server = PolicyServer(Request(run=Path("run"), robot="toy_arm"), actor)
+    server = PolicyServer(ServerRequest(run=Path("run"), robot="toy_arm"), actor)
     with pytest.raises(UsageError, match=message):
         server.answer(msgpack_numpy.packb(observation(**change)))
 
@@ -243,7 +245,7 @@ def test_a_wrong_observation_says_what_was_expected(actor: Actor, change: dict[s
     ],
 )
 def test_a_message_that_is_none_is_refused(actor: Actor, data: Any, message: str) -> None:
-    server = PolicyServer(Request(run=Path("run"), robot="toy_arm"), actor)
+    server = PolicyServer(ServerRequest(run=Path("run"), robot="toy_arm"), actor)
     with pytest.raises(UsageError, match=message):
         server.answer(data)
 
@@ -256,13 +258,13 @@ def test_pictures_come_in_the_forms_that_clients_send(actor: Actor) -> None:
             robot,
             cameras=actor.cameras,
             state_mask=actor.state_mask(robot),
-            names=Names(given={}),
+            names=KeyNames(given={}),
         )
         np.testing.assert_array_equal(look.images["base_0_rgb"], picture)
 
 
 def test_a_client_may_use_its_own_names(actor: Actor) -> None:
-    names = Names(given={"base_0_rgb": ("observation/exterior_image_1_left",), "state": ("joints", "gripper")})
+    names = KeyNames(given={"base_0_rgb": ("observation/exterior_image_1_left",), "state": ("joints", "gripper")})
     message = {
         "observation/exterior_image_1_left": np.zeros((224, 224, 3), np.uint8),
         "joints": np.arange(6),
@@ -274,7 +276,7 @@ def test_a_client_may_use_its_own_names(actor: Actor) -> None:
     assert look.state[:7].tolist() == [0, 1, 2, 3, 4, 5, 0.5]
     assert look.prompt == "lift it"
     with pytest.raises(UsageError, match="--map base: expected a camera, state or prompt. Did you mean"):
-        Names(given={"base": ("x",)})
+        KeyNames(given={"base": ("x",)})
 
 
 def test_our_messages_are_the_clients_byte_for_byte() -> None:
@@ -309,4 +311,4 @@ def test_wrong_uses_of_the_command_are_named(toy_run: Path, actor: Actor, tmp_pa
     with pytest.raises(UsageError, match="--api-key-file .*none"):
         run_serve(parsed("--api-key-file", str(tmp_path / "none")))
     with pytest.raises(UsageError, match="--execute from 1 to 4, the horizon; found 2 and 9"):
-        PolicyServer(Request(run=toy_run, execute=9, flow_steps=2), actor)
+        PolicyServer(ServerRequest(run=toy_run, execute=9, flow_steps=2), actor)
