@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import CAMERAS, CONTROL_MODES, N_SLOTS, PARTS, norm_key
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, N_SLOTS, PARTS, norm_key
 
 SegmentKind = Literal["subtask", "recovery", "idle"]
 SegmentSource = Literal["proposal", "model", "human", "source"]
@@ -63,6 +63,8 @@ class Episode:
     dataset_cameras: the camera slots that are features of the whole dataset.
     language: every instruction; `task` is the first of them or the task's name. success: 1, 0, or -1 unknown.
     is_terminal: whether the last step ends the task (RLDS). reward, discount: float32 [t].
+    notes: numbers about alignment and quality. inferred: what the source does not state and was concluded, by name.
+    units: `metric`, or the adapter entry's name where the source's scale is not known.
     """
 
     reference: Reference
@@ -87,6 +89,8 @@ class Episode:
     segments: tuple[Segment, ...] = ()
     dropped: tuple[DroppedSteps, ...] = ()
     notes: dict[str, float] = field(default_factory=dict)
+    inferred: dict[str, str] = field(default_factory=dict)
+    units: str = METRIC
 
     def __post_init__(self) -> None:
         t = self.n_steps
@@ -126,7 +130,7 @@ class Episode:
 
     @property
     def norm_key(self) -> str:
-        return norm_key(self.robot, self.control_mode)
+        return norm_key(self.robot, self.control_mode, self.units)
 
     @property
     def camera_mask(self) -> NDArray[np.bool_]:

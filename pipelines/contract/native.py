@@ -82,6 +82,8 @@ class NativeEpisode:
     frames: per native camera name, one frame per step, read when asked for. robot, control_hz: where the log says.
     timestamp_s: float64 [t] from the first step, or None for even spacing at the control rate.
     is_idle: bool [t] where the source marks steps that are no motion. success: 1, 0, or -1 unknown.
+    step_text: the source's own instruction of each step, "" where it has none; None where it has none per step.
+    inferred: what the source does not state and the reader concluded or repaired, short name -> one sentence.
     flags: episode-level numbers, for adapters that keep some episodes only.
     missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
     """
@@ -96,6 +98,7 @@ class NativeEpisode:
     timestamp_s: NDArray[np.float64] | None = None
     task: str = ""
     language: tuple[str, ...] = ()
+    step_text: tuple[str, ...] | None = None
     success: int = -1
     is_terminal: bool = True
     reward: NDArray[np.float32] | None = None
@@ -105,3 +108,4 @@ class NativeEpisode:
     missing_cameras: tuple[str, ...] = ()
     dropped: tuple[DroppedSteps, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
+    inferred: Mapping[str, str] = field(default_factory=dict)

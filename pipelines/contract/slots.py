@@ -16,6 +16,8 @@ openpi's published layout, so that its weights can be used.
 from typing import Literal, get_args
 
 LAYOUT = "pi18/v1"
+# Units of vectors whose source states its scale: m, rad and s.
+METRIC = "metric"
 N_SLOTS = 18
 
 ControlMode = Literal["joint_position", "joint_velocity", "ee_delta", "ee_absolute"]
@@ -34,10 +36,16 @@ def is_joint_mode(control_mode: str) -> bool:
     return control_mode.startswith("joint")
 
 
-def norm_key(robot: str, control_mode: str) -> str:
-    """Names the statistics that normalize this robot's vectors in this control mode.
+def norm_key(robot: str, control_mode: str, units: str = METRIC) -> str:
+    """Names the statistics that normalize this robot's vectors in this control mode and these units.
+
+    units: `metric`, or the adapter entry's name where the source's scale is not known; such values share statistics
+    with no other source.
 
     >>> norm_key("franka", "joint_position")
     'franka/joint_position/pi18/v1'
+    >>> norm_key("franka", "ee_delta", "viola")
+    'franka/ee_delta/pi18/v1/viola'
     """
-    return f"{robot}/{control_mode}/{LAYOUT}"
+    key = f"{robot}/{control_mode}/{LAYOUT}"
+    return key if units == METRIC else f"{key}/{units}"

@@ -26,6 +26,7 @@ DEFAULTS = {
     "robomimic": "robomimic",
 }
 DropFirst = Literal["never", "zero_action", "always"]
+Units = Literal["metric", "native"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz": (3, (0, 1, 2)),
@@ -91,6 +92,8 @@ class Adapter:
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
     state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width
     of keys of which some dims stay unused.
+    units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
+    that statistics are this entry's own.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
@@ -105,6 +108,7 @@ class Adapter:
     robot: str
     control_mode: str
     control_hz: float | None = None
+    units: Units = "metric"
     aliases: tuple[str, ...] = ()
     cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -125,6 +129,7 @@ class Adapter:
         _check_choice(self.name, "format", self.format, FORMATS)
         _check_choice(self.name, "control_mode", self.control_mode, CONTROL_MODES)
         _check_choice(self.name, "drop_first", self.drop_first, get_args(DropFirst))
+        _check_choice(self.name, "units", self.units, get_args(Units))
         for camera in (*self.cameras, *self.optional_cameras):
             _check_choice(self.name, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):

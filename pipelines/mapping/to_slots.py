@@ -10,7 +10,7 @@ from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import DroppedSteps, Episode, Image
 from pipelines.contract.frames import SwappedChannels, Tail
 from pipelines.contract.native import NativeEpisode, Rejected
-from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.forms import convert_part
 
@@ -60,6 +60,8 @@ def to_episode(
         is_idle=mark_idle(native, adapter),
         dropped=native.dropped,
         notes=dict(native.notes),
+        inferred=dict(native.inferred),
+        units=METRIC if adapter.units == METRIC else adapter.name,
     )
 
 
@@ -206,7 +208,7 @@ def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
     )
 
 
-_PER_STEP = ("timestamp_s", "reward", "discount", "is_idle")
+_PER_STEP = ("timestamp_s", "reward", "discount", "is_idle", "step_text")
 
 
 def _choose_frames(

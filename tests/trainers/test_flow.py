@@ -11,8 +11,7 @@ import pytest
 from mixtures.mixture import open_mixture
 from tests.support.stored_episodes import make_episode, store_dataset
 from tests.support.toy_mixture import quick_compilation, settings
-from trainers.evaluation.evaluate import EvaluationRequest
-from trainers.evaluation.evaluate import evaluate
+from trainers.evaluation.evaluate import EvaluationRequest, evaluate
 from trainers.metrics import read_metrics
 from trainers.robots import find_robot
 from trainers.run import RunDirectory
