@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode
+from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.units import Quantity, slot_quantities
 
-Fault = tuple[str, str]
+Fault = tuple[RejectReason, str]
 
 
 @dataclass(frozen=True, kw_only=True)
