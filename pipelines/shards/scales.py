@@ -37,6 +37,9 @@ FLOORS = {
 # Values whose unit is not known: numbers of order 1 as controllers take them.
 UNKNOWN_FLOOR = 0.001
 GRIPPER = "gripper"
+# Fingers measure a little beyond their ends. Values farther out are no fraction closed: a fixed map would multiply
+# the fault of the source's entry (86 for 86 mm) instead of bounding it.
+GRIPPER_RANGE = (-0.25, 1.25)
 # (part of the values on each side that may lie beyond, normalized size that the others keep to), quantile map.
 # 1 % beyond +-1 is the map itself. Normal and Laplace tails keep both limits by far, so that only slots that rest most
 # of the time are scaled by them.
@@ -78,7 +81,7 @@ def _slot_map(slot: SlotSummary, quantity: str, normalization: Normalization, ru
     """Center and half range of one slot."""
     if not slot.count:
         return 0.0, 1.0
-    if rule == "tails/v2" and quantity == GRIPPER:
+    if rule == "tails/v2" and quantity == GRIPPER and _is_canonical(slot):
         # 0 is open and 1 closed for every source, so that no data need to say it: a gripper that closes in few steps,
         # or in none, still has its two ends at -1 and 1.
         return 0.5, 0.5
@@ -90,6 +93,11 @@ def _slot_map(slot: SlotSummary, quantity: str, normalization: Normalization, ru
     if rule == "span/v1":
         return center, max(half_range, (slot.high - slot.low) / 20, 1e-3)
     return center, _tails(slot, quantity, center, half_range, 1.0 if normalization == "quantile" else ZSCORE_FACTOR)
+
+
+def _is_canonical(slot: SlotSummary) -> bool:
+    """Whether a gripper's values are fractions, 0 open to 1 closed."""
+    return GRIPPER_RANGE[0] <= slot.quantile(0.01) and slot.quantile(0.99) <= GRIPPER_RANGE[1]
 
 
 def _tails(slot: SlotSummary, quantity: str, center: float, half_range: float, factor: float) -> float:

@@ -74,6 +74,11 @@ def test_a_gripper_is_open_at_minus_one_and_closed_at_one(values: np.ndarray, no
     assert mapped(values, "gripper", normalization) == (0.5, 0.5)
 
 
+def test_a_gripper_in_millimetres_is_scaled_as_any_slot() -> None:
+    center, half_range = mapped(np.linspace(0, 86, 1001), "gripper")
+    assert center == pytest.approx(43, rel=0.01) and half_range == pytest.approx(42.1, rel=0.01)
+
+
 def test_files_of_version_1_have_no_fixed_map_of_grippers() -> None:
     slots = [summarize_slot(np.zeros(50, np.float32)), *EMPTY]
     affine = affine_of(slots, ["gripper", *[""] * 17], "quantile", "span/v1")
