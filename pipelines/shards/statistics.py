@@ -198,7 +198,9 @@ def quantities_of(norm_key: str, parts: Mapping[str, Sequence[int]], side: str) 
     >>> quantities_of("a/ee_delta/pi18/v1/viola", {"arm0": (0, 1), "gripper0": (6,)}, "action")
     {6: 'gripper'}
     """
-    found = slot_quantities(norm_key.split("/")[1], parts, side) if parts else {}
+    if not parts:
+        return {}
+    found = slot_quantities(norm_key.split("/")[1], parts, side)
     is_metric = units_of(norm_key) == METRIC
     return {slot: quantity for slot, quantity in found.items() if is_metric or quantity == "gripper"}
 
