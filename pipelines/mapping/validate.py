@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode
-from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.reject_reasons import RejectReason
+from pipelines.contract.units import Quantity, slot_quantities
 
-Fault = tuple[str, str]
+Fault = tuple[RejectReason, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Limit:
 
 
 _TURN = 2 * np.pi
-LIMITS = {
+LIMITS: dict[Quantity, Limit] = {
     # A joint may have turned a few times; industrial arms reach 3-7 rad/s. 90 (a joint in degrees) is outside.
     "joint_rad": Limit(low=-4 * _TURN, high=4 * _TURN, rate=15.0, step=0.5),
     "joint_rad_s": Limit(low=-30.0, high=30.0, rate=float("inf"), step=float("inf")),
@@ -39,7 +40,6 @@ LIMITS = {
     "base_rad_s": Limit(low=-10.0, high=10.0, rate=float("inf"), step=float("inf")),
     "torso_m": Limit(low=-2.0, high=3.0, rate=2.0, step=0.1),
 }
-_BASE_UNITS = {2: ("base_m_s", "base_rad_s"), 3: ("base_m_s", "base_m_s", "base_rad_s")}
 
 
 def find_fault(episode: Episode) -> Fault | None:
@@ -57,36 +57,15 @@ def find_fault(episode: Episode) -> Fault | None:
         ("state", episode.state, episode.state_mask),
         ("action", episode.action, episode.action_mask),
     ):
-        units = slot_units(episode, side)
+        units = slot_quantities(episode.control_mode, episode.parts, side)
         fault = _find_in_vectors(side, values, mask, units, episode.control_hz)
         if fault:
             return fault
     return None
 
 
-def slot_units(episode: Episode, side: str) -> dict[int, str]:
-    """Names the limit of each slot of the state or the action, by the robot's parts and the control mode."""
-    mode = episode.control_mode
-    if is_joint_mode(mode):
-        arm = ("joint_rad_s",) * 7 if mode == "joint_velocity" and side == "action" else ("joint_rad",) * 7
-    elif mode == "ee_delta" and side == "action":
-        arm = ("delta_m",) * 3 + ("delta_rad",) * 3
-    else:
-        arm = ("pose_m",) * 3 + ("pose_rad",) * 3
-    units: dict[int, str] = {}
-    for part, slots in episode.parts.items():
-        if part.startswith("arm"):
-            names = arm[: len(slots)]
-        elif part.startswith("gripper"):
-            names = ("gripper",) * len(slots)
-        else:
-            names = _BASE_UNITS[len(slots)] if part == "base" else ("torso_m",)
-        units.update(zip(slots, names, strict=True))
-    return units
-
-
 def _find_in_vectors(
-    side: str, values: NDArray[np.float32], mask: NDArray[np.bool_], units: dict[int, str], control_hz: float
+    side: str, values: NDArray[np.float32], mask: NDArray[np.bool_], units: dict[int, Quantity], control_hz: float
 ) -> Fault | None:
     bad = ~np.isfinite(values)
     if bad.any():
