@@ -54,6 +54,7 @@ RejectReason = Literal[
     "unsafe_file",
     "wrong_attributes",
     "wrong_dims",
+    "wrong_names",
     "wrong_rate",
     "wrong_schema",
     "wrong_times",
@@ -131,6 +132,10 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "an episode whose record would be larger than a TFRecord reader takes", "Split the episode in the source."
     ),
     "wrong_dims": Explanation("a native key that is narrower or wider than the entry and robot account for", _ENTRY),
+    "wrong_names": Explanation(
+        "dims that the source names otherwise than the entry takes them",
+        "Choose the columns by `names` in the entry, in the order of the robot's slots.",
+    ),
     "missing_key": Explanation("a native key that the entry names and the episode lacks", _ENTRY),
     "unknown_robot": Explanation(
         "a robot that is not in the registry, or does not fit the entry",
