@@ -52,7 +52,8 @@ def scan_folders(root: StoragePath, is_episode: IsEpisode) -> Scan:
     """
     if isinstance(root, RemotePath):
         return Scan(found=tuple(_find_remote_folders(root, is_episode)))
-    walk = _Walk(_checked_root(root))
+    _check_folder(root)
+    walk = _Walk(root)
     found: list[StoragePath] = []
     for folder in walk.folders():
         if not is_episode(folder.path, folder.names):
@@ -70,9 +71,11 @@ def scan_folders(root: StoragePath, is_episode: IsEpisode) -> Scan:
 def scan_files(root: StoragePath, *patterns: str) -> Scan:
     """Returns the files at or below `root` whose names match one of the patterns; rejects as `scan_folders`."""
     if isinstance(root, RemotePath):
-        matching = {path for pattern in patterns for path in _checked_root(root).rglob(pattern)}
+        _check_folder(root)
+        matching = {path for pattern in patterns for path in root.rglob(pattern)}
         return Scan(found=tuple(sorted(matching, key=str)))
-    walk = _Walk(_checked_root(root))
+    _check_folder(root)
+    walk = _Walk(root)
     found: list[StoragePath] = []
     for folder in walk.folders():
         # A broken link of another name may be one to a folder of episodes, if it has no suffix.
@@ -249,10 +252,9 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _checked_root(root: StoragePath) -> StoragePath:
+def _check_folder(root: StoragePath) -> None:
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder, found {'a file' if root.exists() else 'nothing'}")
-    return root
 
 
 def _all_found(scan: Scan) -> list[StoragePath]:
