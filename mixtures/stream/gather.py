@@ -1,6 +1,6 @@
 """From samples to their vectors, masks, texts and the places of their pictures, out of the compiled index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,9 @@ def gather_rows(
     row: NDArray[np.int64],
     step: NDArray[np.int64],
     rule: ActionRule,
+    pools: Sequence[Mapping[tuple[str, float], str]],
 ) -> Rows:
-    """Reads the index at `step` of episode `row` of `tables[table]`, for b samples.
+    """Reads the index at `step` of episode `row` of `tables[table]`, for b samples. pools: see `Pools.names`.
 
     Slices of mapped files are joined: numpy lets other threads run at every `take`, and a thread that decodes then
     takes its turn for longer than the copy lasts.
@@ -80,7 +81,10 @@ def gather_rows(
         image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
         segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
         norm_key=[
-            t.vocabularies["norm_key"][key] for t, key in zip(owners, episodes["norm_key"].tolist(), strict=True)
+            pools[number][tables[number].vocabularies["norm_key"][key], hz]
+            for number, key, hz in zip(
+                table.tolist(), episodes["norm_key"].tolist(), episodes["control_hz"].tolist(), strict=True
+            )
         ],
         episode_id=[t.episode_id_at[i] for t, i in zip(owners, numbers, strict=True)],
     )
