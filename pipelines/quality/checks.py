@@ -9,6 +9,7 @@ from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
 from pipelines.quality.findings import Finding
 from pipelines.quality.grippers import conclude_polarity, measure_grippers
+from pipelines.quality.scale import conclude_units, measure_moves
 from pipelines.quality.streams import (
     conclude_clock,
     conclude_far_values,
@@ -17,13 +18,7 @@ from pipelines.quality.streams import (
     measure_far_value,
     measure_stillness,
 )
-from pipelines.quality.tracking import (
-    conclude_degrees,
-    conclude_lag,
-    conclude_meaning,
-    conclude_velocity,
-    measure_tracking,
-)
+from pipelines.quality.tracking import conclude_lag, conclude_meaning, measure_tracking
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
 
@@ -44,10 +39,10 @@ class Check:
 
 def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     """Every check there is."""
-    tracking = (conclude_lag, conclude_degrees, conclude_meaning, conclude_velocity)
     return (
         Check(measure=measure_grippers, conclude=(conclude_polarity,)),
-        Check(measure=measure_tracking, conclude=tracking),
+        Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning)),
+        Check(measure=measure_moves, conclude=(conclude_units,)),
         Check(measure=measure_clock, conclude=(conclude_clock,)),
         Check(measure=measure_stillness, conclude=(conclude_stillness,)),
         Check(measure=lambda e: measure_far_value(e, dataset.statistics), conclude=(conclude_far_values,)),

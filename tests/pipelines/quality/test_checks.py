@@ -142,7 +142,7 @@ def test_small_turns_in_degrees_show_against_what_is_commanded(tmp_path: Path) -
     small = [edit(e, "action", slice(3, 6), lambda v: v * np.float32(0.1)) for e in clean_episodes("ee_delta")]
     episodes = [edit(e, "state", slice(3, 6), lambda v: v * np.float32(0.1) * DEGREES) for e in small]
     (found,) = (f.evidence for f in findings_of(tmp_path, episodes) if f.kind == "degrees")
-    assert found.startswith("state in degrees: slot 3: turns 5")
+    assert found.startswith("state in degrees: slot 3: the state turns 52 times what is commanded")
     assert found.endswith("times what is commanded")
 
 
@@ -174,7 +174,7 @@ def test_velocities_at_another_rate_than_declared(tmp_path: Path) -> None:
     episodes = [
         replace(e, control_hz=60.0, timestamp_s=np.arange(N_STEPS) / 60) for e in clean_episodes("joint_velocity")
     ]
-    assert ("control_rate", "joints move 3.00 times as fast as commanded, taken at 60 Hz") in [
+    assert ("control_rate", "joints move 3.00 (3.00 to 3.00) times as fast as commanded, taken at 60 Hz") in [
         (f.kind, f.evidence) for f in findings_of(tmp_path, episodes)
     ]
 
