@@ -128,7 +128,7 @@ def conclude_units(scope: str, found: Sequence[Moves]) -> list[Finding]:
     ratios = {ratio.slot: ratio for ratio in measure_ratios(found)}
     states = _degrees_in(found, ratios, 0)
     degrees = states, _degrees_in(found, ratios, 1, states)
-    findings = []
+    findings: list[Finding] = []
     for side, name in ((0, "state"), (1, "action")):
         if slots := degrees[side]:
             listed = "; ".join(f"slot {slot}: {why}" for slot, why in slots.items())
@@ -327,7 +327,7 @@ def _turns(scope: str, found: Sequence[Moves]) -> list[Finding]:
 
 def _scales(scope: str, found: Sequence[Moves], ratios: Sequence[Ratio]) -> list[Finding]:
     """Slots whose state moves by another amount than is commanded, whatever the controller."""
-    findings = []
+    findings: list[Finding] = []
     for severity, low, high in (("error", POSSIBLE_LOW, POSSIBLE_HIGH), ("warning", LIKELY_LOW, LIKELY_HIGH)):
         off = [r for r in ratios if r.low > high or (r.high < low and r.low > 0)]
         if off and not findings:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.contract.episode import Episode
-from pipelines.contract.images import BLACK_JPEG
+from pipelines.contract.images import BLACK_JPEG, decode_jpeg, to_jpeg
 from pipelines.quality.checks import check_dataset
 from pipelines.quality.findings import Finding
 from pipelines.shards.dataset import Dataset
@@ -256,6 +256,37 @@ def test_a_picture_that_stands_still_while_the_robot_does_is_fine(tmp_path: Path
     assert findings_of(tmp_path, episodes) == []
 
 
+@pytest.mark.parametrize(("hold", "held", "rate"), [(2, "2", "10"), (3, "3", "6.67"), (6, "6", "3.33")])
+def test_a_camera_slower_than_the_log(tmp_path: Path, hold: int, held: str, rate: str) -> None:
+    episodes = clean_episodes()
+    for number, episode in enumerate(episodes):
+        frames = [episode.images[CAMERAS[1]][step // hold * hold] for step in range(N_STEPS)]
+        episodes[number] = replace(episode, images={**episode.images, CAMERAS[1]: frames})
+    (found,) = findings_of(tmp_path, episodes)
+    assert (found.kind, found.scope, found.n_episodes) == ("slow_camera", CAMERAS[1], 4)
+    assert found.severity == ("warning" if hold < 4 else "error")
+    steps, _, rest = found.evidence.removeprefix("a picture lasts ").partition(" steps")
+    assert float(steps) == pytest.approx(float(held), rel=0.1)
+    assert "in a log of 20 Hz, in 4 of 4 episodes" in rest
+
+
+def test_a_slow_camera_whose_repeats_are_not_equal_bytes(tmp_path: Path) -> None:
+    """A video gives the same frame again with other rounding."""
+
+    def repeated(episode: Episode) -> list[bytes]:
+        rng = np.random.default_rng(0)
+        frames = []
+        for step in range(N_STEPS):
+            pixels = decode_jpeg(episode.images[CAMERAS[0]][step // 2 * 2]).astype(np.int16)
+            pixels += rng.integers(-1, 2, pixels.shape, np.int16)
+            frames.append(to_jpeg(np.clip(pixels, 0, 255).astype(np.uint8)))
+        return frames
+
+    episodes = [replace(e, images={**e.images, CAMERAS[0]: repeated(e)}) for e in clean_episodes()]
+    (found,) = findings_of(tmp_path, episodes)
+    assert (found.kind, found.scope) == ("slow_camera", CAMERAS[0])
+
+
 def test_one_camera_in_two_slots(tmp_path: Path) -> None:
     frames = clean_episode(0).images[CAMERAS[0]]
     (found,) = findings_of(tmp_path, [replace(clean_episode(0), images=dict.fromkeys(CAMERAS, frames))])
@@ -346,3 +377,27 @@ def test_the_public_sample_whose_val_split_is_its_train_split(shared: Path, tmp_
     findings = {f.kind: f for f in check_dataset(Dataset.open(tmp_path))}
     assert (findings["leak"].n_episodes, findings["leak"].scope) == (25, "train and val")
     assert (findings["black_camera"].scope, findings["black_camera"].n_episodes) == ("image_3", 50)
+
+
+def test_a_damaged_picture_is_named_and_the_other_episodes_are_checked(tmp_path: Path) -> None:
+    episodes = clean_episodes()
+    frames = list(episodes[1].images[CAMERAS[0]])
+    frames[0] = frames[0][:400] + bytes(200) + frames[0][-2:]
+    episodes[1] = replace(episodes[1], images={**episodes[1].images, CAMERAS[0]: frames})
+    episodes[3] = replace(episodes[3], images={**episodes[3].images, CAMERAS[0]: [BLACK_JPEG] * N_STEPS})
+    found = {f.kind: f for f in findings_of(tmp_path, episodes)}
+    assert sorted(found) == ["black_camera", "unreadable"]
+    assert found["unreadable"].severity == "error"
+    assert found["unreadable"].examples[0].startswith("train: ep1 (")
+    assert "toy-train.tfrecord-00000-of-00001: expected a readable JPEG" in found["unreadable"].examples[0]
+
+
+def test_a_damaged_index_is_named_and_the_other_shards_are_checked(tmp_path: Path) -> None:
+    dataset = stored(tmp_path, [*clean_episodes(), clean_episode(2, split="val")])
+    sidecar = dataset.splits["train"][0].sidecar
+    content = bytearray(sidecar.read_bytes())
+    content[100:400] = bytes(300)
+    sidecar.write_bytes(content)
+    (found,) = check_dataset(dataset)
+    assert found.kind == "unreadable"
+    assert "train: index train-00000-of-00001.parquet: " in found.examples[0]
