@@ -19,7 +19,8 @@ _SAMPLES = 3
 SLOW_STEPS = 1.4
 # A picture that is older than this when the robot moves shows another state than the one beside it.
 STALE_S = 0.1
-_FEWEST_MOVING = 10
+_FEWEST_MOVING, _FEWEST_PICTURES = 10, 4
+_PAUSE_S, _UNEVEN_STEPS = 0.3, 0.75
 _COMPARED_BYTES, _COMPARED_PIXELS = 240, 25
 
 
@@ -174,31 +175,57 @@ def _moving_steps(episode: StoredEpisode) -> NDArray[np.bool_]:
 
 
 def _held(episode: StoredEpisode, camera: str, moving: NDArray[np.bool_]) -> float:
-    """How many steps a picture lasts on average while the robot moves; NaN where too few steps say so.
+    """How many steps a picture lasts on average while the robot moves; NaN where too few steps say so."""
+    pause = round(_PAUSE_S * (episode.control_hz or 10.0))
+    held = _hold_between(episode, camera, *_longest_motion(moving, pause))
+    if not np.isnan(held) or moving.sum() < _FEWEST_MOVING:
+        return held
+    # No stretch of motion is long enough for a camera this slow; a real one repeats through pauses, too.
+    return _hold_between(episode, camera, 0, episode.n_steps)
+
+
+def _hold_between(episode: StoredEpisode, camera: str, start: int, length: int) -> float:
+    """The same of one stretch of steps.
 
     Equal pictures are equal bytes where they were stored as such. A video repeats a frame with other rounding, so
     there the change of a few small pictures counts, next to what usually changes.
     """
-    lengths = episode.pictures[camera].lengths
-    same_size = np.concatenate([[False], lengths[1:] == lengths[:-1]])
-    if moving.sum() < _FEWEST_MOVING:
+    if length < _FEWEST_MOVING:
         return float("nan")
-    by_bytes = float(same_size[moving].mean()) > 1 - 1 / SLOW_STEPS
-    window = _middle(episode.n_steps, moving, _COMPARED_BYTES if by_bytes else _COMPARED_PIXELS)
-    jpegs = episode.read_pictures(camera, window)
+    lengths = episode.pictures[camera].lengths[start : start + length]
+    by_bytes = float((np.diff(lengths) == 0).mean()) > 1 - 1 / SLOW_STEPS
+    length = min(length, _COMPARED_BYTES if by_bytes else _COMPARED_PIXELS)
+    jpegs = episode.read_pictures(camera, range(start, start + length))
     numbers = np.array(_numbered(jpegs)) if by_bytes else _numbered_by_look(jpegs)
-    repeats = np.concatenate([[False], np.diff(numbers) == 0])
-    counted = moving[window] & ~_in_long_runs(numbers, round(FROZEN_S * (episode.control_hz or 10.0)))
-    if counted.sum() < _FEWEST_MOVING:
+    return _regular_hold(np.flatnonzero(np.diff(numbers)) + 1)
+
+
+def _regular_hold(changes: NDArray[np.integer]) -> float:
+    """The mean distance of the steps at which a picture changes, where they come evenly; 1 where they do not.
+
+    A camera's own rate is even, within a step. A camera that sees nothing move for a while is not: in a simulation,
+    which has no noise, a wrist's picture stands still while the other arm works.
+
+    >>> _regular_hold(np.array([2, 4, 5, 7, 9, 10, 12])), _regular_hold(np.array([1, 2, 3, 4, 9, 14, 15, 16]))
+    (1.6428571428571432, 1.0)
+    """
+    if len(changes) < _FEWEST_PICTURES:
         return float("nan")
-    return 1.0 / max(1.0 - float(repeats[counted].mean()), 1 / counted.sum())
+    numbers = np.arange(len(changes))
+    slope, offset = np.polyfit(numbers, changes, 1)
+    uneven = float(np.std(changes - (slope * numbers + offset)))
+    return float(slope) if uneven < _UNEVEN_STEPS else 1.0
 
 
-def _middle(n_steps: int, moving: NDArray[np.bool_], most: int) -> range:
-    """Up to `most` steps about the middle of the motion."""
-    middle = int(np.median(np.flatnonzero(moving)))
-    start = max(0, min(middle - most // 2, n_steps - most))
-    return range(start, min(n_steps, start + most))
+def _longest_motion(moving: NDArray[np.bool_], pause: int) -> tuple[int, int]:
+    """The first step and the length of the longest stretch of motion; pauses of up to `pause` steps do not end it."""
+    steps = np.flatnonzero(moving)
+    if not len(steps):
+        return 0, 0
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(steps) > pause + 1) + 1, [len(steps)]])
+    longest = int(np.argmax(steps[edges[1:] - 1] - steps[edges[:-1]]))
+    first, last = steps[edges[longest]], steps[edges[longest + 1] - 1]
+    return int(first), int(last - first + 1)
 
 
 def _numbered_by_look(jpegs: Sequence[bytes]) -> NDArray[np.integer]:
@@ -217,9 +244,3 @@ def _small(jpeg: bytes) -> NDArray[np.float32]:
         return simplejpeg.decode_jpeg(jpeg, "GRAY", min_height=48, min_width=48)[..., 0].astype(np.float32)
     except ValueError as error:
         raise CorruptImage(f"expected a readable JPEG, found {len(jpeg)} bytes: {error}") from error
-
-
-def _in_long_runs(numbers: NDArray[np.integer], least: int) -> NDArray[np.bool_]:
-    """Whether a step lies in a run of at least `least` equal numbers: a frozen camera, not a slow one."""
-    edges = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1, [len(numbers)]])
-    return np.repeat(np.diff(edges) >= least, np.diff(edges))
