@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import MAX_PIXELS
+from pipelines.contract.reject_reasons import RejectReason
 
 # More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
 MAX_ARRAY_BYTES = 1 << 28
@@ -17,9 +18,9 @@ MAX_CHUNK_BYTES = 1 << 30
 
 
 class Rejected(FailedWork):
-    """An episode that cannot enter the dataset; `reason` is one word to count by, `detail` a sentence."""
+    """An episode that cannot enter the dataset; `reason` is what it counts under, `detail` a sentence."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: RejectReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

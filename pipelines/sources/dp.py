@@ -26,6 +26,7 @@ from pipelines.sources.zarr import ZarrFrames
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
+USUAL_ADAPTER = "dp_replay"
 _ARRAYS = (".zarray", "zarr.json")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
 _CHUNK = re.compile(r"(?P<array>.+?)/(?:c/)?(?P<first>\d+)(?:[./]\d+)*")

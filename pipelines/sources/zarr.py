@@ -34,6 +34,7 @@ from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.storage.mirror import Files, Listing, local_path
 from pipelines.storage.paths import RemotePath, as_storage_path
 
+USUAL_ADAPTER = "inhouse_log"
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
