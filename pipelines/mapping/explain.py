@@ -82,8 +82,8 @@ def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Itera
 
 def _native_dims(source: PartSource, n: int) -> list[str]:
     """What each filled slot is made of; `n` native dims in all."""
-    dims = []
-    for selector in source.sources:
+    dims = [f"{source.sources[0]}[{name}]" for name in source.names]
+    for selector in source.sources if not source.names else ():
         if selector.start is None or selector.stop is None:
             rest = n - len(dims)
             width = rest if selector is source.sources[-1] else 3
@@ -95,7 +95,9 @@ def _native_dims(source: PartSource, n: int) -> list[str]:
         shown = f"the mean of {' '.join(dims)}" if len(dims) > 1 else dims[0]
         return [f"{shown} (open {source.open:g}, closed {source.closed:g}{how})"]
     scales = source.scale if isinstance(source.scale, tuple) else (source.scale,) * len(dims)
+    offsets = source.offset if isinstance(source.offset, tuple) else (source.offset,) * len(dims)
     dims = [dim if scale == 1.0 else f"{scale:g} * {dim}" for scale, dim in zip(scales, dims, strict=True)]
+    dims = [dim if offset == 0.0 else f"{dim} {offset:+g}" for offset, dim in zip(offsets, dims, strict=True)]
     if source.form == "matrix":
         return [f"{source.sources[0]} (4x4 matrix)"] * 6
     if source.form.startswith(("xyz_quat", "xyz_rotvec", "xyz_euler")):
