@@ -291,7 +291,7 @@ def test_steps_that_the_source_marks_as_still_are_idle() -> None:
 
 
 def step_text_episode(step_text: tuple[str, ...], task: str = "", **changes: Any) -> Any:
-    vectors = np.zeros((len(step_text), 7))
+    vectors = np.full((len(step_text), 7), 0.1)  # A first step of no motion would be dropped.
     native = make_native(vectors, vectors, step_text=step_text, language=("open the drawer",), **changes)
     return to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"], task)
 
@@ -310,7 +310,7 @@ def test_a_task_that_the_user_states_replaces_the_step_texts() -> None:
 
 
 def test_step_texts_of_another_length_are_refused() -> None:
-    vectors = np.zeros((3, 7))
+    vectors = np.full((3, 7), 0.1)
     native = make_native(vectors, vectors, step_text=("open",))
     with pytest.raises(Rejected, match="expected 3 texts, one a step, found 1"):
         to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"])
