@@ -156,12 +156,13 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
     from pipelines.contract.errors import nearest
-    from pipelines.mapping.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
+    from pipelines.mapping.adapters import get_adapter, load_adapters
+    from pipelines.mapping.formats import list_formats
 
-    if format not in FORMATS:
-        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, FORMATS)}")
-    if name is None and format in DEFAULTS:
-        name = DEFAULTS[format]
+    formats = list_formats()
+    if format not in formats:
+        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)}")
+    name = name or formats[format] or None
     if name is None:
         adapters = [adapter for adapter in load_adapters().values() if adapter.format == format]
         known = {alias: adapter.name for adapter in adapters for alias in (*adapter.aliases, adapter.name)}
@@ -183,7 +184,9 @@ def _print_counts(counts: dict[str, Any], directory: "StoragePath") -> None:
         print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
         print("no Beam options closes the dataset")
         return
-    done = " (already done)" if counts.get("already_done") else ""
+    done = ""
+    if counts.get("already_done"):
+        done = " (already done)" if counts["same_code"] else " (already done, by another version of the code)"
     size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
     print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")
     for camera, n in counts["cameras"].items():

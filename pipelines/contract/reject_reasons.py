@@ -9,6 +9,7 @@ RejectReason = Literal[
     "absurd_size",
     "absurd_value",
     "all_zero_matrix",
+    "bad_name",
     "bad_rotation",
     "camera_delay_shift",
     "corrupt_example",
@@ -21,6 +22,7 @@ RejectReason = Literal[
     "foreign_flag",
     "holes",
     "joint_gap",
+    "link_loop",
     "lossy_clock",
     "missing_chunk",
     "missing_file",
@@ -39,6 +41,7 @@ RejectReason = Literal[
     "unequal_clocks",
     "unequal_lengths",
     "unknown_robot",
+    "unlistable_folder",
     "unlisted",
     "unreadable",
     "unreadable_config",
@@ -51,6 +54,7 @@ RejectReason = Literal[
     "unsafe_file",
     "wrong_attributes",
     "wrong_dims",
+    "wrong_names",
     "wrong_rate",
     "wrong_schema",
     "wrong_times",
@@ -98,9 +102,15 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "unreadable_pickle": Explanation("a pickle file that cannot be read, or holds more than arrays", _DAMAGED),
     "unreadable_zarr": Explanation("a zarr store that cannot be read", _DAMAGED),
     "unsafe_file": Explanation(
-        "a file that names code, another file, or a codec that is not allowed (docs/security.md)",
+        "a pipe or device, or a file that names code, another file or a codec that is not allowed (docs/security.md)",
         "Write the file again with plain arrays and one of the allowed codecs.",
     ),
+    "unlistable_folder": Explanation(
+        "a folder below the input that cannot be listed, so that its episodes are not known",
+        "Give the right to list it, or leave it out of the input.",
+    ),
+    "link_loop": Explanation("a link that leads back to a folder it lies in", "Remove the link."),
+    "bad_name": Explanation("a file or folder whose name is not UTF-8", "Rename it."),
     "one_step": Explanation("an episode of a single step, which holds no motion", "Nothing."),
     "no_steps": Explanation("a record without steps", "Look at the record that the detail names."),
     "no_camera": Explanation(
@@ -122,6 +132,10 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "an episode whose record would be larger than a TFRecord reader takes", "Split the episode in the source."
     ),
     "wrong_dims": Explanation("a native key that is narrower or wider than the entry and robot account for", _ENTRY),
+    "wrong_names": Explanation(
+        "dims that the source names otherwise than the entry takes them",
+        "Choose the columns by `names` in the entry, in the order of the robot's slots.",
+    ),
     "missing_key": Explanation("a native key that the entry names and the episode lacks", _ENTRY),
     "unknown_robot": Explanation(
         "a robot that is not in the registry, or does not fit the entry",

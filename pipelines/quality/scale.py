@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.units import is_absolute, is_velocity
 from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
@@ -139,7 +140,9 @@ def conclude_units(scope: str, found: Sequence[Moves]) -> list[Finding]:
         findings += _turns(scope, found)
     explained = {*degrees[0], *degrees[1]}
     rest = [ratio for slot, ratio in ratios.items() if slot not in explained]
-    return findings + (_rates(scope, found, rest) if _is_velocity(found) else _scales(scope, found, rest))
+    return findings + (
+        _rates(scope, found, rest) if is_velocity(found[0].control_mode) else _scales(scope, found, rest)
+    )
 
 
 def is_metric(norm_key: str) -> bool:
@@ -153,7 +156,7 @@ def is_metric(norm_key: str) -> bool:
 
 def is_mislabelled(found: Sequence[Moves]) -> bool:
     """Says whether most actions are absolute where deltas are declared; their sums then say nothing about units."""
-    if found[0].control_mode in ("joint_position", "ee_absolute"):
+    if is_absolute(found[0].control_mode):
         return False
     copies = [_lies_at_the_state(moves) for moves in found]
     return float(np.mean(copies)) > 0.5
@@ -163,10 +166,10 @@ def paths_of(episode: StoredEpisode) -> tuple[Floats, Floats]:
     """Returns where the arm is and where it is commanded to be, float64 [t, 18] each, the latter up to a constant."""
     state, action = episode.state.astype(np.float64), episode.action.astype(np.float64)
     angles = [slot for slot, unit in episode.units("state").items() if unit == "rad"]
-    if episode.control_mode in ("joint_position", "ee_absolute"):
+    if is_absolute(episode.control_mode):
         command = unwrap(action, angles)
     else:
-        per_step = action / episode.control_hz if episode.control_mode == "joint_velocity" else action
+        per_step = action / episode.control_hz if is_velocity(episode.control_mode) else action
         # The state of a step is what all actions before it have led to.
         command = np.concatenate([np.zeros((1, N_SLOTS)), np.cumsum(per_step, axis=0)[:-1]])
     return unwrap(state, angles), command
@@ -220,7 +223,7 @@ def _least_motion(state: Floats, slots: dict[int, str], block: int) -> Floats:
 
 
 def _levels(state: Floats, action: Floats, mode: str) -> Floats:
-    if mode not in ("joint_position", "ee_absolute"):
+    if not is_absolute(mode):
         reach = np.full(N_SLOTS, np.nan)
         return np.stack([((action - state) ** 2).mean(0), (state**2).mean(0), reach])
     apart = action - state
@@ -267,10 +270,6 @@ def _slope_interval(xx: Floats, xy: Floats) -> tuple[float, float]:
     return float(slope - t * error), float(slope + t * error)
 
 
-def _is_velocity(found: Sequence[Moves]) -> bool:
-    return found[0].control_mode == "joint_velocity"
-
-
 def _degrees_in(
     found: Sequence[Moves], ratios: dict[int, Ratio], side: int, states: Mapping[int, str] = MappingProxyType({})
 ) -> dict[int, str]:
@@ -279,7 +278,7 @@ def _degrees_in(
     states: those of the state, where the action is asked about.
     """
     slots: dict[int, str] = {}
-    is_rate = side == 1 and found[0].control_mode in ("joint_velocity", "ee_delta")
+    is_rate = side == 1 and not is_absolute(found[0].control_mode)
     for slot, unit in found[0].slots.items():
         if unit != "rad":
             continue
@@ -304,7 +303,7 @@ def _is_degrees(found: Sequence[Moves], ratio: Ratio, side: int) -> bool:
     as_rad = (ratio.low * DEGREES, ratio.high * DEGREES) if side else (ratio.low / DEGREES, ratio.high / DEGREES)
     if not (LIKELY_LOW < as_rad[0] and as_rad[1] < LIKELY_HIGH):
         return False
-    if found[0].control_mode in ("joint_position", "ee_absolute"):
+    if is_absolute(found[0].control_mode):
         # Degrees have their zero where rad have it; percent of a range, or ticks, do not.
         as_is, action_read, state_read = np.median([m.levels[:, ratio.slot] for m in found], axis=0)
         read = action_read if side else state_read
@@ -314,7 +313,7 @@ def _is_degrees(found: Sequence[Moves], ratio: Ratio, side: int) -> bool:
 
 def _turns(scope: str, found: Sequence[Moves]) -> list[Finding]:
     """A joint or pose beyond a full turn: degrees, or a joint of several turns; the numbers do not tell which."""
-    sides = (0,) if found[0].control_mode in ("joint_velocity", "ee_delta") else (0, 1)
+    sides = (0, 1) if is_absolute(found[0].control_mode) else (0,)
     angles = [slot for slot, unit in found[0].slots.items() if unit == "rad"]
     far = [m for m in found if any(m.peaks[side, slot] > FULL_TURN_RAD for side in sides for slot in angles)]
     if len(far) <= len(found) / 2:

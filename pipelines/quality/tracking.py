@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.units import is_absolute
 from pipelines.quality.findings import Finding, finding
 from pipelines.quality.scale import unwrap
 from pipelines.shards.stored_episodes import StoredEpisode
@@ -71,12 +72,12 @@ def measure_tracking(episode: StoredEpisode) -> Tracking | None:
 
 def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     """The state must move with the action or a little after it, and the action must not be a copy of the state."""
-    copies = [t.where for t in found if t.is_copy and t.control_mode in ("joint_position", "ee_absolute")]
+    copies = [t.where for t in found if t.is_copy and is_absolute(t.control_mode)]
     if len(copies) > len(found) / 2:
         advice = "Take the commanded targets as the action, or the state of the next step."
         evidence = f"in {len(copies)} of {len(found)} episodes the action equals the state of the same step"
         return [finding("lag", "error", scope, evidence, advice, copies)]
-    curve = _mean([t.as_position if _is_absolute(t) else t.as_rate for t in found])
+    curve = _mean([t.as_position if is_absolute(t.control_mode) else t.as_rate for t in found])
     middle = len(curve) // 2
     best = int(np.argmax(curve)) - middle
     gain = curve[best + middle] - curve[middle]
@@ -102,22 +103,18 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     reach = float(np.sqrt(np.mean([t.reach for t in found])))
     mode, where = found[0].control_mode, [t.where for t in found]
     numbers = f"the action lies {offset:.3f} from the state, which lies {reach:.3f} from zero (rms)"
-    if not _is_absolute(found[0]) and reach > 0.02 and offset < 0.5 * reach:
+    if not is_absolute(found[0].control_mode) and reach > 0.02 and offset < 0.5 * reach:
         target = "joint_position" if mode == "joint_velocity" else "ee_absolute"
         advice = f"The action is an absolute target: set control_mode to {target}, or subtract the state."
         return [finding("absolute_as_delta", "error", scope, numbers, advice, where)]
     curve = _mean([t.as_rate for t in found])
     follows = float(curve[len(curve) // 2 :].max())
-    if _is_absolute(found[0]) and offset > 0.7 * reach and follows > CLEAR_CORRELATION:
+    if is_absolute(found[0].control_mode) and offset > 0.7 * reach and follows > CLEAR_CORRELATION:
         evidence = f"{numbers}, and it correlates {follows:.2f} with the state's change"
         target = "joint_velocity" if is_joint_mode(mode) else "ee_delta"
         advice = f"The action is a change, not a target: set control_mode to {target}, or add it to the state."
         return [finding("delta_as_absolute", "error", scope, evidence, advice, where)]
     return []
-
-
-def _is_absolute(tracking: Tracking) -> bool:
-    return tracking.control_mode in ("joint_position", "ee_absolute")
 
 
 def _correlations(x: Floats, y: Floats, lags: int) -> Floats:
