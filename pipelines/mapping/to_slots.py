@@ -65,7 +65,9 @@ def to_episode(
         segments=segments,
         dropped=native.dropped,
         notes=dict(native.notes),
-        inferred=dict(native.inferred) | note_wrapped(native, adapter.action),
+        inferred=dict(native.inferred)
+        | note_wrapped(native, adapter.action)
+        | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )
 
@@ -152,6 +154,15 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
             return {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
     return {}
+
+
+def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
+    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    if native.control_hz or adapter.control_hz:
+        return {}
+    return {
+        "control_rate": f"no control rate is published; {embodiment.control_hz:g} Hz, {embodiment.name}'s, is assumed"
+    }
 
 
 def _count_dims(source: PartSource, n_slots: int) -> int:
