@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from mixtures.groups.pools import Pools
+from mixtures.actions.pools import Pools
 from mixtures.groups.tree import Group
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule, MixtureSpec

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mixtures.actions.chunk_statistics import chunk_statistics
 from mixtures.actions.normalizer import Normalizer, action_form
-from mixtures.groups.pool_statistics import find_pool
-from mixtures.groups.pools import Pools
+from mixtures.actions.pool_statistics import find_pool
+from mixtures.actions.pools import Pools
 from mixtures.groups.resolved import resolve
 from mixtures.groups.selection import validation_source
 from mixtures.groups.shares import Branch

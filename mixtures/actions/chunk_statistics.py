@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
 from mixtures.actions.normalizer import ActionForm, action_form, to_form
-from mixtures.groups.pool_statistics import rows_of_pool
-from mixtures.groups.pools import Pools
+from mixtures.actions.pool_statistics import rows_of_pool
+from mixtures.actions.pools import Pools
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.shards.statistics import (

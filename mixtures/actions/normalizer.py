@@ -120,7 +120,7 @@ def _rotations(forms: Sequence[ActionForm], known: Mask) -> list[tuple[Triple, N
 class Normalizer:
     """Maps physical states and action chunks to what the model sees, and back.
 
-    statistics: by pool, which is the norm key where a mixture does not divide it (see `mixtures.groups.pools`); those
+    statistics: by pool, which is the norm key where a mixture does not divide it (see `mixtures.actions.pools`); those
     of the actions are of the form that the chunks have. parts: by pool, the action slots of each part of the robot.
     """
 

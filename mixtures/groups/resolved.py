@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mixtures.actions.pool_statistics import pool_statistics, rows_of_pool
+from mixtures.actions.pools import Pool, Pools, assign_pools, members_of
 from mixtures.groups.label_coverage import Labels
-from mixtures.groups.pool_statistics import pool_statistics, rows_of_pool
-from mixtures.groups.pools import Pool, Pools, assign_pools, members_of
 from mixtures.groups.selection import select_groups, walk
 from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
 from mixtures.index.tables import CompiledTable
@@ -67,7 +67,7 @@ def _resolve(
     selection = select_groups(spec, tables)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
     pools = assign_pools(members_of(tables.values()), spec.normalization.by, spec.action.rate_hz, frozen)
-    facts = tuple(facts_of(group, pools, numbers) for group in selection.groups)
+    facts = tuple(facts_of(group, pools, numbers, spec.language.proposals) for group in selection.groups)
     used = {name for group in facts for name in group.norm_keys}
     pools = replace(pools, pools=tuple(pool for pool in pools.pools if pool.name in used))
     splits = {name: split_index([getattr(group, name) for group in selection.groups], numbers) for name in SPLITS}
@@ -101,7 +101,13 @@ def _identity(
         (key, table.fingerprint, _file_state(os.path.join(table.home, "statistics.json")))
         for key, table in tables.items()
     ]
-    rules = [asdict(spec.validation), asdict(spec.kinds), asdict(spec.normalization), spec.action.rate_hz]
+    rules = [
+        asdict(spec.validation),
+        asdict(spec.kinds),
+        asdict(spec.normalization),
+        spec.action.rate_hz,
+        spec.language.proposals,
+    ]
     known = None if frozen is None else sorted(frozen.items())
     identity = json.dumps([FORMAT, entries, *rules, known, content])
     return hashlib.sha256(identity.encode()).hexdigest()[:32]

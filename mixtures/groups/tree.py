@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixtures.actions.pools import Pools
 from mixtures.groups.label_coverage import Labels, labels_of
-from mixtures.groups.pools import Pools
 from mixtures.groups.selection import Grouped, Selected, has_language
 from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
 from mixtures.specs.spec import Entry, MixtureSpec, Node
@@ -154,8 +154,8 @@ def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
     )
 
 
-def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int]) -> GroupFacts:
-    """A group's numbers. numbers: each table's number by its `id`."""
+def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int], proposals: bool) -> GroupFacts:
+    """A group's numbers. numbers: each table's number by its `id`. proposals: whether their phrases are texts."""
     train = group.train
     by_dataset: dict[str, list[int]] = {}
     for part in train:
@@ -187,7 +187,7 @@ def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int]) -> GroupF
         segments=segmented / recorded,
         cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
         slots=tuple(np.flatnonzero(slots).tolist()),
-        labels=labels_of(train),
+        labels=labels_of(train, proposals),
     )
 
 

@@ -189,7 +189,10 @@ class ActionRule:
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizationRule:
-    """Which steps share statistics: those of one norm key, or of one norm key and dataset; see `groups.pools`."""
+    """Which steps share statistics: those of one norm key, or of one norm key and dataset.
+
+    See `mixtures.actions.pools`.
+    """
 
     by: PoolBy = "norm_key"
 

@@ -44,7 +44,7 @@ class Batch:
     where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
     language: the text drawn for each sample; is_segment_text: bool [b], whether it is its segment's.
-    norm_key: the pool that normalizes each sample: its norm key, or a part of it (see `mixtures.groups.pools`).
+    norm_key: the pool that normalizes each sample: its norm key, or a part of it (see `mixtures.actions.pools`).
     control_hz: rate of the chunk's steps, float32 [b].
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.groups.pools import Pool, Pools
+from mixtures.actions.pools import Pool, Pools
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.errors import FailedWork
