@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ from pipelines.contract.document import MarkedValue, SpecError, read_registry, r
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
-from pipelines.mapping.cameras import DrawEach, parse_camera
+from pipelines.mapping.cameras import DrawEach, available_cameras, parse_camera
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
 
@@ -148,6 +148,11 @@ class Adapter:
         """Slot -> native names, in the order of the slots."""
         both = {**self.cameras, **self.optional_cameras}
         return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def used_cameras(self, there: Collection[str]) -> set[str]:
+        """The native cameras that fill slots, of those that an episode has."""
+        names = self.all_cameras.items()
+        return {name for slot, own in names for name in available_cameras(own, self.drawn.get(slot), there)}
 
     def check_robot(self, embodiment: Embodiment) -> None:
         """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""

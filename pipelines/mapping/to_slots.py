@@ -40,6 +40,9 @@ def to_episode(
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     images = _choose_frames(native, adapter, embodiment, cameras)
+    if not images and native.cameras_found:
+        sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
+        raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     return Episode(
         reference=native.reference,
