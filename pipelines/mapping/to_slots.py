@@ -7,19 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
-from pipelines.contract.episode import DroppedSteps, Episode, Image
-from pipelines.contract.frames import SwappedChannels, Tail
+from pipelines.contract.episode import Episode, Image, Segment
+from pipelines.contract.frames import SwappedChannels
 from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
+from pipelines.mapping.steps import keep_steps
+from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
 Floats = NDArray[np.float64]
 Parts = Mapping[str, PartSource]
+Filled = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def to_episode(
@@ -32,11 +36,8 @@ def to_episode(
     """
     check_kept(native, adapter)
     native = filter_steps(native, adapter)
-    state_parts, action_parts = parts_of(adapter, embodiment)
-    vectors = embodiment.vectors(adapter.control_mode)
     check_widths(native, adapter, embodiment)
-    state, state_mask = fill_slots(native, state_parts, vectors.state)
-    action, action_mask = fill_slots(native, action_parts, vectors.action)
+    native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     images = _choose_frames(native, adapter, embodiment, cameras)
@@ -44,6 +45,8 @@ def to_episode(
         sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
         raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
+    # A task that the user states replaces whatever the source says, its sentences of single steps too.
+    segments = () if task or native.step_text is None else source_segments(native.step_text, t)
     return Episode(
         reference=native.reference,
         robot=embodiment.name,
@@ -54,7 +57,7 @@ def to_episode(
         state_mask=state_mask,
         action_mask=action_mask,
         timestamp_s=np.arange(t) / hz if native.timestamp_s is None else native.timestamp_s - native.timestamp_s[0],
-        parts=dict(vectors.action),
+        parts=dict(embodiment.vectors(adapter.control_mode).action),
         images=images,
         dataset_cameras=tuple(cameras),
         task=language[0] if language else native.task,
@@ -64,10 +67,31 @@ def to_episode(
         reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
         discount=np.ones(t, np.float32) if native.discount is None else native.discount,
         is_idle=mark_idle(native, adapter),
+        segments=segments,
         dropped=native.dropped,
         notes={**native.notes, **_count_draws(images, native, adapter)},
-        inferred=dict(native.inferred) | note_wrapped(native, action_parts),
+        inferred=dict(native.inferred)
+        | note_wrapped(native, adapter.action)
+        | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
+    )
+
+
+def source_segments(step_text: Sequence[str], n_steps: int) -> tuple[Segment, ...]:
+    """The source's own instructions as segments: a stretch of steps with one text each; a step without is in none.
+
+    Raises Rejected when the number of texts is not that of the steps.
+
+    >>> [(s.start, s.end, s.text) for s in source_segments(("open it", "open it", "", "put it in"), 4)]
+    [(0, 2, 'open it'), (3, 4, 'put it in')]
+    """
+    if len(step_text) != n_steps:
+        raise Rejected("wrong_dims", f"step_text: expected {n_steps} texts, one a step, found {len(step_text)}")
+    starts = [i for i, text in enumerate(step_text) if i == 0 or text != step_text[i - 1]]
+    return tuple(
+        Segment(start=start, end=end, text=step_text[start], source="source")
+        for start, end in zip(starts, [*starts[1:], n_steps], strict=True)
+        if step_text[start].strip()
     )
 
 
@@ -107,7 +131,7 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     return parts
 
 
-def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
     """Returns float32 [t, 18] and its mask [18]; slots without a native dim stay 0 and masked off."""
     values = np.zeros((native.n_steps, N_SLOTS), np.float32)
     mask = np.zeros(N_SLOTS, np.bool_)
@@ -135,6 +159,15 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
             return {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
     return {}
+
+
+def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
+    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    if native.control_hz or adapter.control_hz:
+        return {}
+    return {
+        "control_rate": f"no control rate is published; {embodiment.control_hz:g} Hz, {embodiment.name}'s, is assumed"
+    }
 
 
 def _count_dims(source: PartSource, n_slots: int) -> int:
@@ -217,31 +250,51 @@ def check_kept(native: NativeEpisode, adapter: Adapter) -> None:
 
 
 def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
-    """Leaves out the first step where the adapter says so; the step is recorded in `dropped`."""
+    """Leaves out, each with its reason, the first step where the adapter says so, and steps whose pose is no pose."""
+    native = _drop_first(native, adapter)
+    for source in (*adapter.state.values(), *adapter.action.values()):
+        if source.form == "matrix":
+            # A logger that had no pose yet stored zeros (viola, austin_buds, austin_sirius); the other steps are good.
+            native = keep_steps(native, select_part(native, source).any(axis=1), "all_zero_matrix")
+    return native
+
+
+def _drop_first(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     if adapter.drop_first == "never" or native.n_steps < 2:
         return native
     arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
     first = [np.abs(select_part(native, source)[0]).max(initial=0.0) for source in arm]
     if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
         return native
-    reason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
-    return drop_head(native, 1, reason)
+    reason: RejectReason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
+    return keep_steps(native, np.arange(native.n_steps) >= 1, reason)
 
 
-def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
-    """Returns the episode without its first `n` steps."""
-    cut = {name: None if (x := getattr(native, name)) is None else x[n:] for name in _PER_STEP}
-    return replace(
-        native,
-        n_steps=native.n_steps - n,
-        arrays={key: array[n:] for key, array in native.arrays.items()},
-        frames={camera: Tail(frames, n) for camera, frames in native.frames.items()},
-        dropped=(*native.dropped, DroppedSteps(start=0, end=n, reason=reason)),
-        **cut,
-    )
+def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> tuple[NativeEpisode, Filled, Filled]:
+    """Returns the episode and its state and action in slots, each with its mask, without steps of absurd values.
 
-
-_PER_STEP = ("timestamp_s", "reward", "discount", "is_idle", "step_text")
+    Where more steps than an episode may lose are absurd, all are left in, for `find_fault` to say what is wrong.
+    """
+    state_parts, action_parts = parts_of(adapter, embodiment)
+    vectors = embodiment.vectors(adapter.control_mode)
+    hz = native.control_hz or adapter.control_hz or embodiment.control_hz
+    units = METRIC if adapter.units == METRIC else adapter.name
+    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    absurd: dict[RejectReason, NDArray[np.bool_]] = {}
+    for side, (values, mask) in (("state", state), ("action", action)):
+        quantities = judged_quantities(adapter.control_mode, vectors.action, side, units)
+        for reason, steps in find_absurd_steps(values, mask, quantities, hz).items():
+            absurd[reason] = absurd.get(reason, np.zeros(native.n_steps, np.bool_)) | steps
+    n_absurd = np.logical_or.reduce(list(absurd.values())).sum()
+    if not n_absurd or n_absurd > max(1, MAX_LOSS * native.n_steps) or n_absurd == native.n_steps:
+        return native, state, action
+    kept = np.ones(native.n_steps, np.bool_)
+    for reason, steps in absurd.items():
+        native = keep_steps(native, ~steps[kept], reason)
+        kept &= ~steps
+    # Again, since an action may be the next step's state.
+    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    return native, state, action
 
 
 def _choose_frames(

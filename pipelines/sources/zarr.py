@@ -47,7 +47,7 @@ _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "comma
 _REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 # What zarr and its codecs raise on damaged stores.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
 
 
 def find(source: str, adapter: Adapter) -> Found:
