@@ -13,8 +13,9 @@ from pipelines.contract.errors import FailedWork, UsageError
 def copied(source: Path, out: Path) -> Iterator[None]:
     """Copies a LeRobot dataset, and removes the copy if what follows fails, so that no half export is taken for one.
 
-    Videos and pictures are linked where the disk allows, since nothing writes to them. Raises UsageError where `source` is no dataset, FailedWork where `out` is not empty or lies inside it: a copy into a
-    dataset that is there would change it in place.
+    Videos and pictures are linked where the disk allows, since nothing writes to them. Raises UsageError where `source`
+    is no dataset, FailedWork where `out` is not empty or lies inside it: a copy into a dataset that is there would
+    change it in place.
     """
     if not (source / "meta" / "info.json").exists():
         raise UsageError(f"--source {source}: expected a LeRobot dataset with meta/info.json, found none")
