@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
-from pipelines.contract.episode import DroppedSteps, Episode, Image
+from pipelines.contract.episode import DroppedSteps, Episode, Image, Segment
 from pipelines.contract.frames import SwappedChannels, Tail
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.slots import METRIC, N_SLOTS
@@ -39,6 +39,8 @@ def to_episode(
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
+    # A task that the user states replaces whatever the source says, its sentences of single steps too.
+    segments = () if task or native.step_text is None else source_segments(native.step_text, t)
     return Episode(
         reference=native.reference,
         robot=embodiment.name,
@@ -59,10 +61,31 @@ def to_episode(
         reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
         discount=np.ones(t, np.float32) if native.discount is None else native.discount,
         is_idle=mark_idle(native, adapter),
+        segments=segments,
         dropped=native.dropped,
         notes=dict(native.notes),
-        inferred=dict(native.inferred) | note_wrapped(native, action_parts),
+        inferred=dict(native.inferred)
+        | note_wrapped(native, action_parts)
+        | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
+    )
+
+
+def source_segments(step_text: Sequence[str], n_steps: int) -> tuple[Segment, ...]:
+    """The source's own instructions as segments: a stretch of steps with one text each; a step without is in none.
+
+    Raises Rejected when the number of texts is not that of the steps.
+
+    >>> [(s.start, s.end, s.text) for s in source_segments(("open it", "open it", "", "put it in"), 4)]
+    [(0, 2, 'open it'), (3, 4, 'put it in')]
+    """
+    if len(step_text) != n_steps:
+        raise Rejected("wrong_dims", f"step_text: expected {n_steps} texts, one a step, found {len(step_text)}")
+    starts = [i for i, text in enumerate(step_text) if i == 0 or text != step_text[i - 1]]
+    return tuple(
+        Segment(start=start, end=end, text=step_text[start], source="source")
+        for start, end in zip(starts, [*starts[1:], n_steps], strict=True)
+        if step_text[start].strip()
     )
 
 
@@ -130,6 +153,15 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
             return {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
     return {}
+
+
+def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
+    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    if native.control_hz or adapter.control_hz:
+        return {}
+    return {
+        "control_rate": f"no control rate is published; {embodiment.control_hz:g} Hz, {embodiment.name}'s, is assumed"
+    }
 
 
 def _count_dims(source: PartSource, n_slots: int) -> int:

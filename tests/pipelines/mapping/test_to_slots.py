@@ -8,11 +8,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pipelines.contract.embodiments import get_embodiment
-from pipelines.contract.episode import Episode, Reference
+from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute, turns_between
-from pipelines.mapping.to_slots import mark_idle, to_episode
+from pipelines.mapping.to_slots import drop_head, mark_idle, source_segments, to_episode
 
 BRIDGE = get_adapter("bridge_orig")
 WIDOWX = get_embodiment("widowx")
@@ -288,3 +288,36 @@ def test_steps_that_the_source_marks_as_still_are_idle() -> None:
     native = make_native(np.zeros((3, 7)), np.zeros((3, 7)))
     native = replace(native, arrays={"observation/controller_info/movement_enabled": np.array([False, True, False])})
     assert mark_idle(native, adapter).tolist() == [True, False, True]
+
+
+def step_text_episode(step_text: tuple[str, ...], task: str = "", **changes: Any) -> Any:
+    vectors = np.full((len(step_text), 7), 0.1)  # A first step of no motion would be dropped.
+    native = make_native(vectors, vectors, step_text=step_text, language=("open the drawer",), **changes)
+    return to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"], task)
+
+
+def test_runs_of_equal_step_texts_are_segments_of_the_source_and_empty_stretches_are_none() -> None:
+    episode = step_text_episode(("", "open the drawer", "open the drawer", " ", "put it in", "put it in"))
+    assert episode.segments == (
+        Segment(start=1, end=3, text="open the drawer", kind="subtask", source="source"),
+        Segment(start=4, end=6, text="put it in", kind="subtask", source="source"),
+    )
+
+
+def test_a_task_that_the_user_states_replaces_the_step_texts() -> None:
+    episode = step_text_episode(("open the drawer", "put it in"), task="tidy up")
+    assert (episode.segments, episode.task) == ((), "tidy up")
+
+
+def test_step_texts_of_another_length_are_refused() -> None:
+    vectors = np.full((3, 7), 0.1)
+    native = make_native(vectors, vectors, step_text=("open",))
+    with pytest.raises(Rejected, match="expected 3 texts, one a step, found 1"):
+        to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"])
+
+
+def test_a_dropped_first_step_takes_its_text_with_it() -> None:
+    native = make_native(np.zeros((3, 7)), np.zeros((3, 7)), step_text=("open", "close", "close"))
+    assert source_segments(drop_head(native, 1, "first_step").step_text or (), 2) == (
+        Segment(start=0, end=2, text="close", source="source"),
+    )
