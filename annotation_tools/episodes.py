@@ -1,6 +1,7 @@
 """A stored dataset as annotators see it: a light list of episodes, one episode's movement, one picture."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode, Reference, Segment
-from pipelines.contract.errors import FailedWork, nearest
+from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.segments.tables import EpisodeKey, episode_hash
 from pipelines.shards.dataset import Dataset
@@ -176,3 +177,10 @@ def _briefs(table: pa.Table, split: str, shard: int) -> Iterator[Brief]:
             confidence=float(least[row]) if counts[row] else 0.0,
             **{**values, "language": tuple(values["language"])},
         )
+
+
+def check_annotator(name: str) -> str:
+    """Returns the name if it can be an annotator's and a file's. Raises UsageError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
+        raise UsageError(f"annotator: expected 1 to 40 of A-Z a-z 0-9 . _ -, found {name!r}")
+    return name

@@ -184,7 +184,9 @@ def _print_counts(counts: dict[str, Any], directory: "StoragePath") -> None:
         print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
         print("no Beam options closes the dataset")
         return
-    done = " (already done)" if counts.get("already_done") else ""
+    done = ""
+    if counts.get("already_done"):
+        done = " (already done)" if counts["same_code"] else " (already done, by another version of the code)"
     size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
     print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")
     for camera, n in counts["cameras"].items():

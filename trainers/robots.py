@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.units import action_units
 from pipelines.storage.files import write_atomically
-from trainers.evaluation.baselines import slot_units
 
 SCHEMA = "embodimix.robots/v1"
 # The published open-loop horizons: half a second at 50 Hz, 0.8 s at 20 Hz.
@@ -34,7 +34,7 @@ class Robot:
     @property
     def units(self) -> tuple[str, ...]:
         """The unit of each of the 18 slots, '' where it has none."""
-        return slot_units(self.control_mode, self.parts)
+        return action_units(self.control_mode, self.parts)
 
     def slot_names(self, mask: NDArray[np.bool_]) -> list[str]:
         """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""

@@ -9,10 +9,9 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from annotation_tools.episodes import EpisodeStore
+from annotation_tools.episodes import EpisodeStore, check_annotator
 from annotation_tools.exchange.clips import EpisodeNames, make_clips, stamp
 from annotation_tools.merge import read_tables
-from annotation_tools.review.store import check_annotator
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import check_segments, overlay, write_segments
 

@@ -99,6 +99,17 @@ def slot_units(control_mode: str, parts: Mapping[str, Sequence[int]], side: str)
     return {slot: UNIT_OF[quantity] for slot, quantity in slot_quantities(control_mode, parts, side).items()}
 
 
+def action_units(control_mode: str, parts: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """The unit of each of the 18 action slots, '' where the robot has none; 'gripper' is the fraction closed.
+
+    >>> action_units("ee_delta", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)})[:8]
+    ('m', 'm', 'm', 'rad', 'rad', 'rad', 'gripper', '')
+    """
+    units = slot_units(control_mode, parts, "action")
+    # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
+    return tuple("gripper" if units.get(slot) == "closed" else units.get(slot, "") for slot in range(N_SLOTS))
+
+
 def describe_unit(quantity: Quantity) -> str:
     """The unit in the words of pages and tables.
 

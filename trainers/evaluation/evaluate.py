@@ -16,10 +16,11 @@ from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Batch, Stream
 from model import policy
 from pipelines.contract.errors import UsageError
+from pipelines.contract.units import action_units
 from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
-from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
+from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.measures import (
     PREDICTORS,
     Predictions,
@@ -206,7 +207,7 @@ def predictions_of(
         mean_action=mean_action(mixture, batch),
         counts=counts,
         half_range=half_range,
-        units=np.array([slot_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
+        units=np.array([action_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )

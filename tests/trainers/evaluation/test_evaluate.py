@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.units import action_units
 from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
-from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
+from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
 
@@ -21,7 +22,7 @@ __all__ = ["quick_compilation"]
 
 def test_units_follow_the_control_mode_and_the_parts() -> None:
     dual = {"arm0": range(6), "gripper0": (6,), "arm1": range(7, 13), "gripper1": (13,), "base": (14, 15, 16)}
-    assert slot_units("joint_position", dual | {"torso": (17,)}) == (
+    assert action_units("joint_position", dual | {"torso": (17,)}) == (
         *("rad",) * 6,
         "gripper",
         *("rad",) * 6,
@@ -31,9 +32,14 @@ def test_units_follow_the_control_mode_and_the_parts() -> None:
         "rad/s",
         "m",
     )
-    assert slot_units("ee_absolute", {"arm0": range(6)})[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
-    assert slot_units("joint_velocity", {"arm0": range(7), "gripper0": (7,)})[5:9] == ("rad/s", "rad/s", "gripper", "")
-    assert slot_units("joint_position", {"base": (14, 15)})[14:] == ("m/s", "rad/s", "", "")
+    assert action_units("ee_absolute", {"arm0": range(6)})[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
+    assert action_units("joint_velocity", {"arm0": range(7), "gripper0": (7,)})[5:9] == (
+        "rad/s",
+        "rad/s",
+        "gripper",
+        "",
+    )
+    assert action_units("joint_position", {"base": (14, 15)})[14:] == ("m/s", "rad/s", "", "")
 
 
 def baseline_batch(norm_key: str, state_mask: Any) -> Any:
