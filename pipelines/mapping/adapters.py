@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pipelines.contract.document import MarkedValue, SpecError, read_registry, read_value
@@ -17,6 +17,7 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
+Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz": (3, (0, 1, 2)),
@@ -87,6 +88,21 @@ class PartSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CameraForm:
+    """How a source stores a camera's pictures, so that they come out upright and in RGB.
+
+    flip: the axis along which they are mirrored (vertical: row 0 is at the bottom). rotate: degrees clockwise that set
+    them upright, after the flip. channels: rgb, bgr (red and blue exchanged), or empty where only `swapped_channels`
+    says it. range: the greatest value, 1 or 255, of pictures stored as floating-point numbers; 0 where it is not known.
+    """
+
+    flip: str = ""
+    rotate: int = 0
+    channels: str = ""
+    range: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapter:
     """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
 
@@ -99,6 +115,8 @@ class Adapter:
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    camera_forms: how each camera slot's pictures are stored, where not as everybody's.
+    relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
@@ -124,6 +142,8 @@ class Adapter:
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()
     swapped_channels: tuple[str, ...] = ()
+    camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
+    relabel: Relabel = "never"
     note: str = ""
     shift_before: str = ""
 
@@ -133,6 +153,12 @@ class Adapter:
         _check_choice(where, "control_mode", self.control_mode, CONTROL_MODES)
         _check_choice(where, "drop_first", self.drop_first, get_args(DropFirst))
         _check_choice(where, "units", self.units, get_args(Units))
+        _check_choice(where, "relabel", self.relabel, get_args(Relabel))
+        if self.relabel != "never" and self.control_mode != "ee_delta":
+            raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
+        for slot, form in self.camera_forms.items():
+            if form.rotate not in (0, 90, 180, 270) or form.range not in (0, 1, 255):
+                raise UsageError(f"{where}: {slot}: expected rotate 90, 180 or 270 and range 1 or 255, found {form}")
         for camera in (*self.cameras, *self.optional_cameras):
             _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
@@ -145,6 +171,11 @@ class Adapter:
         """Slot -> native names, in the order of the slots."""
         both = {**self.cameras, **self.optional_cameras}
         return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def form_of(self, camera: str) -> CameraForm:
+        """How the pictures of a native camera (or of a slot, where logs name slots) are stored."""
+        slots = [slot for slot, names in self.all_cameras.items() if camera in names]
+        return self.camera_forms.get(slots[0] if slots else camera, CameraForm())
 
     def check_robot(self, embodiment: Embodiment) -> None:
         """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""
@@ -175,6 +206,25 @@ def get_adapter(name: str) -> Adapter:
 def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
     """Builds one adapter from an entry that Python code wrote. Raises UsageError on unknown keys and values."""
     return _build(name, read_value(entry, ENTRY, f"adapter {name}").unmarked())
+
+
+def with_channels(adapter: Adapter, text: str) -> Adapter:
+    """Returns the entry with the order of colours that a user states: `bgr`, or `cam_high=bgr,cam_low=rgb`.
+
+    Cameras are named as the source or the slots name them. Raises UsageError for others, and for another order.
+    """
+    slots = {camera: (camera,) for camera in CAMERAS} | adapter.all_cameras
+    slots = {slot: slots[slot] for slot in adapter.all_cameras or CAMERAS}
+    forms = dict(adapter.camera_forms)
+    for stated in text.split(","):
+        camera, _, channels = stated.strip().rpartition("=")
+        _check_choice("--channels", "the order of colours", channels, ("rgb", "bgr"))
+        chosen = [slot for slot, names in slots.items() if camera in ("", slot, *names)]
+        if not chosen:
+            known = [name for slot, names in slots.items() for name in (slot, *names)]
+            raise UsageError(f"--channels: camera {camera!r} is none of entry {adapter.name}. {nearest(camera, known)}")
+        forms |= {slot: replace(forms.get(slot, CameraForm()), channels=channels) for slot in chosen}
+    return replace(adapter, camera_forms=forms)
 
 
 def parse_selector(text: str) -> Selector:
@@ -225,9 +275,20 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
     for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
+    forms: dict[str, CameraForm] = {}
     for key in ("cameras", "optional_cameras"):
-        values[key] = {slot: tuple(_listed(names)) for slot, names in entry.get(key, {}).items()}
-    return Adapter(name=name, **values)
+        cameras = entry.get(key, {}).items()
+        values[key] = {slot: tuple(_listed(_names_of(camera))) for slot, camera in cameras}
+        forms |= {slot: _build_camera_form(camera) for slot, camera in cameras if isinstance(camera, Mapping)}
+    return Adapter(name=name, camera_forms=forms, **values)
+
+
+def _names_of(camera: Any) -> Any:
+    return camera["from"] if isinstance(camera, Mapping) else camera
+
+
+def _build_camera_form(camera: Mapping[str, Any]) -> CameraForm:
+    return CameraForm(**{key: value for key, value in camera.items() if key != "from"})
 
 
 def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:

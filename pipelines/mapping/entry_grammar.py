@@ -12,7 +12,24 @@ _NUMBERS = AnyOf(
     kinds=(Number(about="a number"), ListOf(about="a list of numbers", item=Number(about="a number"))),
 )
 _FLAGS = MapOf(about="native flags and their values", value=Scalar(about="true, false or a number"))
-_CAMERAS = Fields(about="camera slots", fields={camera: _NAMES for camera in CAMERAS})
+_CAMERA = Fields(
+    about="a camera: native names and how its pictures are stored",
+    fields={
+        "from": _NAMES,
+        "flip": TextKind(about="along which axis pictures are mirrored", choices=("vertical", "horizontal")),
+        "rotate": Number(about="degrees by which pictures are to be turned clockwise", integer=True),
+        "channels": TextKind(about="the order of the colours", choices=("rgb", "bgr")),
+        "range": Number(about="the greatest value of pictures that are no bytes, 1 or 255", integer=True),
+    },
+    required=("from",),
+)
+_CAMERAS = Fields(
+    about="camera slots",
+    fields={
+        camera: AnyOf(about="a name, a list of names, or a mapping with `from`", kinds=(*_NAMES.kinds, _CAMERA))
+        for camera in CAMERAS
+    },
+)
 
 PART = Fields(
     about="the native dims of a part",
@@ -59,6 +76,7 @@ ENTRY = Fields(
         "keep_when": _FLAGS,
         "compressed": _TEXT_LIST,
         "swapped_channels": _TEXT_LIST,
+        "relabel": TextKind(about="what takes the place of the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },

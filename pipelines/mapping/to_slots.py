@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import DroppedSteps, Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels, Tail
+from pipelines.contract.frames import SwappedChannels, Tail, TurnedFrames
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
@@ -279,5 +279,12 @@ def _choose_frames(
     found = {slot: next((name for name in choices if name in native.frames), "") for slot, choices in names.items()}
     chosen = {slot: name for slot, name in found.items() if name}
     frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
-    swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
-    return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}
+    return {slot: _upright_rgb(camera, adapter, chosen[slot]) for slot, camera in frames.items()}
+
+
+def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
+    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
+    form = adapter.form_of(camera)
+    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+        frames = SwappedChannels(frames)
+    return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames

@@ -1,7 +1,6 @@
 """Pictures stored as floating-point numbers, of which the source does not say whether they are 0..1 or 0..255."""
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,25 +8,24 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Image
 from pipelines.contract.native import Rejected
 
-# The greatest value of a picture, where it is known.
-Scale = Literal["unknown", "1", "255"]
 # Resizing leaves values this far outside of the range.
 _ROUNDING = 1e-3
-# How a reader says that it decides by values; counted over episodes in the manifest.
-INFERRED = "{dtype} pictures are read by their values, episode by episode: up to 1 as 0..1, from 2 on as 0..255"
+_BY_VALUES = "floating-point pictures are read by the values of each episode: up to 1 as 0..1, from 2 on as 0..255"
 
 
 class FloatFrames(Sequence[Image]):
     """Frames float [t, y, x, 3] as uint8; what their numbers mean is decided once, over the whole episode.
 
     A dark frame of 0..255 alone looks like one of 0..1, so that a decision for each frame would flicker. Nothing is
-    read before the first frame is asked for. Raises Rejected where the numbers do not say.
+    read before the first frame is asked for. stated: 1 or 255 where the entry states it, else 0. Raises Rejected
+    where the numbers do not say, or contradict what is stated.
     """
 
-    def __init__(self, frames: Sequence[NDArray], where: str, scale: Scale = "unknown") -> None:
+    def __init__(self, frames: Sequence[NDArray], where: str, stated: int = 0) -> None:
         self._frames = frames
         self._where = where
-        self._greatest = {"unknown": None, "1": 1.0, "255": 255.0}[scale]
+        self._greatest = float(stated)
+        self.is_stated = bool(stated)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -36,9 +34,15 @@ class FloatFrames(Sequence[Image]):
         if isinstance(index, slice):
             # A part must be read as the whole is: it may hold the dark frames only.
             return [self[i] for i in range(*index.indices(len(self)))]
-        if self._greatest is None:
+        if not self._greatest:
             self._greatest = decide_scale(self._frames, self._where)
         return to_uint8(self._frames[index], self._greatest, self._where)
+
+
+def note_floats(frames: Mapping[str, Sequence[Image]]) -> dict[str, str]:
+    """What is to be said of an episode whose pictures' range was concluded; nothing where none had to be."""
+    is_guessed = any(isinstance(camera, FloatFrames) and not camera.is_stated for camera in frames.values())
+    return {"picture_range": _BY_VALUES} if is_guessed else {}
 
 
 def decide_scale(frames: Iterable[NDArray], where: str) -> float:

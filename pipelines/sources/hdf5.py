@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Image
 from pipelines.contract.images import CorruptImage
 from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_array_size, check_frames_size
+from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import FloatFrames
 from pipelines.sources.folders import check_regular
 from pipelines.storage.paths import RemotePath, StoragePath
@@ -141,7 +142,11 @@ class Hdf5Frames(Sequence[Image]):
 
 
 def open_frames(
-    path: Path, group: h5py.Group | Mapping[str, Any], t: int, lengths: NDArray[np.int64] | None = None
+    path: Path,
+    group: h5py.Group | Mapping[str, Any],
+    t: int,
+    adapter: Adapter,
+    lengths: NDArray[np.int64] | None = None,
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of every camera of a group by name. Raises Rejected when a camera has not `t` of them."""
     frames: dict[str, Sequence[Image]] = {}
@@ -154,7 +159,7 @@ def open_frames(
         check_frames_size(where, dataset.shape, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
         check_chunks(dataset, where)
         camera = Hdf5Frames(path, dataset.name, t, lengths if is_encoded(dataset) else None)
-        frames[name] = FloatFrames(camera, where) if dataset.dtype.kind == "f" else camera
+        frames[name] = FloatFrames(camera, where, adapter.form_of(name).range) if dataset.dtype.kind == "f" else camera
     return frames
 
 

@@ -34,7 +34,7 @@ def read_instruction(node: h5py.Group) -> str:
     texts: list[Any] = []
     for key in _JSON_KEYS:
         content = read_json(node.attrs.get(key))
-        texts += [content[name] for name in INSTRUCTION_KEYS if name in content]
+        texts += [content.get(name) for name in INSTRUCTION_KEYS] if isinstance(content, Mapping) else []
     for key in INSTRUCTION_KEYS:
         texts.append(node.attrs.get(key))
         dataset = node.get(key)
@@ -89,7 +89,9 @@ def _text_of_spans(spans: Any, t: int, where: str) -> tuple[str, ...]:
             start, end = int(span["start_frame"]), int(span["end_frame"])
             text = _instruction(span["action_text"])
         except (KeyError, TypeError, ValueError) as error:
-            raise Rejected("wrong_attributes", f"{where}: expected start_frame, end_frame, action_text: {error!r}") from error
+            raise Rejected(
+                "wrong_attributes", f"{where}: expected start_frame, end_frame, action_text: {error!r}"
+            ) from error
         if not 0 <= start <= end <= t:
             raise Rejected("wrong_attributes", f"{where}: expected frames within 0 to {t}, found {start} to {end}")
         texts[start:end] = [text] * (end - start)

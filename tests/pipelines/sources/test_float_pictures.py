@@ -48,7 +48,7 @@ def test_what_may_be_either_or_is_neither_is_refused(stored: list[float], found:
 
 
 def test_a_stated_range_is_taken_and_compared() -> None:
-    assert [int(f[0, 0, 0]) for f in FloatFrames(frames(0.0, 1.0), "camera", "1")] == [0, 255]
-    assert [int(f[0, 0, 0]) for f in FloatFrames(frames(0.0, 1.0), "camera", "255")] == [0, 1]
+    assert [int(f[0, 0, 0]) for f in FloatFrames(frames(0.0, 1.0), "camera", 1)] == [0, 255]
+    assert [int(f[0, 0, 0]) for f in FloatFrames(frames(0.0, 1.0), "camera", 255)] == [0, 1]
     with pytest.raises(Rejected, match="from 0 to 1, found numbers from 0 to 2"):
         to_uint8(frames(2.0)[0], 1.0, "camera")
