@@ -12,7 +12,7 @@ _NUMBERS = AnyOf(
     kinds=(Number(about="a number"), ListOf(about="a list of numbers", item=Number(about="a number"))),
 )
 _FLAGS = MapOf(about="native flags and their values", value=Scalar(about="true, false or a number"))
-_CAMERA = Fields(
+CAMERA = Fields(
     about="a camera: native names and how its pictures are stored",
     fields={
         "from": _NAMES,
@@ -26,7 +26,7 @@ _CAMERA = Fields(
 _CAMERAS = Fields(
     about="camera slots",
     fields={
-        camera: AnyOf(about="a name, a list of names, or a mapping with `from`", kinds=(*_NAMES.kinds, _CAMERA))
+        camera: AnyOf(about="a name, a list of names, or a mapping with `from`", kinds=(*_NAMES.kinds, CAMERA))
         for camera in CAMERAS
     },
 )

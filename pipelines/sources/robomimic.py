@@ -79,6 +79,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             _check_promised(group, t, where)
             found = {key: item for key, item in group["obs"].items() if isinstance(item, h5py.Dataset)}
             _check_dialect(set(found), file["data"], adapter, where)
+            _check_controller(file["data"], adapter, where)
             vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3 and item.dtype.kind in "fiub"]
             arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where)
             frames = open_frames(path, group["obs"], t, adapter)
@@ -187,6 +188,32 @@ def _check_dialect(keys: set[str], data: h5py.Group, adapter: Adapter, where: st
             f"{where}: the file says that pictures are upright "
             f"(macros_image_convention opencv); entry {adapter.name} would turn them",
         )
+
+
+def _check_controller(data: h5py.Group, adapter: Adapter, where: str) -> None:
+    """Raises Rejected where the file's own controller is another than the entry's scale is of.
+
+    robosuite states it in env_args: one controller, or since 1.5 one for each part of the robot.
+    """
+    source = adapter.action.get("arm0")
+    arguments = read_json(data.attrs.get("env_args"))
+    kwargs = arguments.get("env_kwargs") if isinstance(arguments, Mapping) else None
+    stated = kwargs.get("controller_configs") if isinstance(kwargs, Mapping) else None
+    if isinstance(stated, Mapping) and isinstance(stated.get("body_parts"), Mapping):
+        stated = next(iter(stated["body_parts"].values()))
+    if source is None or not isinstance(source.scale, tuple) or not isinstance(stated, Mapping):
+        return
+    expected = {"type": "OSC_POSE", "control_delta": True, "input_type": "delta", "output_max": list(source.scale)}
+    for key, value in expected.items():
+        found = stated.get(key, value)
+        if key == "output_max" and isinstance(found, (int, float)):
+            found = [found] * len(source.scale)
+        if found != value:
+            raise Rejected(
+                "wrong_attributes",
+                f"{where}: entry {adapter.name} expects a controller with {key} {value}, env_args states {found}; "
+                "it needs an entry with another control_mode or `scale`",
+            )
 
 
 def _read_splits(file: h5py.File) -> dict[str, str]:
