@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ from pipelines.contract.document import MarkedValue, SpecError, read_registry, r
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
+from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
 
@@ -88,26 +89,12 @@ class PartSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CameraForm:
-    """How a source stores a camera's pictures, so that they come out upright and in RGB.
-
-    flip: the axis along which they are mirrored (vertical: row 0 is at the bottom). rotate: degrees clockwise that set
-    them upright, after the flip. channels: rgb, bgr (red and blue exchanged), or empty where only `swapped_channels`
-    says it. range: the greatest value, 1 or 255, of pictures stored as floating-point numbers; 0 where it is not known.
-    """
-
-    flip: str = ""
-    rotate: int = 0
-    channels: str = ""
-    range: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Adapter:
     """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
 
     robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
+    drawn: slots whose camera is drawn among its native names instead, at each step or once an episode.
     state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
@@ -132,6 +119,7 @@ class Adapter:
     aliases: tuple[str, ...] = ()
     cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drawn: Mapping[str, DrawEach] = field(default_factory=dict)
     state: Mapping[str, PartSource] = field(default_factory=dict)
     action: Mapping[str, PartSource] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -156,9 +144,6 @@ class Adapter:
         _check_choice(where, "relabel", self.relabel, get_args(Relabel))
         if self.relabel != "never" and self.control_mode != "ee_delta":
             raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
-        for slot, form in self.camera_forms.items():
-            if form.rotate not in (0, 90, 180, 270) or form.range not in (0, 1, 255):
-                raise UsageError(f"{where}: {slot}: expected rotate 90, 180 or 270 and range 1 or 255, found {form}")
         for camera in (*self.cameras, *self.optional_cameras):
             _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
@@ -176,6 +161,11 @@ class Adapter:
         """How the pictures of a native camera (or of a slot, where logs name slots) are stored."""
         slots = [slot for slot, names in self.all_cameras.items() if camera in names]
         return self.camera_forms.get(slots[0] if slots else camera, CameraForm())
+
+    def used_cameras(self, there: Collection[str]) -> set[str]:
+        """The native cameras that fill slots, of those that an episode has."""
+        names = self.all_cameras.items()
+        return {name for slot, own in names for name in available_cameras(own, self.drawn.get(slot), there)}
 
     def check_robot(self, embodiment: Embodiment) -> None:
         """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""
@@ -209,22 +199,9 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
 
 
 def with_channels(adapter: Adapter, text: str) -> Adapter:
-    """Returns the entry with the order of colours that a user states: `bgr`, or `cam_high=bgr,cam_low=rgb`.
-
-    Cameras are named as the source or the slots name them. Raises UsageError for others, and for another order.
-    """
-    slots = {camera: (camera,) for camera in CAMERAS} | adapter.all_cameras
-    slots = {slot: slots[slot] for slot in adapter.all_cameras or CAMERAS}
-    forms = dict(adapter.camera_forms)
-    for stated in text.split(","):
-        camera, _, channels = stated.strip().rpartition("=")
-        _check_choice("--channels", "the order of colours", channels, ("rgb", "bgr"))
-        chosen = [slot for slot, names in slots.items() if camera in ("", slot, *names)]
-        if not chosen:
-            known = [name for slot, names in slots.items() for name in (slot, *names)]
-            raise UsageError(f"--channels: camera {camera!r} is none of entry {adapter.name}. {nearest(camera, known)}")
-        forms |= {slot: replace(forms.get(slot, CameraForm()), channels=channels) for slot in chosen}
-    return replace(adapter, camera_forms=forms)
+    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`."""
+    slots = adapter.all_cameras or {camera: (camera,) for camera in CAMERAS}
+    return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
 
 
 def parse_selector(text: str) -> Selector:
@@ -275,20 +252,13 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
     for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
-    forms: dict[str, CameraForm] = {}
+    values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):
-        cameras = entry.get(key, {}).items()
-        values[key] = {slot: tuple(_listed(_names_of(camera))) for slot, camera in cameras}
-        forms |= {slot: _build_camera_form(camera) for slot, camera in cameras if isinstance(camera, Mapping)}
-    return Adapter(name=name, camera_forms=forms, **values)
-
-
-def _names_of(camera: Any) -> Any:
-    return camera["from"] if isinstance(camera, Mapping) else camera
-
-
-def _build_camera_form(camera: Mapping[str, Any]) -> CameraForm:
-    return CameraForm(**{key: value for key, value in camera.items() if key != "from"})
+        choices = {slot: parse_camera(f"adapter {name}: {slot}", spec) for slot, spec in entry.get(key, {}).items()}
+        values[key] = {slot: choice.names for slot, choice in choices.items()}
+        values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
+        values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
+    return Adapter(name=name, **values)
 
 
 def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:

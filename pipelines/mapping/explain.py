@@ -131,6 +131,8 @@ def _camera(adapter: Adapter, usual: tuple[str, ...], camera: str) -> str:
     if native is None:
         return "none (masked)"
     shown = " or ".join(native)
+    if each := adapter.drawn.get(camera):
+        shown = f"one of {', '.join(native)}, drawn for each {each}"
     return shown if camera in adapter.cameras else f"{shown} where the source has it"
 
 

@@ -1,6 +1,7 @@
 """Pictures stored as floating-point numbers, of which the source does not say whether they are 0..1 or 0..255."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class FloatFrames(Sequence[Image]):
     where the numbers do not say, or contradict what is stated.
     """
 
-    def __init__(self, frames: Sequence[NDArray], where: str, stated: int = 0) -> None:
+    def __init__(self, frames: Sequence[Any], where: str, stated: int = 0) -> None:
         self._frames = frames
         self._where = where
         self._greatest = float(stated)

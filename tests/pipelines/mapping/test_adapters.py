@@ -12,13 +12,13 @@ from pipelines.contract.errors import UsageError
 from pipelines.mapping import adapters
 from pipelines.mapping.adapters import (
     Adapter,
-    CameraForm,
     PartSource,
     get_adapter,
     load_adapters,
     parse_adapter,
     parse_selector,
 )
+from pipelines.mapping.cameras import CameraForm
 from pipelines.mapping.entry_grammar import CAMERA, ENTRY, PART
 from pipelines.mapping.explain import explain_adapter, registry_table
 from pipelines.mapping.formats import list_formats
@@ -134,8 +134,8 @@ def test_mistakes_in_a_registry_name_file_line_and_column(
 
 def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
     # How a camera's pictures are stored is part of `cameras` in an entry.
-    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "camera_forms"}
-    assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from"}
+    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "drawn", "camera_forms"}
+    assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from", "draw", "each"}
     assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}
 
 

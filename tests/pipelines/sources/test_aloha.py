@@ -11,7 +11,8 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage, decode_jpeg
 from pipelines.contract.native import NativeEpisode, Rejected
-from pipelines.mapping.adapters import CameraForm, get_adapter, with_channels
+from pipelines.mapping.adapters import get_adapter, with_channels
+from pipelines.mapping.cameras import CameraForm
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import aloha
 from tests.support.hdf5_files import T, jpeg, padded, write_aloha
