@@ -9,7 +9,7 @@ TIMES = int(os.environ.get("EMBODIMIX_FUZZ_TIMES", "1"))
 
 
 def fuzzing(n_examples: int) -> settings:
-    """Settings of a test that tries `n_examples` inputs, or `EMBODIMIX_FUZZ_TIMES` as many; no limit of time for one."""
+    """Settings of a test that tries `n_examples` inputs, times EMBODIMIX_FUZZ_TIMES, without a time limit for one."""
     return settings(
         max_examples=n_examples * TIMES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
