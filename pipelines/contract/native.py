@@ -101,7 +101,8 @@ class NativeEpisode:
     step_text: the source's own instruction of each step, "" where it has none; None where it has none per step.
     inferred: what the source does not state and the reader concluded or repaired, short name -> one sentence.
     flags: episode-level numbers, for adapters that keep some episodes only.
-    missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
+    missing_cameras: native names the log promises and does not hold. not_pictures: native keys that are named as
+    cameras are and give no frames, and what they hold instead. notes: numbers about alignment and quality.
     """
 
     reference: Reference
@@ -122,6 +123,7 @@ class NativeEpisode:
     is_idle: NDArray[np.bool_] | None = None
     flags: Mapping[str, float] = field(default_factory=dict)
     missing_cameras: tuple[str, ...] = ()
+    not_pictures: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[DroppedSteps, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
     inferred: Mapping[str, str] = field(default_factory=dict)

@@ -292,6 +292,15 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
     return native, state, action
 
 
+def explain_no_camera(native: NativeEpisode, names: Mapping[str, Sequence[str]]) -> str:
+    """Says which native names were sought, which frames are there, and what keys hold that are named as cameras are."""
+    sought = "; ".join(f"{slot}: {' or '.join(choices)}" for slot, choices in names.items())
+    found = f"frames of {', '.join(sorted(native.frames))}" if native.frames else "no frames"
+    held = [f"{key} ({what})" for key, what in sorted(native.not_pictures.items())]
+    held += [f"{key} (listed, but its files are missing)" for key in native.missing_cameras]
+    return f"expected {sought}; found {found}{'; ' + ', '.join(held) if held else ''}"
+
+
 def _choose_frames(
     native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str]
 ) -> dict[str, Sequence[Image]]:
@@ -300,5 +309,7 @@ def _choose_frames(
     found = {slot: next((name for name in choices if name in native.frames), "") for slot, choices in names.items()}
     chosen = {slot: name for slot, name in found.items() if name}
     frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
+    if cameras and not frames:
+        raise Rejected("no_camera", explain_no_camera(native, names))
     swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
     return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}
