@@ -92,7 +92,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         n_steps=t,
         arrays=arrays,
         frames=frames,
-        not_pictures=describe_features(steps, arrays, frames),
+        cameras_found=describe_features(steps, arrays, frames),
         language=language.texts,
         task=language.texts[0] if language.texts else "",
         step_text=language.step_text,

@@ -178,17 +178,17 @@ def split_pictures(key: str, values: ByteStrings, steps: Mapping[str, Parsed], t
 
 def describe_features(
     steps: Mapping[str, Parsed], arrays: Mapping[str, NDArray], frames: Mapping[str, Sequence[Image]]
-) -> dict[str, str]:
-    """What the features hold that are called as cameras are and give no frames, for who looks for a camera."""
-    described = {}
-    for key, value in steps.items():
+) -> str:
+    """Names the features that give frames, and what the others hold that are called as cameras are."""
+    described = sorted(frames)
+    for key, value in sorted(steps.items()):
         if key in frames or f"{key.removesuffix(_RAGGED_VALUES)}[0]" in frames or not _CAMERA_WORDS.search(key):
             continue
         if key in arrays:
-            described[key] = f"{arrays[key].dtype} {list(arrays[key].shape)}"
+            described.append(f"{key} ({arrays[key].dtype} {list(arrays[key].shape)})")
         elif isinstance(value, ByteStrings) and len(value):
-            described[key] = f"bytes that are no JPEG or PNG and begin {bytes(value[0][:8])!r}"
-    return described
+            described.append(f"{key} (bytes that are no JPEG or PNG and begin {bytes(value[0][:8])!r})")
+    return ", ".join(described)
 
 
 def unpack(key: str, value: Parsed) -> Parsed:

@@ -306,10 +306,11 @@ def test_keys_that_are_named_as_cameras_and_hold_no_pictures_are_described(tmp_p
         steps__observation__image_0=[b"\x00\x01raw"] * 12,
         steps__observation__rgb_wrist=np.zeros(12 * 48, np.float32),
     )
-    assert native.not_pictures == {
-        "observation/image_0": "bytes that are no JPEG or PNG and begin b'\\x00\\x01raw'",
-        "observation/rgb_wrist": "float32 [12, 48]",
-    }
+    assert native.cameras_found == (
+        "observation/image_0 (bytes that are no JPEG or PNG and begin b'\\x00\\x01raw'), "
+        "observation/rgb_wrist (float32 [12, 48])"
+    )
+    assert read_one(tmp_path / "other").cameras_found == "observation/image_0"
 
 
 def test_flags_of_unequal_lengths_are_rejected(tmp_path: Path) -> None:
