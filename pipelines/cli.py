@@ -51,6 +51,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
     parser.add_argument(
+        "--units",
+        default="",
+        metavar="U",
+        help="units of the source's joints where it does not state them: degrees or percent (LeRobot SO-100, Koch)",
+    )
+    parser.add_argument(
         "--channels",
         default="",
         metavar="ORDER",
@@ -180,6 +186,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         adapter=adapter,
         robot=arguments.robot,
         task=arguments.task,
+        units=arguments.units,
         n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split),
         val_fraction=arguments.val_fraction,

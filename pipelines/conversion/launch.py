@@ -55,6 +55,7 @@ _REMOTE_POLL_S = 10.0
 class ConversionRequest:
     """What the user asked for.
 
+    units: the units of the source's joints, where the adapter has a choice and the source does not state them.
     append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
     long is stopped. input_cache_gb: what a worker process keeps on its disk of an input in an object store.
     partial: an input that lacks files is taken as it is.
@@ -67,6 +68,7 @@ class ConversionRequest:
     adapter: Adapter
     robot: str = ""
     task: str = ""
+    units: str = ""
     n_shards: int | None = None
     splits: tuple[str, ...] = ()
     val_fraction: float = 0.0
@@ -111,6 +113,7 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
+    conversion = with_units(conversion)
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
@@ -139,6 +142,15 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
         n_planned += base.manifest["counts"]["episodes_in"]
         results += carry_shards(base, plan, job.place)
         return finish_dataset(job, n_planned, measured, results, (*plan.rejects, *base.rejects))
+
+
+def with_units(conversion: ConversionRequest) -> ConversionRequest:
+    """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
+    if not conversion.adapter.by_units and not conversion.units:
+        return conversion
+    from pipelines.sources.lerobot_units import choose_units
+
+    return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
 
 
 def find_base(conversion: ConversionRequest) -> Base | None:
