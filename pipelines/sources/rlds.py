@@ -15,7 +15,7 @@ from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.sources.folders import source_root
-from pipelines.sources.rlds_features import (
+from pipelines.sources.tfds.features import (
     METADATA,
     describe_features,
     name_episode,
@@ -25,7 +25,7 @@ from pipelines.sources.rlds_features import (
     split_pictures,
     unpack,
 )
-from pipelines.sources.tfds_folder import (
+from pipelines.sources.tfds.version_folder import (
     ShardFile,
     explain_missing,
     find_version_folder,
