@@ -51,6 +51,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
     parser.add_argument(
+        "--channels",
+        default="",
+        metavar="ORDER",
+        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb",
+    )
+    parser.add_argument(
+        "--relabel",
+        default="",
+        choices=("never", "reached_states"),
+        help="reached_states: actions are what the state did, as Octo and OpenVLA train on Bridge; drops the last step",
+    )
+    parser.add_argument(
         "--camera",
         action="append",
         default=[],
@@ -94,7 +106,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter
+    from pipelines.mapping.adapters import get_adapter, with_channels
 
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
@@ -110,6 +122,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
     adapter = with_cameras(adapter, arguments.camera)
+    if arguments.channels:
+        adapter = with_channels(adapter, arguments.channels)
+    if arguments.relabel:
+        adapter = replace(adapter, relabel=arguments.relabel)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
 

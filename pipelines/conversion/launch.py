@@ -165,9 +165,16 @@ def find_episodes(conversion: ConversionRequest) -> Found:
     read."""
     reader = reader_of(conversion.adapter.format)
     try:
-        return with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+        found: Found = with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
+    if conversion.task and len(found.tasks) > 1:
+        listed = ", ".join(map(repr, sorted(found.tasks)[:3]))
+        raise UsageError(
+            f"--task: expected an input of one task, found {len(found.tasks)} ({listed}). Leave --task out, or convert "
+            "each task by itself"
+        )
+    return found
 
 
 def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:

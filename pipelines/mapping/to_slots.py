@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels
+from pipelines.contract.frames import SwappedChannels, TurnedFrames
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
@@ -16,6 +16,7 @@ from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Sel
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
+from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
 from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
 
@@ -38,6 +39,10 @@ def to_episode(
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
     native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
+    if adapter.relabel == "reached_states":
+        slots = embodiment.vectors(adapter.control_mode).action
+        native, (action, _) = relabel_reached(native, (state, state_mask), (action, action_mask), slots)
+        state = state[:-1]
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     images = _choose_frames(native, adapter, embodiment, cameras)
@@ -306,7 +311,7 @@ def _choose_frames(
     for slot in cameras:
         each = adapter.drawn.get(slot)
         used = available_cameras(names.get(slot, ()), each, native.frames)
-        there = [_in_rgb(native.frames[name], name in adapter.swapped_channels) for name in used]
+        there = [_upright_rgb(native.frames[name], adapter, name) for name in used]
         if each and len(there) > 1:
             frames[slot] = DrawnFrames(there, draw_cameras(native.reference.key, slot, used, native.n_steps, each))
         elif there:
@@ -314,8 +319,12 @@ def _choose_frames(
     return frames
 
 
-def _in_rgb(frames: Sequence[Image], is_swapped: bool) -> Sequence[Image]:
-    return SwappedChannels(frames) if is_swapped else frames
+def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
+    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
+    form = adapter.form_of(camera)
+    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+        frames = SwappedChannels(frames)
+    return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
 
 
 def _count_draws(images: Mapping[str, Sequence[Image]], native: NativeEpisode, adapter: Adapter) -> dict[str, float]:
