@@ -1,9 +1,9 @@
 """Our reading of every dataset of Octo's and OpenVLA's registries beside their own code's, on the same inputs.
 
-    python -m benchmarks.oxe_evidence --octo SNAPSHOT --openvla SNAPSHOT --ranges ../shared/cases/oxe_ranges.csv \
-        --write docs/oxe_evidence.md
+    python -m benchmarks.oxe_evidence --octo SNAPSHOT --openvla SNAPSHOT --rdt SNAPSHOT \
+        --ranges ../shared/cases/oxe_ranges.csv --write docs/oxe_evidence.md
 
-A snapshot is a git directory or a checkout of octo-models/octo and openvla/openvla; their code is run where it lies.
+A snapshot is a git directory or a checkout of the project; its code is run where it lies.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from benchmarks.oxe_differences import DIFFERENCES, MORE_ACTIONS, MORE_STATES
-from benchmarks.oxe_registries import Reading, Registry, commit_of, load_octo, load_openvla
+from benchmarks.oxe_registries import RdtScripts, Reading, Registry, commit_of, load_octo, load_openvla, load_rdt
+from benchmarks.oxe_words import MORE_ACTIONS, MORE_STATES
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode
 from pipelines.mapping.adapters import Adapter, get_adapter
@@ -41,7 +42,10 @@ NO_DATASETS = ("gnm_dataset", "mujoco_manip")
 _RANGE_NAMES = {"bridge_oxe": "bridge", "bridge_orig": "bridgev2", "droid_ee_delta": "droid"}
 # OpenVLA reads DROID as changes of the pose; our `droid` reads joints.
 ENTRIES = {"droid": "droid_ee_delta"}
+# Both projects take for Bridge's actions what the state then did.
+RELABELLED = ("bridge_orig", "bridge_oxe")
 QUANTITIES = ("action xyz", "action rotation", "action gripper", "state xyz", "state rotation", "state gripper")
+RDT_QUANTITIES = ("action gripper", "state xyz", "state gripper")
 _TOLERANCE = 2e-4
 
 
@@ -52,18 +56,20 @@ class Row:
     dataset: str
     adapter: Adapter
     cells: dict[str, dict[str, str]]
+    rdt: dict[str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--octo", type=Path, required=True, help="git directory or checkout of octo-models/octo")
     parser.add_argument("--openvla", type=Path, required=True, help="git directory or checkout of openvla/openvla")
+    parser.add_argument("--rdt", type=Path, required=True, help="the same of thu-ml/RoboticsDiffusionTransformer")
     parser.add_argument("--ranges", type=Path, required=True, help="published ranges of states, a CSV file")
     parser.add_argument("--write", type=Path, help="the page to write; printed if left out")
     options = parser.parse_args(arguments)
-    registries = (load_octo(options.octo), load_openvla(options.openvla))
+    registries, rdt = (load_octo(options.octo), load_openvla(options.openvla)), load_rdt(options.rdt)
     ranges = read_ranges(options.ranges)
-    rows = [compare(dataset, registries, ranges) for dataset in list_datasets(registries)]
+    rows = [compare(dataset, registries, rdt, ranges) for dataset in list_datasets(registries)]
     commits = ", ".join(
         f"{r.name} {commit_of(p)}" for r, p in zip(registries, (options.octo, options.openvla), strict=True)
     )
@@ -80,9 +86,13 @@ def list_datasets(registries: Sequence[Registry]) -> list[str]:
     return sorted({name for registry in registries for name in registry.transforms} - set(NO_DATASETS))
 
 
-def compare(dataset: str, registries: Sequence[Registry], ranges: dict[str, dict[str, Quantity]]) -> Row:
+def compare(
+    dataset: str, registries: Sequence[Registry], rdt: RdtScripts, ranges: dict[str, dict[str, Quantity]]
+) -> Row:
     """Runs one episode through our adapter and through every registry that knows the dataset."""
     adapter = get_adapter(ENTRIES.get(dataset, dataset))
+    if adapter.name in RELABELLED:
+        adapter = replace(adapter, relabel="reached_states")
     state, action = make_motions(adapter, ranges)
     state_words = STATES.get(adapter.name, {}) | MORE_STATES.get(adapter.name, {})
     action_words = ACTIONS.get(adapter.name, {}) | MORE_ACTIONS.get(adapter.name, {})
@@ -100,7 +110,25 @@ def compare(dataset: str, registries: Sequence[Registry], ranges: dict[str, dict
             continue
         for quantity, cell in compare_readings(adapter, ours, theirs):
             cells[quantity][registry.name] = cell
-    return Row(dataset=dataset, adapter=adapter, cells=cells)
+    theirs_of_rdt = rdt.read(dataset, adapter.name, native)
+    return Row(dataset=dataset, adapter=adapter, cells=cells, rdt=compare_rdt(adapter, ours, theirs_of_rdt))
+
+
+def compare_rdt(adapter: Adapter, ours: Episode, theirs: dict[str, Floats]) -> dict[str, str]:
+    """Quantity -> how RDT's reading relates to ours on the steps that we keep; "-" where it has none."""
+    lost = {step for stretch in ours.dropped for step in range(stretch.start, stretch.end)}
+    kept = [step for step in range(ours.n_steps + len(lost)) if step not in lost]
+    arm = "arm1" if "arm1" in ours.parts else "arm0"
+    gripper = ours.parts.get(arm.replace("arm", "gripper"), ())
+    sides = {"action": (ours.action, ours.action_mask), "state": (ours.state, ours.state_mask)}
+    cells = dict.fromkeys(RDT_QUANTITIES, "-")
+    for quantity, numbers in theirs.items():
+        side = quantity.partition(" ")[0]
+        if quantity.endswith("gripper"):
+            cells[quantity] = relate_grippers(_our_part(*sides[side], gripper), numbers[kept], "action")
+        elif adapter.control_mode.startswith("ee"):
+            cells[quantity] = relate(_first(_our_part(*sides[side], ours.parts[arm]), 3), numbers[kept])
+    return cells
 
 
 def make_motions(adapter: Adapter, ranges: dict[str, dict[str, Quantity]]) -> tuple[Motion, Motion]:
@@ -244,12 +272,25 @@ def relate_joints(a: Floats | None, b: Floats, adapter: Adapter, encoding: str) 
 def render(rows: Sequence[Row], commits: str) -> str:
     """The page. Raises ValueError where a difference has no explanation."""
     lines = [_INTRODUCTION.format(n=len(rows), commits=commits)]
-    lines += [f"| dataset | entry | {' | '.join(QUANTITIES)} |", "|---" * (len(QUANTITIES) + 2) + "|"]
+    columns = (*QUANTITIES, *(f"RDT: {quantity}" for quantity in RDT_QUANTITIES))
+    lines += [f"| dataset | entry | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for row in rows:
         cells = [_merge(row.cells[quantity]) for quantity in QUANTITIES]
+        cells += [row.rdt[quantity] for quantity in RDT_QUANTITIES]
         lines.append(f"| {row.dataset} | `{row.adapter.name}` | {' | '.join(cells)} |")
-    lines += ["", "## Each difference, and its evidence", "", _KINDS, ""]
+    lines += [
+        "",
+        _KINDS,
+        "",
+        "## Each difference, and its evidence",
+        "",
+        "Sources, by short name:",
+        "",
+        *read_sources(),
+        "",
+    ]
     comments = read_comments()
+    reasons = yaml.safe_load((ROOT / "benchmarks/oxe_differences.yaml").read_text(encoding="utf-8"))
     for name in sorted({row.adapter.name for row in rows}):
         mine = [row for row in rows if row.adapter.name == name]
         differs = {
@@ -259,9 +300,14 @@ def render(rows: Sequence[Row], commits: str) -> str:
             for cell in by_project.values()
             if cell not in _PLAIN
         }
-        explained = DIFFERENCES.get(name, "")
+        explained = reasons.get(name, "")
         if differs and not explained:
-            raise ValueError(f"{name}: expected an explanation in benchmarks/oxe_differences.py of {sorted(differs)}")
+            raise ValueError(f"{name}: expected an explanation in benchmarks/oxe_differences.yaml of {sorted(differs)}")
+        if (
+            any(cell.startswith("reversed") for row in mine for cell in row.rdt.values())
+            and "RDT" not in comments[name]
+        ):
+            raise ValueError(f"{name}: expected the entry's comment to say that RDT reads the gripper the other way")
         text = " ".join(part for part in (explained, comments.get(name, "")) if part)
         lines.append(f"- **{name}** ({row_mode(mine[0].adapter)}). {text}")
     return "\n".join(lines) + "\n"
@@ -270,6 +316,18 @@ def render(rows: Sequence[Row], commits: str) -> str:
 def row_mode(adapter: Adapter) -> str:
     hz = f"{adapter.control_hz:g} Hz" if adapter.control_hz else "no published rate"
     return f"{adapter.control_mode}, {adapter.units}, {hz}"
+
+
+def read_sources() -> list[str]:
+    """The sources that comments of the registry name in short, as a list of its page."""
+    lines = (ROOT / "pipelines/adapters_oxe.yaml").read_text(encoding="utf-8").splitlines()
+    sources: list[str] = []
+    for line in lines[: lines.index("blocks:")]:
+        if match := re.fullmatch(r"#   (\w+) +(.+)", line):
+            sources.append(f"- *{match[1]}* {match[2]}")
+        elif line.startswith("#     "):
+            sources[-1] += f" {line.strip('# ')}"
+    return sources
 
 
 def read_comments() -> dict[str, str]:
@@ -381,20 +439,21 @@ _PLAIN = (
     "as stored, 1 closed",
     "as stored, 1 closed, own scale there",
 )
-_INTRODUCTION = """# Open X-Embodiment: our reading beside Octo's and OpenVLA's
+_INTRODUCTION = """# Open X-Embodiment: our reading beside Octo's, OpenVLA's and RDT's
 
-All {n} datasets that the two public registries name ({commits}). One generated episode per dataset,
-within the published ranges of its state and action, goes through our adapter and through their own transforms; the
-table says what our numbers are to theirs. Made by `python -m benchmarks.oxe_evidence`, which runs their code from
-snapshots and keeps none of it; it refuses to write a difference that `benchmarks/oxe_differences.py` does not explain.
+All {n} datasets that the registries of Octo and OpenVLA name, and RDT's scripts for those of them that it knows
+({commits}). One generated episode per dataset, within the published ranges of its state and action,
+goes through our adapter and through their own code; the table says what our numbers are to theirs. Made by
+`python -m benchmarks.oxe_evidence`, which runs their code from snapshots and keeps none of it; it refuses to write a
+difference from the registries that `benchmarks/oxe_differences.yaml` does not explain.
 """
-_KINDS = """Cells: *same*; *x 0.05* ours is theirs times 0.05; *only here* a quantity that they leave out or fill with zeros;
-*left out here* one that we mask off, since its meaning or unit is not known; *joints there* their state is joint
+_KINDS = """Cells: *same*; *x 0.05* ours is theirs times 0.05; *only here* a quantity that they leave out or fill with
+zeros; *left out here* one that we mask off, since its meaning or unit is not known; *joints there* their state is joint
 angles, which an end-effector mode has no slot for; *as a pose* they feed the numbers as changes, we as absolute poses;
 *reversed* their open is our closed; *as stored, 1 closed* they keep the state's gripper as it is; *rounded there* they
 round it to 0 or 1; *own scale there* a width in m or mm, or a command of -1..1, where we have 0..1; *wrapped* angles
-that differ by whole turns; *axis and angle* numbers that they call roll, pitch, yaw; *constant there* the same number at
-every step. Grippers are compared as openness, since theirs is 1 open."""
+that differ by whole turns; *axis and angle* numbers that they call roll, pitch, yaw; *constant there* the same number
+at every step. Grippers are compared as openness, since theirs is 1 open."""
 
 if __name__ == "__main__":
     main()

@@ -123,12 +123,57 @@ def load_openvla(snapshot: Path) -> Registry:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RdtScripts:
+    """RoboticsDiffusionTransformer's own reading, one script a dataset: grippers as openness, poses in metres."""
+
+    snapshot: Path
+
+    def read(self, dataset: str, entry: str, native: NativeEpisode) -> dict[str, Floats]:
+        """Returns `action gripper` [t, 1], `state gripper` [t, 1], `state xyz` [t, 3], where it has them.
+
+        Empty where it has no script, or one for files of another layout (Bridge v2, ALOHA, RoboSet).
+        """
+        name = _RDT_SCRIPTS.get(entry, dataset)
+        try:
+            module = _load(f"rdt_{name}", self.snapshot, f"data/preprocess_scripts/{name}.py")
+        except subprocess.CalledProcessError:
+            return {}
+        steps = _run_steps(module.process_step, _trajectory(native, entry, packed=False), native.n_steps)
+        found: dict[str, Floats] = {}
+        if not steps:
+            return found
+        for side, vectors in (("action", "action"), ("state", "observation")):
+            names = _text(steps[0][vectors].get("format", b"")).replace(" ", "").split(",")
+            for quantity, wanted in _RDT_QUANTITIES.items():
+                columns = [names.index(name) for name in wanted if name in names]
+                if columns and (side == "state" or quantity == "gripper"):
+                    rows = [step[vectors]["arm_concat"].numpy()[columns] for step in steps]
+                    found[f"{side} {quantity}"] = np.array(rows, np.float64)
+        return found
+
+
+# RDT gives `gripper_open` and the first joint of the gripper one place in its vector (configs/state_vec.py).
+_RDT_QUANTITIES = {
+    "gripper": ("gripper_open", "gripper_joint_0_pos"),
+    "xyz": ("eef_pos_x", "eef_pos_y", "eef_pos_z"),
+}
+_RDT_SCRIPTS = {"bridge_oxe": "bridge", "bridge_orig": "bridgev2", "fmb_dataset": "fmb"}
+
+
+def load_rdt(snapshot: Path) -> RdtScripts:
+    """snapshot: a git directory or checkout of thu-ml/RoboticsDiffusionTransformer."""
+    _stub_foreign()
+    _load("data.utils", snapshot, "data/utils.py")
+    return RdtScripts(snapshot=snapshot)
+
+
 def commit_of(snapshot: Path) -> str:
     """The first seven digits of the snapshot's commit."""
     return _git(snapshot, "rev-parse", "--short=7", "HEAD").strip()
 
 
-def _trajectory(native: NativeEpisode, entry: str) -> dict[str, Any]:
+def _trajectory(native: NativeEpisode, entry: str, packed: bool = True) -> dict[str, Any]:
     """The episode as `tf.data` gives it to a transform: nested by the first part of each key, [t, ...] tensors."""
     import tensorflow as tf
 
@@ -137,9 +182,9 @@ def _trajectory(native: NativeEpisode, entry: str) -> dict[str, Any]:
     trajectory: dict[str, Any] = {"observation": {_STEP: steps}, "is_first": steps == 0}
     for key, array in native.arrays.items():
         values: Any = array[:, 0] if key in _SCALARS.get(entry, ()) else array
-        if entry == "kuka" and key in _UNPACKED:
+        if packed and entry == "kuka" and key in _UNPACKED:
             values = [zlib.compress(row.astype("<f4").tobytes()) for row in array]
-        _put(trajectory, key, tf.constant(values))
+        _put(trajectory, key, tf.constant(values > 0.5 if key.endswith("open_gripper") else values))
     for name in CARDS[entry]["images"]:
         _put(trajectory, name, tf.fill([t], b"jpeg"))
     observation = trajectory["observation"]
@@ -147,6 +192,39 @@ def _trajectory(native: NativeEpisode, entry: str) -> dict[str, Any]:
     observation["natural_language_instruction"] = trajectory["language_instruction"] = tf.fill([t], b"do it")
     observation["instruction"] = tf.tile(tf.constant([[100, 111, 0, 0]]), [t, 1])
     return trajectory
+
+
+def _run_steps(process: Callable[[dict], dict], trajectory: dict[str, Any], t: int) -> list[dict[str, Any]]:
+    """Every step through one of RDT's scripts; none where the script wants keys that the RLDS dataset lacks.
+
+    Some datasets hold their end flag as a float, others as three integers, which the scripts compare as they are.
+    """
+    import tensorflow as tf
+
+    for end_flag in (tf.constant(0.0), tf.constant([0, 0, 0])):
+        try:
+            return [process(_step(trajectory, i, end_flag)) for i in range(t)]
+        except (KeyError, TypeError):
+            return []
+        except tf.errors.InvalidArgumentError:
+            continue
+    return []
+
+
+def _step(trajectory: dict[str, Any], i: int, end_flag: Any) -> dict[str, Any]:
+    """Step `i` as TFDS gives one, with the flags that RDT's scripts look at."""
+    import tensorflow as tf
+
+    step: dict[str, Any] = {"is_terminal": tf.constant(False)}
+    for key, value in trajectory.items():
+        step[key] = {name: column[i] for name, column in value.items()} if isinstance(value, dict) else value[i]
+    if isinstance(step.get("action"), dict):
+        step["action"]["terminate_episode"] = end_flag
+    return step
+
+
+def _text(value: Any) -> str:
+    return value.numpy().decode() if hasattr(value, "numpy") else value.decode()
 
 
 _UNPACKED = ("observation/clip_function_input/base_pose_tool_reached", "observation/gripper_closed")
@@ -163,15 +241,25 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _stub_foreign() -> None:
     """Puts empty modules where the transforms import packages that they do not need for a single trajectory."""
-    for name in ("dlimp", "tqdm", "prismatic.overwatch"):
+    for name in ("dlimp", "tqdm", "prismatic.overwatch", "imageio", "cv2"):
         sys.modules.setdefault(name, _Anything(name))
     graphics = "tensorflow_graphics.geometry.transformation"
-    module = types.ModuleType(graphics)
-    module.euler = types.SimpleNamespace(from_quaternion=_euler_of_quaternion)  # type: ignore[attr-defined]
-    for name in ("tensorflow_graphics", "tensorflow_graphics.geometry"):
+    stubs = {
+        "euler": {"from_quaternion": _rotated("from_quat", "as_euler")},
+        "quaternion": {"from_euler": _rotated("from_euler", "as_quat")},
+        "rotation_matrix_3d": {
+            "from_euler": _rotated("from_euler", "as_matrix"),
+            "from_quaternion": _rotated("from_quat", "as_matrix"),
+        },
+    }
+    for name in ("tensorflow_graphics", "tensorflow_graphics.geometry", graphics):
         sys.modules.setdefault(name, types.ModuleType(name))
-    sys.modules[graphics] = module
-    sys.modules["tensorflow_graphics.geometry"].transformation = module  # type: ignore[attr-defined]
+    sys.modules["tensorflow_graphics.geometry"].transformation = sys.modules[graphics]  # type: ignore[attr-defined]
+    for name, functions in stubs.items():
+        module = types.ModuleType(f"{graphics}.{name}")
+        module.__dict__.update(functions)
+        sys.modules[f"{graphics}.{name}"] = module
+        setattr(sys.modules[graphics], name, module)
 
 
 class _Anything(types.ModuleType):
@@ -183,11 +271,16 @@ class _Anything(types.ModuleType):
         return lambda *args, **kwargs: _Anything(name)
 
 
-def _euler_of_quaternion(quaternion: Any) -> Any:
-    """tensorflow_graphics' own: xyzw to the angles of Rz Ry Rx."""
+def _rotated(read: str, write: str) -> Callable[[Any], Any]:
+    """tensorflow_graphics' conversions: quaternions xyzw, angles of Rz Ry Rx."""
     import tensorflow as tf
 
-    return tf.constant(Rotation.from_quat(quaternion.numpy()).as_euler("xyz"), tf.float32)
+    def convert(values: Any) -> Any:
+        first = ("xyz",) if read == "from_euler" else ()
+        rotation = getattr(Rotation, read)(*first, values.numpy())
+        return tf.constant(getattr(rotation, write)(*(("xyz",) if write == "as_euler" else ())), tf.float32)
+
+    return convert
 
 
 def _load(name: str, snapshot: Path, file: str) -> types.ModuleType:

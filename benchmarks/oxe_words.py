@@ -1,6 +1,5 @@
-"""Where our reading of an Open X-Embodiment dataset differs from the registries', and why; see `oxe_evidence`."""
+"""Where Open X-Embodiment datasets keep numbers without published ranges; words as in `tests.support.oxe_values`."""
 
-# Where datasets keep numbers of which no ranges are published; words as in `tests.support.oxe_values`.
 _DROID = {
     "action_dict/joint_position": "j7",
     "action_dict/gripper_position": "closed",
@@ -29,7 +28,12 @@ MORE_STATES: dict[str, dict[str, str]] = {
     "berkeley_mvp": {"observation/pose": "xyz quat"},
     "austin_sailor": {"observation/state": "xyz quat open/12.85"},
     "austin_sirius": {"observation/state": "j7 open/12.55"},
-    "dobbe": {"observation/state": "xyz rpy open"},
+    "dobbe": {
+        "observation/state": "xyz rpy open",
+        "observation/xyz": "xyz",
+        "observation/rot": "rpy",
+        "observation/gripper": "open",
+    },
     "maniskill": {"observation/tcp_pose": "xyz wxyz"},
     "rh20t": {"observation/gripper_width": "open*0.08"},
     "iamlab_cmu_pickup_insert": {"observation/state": "j7 open zeros12"},
@@ -38,6 +42,7 @@ MORE_STATES: dict[str, dict[str, str]] = {
     "cmu_play_fusion": {"observation/state": "j7 open/11.765"},
 }
 MORE_ACTIONS: dict[str, dict[str, str]] = {
+    "taco_play": {"action/actions": "xyz rot +-open"},
     "bridge_oxe": {"action/world_vector": "xyz", "action/rotation_delta": "rot", "action/open_gripper": "open"},
     "language_table": {"action": "xy"},
     "stanford_kuka_multimodal": {"action": "xyz yaw"},
@@ -69,5 +74,3 @@ MORE_ACTIONS: dict[str, dict[str, str]] = {
     "tdroid": _XYZ_ROT_OPEN,
     "ppgm": _XYZ_ROT_OPEN,
 }
-# Entry -> why it differs; the evidence itself is the entry's comment in pipelines/adapters_oxe.yaml.
-DIFFERENCES: dict[str, str] = {}
