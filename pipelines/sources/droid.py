@@ -67,7 +67,7 @@ def find(source: str, adapter: Adapter) -> Found:
         if str(folder) in bare
     ]
     folders = [folder for folder in scan.found if str(folder) not in bare]
-    if not folders and not lacking:
+    if not (folders or lacking or scan.rejects):
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")
     return Found(
         episodes=tuple(
