@@ -311,7 +311,7 @@ def test_two_groups_with_one_name_are_refused(folder: Path) -> None:
         ("[]", "expected schema 'embodimix.lock/v1', found 'list'"),
         (
             '{"schema": "embodimix.lock/v1", "seed": 0}',
-            "expected a whole lock, found none of action, language, kinds, groups",
+            "expected a whole lock, found none of action, language, groups",
         ),
     ],
 )
