@@ -54,7 +54,8 @@ def write_log(path: Path, robot: str = "ur5e", **changes: Any) -> Path:
         if value is not None:
             value = np.asarray(value)
             chunks = (4, *value.shape[1:]) if value.ndim == 4 else value.shape
-            group.create_array(key, data=value, chunks=chunks)
+            # Without this zarr leaves chunks of zeros out, and does not say so.
+            group.create_array(key, data=value, chunks=chunks, config={"write_empty_chunks": True})
     return path
 
 
