@@ -51,6 +51,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
     parser.add_argument(
+        "--units",
+        default="",
+        metavar="U",
+        help="units of the source's joints where it does not state them: degrees or percent (LeRobot SO-100, Koch)",
+    )
+    parser.add_argument(
         "--channels",
         default="",
         metavar="ORDER",
@@ -73,6 +79,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
     parser.add_argument(
         "--val-fraction", type=float, default=0.0, metavar="F", help="move this share of train to val, by hash"
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take an input that lacks files (rlds); each lost record counts",
     )
     parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
     parser.add_argument(
@@ -175,11 +186,13 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         adapter=adapter,
         robot=arguments.robot,
         task=arguments.task,
+        units=arguments.units,
         n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split),
         val_fraction=arguments.val_fraction,
         statistics=arguments.statistics,
         append=arguments.append,
+        partial=arguments.partial,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,

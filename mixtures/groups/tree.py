@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mixtures.actions.pools import Pools
 from mixtures.groups.label_coverage import Labels, labels_of
-from mixtures.groups.selection import Grouped, Selected, has_language
+from mixtures.groups.selection import Grouped, Selected, has_language, walk
 from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
 from mixtures.specs.spec import Entry, MixtureSpec, Node
 from pipelines.contract.document import SpecError
@@ -107,6 +107,7 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
         if limited:
             message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
             raise SpecError(limited.mark, message)
+    _check_bounds(spec, facts, draws)
     places: dict[str, list[GroupFacts]] = {}
     for group in _multiplied(spec, facts):
         places.setdefault(group.place, []).append(group)
@@ -117,6 +118,23 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
     all_steps = sum(group.n_steps for group in facts)
     groups = (Group(**vars(group), share=shares[group.name], raw_share=group.n_steps / all_steps) for group in facts)
     return tree, tuple(groups)
+
+
+def _check_bounds(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None) -> None:
+    """Refuses a group whose min_share wants more draws than its max_epochs allows."""
+    entries = {place: node.entries for place, node in walk(spec.root)}
+    for group in facts:
+        upper = _largest_share(group, draws)
+        if group.min_share <= upper:
+            continue
+        # The entry that asks for the share, which may have it from a group above.
+        entry = next(entry for entry in entries[group.place] if entry.min_share == group.min_share)
+        raise SpecError(
+            entry.mark,
+            f"min_share {group.min_share:g} and max_epochs {group.max_epochs:g} of group {group.name!r} contradict "
+            f"each other: {draws:,} draws of {group.n_steps:,} steps allow a share of {upper:.4g}. "
+            "Lower min_share, raise max_epochs, or draw less",
+        )
 
 
 def _multiplied(spec: MixtureSpec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
@@ -143,15 +161,20 @@ def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], d
 
 def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
     """The numbers of a group that decide its share."""
-    upper = 1.0
-    if group.max_epochs is not None and draws is not None:
-        upper = min(group.max_epochs * group.n_steps / draws, 1.0)
+    upper = _largest_share(group, draws)
     counts = {"steps": group.n_steps, "hours": group.hours, "episodes": group.n_episodes}
     if counts[count] <= 0:
         raise UsageError(f"group {group.name!r}: expected its {count}, by which the spec counts, found none")
     return Leaf(
         name=group.name, count=float(counts[count]), multiplier=group.multiplier, lower=group.min_share, upper=upper
     )
+
+
+def _largest_share(group: GroupFacts, draws: int | None) -> float:
+    """The share that max_epochs allows a group."""
+    if group.max_epochs is None or draws is None:
+        return 1.0
+    return min(group.max_epochs * group.n_steps / draws, 1.0)
 
 
 def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int], proposals: bool) -> GroupFacts:

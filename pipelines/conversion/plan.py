@@ -40,6 +40,7 @@ class Job:
     """What a worker must know to convert any shard; small, since it travels with every bundle.
 
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
+    partial: the input lacks files, and is taken so on purpose.
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
     input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
     """
@@ -54,6 +55,7 @@ class Job:
     appended_to: str = ""
     fixed_cameras: tuple[str, ...] = ()
     input_cache_gb: float = DEFAULT_KEPT_GB
+    partial: bool = False
     options_hash: str = ""
 
     @property

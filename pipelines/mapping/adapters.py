@@ -99,6 +99,8 @@ class Adapter:
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
     that statistics are this entry's own.
+    by_units: units that the source may have -> the entry for them, where the source does not state which (see
+    `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
@@ -116,6 +118,8 @@ class Adapter:
     control_mode: str
     control_hz: float | None = None
     units: Units = "metric"
+    by_units: Mapping[str, str] = field(default_factory=dict)
+    units_known: str = ""
     aliases: tuple[str, ...] = ()
     cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -60,6 +60,7 @@ ENTRY = Fields(
         "control_mode": TextKind(about="a control mode", choices=CONTROL_MODES),
         "control_hz": Number(about="a rate in Hz", above=0),
         "units": TextKind(about="the units of vectors", choices=("metric", "native")),
+        "by_units": MapOf(about="units and the entries for them", value=TextKind(about="an entry")),
         "aliases": _TEXT_LIST,
         "cameras": _CAMERAS,
         "optional_cameras": _CAMERAS,

@@ -20,7 +20,7 @@ from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
-from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
+from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
 from pipelines.sources.folders import key_of, make_scan_reject, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
@@ -37,6 +37,7 @@ _SIDEWAYS_M_S = 1e-6
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
 _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
 _REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
+_RESAMPLED = "in-house log: commands run at another rate than control_hz; steps are an even grid at control_hz"
 # Attributes that name columns, and the arrays whose columns they name.
 _NAMED = {
     "joint_names": ("joints/position", "command/joint_position"),
@@ -142,7 +143,7 @@ def _align(
     for key, (times, values) in streams.items():
         arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
     task = clean_instruction(str(attributes.get("task") or ""))
-    dropped, inferred = _dropped_steps(command, grid, control_hz)
+    is_command = bool(np.isin(grid, command).all())
     return NativeEpisode(
         reference=reference,
         n_steps=len(grid),
@@ -156,30 +157,10 @@ def _align(
         language=(task,) if task else (),
         success=parse_flag(attributes.get("success")),
         missing_cameras=missing,
-        dropped=dropped,
+        dropped=_lost_steps(streams, cameras, grid, control_hz),
         notes=_make_notes(streams, cameras, grid),
-        inferred=inferred,
+        inferred={} if is_command else {"resampled": _RESAMPLED},
     )
-
-
-def _dropped_steps(
-    command: NDArray[np.int64], grid: NDArray[np.int64], control_hz: float
-) -> tuple[tuple[DroppedSteps, ...], dict[str, str]]:
-    """The commands (or, of another rate, grid times) before and after the time that all streams share.
-
-    Returns them as stretches of native steps, and what was concluded where the grid is not the command stream.
-    """
-    is_command = bool(np.isin(grid, command).all())
-    if is_command:
-        n_before, n_after = int((command < grid[0]).sum()), int((command > grid[-1]).sum())
-    else:
-        n_before = int((grid[0] - command[0]) * control_hz / 1e9)
-        n_after = max(0, int((command[-1] - grid[-1]) * control_hz / 1e9))
-    end = n_before + len(grid)
-    stretches = ((0, n_before), (end, end + n_after))
-    dropped = tuple(DroppedSteps(start=a, end=b, reason="no_overlap") for a, b in stretches if b > a)
-    resampled = "in-house log: commands run at another rate than control_hz; steps are an even grid at control_hz"
-    return dropped, {} if is_command else {"resampled": resampled}
 
 
 def _dim_names(attributes: Mapping[str, Any], streams: Mapping[str, Stream], path: str) -> dict[str, list[str]]:
@@ -280,6 +261,31 @@ def _span(streams: Mapping[str, Stream], cameras: Mapping[str, Camera]) -> tuple
     ends = [int(times[-1]) for times in interpolated]
     ends += [int(times[-1] + np.median(np.diff(times))) for times in held if len(times) > 1]
     return max(int(times[0]) for times in interpolated + held), min(ends)
+
+
+def _lost_steps(
+    streams: Mapping[str, Stream],
+    cameras: Mapping[str, Camera],
+    grid: NDArray[np.int64],
+    control_hz: float,
+) -> tuple[DroppedSteps, ...]:
+    """The steps at both ends for which a command was given and some stream had not begun, or had ended."""
+    command, _ = streams["command/joint_position"]
+    first, last = _span(streams, cameras)
+    begins_late = any(int(camera.times[0]) == first for camera in cameras.values())
+    ends_early = any(_end_of(camera.times) == last for camera in cameras.values())
+    return lost_at_ends(
+        command,
+        grid,
+        control_hz,
+        before="missing_frames" if begins_late else "no_overlap",
+        after="missing_frames" if ends_early else "no_overlap",
+    )
+
+
+def _end_of(times: NDArray[np.int64]) -> int:
+    """Until when (ns) a stream that is held has a value: a period after its last sample."""
+    return int(times[-1] + np.median(np.diff(times))) if len(times) > 1 else int(times[-1])
 
 
 def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
