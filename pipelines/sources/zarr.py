@@ -143,7 +143,7 @@ def _align(
     for key, (times, values) in streams.items():
         arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
     task = clean_instruction(str(attributes.get("task") or ""))
-    is_command = bool(np.isin(grid, command).all())
+    is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
     return NativeEpisode(
         reference=reference,
         n_steps=len(grid),
