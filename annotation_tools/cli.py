@@ -40,19 +40,21 @@ Exit code 1 where questions had no usable answer (NAME.dead_letters.jsonl) or th
 """
 _EXPORT = """example:
   embodimix annotate export data/in_house/1.0.0 segments/ann.parquet --format elan --out eaf/
-Formats: lerobot, groot (columns are added to a dataset that lies in --out), agibot, calvin, elan, label_studio. What a
-format has no place for is told in docs/annotate.md.
+Formats: lerobot, groot (with --source, columns are added to a copy of that dataset), agibot, calvin, elan,
+label_studio. Episodes keep the source's own numbers and names. docs/annotate.md lists what a format cannot hold.
 """
 _IMPORT = """example:
   embodimix annotate import data/in_house/1.0.0 eaf/ --format elan --annotator ann
   writes data/in_house/1.0.0/segments/ann.parquet
-Episodes are told by their id, the source's key or their place in the dataset; --names FILE gives other names as a CSV
-of two columns, name and episode id. Segments that overlap become layers ann, ann-2, ...
+Episodes are known by their id or the source's own key (LeRobot's episode_index, a file name, a uuid), never by their
+position; --names FILE gives other names as a CSV of two columns, name and episode id or source key. Episodes that the
+dataset lacks are counted and named. Segments that overlap become layers ann, ann-2, ...
 """
 _REVIEW = """example:
   embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
-  opens http://127.0.0.1:8765/; every edit is saved in DATASET/segments/review.sqlite, and when the review ends
-  everyone's finished segments are written as DATASET/segments/NAME.parquet
+  prints a link to http://127.0.0.1:8765/ with a token; every edit is saved in DATASET/segments/review.sqlite, and when
+  the review ends everyone's finished segments are written as DATASET/segments/NAME.parquet
+The token is a new one, or that of --token-file, or of the environment variable EMBODIMIX_REVIEW_TOKEN.
 """
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
@@ -94,9 +96,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     review.add_argument("--table", nargs="+", default=[], type=as_storage_path, metavar="TABLE", help="show these too")
     review.add_argument("--out", type=as_storage_path, metavar="DIR", help="where the work is kept; DATASET/segments")
     review.add_argument("--double", type=float, default=0.0, metavar="F", help="share that two people mark blind")
-    review.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --token")
-    review.add_argument("--port", type=int, default=8765, help="8765 unless said; 0 takes a free one")
-    review.add_argument("--token", default="", help="ask for this in the URL")
+    review.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    review.add_argument("--port", type=int, default=8765, help="port to listen on (8765); 0 takes a free one")
+    token = review.add_mutually_exclusive_group()
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token that the link must carry")
+    token.add_argument("--no-token", action="store_true", help="let every user of this machine in, under any name")
     review.set_defaults(run=_review)
     export = _add(actions, "export", "write segments in the format of another tool", _EXPORT)
     export.add_argument(
@@ -104,12 +108,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     export.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    export.add_argument(
+        "--source", type=Path, metavar="DIR", help="the LeRobot dataset whose copy in --out gets the columns"
+    )
+    export.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key")
     export.set_defaults(run=_export)
     imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)
     imported.add_argument("source", type=Path, metavar="SOURCE", help="the other tool's file or folder")
     imported.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     imported.add_argument("--annotator", required=True, metavar="NAME", help="who said it; names the table too")
-    imported.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, episode id")
+    imported.add_argument(
+        "--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key"
+    )
     imported.add_argument(
         "--out", type=as_storage_path, metavar="FILE", help="the table; DATASET/segments/NAME.parquet"
     )
@@ -138,6 +148,9 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument("--url", default="", help="an endpoint with the chat-completions protocol")
     label.add_argument("--model", default="", help="the model's name at that endpoint")
     label.add_argument("--key-variable", default="", metavar="NAME", help="environment variable that holds the key")
+    label.add_argument(
+        "--plain-http-key", action="store_true", help="send the key to another machine without encryption, too"
+    )
     label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program to ask")
     label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
     label.add_argument(
@@ -172,15 +185,16 @@ def _add(actions: Any, name: str, about: str, epilog: str) -> argparse.ArgumentP
 def _propose(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.parameters import load_parameters
-    from annotation_tools.proposals import propose_table, summarize_lengths
+    from annotation_tools.proposals import ANNOTATOR, propose_table, summarize_lengths
     from pipelines.segments.propose import ProposeParameters
-    from pipelines.segments.tables import write_segments
+    from pipelines.segments.tables import check_own_table, write_segments
 
     store = EpisodeStore(arguments.dataset)
     parameters = load_parameters(arguments.parameters) if arguments.parameters else ProposeParameters()
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    table = propose_table(store, parameters, created, version("embodimix"))
     out = arguments.out or arguments.dataset / "segments" / "proposals.parquet"
+    check_own_table(out, ANNOTATOR, "proposal")
+    table = propose_table(store, parameters, created, version("embodimix"))
     write_segments(out, table)
     summary = summarize_lengths(store, table)
     if arguments.json:
@@ -241,7 +255,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from annotation_tools.review.session import ReviewOptions, serve
+    from annotation_tools.review.session import ReviewOptions, read_token, serve
 
     options = ReviewOptions(
         dataset=arguments.dataset,
@@ -250,7 +264,8 @@ def _review(arguments: argparse.Namespace) -> int:
         double=arguments.double,
         host=arguments.host,
         port=arguments.port,
-        token=arguments.token,
+        token=read_token(arguments.token_file),
+        is_open=arguments.no_token,
     )
     paths = serve(options)
     print(json.dumps([str(path) for path in paths]) if arguments.json else "\n".join(f"wrote {path}" for path in paths))

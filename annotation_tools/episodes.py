@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode, Reference, Segment
@@ -78,6 +79,30 @@ class EpisodeStore:
                 for brief in _briefs(read_sidecar(files.sidecar, (*_BRIEF, "segments")), split, number):
                     found[brief.episode_id] = brief
         return found
+
+    @cached_property
+    def dropped(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """By source key, the source's steps (start, end) that conversion left out of episodes, in order."""
+        path = self.dataset.path / "rejects.parquet"
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            table = pq.read_table(file, columns=["source_key", "level", "start", "end"])
+        found: dict[str, set[tuple[int, int]]] = {}
+        for row in table.to_pylist():
+            if row["level"] == "steps":
+                found.setdefault(row["source_key"], set()).add((row["start"], row["end"]))
+        return {key: tuple(sorted(spans)) for key, spans in found.items()}
+
+    @cached_property
+    def rejected(self) -> dict[str, str]:
+        """By source key, why conversion left an episode out."""
+        path = self.dataset.path / "rejects.parquet"
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            rows = pq.read_table(file, columns=["source_key", "level", "reason"]).to_pylist()
+        return {row["source_key"]: row["reason"] for row in rows if row["level"] == "episode"}
 
     def brief(self, episode_id: str) -> Brief:
         """Raises FailedWork that names the nearest episodes where there is no such one."""

@@ -4,7 +4,9 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,31 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; has a default where the format tells")
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
+    parser.add_argument(
+        "--units",
+        default="",
+        metavar="U",
+        help="units of the source's joints where it does not state them: degrees or percent (LeRobot SO-100, Koch)",
+    )
+    parser.add_argument(
+        "--channels",
+        default="",
+        metavar="ORDER",
+        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb",
+    )
+    parser.add_argument(
+        "--relabel",
+        default="",
+        choices=("never", "reached_states"),
+        help="reached_states: actions are what the state did, as Octo and OpenVLA train on Bridge; drops the last step",
+    )
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="SLOT=NAME",
+        help="the native camera of a slot, in place of the adapter's; SLOT='NAME|NAME' draws one of them for each step",
+    )
     parser.add_argument("--shards", type=int, help="shards of the largest split (default: one per 64 episodes)")
     parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
     parser.add_argument(
@@ -103,7 +130,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter
+    from pipelines.mapping.adapters import get_adapter, with_channels
 
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
@@ -118,8 +145,27 @@ def run_convert(arguments: argparse.Namespace) -> int:
             shown = f"--{name}" if name in ("name", "version") else name.upper()
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
+    adapter = with_cameras(adapter, arguments.camera)
+    if arguments.channels:
+        adapter = with_channels(adapter, arguments.channels)
+    if arguments.relabel:
+        adapter = replace(adapter, relabel=arguments.relabel)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
+
+
+def with_cameras(adapter: "Adapter", options: Sequence[str]) -> "Adapter":
+    """Returns the adapter with the cameras that `--camera` names. Raises UsageError on other forms."""
+    from pipelines.mapping.cameras import parse_camera_option
+
+    for slot, choice in map(parse_camera_option, options):
+        drawn = {name: each for name, each in adapter.drawn.items() if name != slot}
+        if choice.each:
+            drawn[slot] = choice.each
+        optional = {name: names for name, names in adapter.optional_cameras.items() if name != slot}
+        cameras = {**adapter.cameras, slot: choice.names}
+        adapter = replace(adapter, cameras=cameras, optional_cameras=optional, drawn=drawn)
+    return adapter
 
 
 def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
@@ -153,6 +199,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         adapter=adapter,
         robot=arguments.robot,
         task=arguments.task,
+        units=arguments.units,
         n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split),
         val_fraction=arguments.val_fraction,

@@ -24,7 +24,7 @@ from annotation_tools.labels.run import (
 from annotation_tools.merge import read_tables
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
-from pipelines.segments.tables import overlay, write_segments
+from pipelines.segments.tables import check_own_table, overlay, write_segments
 from pipelines.storage.paths import StoragePath
 
 
@@ -37,6 +37,8 @@ def run_label(arguments: argparse.Namespace) -> int:
     store = EpisodeStore(arguments.dataset)
     proposals = read_proposals(store, arguments.table)
     out = arguments.out or arguments.dataset / "segments"
+    # Before anything is asked and paid for.
+    check_own_table(out / f"{name}.parquet", name, "model")
     cache = AnswerCache(out / "answers")
     estimate = estimate_run(store, labeler, proposals, cache)
     if not arguments.json:
@@ -69,6 +71,7 @@ def choose_labeler(arguments: argparse.Namespace) -> Labeler:
         url=arguments.url,
         model=arguments.model,
         key_variable=arguments.key_variable,
+        is_plain_allowed=arguments.plain_http_key,
         name=arguments.name,
         usd_in=arguments.usd_in,
         usd_out=arguments.usd_out,

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from annotation_tools.episodes import Brief
 from annotation_tools.merge import ADJUDICATED
 from annotation_tools.review.store import Status
 
 View = Literal["todo", "mine", "adjudicate", "all"]
+VIEWS: tuple[View, ...] = get_args(View)
 
 
 @dataclass(frozen=True, kw_only=True)

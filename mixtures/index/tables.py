@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.index.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
+from mixtures.index.compiling import CODED, EPISODE, FORMAT, FROM_SOURCE, SEGMENT, STEP, compile_table, one_array
 from mixtures.index.shard_times import check_times
 from mixtures.index.texts import TextLists, Texts
 from mixtures.stores.arrow import is_remote
@@ -201,6 +201,37 @@ class CompiledTable:
     def segment_text_at(self) -> Texts:
         """The same as `segment_texts`, for a few of many."""
         return Texts(self.segment_texts)
+
+    def source_text_at(self, step: int) -> str:
+        """The source's own sentence for a step (a row of `steps`), "" where it states none."""
+        number = self._own_segment[step]
+        is_stated = number >= 0 and self._own_segments["source"][number] == FROM_SOURCE
+        return self._own_texts[number] if is_stated else ""
+
+    def source_texts(self, row: int) -> frozenset[str]:
+        """The source's own sentences for single steps of an episode; empty for one whose text holds for all steps."""
+        if not self._states_steps:
+            return frozenset()
+        first, end = np.searchsorted(self._own_segments["episode"], [row, row + 1])
+        stated = np.flatnonzero(self._own_segments["source"][first:end] == FROM_SOURCE)
+        return frozenset(self._own_texts[first + number] for number in stated.tolist())
+
+    @cached_property
+    def _states_steps(self) -> bool:
+        return bool((self._own_segments["source"] == FROM_SOURCE).any())
+
+    @cached_property
+    def _own_segment(self) -> NDArray[np.int32]:
+        """`segment` of the shards themselves, whatever tables are laid over them; also below."""
+        return self._array("segment", np.int32)
+
+    @cached_property
+    def _own_segments(self) -> NDArray[Any]:
+        return self._array("segments", SEGMENT)
+
+    @cached_property
+    def _own_texts(self) -> Texts:
+        return Texts(load_column(self.folder / "segment_text.arrow"))
 
     @cached_property
     def is_remote(self) -> bool:

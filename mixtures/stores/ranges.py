@@ -170,7 +170,7 @@ class RangeReader:
                     connection = line.open()
                     self._selector.register(connection.socket, connection.events, connection)
                 line.busy[connection] = (read, time.monotonic() + retry.ANSWER_S)
-                connection.ask(head)
+                connection.ask(head, read.length)
             except OSError as error:
                 if connection is None:
                     self._failed(read, error)
@@ -205,7 +205,7 @@ class RangeReader:
 
     def _answered(self, read: "_Read", answer: HttpResponse) -> None:
         if answer.status == 206:
-            read.fetch._put(read.number, answer.content)
+            self._take(read, answer)
         elif answer.status == 200:  # a server that sends all whatever was asked for
             read.fetch._put(read.number, answer.content[read.offset : read.offset + read.length])
         elif answer.status == PAST_THE_END:
@@ -220,6 +220,15 @@ class RangeReader:
             read.fetch._fail(
                 FailedWork(f"{read.path}: expected an object that may be read, found: {found}. The store says: {said}")
             )
+
+    def _take(self, read: "_Read", answer: HttpResponse) -> None:
+        """Takes a part of an object, if it is the part that was asked for; other bytes would be other pictures."""
+        found = answer.content_range
+        fault = "no Content-Range" if found is None else found.fault(read.offset, read.length, len(answer.content))
+        if fault:
+            self._failed(read, OSError(f"answer 206: {fault}"))
+        else:
+            read.fetch._put(read.number, answer.content)
 
     def _broken(self, connection: Connection, error: OSError) -> None:
         """A connection failed: its read is tried again; at once if the store had only grown tired of waiting."""

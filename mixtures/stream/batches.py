@@ -44,6 +44,7 @@ class Batch:
     where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
     language: the text drawn for each sample; is_segment_text: bool [b], whether it is its segment's.
+    norm_key: the pool that normalizes each sample: its norm key, or a part of it (see `mixtures.actions.pools`).
     control_hz: rate of the chunk's steps, float32 [b].
     """
 
@@ -273,7 +274,8 @@ class Stream:
 
     def _read(self, samples: Samples, next_position: int, images: NDArray[np.uint8]) -> "_Pending":
         table, row = self.index.table[samples.episode], self.index.row[samples.episode]
-        rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.spec.action)
+        mixture = self.mixture
+        rows = gather_rows(mixture.tables, table, row, samples.step, mixture.spec.action, mixture.pools.names)
         executor = self._executor or self._start_threads()
         corrupt = self.corrupt if self.mixture.spec.corrupt_images == "black" else None
         size = min(SAMPLES_PER_TASK, -(-len(row) // self._threads)) or 1
@@ -339,6 +341,8 @@ class Stream:
     def _episode_row(self, group: int, episode: int) -> EpisodeRow:
         table, row = self._where(episode)
         texts = {name: table.vocabularies[name][table.codes(name)[row]] for name in ("robot", "task", "norm_key")}
+        pool = self.mixture.pools.names[self.index.table[episode]]
+        texts["norm_key"] = pool[texts["norm_key"], float(table.control_hz[row])]
         return EpisodeRow(
             row=episode,
             dataset=table.name,

@@ -31,6 +31,7 @@ RejectReason = Literal[
     "no_action",
     "no_camera",
     "no_overlap",
+    "no_reached_state",
     "no_steps",
     "non_finite",
     "one_step",
@@ -54,6 +55,7 @@ RejectReason = Literal[
     "unsafe_file",
     "wrong_attributes",
     "wrong_dims",
+    "wrong_identity",
     "wrong_names",
     "wrong_rate",
     "wrong_schema",
@@ -87,6 +89,10 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     ),
     "duplicate_episode": Explanation(
         "a second episode under the number or key of another one", "Renumber one of them, or remove the copy."
+    ),
+    "wrong_identity": Explanation(
+        "a file whose own episode number is another than its name or the metadata says",
+        "Rename the file, or repair its `episode_index` column.",
     ),
     "missing_file": Explanation("a file of the episode that is not there", _DAMAGED),
     "missing_chunk": Explanation("a chunk of an array that its metadata promises and that is not stored", _DAMAGED),
@@ -167,6 +173,9 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "first_step": Explanation("the first step, which the entry leaves out on purpose", "Nothing."),
     "first_step_zero_action": Explanation(
         "the first step with an action of zeros, which the entry leaves out on purpose", "Nothing."
+    ),
+    "no_reached_state": Explanation(
+        "the last step, which no state follows to relabel its action by (`relabel: reached_states`)", "Nothing."
     ),
     "camera_delay_shift": Explanation(
         "the step that is lost where pictures came one step late (Bridge before 2021-07-23)", "Nothing."

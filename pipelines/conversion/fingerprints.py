@@ -18,7 +18,7 @@ from pipelines.storage.paths import RemotePath, RemoteStat, StoragePath, as_stor
 
 Mode = Literal["fast", "full"]
 _END_BYTES = 4096
-_MOST_OPENED = 256
+_MOST_OPENED = 16
 _CHUNK = 1 << 20
 # Files of metadata that readers look for in the folders above an episode: Bridge's config, DROID's annotations.
 _ABOVE = ".json"
@@ -71,7 +71,9 @@ def check_unchanged(before: InputRecord, now: InputRecord, what: str, advice: st
 def _newest_in(folder: StoragePath) -> Path | None:
     if not isinstance(folder, Path) or not folder.is_dir():
         return None
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_mtime, default=None)
+    return max(
+        (path for path in folder.rglob("*") if os.path.isfile(path)), key=lambda p: p.stat().st_mtime, default=None
+    )
 
 
 def _print_of(files: Sequence[_File], mode: Mode) -> str:
@@ -90,33 +92,40 @@ def _print_of(files: Sequence[_File], mode: Mode) -> str:
 
 def _ends_of(path: Path, size: int) -> bytes:
     """The first and the last bytes of a file; all of a small one."""
-    with open(path, "rb") as file:
-        head = file.read(_END_BYTES)
-        if size > _END_BYTES:
-            file.seek(max(_END_BYTES, size - _END_BYTES))
-            head += file.read(_END_BYTES)
-    return hashlib.sha256(head).digest()
+    try:
+        with open(path, "rb") as file:
+            ends = file.read(_END_BYTES)
+            if size > _END_BYTES:
+                file.seek(max(_END_BYTES, size - _END_BYTES))
+                ends += file.read(_END_BYTES)
+    except PermissionError:
+        # The reader names it, as a reject of its episode; a print must not end the run for it.
+        ends = b"not readable"
+    return hashlib.sha256(ends).digest()
 
 
 def _hash_of(file: _File) -> bytes:
     digest = hashlib.sha256()
-    with file.path.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with file.path.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+    except PermissionError:
+        digest.update(b"not readable")
     return digest.digest()
 
 
 def _local_files(uri: str, output: StoragePath) -> Iterator[_File]:
     """The regular files at or below a path, sorted; what cannot be listed is left to the reader, which names it."""
     root = Path(uri)
-    if root.is_file():
+    if os.path.isfile(root):
         yield _local_file(root, root.name)
         return
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if os.path.join(folder, name) != str(output))
         for name in sorted(names):
             path = Path(folder, name)
-            if path.is_file():
+            if os.path.isfile(path):
                 yield _local_file(path, str(path)[len(uri) :].replace(os.sep, "/"))
 
 
@@ -150,7 +159,7 @@ def _files_above(
         return
     for folder in sorted(folders):
         for file in sorted(Path(folder).glob(f"[!.]*{_ABOVE}")):
-            if file.is_file():
+            if os.path.isfile(file):
                 yield str(file), _local_file(file, file.name)
 
 

@@ -67,6 +67,7 @@ _REMOTE_POLL_S = 10.0
 class ConversionRequest:
     """What the user asked for.
 
+    units: the units of the source's joints, where the adapter has a choice and the source does not state them.
     append: the version that new episodes are added to. trust_images: copies pictures without decoding them once.
     verify_input: `fast` compares sizes, times, first and last bytes of the input's files with those of an earlier run,
     `full` all bytes. restart: gives up an unfinished conversion. no_progress_s: a local run that shows no sign of work
@@ -80,6 +81,7 @@ class ConversionRequest:
     adapter: Adapter
     robot: str = ""
     task: str = ""
+    units: str = ""
     n_shards: int | None = None
     splits: tuple[str, ...] = ()
     val_fraction: float = 0.0
@@ -150,6 +152,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
+    conversion = with_units(conversion)
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
@@ -234,6 +237,15 @@ def report_scan(plan: ConversionPlan) -> None:
     print(f"  {plan.rejects[0].source_key}: {plan.rejects[0].detail}", file=sys.stderr)
 
 
+def with_units(conversion: ConversionRequest) -> ConversionRequest:
+    """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
+    if not conversion.adapter.by_units and not conversion.units:
+        return conversion
+    from pipelines.sources.lerobot_units import choose_units
+
+    return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
+
+
 def find_base(conversion: ConversionRequest) -> Base | None:
     """Opens the version that is added to, if there is one."""
     if not conversion.append:
@@ -262,9 +274,16 @@ def find_episodes(conversion: ConversionRequest) -> Found:
     read."""
     reader = reader_of(conversion.adapter.format)
     try:
-        return with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+        found: Found = with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
+    if conversion.task and len(found.tasks) > 1:
+        listed = ", ".join(map(repr, sorted(found.tasks)[:3]))
+        raise UsageError(
+            f"--task: expected an input of one task, found {len(found.tasks)} ({listed}). Leave --task out, or convert "
+            "each task by itself"
+        )
+    return found
 
 
 def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels
+from pipelines.contract.frames import SwappedChannels, TurnedFrames
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
+from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
 from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
 
@@ -37,8 +39,16 @@ def to_episode(
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
     native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
+    if adapter.relabel == "reached_states":
+        slots = embodiment.vectors(adapter.control_mode).action
+        native, (action, _) = relabel_reached(native, (state, state_mask), (action, action_mask), slots)
+        state = state[:-1]
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
+    images = _choose_frames(native, adapter, embodiment, cameras)
+    if not images and native.cameras_found:
+        sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
+        raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     # A task that the user states replaces whatever the source says, its sentences of single steps too.
     segments = () if task or native.step_text is None else source_segments(native.step_text, t)
@@ -53,7 +63,7 @@ def to_episode(
         action_mask=action_mask,
         timestamp_s=np.arange(t) / hz if native.timestamp_s is None else native.timestamp_s - native.timestamp_s[0],
         parts=dict(embodiment.vectors(adapter.control_mode).action),
-        images=_choose_frames(native, adapter, embodiment, cameras),
+        images=images,
         dataset_cameras=tuple(cameras),
         task=language[0] if language else native.task,
         language=language,
@@ -64,7 +74,7 @@ def to_episode(
         is_idle=mark_idle(native, adapter),
         segments=segments,
         dropped=native.dropped,
-        notes=dict(native.notes),
+        notes={**native.notes, **_count_draws(images, native, adapter)},
         inferred=dict(native.inferred)
         | note_wrapped(native, adapter.action)
         | note_assumed_rate(native, adapter, embodiment),
@@ -297,8 +307,31 @@ def _choose_frames(
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
     names = adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
-    found = {slot: next((name for name in choices if name in native.frames), "") for slot, choices in names.items()}
-    chosen = {slot: name for slot, name in found.items() if name}
-    frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
-    swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
-    return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}
+    frames: dict[str, Sequence[Image]] = {}
+    for slot in cameras:
+        each = adapter.drawn.get(slot)
+        used = available_cameras(names.get(slot, ()), each, native.frames)
+        there = [_upright_rgb(native.frames[name], adapter, name) for name in used]
+        if each and len(there) > 1:
+            frames[slot] = DrawnFrames(there, draw_cameras(native.reference.key, slot, used, native.n_steps, each))
+        elif there:
+            frames[slot] = there[0]
+    return frames
+
+
+def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
+    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
+    form = adapter.form_of(camera)
+    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+        frames = SwappedChannels(frames)
+    return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
+
+
+def _count_draws(images: Mapping[str, Sequence[Image]], native: NativeEpisode, adapter: Adapter) -> dict[str, float]:
+    """How many steps show each of the cameras that were drawn among, as notes."""
+    notes: dict[str, float] = {}
+    for slot, frames in images.items():
+        if isinstance(frames, DrawnFrames):
+            used = available_cameras(adapter.all_cameras[slot], adapter.drawn[slot], native.frames)
+            notes |= {f"{slot}/drawn/{name}": float((frames.numbers == i).sum()) for i, name in enumerate(used)}
+    return notes

@@ -106,7 +106,8 @@ def find_loss(
     pauses = {name.removesuffix(_PAUSE_NOTE): ms / 1e3 for name, ms in notes.items() if name.endswith(_PAUSE_NOTE)}
     pauses["steps"] = float(np.diff(timestamp_s).max(initial=0.0))
     # Where the source has no clock, the times of what is left close over a stretch that is lost inside.
-    inside = [stretch for stretch in lost if stretch.start > 0 and stretch.end < n_native]
+    # One lost step is none: at the 3 Hz of RT-1 it would bar an episode for a single glitch, which is common there.
+    inside = [s for s in lost if s.start > 0 and s.end < n_native and s.end - s.start > 1]
     pauses["lost steps"] = max(((s.end - s.start + 1) / control_hz for s in inside), default=0.0)
     limit_s = max(MAX_HOLE_S, _HOLE_PERIODS / control_hz)
     stream, longest_s = max(pauses.items(), key=lambda pause: pause[1])

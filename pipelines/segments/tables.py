@@ -1,6 +1,8 @@
 """Segment tables: Parquet files beside a dataset that say anew what happens in its episodes."""
 
 import hashlib
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import atomic_file
+from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
 SCHEMA = "embodimix.segments/v1"
@@ -123,9 +125,31 @@ def to_annotations(table: pa.Table) -> list[Annotation]:
 
 def write_segments(path: StoragePath, annotations: Iterable[Annotation]) -> None:
     """Writes a segment table, atomically: a reader sees the old file or the new one."""
+    write_atomically(path, to_parquet(annotations))
+
+
+def to_parquet(annotations: Iterable[Annotation]) -> bytes:
+    """A segment table as the bytes of its file; equal annotations give equal bytes."""
     table = to_table(annotations).replace_schema_metadata({"schema": SCHEMA})
-    with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd")
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def check_own_table(path: StoragePath, annotator: str, source: SegmentSource) -> None:
+    """Raises FailedWork where a table is at `path` that anyone but `annotator` made, so that none is overwritten.
+
+    The layers `annotator-2`, ... that an import makes of overlapping segments count as the annotator's own.
+    """
+    if not path.exists():
+        return
+    for annotation in read_segments(path):
+        is_own = re.fullmatch(rf"{re.escape(annotator)}(-\d+)?", annotation.annotator)
+        if not is_own or annotation.segment.source != source:
+            raise FailedWork(
+                f"{path}: expected a table of {annotator} ({source}) or none, found segments that would be lost, of "
+                f"{annotation.annotator} ({annotation.segment.source}). Give another name or --out."
+            )
 
 
 def read_segments(path: StoragePath) -> list[Annotation]:
@@ -197,6 +221,15 @@ def overlay(tables: Iterable[Sequence[Annotation]]) -> dict[str, tuple[Segment, 
     return result
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file: JSON's escapes can hold half a surrogate pair, which UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _by_layer(annotation: Annotation) -> tuple[tuple[str, str, str], int, int]:
     return annotation.layer, annotation.segment.start, annotation.segment.end
 
@@ -233,10 +266,12 @@ def _own_faults(annotation: Annotation, n_steps: int) -> list[Fault]:
         ("success", segment.success in (-1, 0, 1), "1, 0 or -1"),
         ("confidence", 0 <= segment.confidence <= 1, "0 to 1"),
         ("text", bool(segment.text.strip()), "words"),
+        ("letters", is_unicode(segment.text), "text without lone surrogates"),
     )
     for name, is_good, expected in checks:
         if not is_good:
-            detail = f"{name}: expected {expected}, found {getattr(segment, name)!r}"
+            found = segment.text if name == "letters" else getattr(segment, name)
+            detail = f"{name}: expected {expected}, found {found!r}"
             faults.append(_fault("value", annotation, detail))
     return faults
 

@@ -39,6 +39,7 @@ class Actor:
         self._normalizer = Normalizer(
             statistics=load_statistics(directory.recorded_statistics()),
             mode=action["mode"],
+            rotation=action.get("rotation", "euler"),
             parts={key: robot.parts for key, robot in self.robots.items()},
             normalization=action["normalization"],
         )
