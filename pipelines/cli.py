@@ -85,6 +85,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--val-fraction", type=float, default=0.0, metavar="F", help="move this share of train to val, by hash"
     )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take an input that lacks files (rlds); each lost record counts",
+    )
     parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
     parser.add_argument(
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
@@ -208,6 +213,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         trust_images=arguments.trust_images,
         verify_input=arguments.verify_input,
         restart=arguments.restart,
+        partial=arguments.partial,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,

@@ -102,9 +102,9 @@ def _bars(pair: PairAgreement) -> str:
     rows = [(name, estimate) for name, estimate in rows_of(pair) if not name.startswith("boundary offset")]
     figure = Figure(figsize=(8, 0.32 * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots()
-    for place, (_, estimate) in enumerate(rows):
-        axes.plot([estimate.low, estimate.high], [place, place], color="#2a5d9f", linewidth=6, alpha=0.35)
-        axes.plot([estimate.value], [place], "o", color="#2a5d9f")
+    for row, (_, estimate) in enumerate(rows):
+        axes.plot([estimate.low, estimate.high], [row, row], color="#2a5d9f", linewidth=6, alpha=0.35)
+        axes.plot([estimate.value], [row], "o", color="#2a5d9f")
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlim(min([0.0, *(e.low for _, e in rows if e.low < 0)]), 1.02)

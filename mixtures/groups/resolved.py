@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,8 @@ from mixtures.actions.pools import Pool, Pools, assign_pools, members_of
 from mixtures.groups.label_coverage import Labels
 from mixtures.groups.selection import select_groups, walk
 from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
+from mixtures.index.mapped import map_file
+from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
@@ -56,8 +56,7 @@ def resolve(
     nothing, FailedWork for statistics that are missing or unreadable.
     """
     folder = cache / "resolved" / _identity(spec, tables, frozen)
-    if not (folder / "facts.json").exists():
-        _save(_resolve(spec, tables, frozen), folder)
+    ensure_sealed(folder, lambda scratch: _save(_resolve(spec, tables, frozen), scratch))
     return _load(folder)
 
 
@@ -129,30 +128,21 @@ def _file_state(path: str) -> tuple[int, int]:
 
 
 def _save(resolved: Resolved, folder: Path) -> None:
-    """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        for split, index in resolved.splits.items():
-            for name in _ARRAYS:
-                if getattr(index, name) is not None:
-                    np.save(scratch / f"{split}-{name}.npy", getattr(index, name))
-        save_statistics(scratch / "statistics.json", resolved.statistics)
-        content = {
-            "facts": [asdict(group) for group in resolved.facts],
-            "parts": resolved.parts,
-            "pools": [asdict(pool) for pool in resolved.pools.pools],
-            "pool_of": [[[*key, name] for key, name in names.items()] for names in resolved.pools.names],
-            "members": resolved.members,
-            "unplaced": resolved.unplaced,
-        }
-        (scratch / "facts.json").write_text(json.dumps(content))
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / "facts.json").exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Writes what was resolved into an empty folder."""
+    for split, index in resolved.splits.items():
+        for name in _ARRAYS:
+            if getattr(index, name) is not None:
+                np.save(folder / f"{split}-{name}.npy", getattr(index, name))
+    save_statistics(folder / "statistics.json", resolved.statistics)
+    content = {
+        "facts": [asdict(group) for group in resolved.facts],
+        "parts": resolved.parts,
+        "pools": [asdict(pool) for pool in resolved.pools.pools],
+        "pool_of": [[[*key, name] for key, name in names.items()] for names in resolved.pools.names],
+        "members": resolved.members,
+        "unplaced": resolved.unplaced,
+    }
+    (folder / "facts.json").write_text(json.dumps(content))
 
 
 def _load(folder: Path) -> Resolved:
@@ -188,10 +178,16 @@ def _facts(group: Mapping[str, Any]) -> GroupFacts:
 
 
 def _array(path: Path) -> Any:
+    """An array that `np.save` wrote, mapped where it is large; None where there is none."""
     if not path.exists():
         return None
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 1 << 16 else np.load(path)
-    return array.view(np.ndarray)
+    if path.stat().st_size <= 1 << 16:
+        return np.load(path)
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        assert version == (1, 0), version
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        return np.frombuffer(map_file(path)[file.tell() :], kind).reshape(shape)
 
 
 def _parts(name: str, pools: Pools, tables: Iterable[CompiledTable]) -> dict[str, tuple[int, ...]]:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -20,7 +17,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
-FORMAT = "embodimix.compiled/v4"
+FORMAT = "embodimix.compiled/v5"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
 STEP = np.dtype(
     [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
@@ -62,18 +59,9 @@ _EPISODE_COLUMNS = (
 
 
 def compile_table(dataset: Dataset, split: str, folder: Path) -> None:
-    """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        content = _write_files(dataset, split, scratch)
-        (scratch / "table.json").write_text(json.dumps(content))
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / "table.json").exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Writes the compiled files of a split into an empty folder."""
+    content = _write_files(dataset, split, folder)
+    (folder / "table.json").write_text(json.dumps(content))
 
 
 def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:

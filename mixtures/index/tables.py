@@ -5,7 +5,6 @@ Reading one sample touches a few pages of them; nothing is parsed and memory doe
 
 import hashlib
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.index.compiling import CODED, EPISODE, FORMAT, FROM_SOURCE, SEGMENT, STEP, compile_table, one_array
+from mixtures.index.mapped import map_file
+from mixtures.index.sealed import ensure_sealed
 from mixtures.index.shard_times import check_times
 from mixtures.index.texts import TextLists, Texts
 from mixtures.stores.arrow import is_remote
@@ -247,10 +248,7 @@ class CompiledTable:
         return {attribute: self._array(f"{attribute}_code", np.int32) for attribute in CODED}
 
     def _array(self, name: str, kind: Any, width: int | None = None, folder: Path | None = None) -> NDArray[Any]:
-        with open((folder or self.folder) / f"{name}.bin", "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return np.empty((0,) if width is None else (0, width), kind)
-            array = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
+        array = np.frombuffer(map_file((folder or self.folder) / f"{name}.bin"), kind)
         return array if width is None else array.reshape(-1, width)
 
 
@@ -267,19 +265,25 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
     """
     home = str(mirror_metadata(path, cache)) if is_remote(path) else path
     folder = cache / "tables" / _state_of_files(home, split)
-    if not (folder / "table.json").exists() or not os.path.exists(os.path.join(home, INFO_FILE)):
+    if not os.path.exists(os.path.join(home, INFO_FILE)):
+        read_info(Path(home))  # says what a dataset without its metadata is
+
+    def write(scratch: Path) -> None:
         info, _ = read_info(Path(home))
         splits = [entry["name"] for entry in info["splits"]]
         if split not in splits:
             raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
         dataset = open_mirror(Path(home), path) if is_remote(path) else Dataset.open(path)
-        compile_table(dataset, split, folder)
+        compile_table(dataset, split, scratch)
+
+    ensure_sealed(folder, write)
     table = _load(folder, path, home)
     found = _remote_sizes(table) if table.is_remote else [_local_state(shard) for shard in table.shards]
     for shard, expected, (size, _) in zip(table.shards, table.shard_sizes, found, strict=True):
         _check_size(shard, expected, size)
     if not table.is_remote:
-        check_times(folder, Path(home), [Path(shard) for shard in table.shards], [time_ns for _, time_ns in found])
+        times = folder.with_name(f"{folder.name}.shard_times.json")
+        check_times(times, Path(home), [Path(shard) for shard in table.shards], [time_ns for _, time_ns in found])
     return table
 
 
@@ -340,4 +344,4 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 
 def load_column(path: Path) -> pa.Array:
     """Maps an Arrow array from a file."""
-    return one_array(pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0))
+    return one_array(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all().column(0))

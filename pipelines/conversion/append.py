@@ -10,12 +10,20 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
-from pipelines.conversion.plan import ConversionPlan, ShardId
+from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.manifest import MANIFEST_FILE, EpisodeEntry, Manifest, ShardEntry, load_manifest
-from pipelines.shards.sidecar import SCHEMA, ShardName, read_fingerprint, read_sidecar, read_version, write_sidecar
+from pipelines.shards.sidecar import (
+    SCHEMA,
+    ShardId,
+    ShardName,
+    read_fingerprint,
+    read_sidecar,
+    read_version,
+    write_sidecar,
+)
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
 
@@ -32,7 +40,7 @@ class Base:
     def keys(self) -> frozenset[str]:
         """Every source episode that the base knows, kept or left out."""
         rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
-        return frozenset([*rejected, *(entry.source_key for entry in self.manifest.episodes)])
+        return frozenset([*rejected, *(entry.scan_key for entry in self.manifest.episodes)])
 
     @property
     def n_shards(self) -> dict[str, int]:
@@ -117,6 +125,7 @@ def _result_of(entry: ShardEntry, episodes: Sequence[EpisodeEntry], n_shards: in
         KeptEpisode(
             source_uri=episode.source_uri,
             source_key=episode.source_key,
+            record_key=episode.scan_key,
             place=episode.place,
             n_steps=episode.n_steps,
             missing_cameras=episode.missing_cameras,

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
-from pipelines.contract.native import Found
+from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
@@ -68,10 +68,11 @@ class ConversionRequest:
     """What the user asked for.
 
     units: the units of the source's joints, where the adapter has a choice and the source does not state them.
-    append: the version that new episodes are added to. trust_images: copies pictures without decoding them once.
-    verify_input: `fast` compares sizes, times, first and last bytes of the input's files with those of an earlier run,
-    `full` all bytes. restart: gives up an unfinished conversion. no_progress_s: a local run that shows no sign of work
-    for so long is stopped. input_cache_gb: what a worker process keeps on its disk of an input in an object store.
+    append: the version that new episodes are added to. partial: an input that lacks files is taken as it is.
+    trust_images: copies pictures without decoding them once. verify_input: `fast` compares sizes, times, first and last
+    bytes of the input's files with those of an earlier run, `full` all bytes. restart: gives up an unfinished
+    conversion. no_progress_s: a local run that shows no sign of work for so long is stopped. input_cache_gb: what a
+    worker process keeps on its disk of an input in an object store.
     """
 
     source: str
@@ -93,6 +94,7 @@ class ConversionRequest:
     n_workers: int | None = None
     no_progress_s: float = 600.0
     input_cache_gb: float = DEFAULT_KEPT_GB
+    partial: bool = False
     beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -156,12 +158,12 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
-        report_scan(plan)
         job = make_job(conversion, plan, base)
         if finished := read_finished(job, conversion, plan):
             # A launcher that was killed at its very end left it.
             remove_tree(job.work)
             return finished
+        report_promised(conversion.source, plan.rejects)
         source = check_input(job, conversion, plan)
         prepare_output(job, plan, statistics_of(conversion, base), source)
         every = tuple(sorted(plan.shards))
@@ -226,17 +228,6 @@ def check_input(job: Job, conversion: ConversionRequest, plan: ConversionPlan) -
     return now
 
 
-def report_scan(plan: ConversionPlan) -> None:
-    """Prints what the scan could not use, by reason, before any work begins."""
-    if not plan.rejects:
-        return
-    reasons = Counter(reject.reason for reject in plan.rejects)
-    listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
-    total = count_episodes(plan) + len(plan.rejects)
-    print(f"scan: {len(plan.rejects):,} of {total:,} episodes cannot be read ({listed}); the first:", file=sys.stderr)
-    print(f"  {plan.rejects[0].source_key}: {plan.rejects[0].detail}", file=sys.stderr)
-
-
 def with_units(conversion: ConversionRequest) -> ConversionRequest:
     """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
     if not conversion.adapter.by_units and not conversion.units:
@@ -273,8 +264,11 @@ def find_episodes(conversion: ConversionRequest) -> Found:
     """Scans the input. Raises UsageError when it is not what the format's reader expects, FailedWork when it cannot be
     read."""
     reader = reader_of(conversion.adapter.format)
+    find = getattr(reader, "find_part", None) if conversion.partial else reader.find
+    if find is None:
+        raise UsageError(f"--partial: format {conversion.adapter.format} promises no files; leave the option out")
     try:
-        found: Found = with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+        found: Found = with_retries(lambda: find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
     if conversion.task and len(found.tasks) > 1:
@@ -284,6 +278,17 @@ def find_episodes(conversion: ConversionRequest) -> Found:
             "each task by itself"
         )
     return found
+
+
+def report_promised(source: str, rejects: Sequence[Reject]) -> None:
+    """Prints before any work begins what the input promises and does not hold, and what the scan could not read."""
+    reasons = Counter(reject.reason for reject in rejects if reject.level == "episode")
+    if reasons:
+        listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+        print(
+            f"{source}: {reasons.total()} episodes cannot be read ({listed}); the first: {rejects[0].detail}",
+            file=sys.stderr,
+        )
 
 
 def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:
@@ -304,6 +309,7 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         fixed_cameras=base.dataset.cameras if base else (),
         trust_images=conversion.trust_images,
         input_cache_gb=conversion.input_cache_gb,
+        partial=conversion.partial,
     )
     return replace(job, options_hash=options_hash(job, plan, frozen))
 

@@ -13,7 +13,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Reject
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.measure import Measured
-from pipelines.conversion.plan import Job, ShardId
+from pipelines.conversion.plan import Job
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.quality.card import write_short_card
 from pipelines.quality.checks import inspect_vectors
@@ -29,7 +29,7 @@ from pipelines.shards.manifest import (
     save_manifest,
 )
 from pipelines.shards.schema import write_metadata
-from pipelines.shards.sidecar import ShardName
+from pipelines.shards.sidecar import ShardId, ShardName
 from pipelines.shards.statistics import save_statistics
 from pipelines.storage.files import atomic_file, remove_tree, sweep_leftovers
 from pipelines.storage.paths import StoragePath
@@ -129,6 +129,7 @@ def make_manifest(
         adapter=json.loads(json.dumps(asdict(job.adapter), sort_keys=True)),
         robot=job.robot or None,
         task=job.task or None,
+        partial=job.partial,
         appended_to=job.appended_to or None,
         counts=counts,
         shards=tuple(
@@ -162,6 +163,7 @@ def _entry(shard: ShardId, record: int, kept: KeptEpisode) -> EpisodeEntry:
     return EpisodeEntry(
         source_uri=kept.source_uri,
         source_key=kept.source_key,
+        record_key=kept.record_key,
         split=shard.split,
         place=kept.place,
         shard=shard.shard,

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.contract.native import Reject
-from pipelines.conversion.plan import Job, ShardId
+from pipelines.conversion.plan import Job
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import finished_shard
 from pipelines.storage.paths import StoragePath
 
@@ -15,11 +16,14 @@ from pipelines.storage.paths import StoragePath
 class KeptEpisode:
     """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality.
 
-    inferred: what the source did not state and its reader concluded or repaired, a sentence each.
+    source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
+    the input gave it, by file and number, which decides its shard and tells what an append already knows. inferred:
+    what the source did not state and its reader concluded or repaired, a sentence each.
     """
 
     source_uri: str
     source_key: str
+    record_key: str
     place: tuple[int, ...]
     n_steps: int
     missing_cameras: tuple[str, ...]

@@ -46,9 +46,8 @@ def to_episode(
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     images = _choose_frames(native, adapter, embodiment, cameras)
-    if not images and native.cameras_found:
-        sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
-        raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
+    if cameras and not images:
+        raise Rejected("no_camera", explain_no_camera(native, adapter, embodiment))
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     # A task that the user states replaces whatever the source says, its sentences of single steps too.
     segments = () if task or native.step_text is None else source_segments(native.step_text, t)
@@ -302,11 +301,25 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
     return native, state, action
 
 
+def explain_no_camera(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> str:
+    """Says which native names were sought for which slot, and what is there, of what type, in the reader's words."""
+    names = native_cameras(adapter, embodiment)
+    sought = "; ".join(f"{slot}: {' or '.join(choices)}" for slot, choices in names.items())
+    found = native.cameras_found or ", ".join(sorted(native.frames)) or "no pictures"
+    missing = "".join(f"; {name} is listed, but its files are missing" for name in native.missing_cameras)
+    return f"expected {sought}; found {found}{missing}"
+
+
+def native_cameras(adapter: Adapter, embodiment: Embodiment) -> Mapping[str, Sequence[str]]:
+    """Slot -> native names; of `inhouse_log/v1` they are the slots' own."""
+    return adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
+
+
 def _choose_frames(
     native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str]
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
-    names = adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
+    names = native_cameras(adapter, embodiment)
     frames: dict[str, Sequence[Image]] = {}
     for slot in cameras:
         each = adapter.drawn.get(slot)

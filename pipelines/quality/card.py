@@ -67,7 +67,9 @@ def write_short_card(
 def make_card(facts: Facts, findings: Sequence[Finding], ratios: Ratios = _NO_RATIOS) -> list[Block]:
     """The card's blocks, in reading order."""
     groups = [block for key in sorted(facts.groups) for block in _group_blocks(key, facts, ratios.get(key, ()))]
-    concluded = [*_inferred(facts.manifest), *_notes(facts.manifest)] if facts.manifest else []
+    concluded = (
+        [*_partial(facts.manifest), *_inferred(facts.manifest), *_notes(facts.manifest)] if facts.manifest else []
+    )
     return [
         *_overview(facts),
         *_quality(findings),
@@ -99,6 +101,7 @@ def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics]
         PageTable(["norm key", "units", "episodes", "steps"], keys),
         Heading("Cameras"),
         PageTable(["camera", "episodes with it", "without"], cameras),
+        *_partial(manifest),
         *quality,
         *ratios,
         *_inferred(manifest),
@@ -153,6 +156,13 @@ def _quality(findings: Sequence[Finding]) -> list[Block]:
         return [heading, Paragraph("No check found anything (`embodimix check`).")]
     rows = [[f.severity, f.kind, f.scope, f.evidence, f.advice, f"{f.n_episodes:,}"] for f in findings]
     return [heading, PageTable(["severity", "finding", "where", "evidence", "advice", "episodes"], rows)]
+
+
+def _partial(manifest: Manifest) -> list[Block]:
+    if not manifest.partial:
+        return []
+    n = manifest.counts.rejects.get("promised_missing", 0)
+    return [Paragraph(f"A part of its source, taken on purpose (`--partial`): {n} promised episodes were not there.")]
 
 
 def _inferred(manifest: Manifest) -> list[Block]:

@@ -65,7 +65,11 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeEntry:
-    """Where one source episode went. place: what its reader needs to find it again. notes: numbers on its quality."""
+    """Where one source episode went. place: what its reader needs to find it again. notes: numbers on its quality.
+
+    source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
+    the input gave it; "" in manifests of versions that knew no other name.
+    """
 
     source_uri: str
     source_key: str
@@ -76,6 +80,12 @@ class EpisodeEntry:
     n_steps: int
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
+    record_key: str = ""
+
+    @property
+    def scan_key(self) -> str:
+        """The name that tells a rerun and an append that they know this episode."""
+        return self.record_key or self.source_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +116,8 @@ class InputRecord:
 class Manifest:
     """Everything that a conversion records; `to_json` is the content of manifest.json.
 
-    adapter: the entry that was used, as JSON. robot, task: what replaced the source's, None for nothing. inferred: what
+    adapter: the entry that was used, as JSON. robot, task: what replaced the source's, None for nothing. partial: the
+    input lacked files and was taken so on purpose. inferred: what
     the source did not state and was concluded or repaired, one sentence each, with the number of episodes. input: None
     in datasets of versions that did not record it. merged: which segments a later version has, and from where.
     """
@@ -124,6 +135,7 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     episodes: tuple[EpisodeEntry, ...]
     rejected: tuple[RejectedEntry, ...]
+    partial: bool = False
     inferred: Mapping[str, int] = field(default_factory=dict)
     input: InputRecord | None = None
     merged: tuple[Mapping[str, Any], ...] = ()

@@ -10,6 +10,7 @@ from pipelines.contract.embodiments import fit_parts
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.flags import parse_flag
+from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
@@ -140,7 +141,8 @@ def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray])
     indices: Any = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
     listed = [text for text in episode.tasks if " " in text.strip()]
-    return tuple(dict.fromkeys(text.strip() for text in [*named, *listed] if text.strip()))
+    cleaned = (clean_instruction(text) for text in [*named, *listed])
+    return tuple(dict.fromkeys(text for text in cleaned if text))
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, StorePath
 
 from pipelines.contract.embodiments import load_embodiments
-from pipelines.contract.episode import Image, Reference
+from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import UsageError
+from pipelines.contract.flags import parse_flag
 from pipelines.contract.images import CorruptImage, to_jpeg
 from pipelines.contract.native import (
     EpisodeLocation,
@@ -29,7 +30,7 @@ from pipelines.contract.native import (
     check_frames_size,
 )
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
+from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
 from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.storage.mirror import Files, Listing, local_path
 from pipelines.storage.paths import RemotePath, as_storage_path
@@ -175,8 +176,9 @@ def _align(
         timestamp_s=(grid - grid[0]) / 1e9,
         task=task,
         language=(task,) if task else (),
-        success=-1 if attributes.get("success") is None else int(bool(attributes["success"])),
+        success=parse_flag(attributes.get("success")),
         missing_cameras=missing,
+        dropped=_lost_steps(streams, cameras, grid, control_hz),
         notes=_make_notes(streams, cameras, grid),
     )
 
@@ -260,6 +262,31 @@ def _span(
     ends = [int(times[-1]) for times in interpolated]
     ends += [int(times[-1] + np.median(np.diff(times))) for times in held if len(times) > 1]
     return max(int(times[0]) for times in interpolated + held), min(ends)
+
+
+def _lost_steps(
+    streams: Mapping[str, Stream],
+    cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]],
+    grid: NDArray[np.int64],
+    control_hz: float,
+) -> tuple[DroppedSteps, ...]:
+    """The steps at both ends for which a command was given and some stream had not begun, or had ended."""
+    command, _ = streams["command/joint_position"]
+    first, last = _span(streams, cameras)
+    begins_late = any(int(times[0]) == first for times, _ in cameras.values())
+    ends_early = any(_end_of(times) == last for times, _ in cameras.values())
+    return lost_at_ends(
+        command,
+        grid,
+        control_hz,
+        before="missing_frames" if begins_late else "no_overlap",
+        after="missing_frames" if ends_early else "no_overlap",
+    )
+
+
+def _end_of(times: NDArray[np.int64]) -> int:
+    """Until when (ns) a stream that is held has a value: a period after its last sample."""
+    return int(times[-1] + np.median(np.diff(times))) if len(times) > 1 else int(times[-1])
 
 
 def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:

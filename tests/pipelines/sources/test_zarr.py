@@ -9,11 +9,13 @@ import pytest
 import zarr
 
 from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.episode import DroppedSteps
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import CorruptImage, to_jpeg
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
 from pipelines.sources.alignment import StreamReport, hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.sources.zarr import find, read
 
@@ -101,6 +103,53 @@ def test_a_stream_that_starts_late_starts_the_episode_late(tmp_path: Path) -> No
     write_log(tmp_path / "a.zarr", **{"camera/base_0/timestamp_ns": stamps})
     native = read_only(tmp_path)
     assert native.arrays["command/joint_position"][0, 0] == pytest.approx(0.41)
+
+
+def fault_of(native: NativeEpisode) -> tuple[str, str] | None:
+    return find_fault(to_episode(native, LOG, get_embodiment("ur5e"), ["base_0_rgb"]))
+
+
+def test_every_step_before_the_streams_begin_and_after_they_end_is_listed(tmp_path: Path) -> None:
+    """Commands at 10, 60 ... 960 ms; the camera has pictures from 30 ms to 830 ms, and shows the last until 930 ms."""
+    camera = {"camera/base_0/timestamp_ns": np.arange(30, 830 + 1, 100) * MS}
+    camera["camera/base_0/rgb"] = np.zeros((9, 8, 8, 3), np.uint8)
+    write_log(tmp_path / "a.zarr", **camera)
+    native = read_only(tmp_path)
+    assert native.n_steps == 18
+    assert native.dropped == (
+        DroppedSteps(start=0, end=1, reason="missing_frames"),
+        DroppedSteps(start=19, end=20, reason="missing_frames"),
+    )
+    assert fault_of(native) is None
+
+
+def test_a_camera_that_ends_early_costs_the_episode_by_name(tmp_path: Path) -> None:
+    camera = {"camera/base_0/timestamp_ns": np.arange(0, 200, 100) * MS}
+    write_log(tmp_path / "a.zarr", **camera, **{"camera/base_0/rgb": np.zeros((2, 8, 8, 3), np.uint8)})
+    assert fault_of(read_only(tmp_path)) == (
+        "missing_frames",
+        "expected to lose at most 10% of the steps, found 16 of 20 lost (missing_frames 16)",
+    )
+
+
+def test_a_clock_that_is_off_costs_the_episode_by_name(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", **{"gripper/timestamp_ns": (np.arange(5, 1005, 20) + 400) * MS})
+    fault = fault_of(read_only(tmp_path))
+    assert fault is not None and fault[0] == "no_overlap" and "found 8 of 20 lost" in fault[1]
+
+
+def test_a_hole_in_a_gripper_is_named(tmp_path: Path) -> None:
+    times = np.concatenate([np.arange(5, 205, 20), np.arange(805, 1005, 20)]) * MS
+    write_log(tmp_path / "a.zarr", **{"gripper/timestamp_ns": times, "gripper/position": np.ones((20, 1))})
+    assert fault_of(read_only(tmp_path)) == (
+        "holes",
+        "gripper: expected samples at most 0.50 s apart, found a hole of 0.62 s",
+    )
+
+
+def test_words_for_success_are_read_as_words(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"success": "false"})
+    assert read_only(tmp_path).success == 0
 
 
 def test_left_arm_comes_first(tmp_path: Path) -> None:
