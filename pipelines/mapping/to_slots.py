@@ -18,7 +18,7 @@ from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
-from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
+from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
@@ -127,7 +127,9 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     parts = {}
     for part in slots:
         key, numbers = dims[part]
-        selectors = tuple(Selector(key=key, start=i, stop=i + 1) for i in numbers)
+        # An arm is one stretch of columns, so that names which give it another order are noticed.
+        spans = [(numbers[0], numbers[-1] + 1)] if part.startswith("arm") else [(i, i + 1) for i in numbers]
+        selectors = tuple(Selector(key=key, start=start, stop=stop) for start, stop in spans)
         if part.startswith("gripper"):
             parts[part] = PartSource(sources=selectors, form="value", open=0.0, closed=1.0)
         else:
@@ -218,7 +220,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     needed: dict[str, int] = {}
     named: dict[str, set[str]] = {}
     for parts in parts_of(adapter, embodiment):
-        check_names(native, parts)
+        check_names(native, parts, embodiment.joint_names)
         for source in parts.values():
             for selector in source.sources:
                 if selector.stop is not None:
@@ -290,7 +292,7 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
         for reason, steps in find_absurd_steps(values, mask, quantities, hz).items():
             absurd[reason] = absurd.get(reason, np.zeros(native.n_steps, np.bool_)) | steps
     n_absurd = np.logical_or.reduce(list(absurd.values())).sum()
-    if not n_absurd or n_absurd > max(1, MAX_LOSS * native.n_steps) or n_absurd == native.n_steps:
+    if not n_absurd or n_absurd > max(1, adapter.max_loss * native.n_steps) or n_absurd == native.n_steps:
         return native, state, action
     kept = np.ones(native.n_steps, np.bool_)
     for reason, steps in absurd.items():
