@@ -18,6 +18,8 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
+# Which copy of a dataset that was published in BGR it is; "" where nobody has said or looked.
+Copy = Literal["", "as_published", "repaired"]
 Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -103,7 +105,10 @@ class Adapter:
     `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
-    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras published as BGR.
+    published_size: [y, x] of the pictures of these cameras, by which a repaired copy is told from one as published;
+    channels, channels_known: which of the two it is, and how that is known, set at conversion. doubtful_channels:
+    native cameras of which readers disagree whether they are BGR; the user says it.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
     note: what a reader should know, for example readings that the source does not state.
@@ -134,6 +139,10 @@ class Adapter:
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()
     swapped_channels: tuple[str, ...] = ()
+    doubtful_channels: tuple[str, ...] = ()
+    published_size: tuple[int, ...] = ()
+    channels: Copy = ""
+    channels_known: str = ""
     camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
     relabel: Relabel = "never"
     note: str = ""
@@ -203,7 +212,15 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
 
 
 def with_channels(adapter: Adapter, text: str) -> Adapter:
-    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`."""
+    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`.
+
+    `as_published` and `repaired` say which copy it is of a dataset that was published in BGR. Raises UsageError.
+    """
+    copy = next((known for known in get_args(Copy) if known and known == text), None)
+    if copy and not adapter.swapped_channels:
+        raise UsageError(f"--channels {text}: {adapter.name} was not published in BGR; expected rgb or bgr")
+    if copy:
+        return replace(adapter, channels=copy, channels_known=f"the copy is {text}, says --channels")
     slots = adapter.all_cameras or {camera: (camera,) for camera in CAMERAS}
     return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
 
@@ -254,7 +271,7 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         where, parts = f"adapter {name}: {side}", entry.get(side, {})
         wrap = wraps and side == "action"
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
-    for key in ("aliases", "language", "compressed", "swapped_channels"):
+    for key in ("aliases", "language", "compressed", "swapped_channels", "doubtful_channels", "published_size"):
         values[key] = tuple(entry.get(key, ()))
     values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):

@@ -134,7 +134,14 @@ def test_mistakes_in_a_registry_name_file_line_and_column(
 
 def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
     # How a camera's pictures are stored is part of `cameras` in an entry.
-    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "drawn", "camera_forms", "units_known"}
+    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {
+        "name",
+        "drawn",
+        "camera_forms",
+        "units_known",
+        "channels",
+        "channels_known",
+    }
     assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from", "draw", "each"}
     assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}
 
