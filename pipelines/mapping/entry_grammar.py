@@ -80,7 +80,7 @@ ENTRY = Fields(
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },
-    required=("title", "format", "robot", "control_mode"),
+    required=("title", "format", "robot", "control_mode", "units"),
 )
 
 REGISTRY = Fields(

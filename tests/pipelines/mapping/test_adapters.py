@@ -31,6 +31,7 @@ ENTRY_OF_ARM = {
     "format": "rlds",
     "robot": "widowx",
     "control_mode": "ee_delta",
+    "units": "metric",
     "cameras": {"base_0_rgb": "observation/image"},
     "state": {"arm0": ARM, "gripper0": GRIPPER},
 }
@@ -77,6 +78,11 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
 def test_a_wrong_entry_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_adapter("x", ENTRY_OF_ARM | change)
+
+
+def test_units_are_declared_never_assumed() -> None:
+    with pytest.raises(UsageError, match="expected the key 'units' in an adapter entry"):
+        parse_adapter("x", {key: value for key, value in ENTRY_OF_ARM.items() if key != "units"})
 
 
 def test_a_missing_key_is_named() -> None:
