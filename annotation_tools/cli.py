@@ -126,10 +126,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.set_defaults(run=_import)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
     merge.add_argument("tables", nargs="*", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
-    merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
-    merge.add_argument(
-        "--out", type=as_storage_path, metavar="DIR", help="its folder; beside the dataset's unless said"
-    )
+    merge.add_argument("--version", metavar="X.Y.Z", help="the new version (default: the next minor one)")
+    merge.add_argument("--out", type=as_storage_path, metavar="DIR", help="its folder (default: beside the dataset's)")
     merge.add_argument(
         "--table", type=as_storage_path, metavar="FILE", help="write the merged table here, and bake nothing"
     )
@@ -141,7 +139,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_label_options(label: argparse.ArgumentParser) -> None:
-    label.add_argument("--backend", choices=("rules", "http", "command"), help="told by --url or --command unless said")
+    label.add_argument(
+        "--backend", choices=("rules", "http", "command"), help="default: the one that --url or --command implies"
+    )
     label.add_argument(
         "--table", type=as_storage_path, metavar="TABLE", help="label these segments, not those in the shards"
     )
@@ -152,7 +152,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
         "--plain-http-key", action="store_true", help="send the key to another machine without encryption, too"
     )
     label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program to ask")
-    label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
+    label.add_argument("--name", default="", help="the annotator's name in the table (default: the model's)")
     label.add_argument(
         "--out", type=as_storage_path, metavar="DIR", help="where table and answers go; DATASET/segments"
     )
@@ -161,7 +161,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
     label.add_argument("--usd-out", type=float, default=0.0, metavar="X", help="price of a million tokens received")
     label.add_argument("--max-usd", type=float, metavar="X", help="stop before more than this is spent")
-    label.add_argument("--estimate", action="store_true", help="say what it would take, and ask nothing")
+    label.add_argument("--estimate", action="store_true", help="print what it would take, and ask nothing")
     label.add_argument("--beam", action="store_true", help="ask by a Beam job")
     label.set_defaults(run=_label, takes_beam_options=True)
 

@@ -81,6 +81,7 @@ def merge_tables(
     for episode_id, candidates in sorted(layers.items()):
         best = max(_trust(layer[0], prefer) for layer in candidates)
         top = [layer for layer in candidates if _trust(layer[0], prefer) == best]
+        # Equal segments are no conflict, whoever made them: two people who agree need no judge.
         differ = len({tuple(a.segment for a in layer) for layer in top}) > 1
         if differ and best[0] == _TRUST.index("human") and conflicts == "fail":
             names = tuple(sorted(layer[0].annotator for layer in top))
@@ -132,6 +133,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
             fingerprint, n_changed = _bake_shard(dataset, files, segments, out, stamp)
             baked.setdefault(split, []).append(fingerprint)
             changed += n_changed
+    # The metadata comes last: a folder with dataset_info.json is a whole dataset to every reader.
     for name in ("statistics.json", "rejects.parquet"):
         if (dataset.path / name).exists():
             write_atomically(out / name, (dataset.path / name).read_bytes())
@@ -258,6 +260,7 @@ def _bake_shard(
     dataset: Dataset, files: ShardPaths, segments: Mapping[str, Sequence[Segment]], out: StoragePath, stamp: str
 ) -> tuple[Fingerprint, int]:
     source, where = read_fingerprint(files.sidecar), parse_shard_name(files.shard.name)
+    # Names source bytes and segments, so that a rerun keeps only shards that it would write the same again.
     options_hash = hashlib.sha256(f"{source.options_hash} {source.sha256} {stamp}".encode()).hexdigest()[:16]
     shard, sidecar = where.shard_path(out), where.sidecar_path(out)
     if shard.exists() and sidecar.exists():
@@ -304,6 +307,7 @@ def _append(
         record_offset=offset - HEADER_BYTES,
         record_length=len(payload),
     )
+    # Read back as a reader would: offsets in the index come from the bytes that were written, not from a plan of them.
     parsed = parse_example(payload)
     pictures = {}
     for camera in cameras:

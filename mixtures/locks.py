@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 from mixtures.actions.pools import Pools
 from mixtures.groups.tree import Group
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule, MixtureSpec
+from pipelines.contract.errors import UsageError
 from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
@@ -71,6 +73,22 @@ def make_lock(mixture: Lockable) -> dict[str, Any]:
         },
         "statistics": {key: _digest(asdict_statistics(value)) for key, value in mixture.statistics.items()},
     }
+
+
+def read_lock(path: Path) -> dict[str, Any]:
+    """Reads a lock file. Raises UsageError for one that is cut, or is none."""
+    try:
+        lock = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: expected a mixture spec or a lock file, found: {error}") from error
+    found = lock.get("schema") if isinstance(lock, dict) else type(lock).__name__
+    if found != SCHEMA:
+        raise UsageError(f"{path}: expected schema {SCHEMA!r}, found {found!r}")
+    if missing := [
+        key for key in ("seed", "action", "language", "groups", "datasets", "statistics") if key not in lock
+    ]:
+        raise UsageError(f"{path}: expected a whole lock, found none of {', '.join(missing)}; write it again")
+    return lock
 
 
 def action_settings(rule: ActionRule) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Queue:
 
     @classmethod
     def of(cls, briefs: Mapping[str, Brief], double: float = 0.0) -> "Queue":
-        """Sorts the episodes; ties keep the order of the dataset. double: the share to mark twice, told by the ids."""
+        """Sorts the episodes; ties keep the order of the dataset. double: the share to mark twice."""
         order = sorted(briefs, key=lambda episode_id: briefs[episode_id].confidence)
         doubled = frozenset(episode_id for episode_id in order if double > 0 and _share_of(episode_id) < double)
         return cls(briefs=briefs, order=tuple(order), doubled=doubled)

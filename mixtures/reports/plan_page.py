@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from mixtures.groups.shares import resolve_shares, with_alpha
 from mixtures.mixture import Mixture
-from mixtures.reports.charts import bars, histogram, legend, lines, page, sparkline, table
 from mixtures.reports.plan import (
     DATASET_HEADER,
     HEADER,
@@ -20,6 +19,8 @@ from mixtures.reports.plan import (
     row,
 )
 from pipelines.contract.errors import UsageError
+from pipelines.pages.charts import bars, histogram, legend, lines, sparkline
+from pipelines.pages.page import page, table
 
 MOST_BARS = 40
 MOST_LINES = 8

@@ -16,7 +16,7 @@ from mixtures.index.tables import CompiledTable
 from mixtures.mixture import Mixture
 from mixtures.stores.arrow import IN_FLIGHT
 from mixtures.stores.ranges import WAIT_S
-from mixtures.stores.shard_cache import ShardCache
+from mixtures.stores.shard_cache import ShardCache, shard_cache_of_process
 from mixtures.stream.buffers import BufferPool
 from mixtures.stream.gather import Rows, choose_language, gather_rows
 from mixtures.stream.pictures import BatchPictures
@@ -106,7 +106,8 @@ class Stream:
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
     scaled to add up to 1. threads: that read and decode; one a core and one more unless
     given, two a core where shards lie in an object store.
-    stage: keeps copies of shards of object stores on local disk, see `ShardCache`.
+    stage: keeps copies of shards of object stores on local disk, see `ShardCache`; the one that the environment sets
+    unless given (`train --shard-cache`).
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     While its threads run, Python's threads take turns every 0.5 ms instead of 5 (`sys.setswitchinterval`): a thread
     that has decoded a picture would else wait for the one that prepares a batch, its core idle.
@@ -141,7 +142,7 @@ class Stream:
         self._group_numbers = self._drawn_groups(groups)
         self._sampler = self._make_sampler()
         self._window = lru_cache(maxsize=8)(self._draw_window)
-        self._files = OpenShards(stage)
+        self._files = OpenShards(stage or shard_cache_of_process())
         self._pool = BufferPool((len(CAMERAS), self._rows_per_host, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._is_remote = any(table.is_remote for table in mixture.tables)
         n_cores = len(os.sched_getaffinity(0))

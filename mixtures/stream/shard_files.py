@@ -9,10 +9,9 @@ from typing import Any
 
 from mixtures.stores.arrow import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
 from mixtures.stores.ranges import WAIT_S, Fetch, Range, RangeReader
-from mixtures.stores.retry import with_store_retries
 from mixtures.stores.shard_cache import ShardCache
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.retry import transient_cause, with_retries
+from pipelines.storage.retry import transient_cause, with_retries, with_store_retries
 
 # Open shards of local datasets, at most: opening one again costs some 10 microseconds, of the 800 of a sample.
 MAX_OPEN = 256
@@ -28,6 +27,8 @@ class OpenShards:
 
     def __init__(self, stage: ShardCache | None = None) -> None:
         self.stage = stage
+        if stage is not None:
+            stage.join()
         self._local = _Handles(_LocalFile, _most_open())
         self._remote = _Handles(open_object, MAX_OPEN_REMOTE)
         self._lock = threading.Lock()
@@ -57,7 +58,7 @@ class OpenShards:
         return data if len(data) == length else _checked(data, path, offset, length)
 
     def expect(self, path: str, offset: int, length: int) -> None:
-        """Says that a range of a local file will be read soon, so that disk and decoding work at once."""
+        """Announces a range of a local file that will be read soon, so that disk and decoding work at once."""
         try:
             self._local.get(path).expect(length, offset)
         except OSError:
@@ -78,7 +79,7 @@ class OpenShards:
             self.stage.close()
 
     def _read_again(self, path: str, offset: int, length: int, error: OSError) -> bytes:
-        """Reads from a file opened anew, if the error is of the kind that passes on disks behind a network."""
+        """Opens the file again and reads, if the error is of the kind that passes on disks behind a network."""
         try:
             if transient_cause(error) is None:
                 raise error
@@ -150,7 +151,7 @@ class Reads:
 
 
 class _Handles:
-    """Open files by path; the one opened first makes room."""
+    """Open files by path; the one that was opened first is closed for a new one."""
 
     def __init__(self, opener: Any, most: int) -> None:
         self.opener, self.most = opener, most

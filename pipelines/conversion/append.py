@@ -12,11 +12,19 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
-from pipelines.conversion.plan import ConversionPlan, ShardId
+from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
-from pipelines.shards.sidecar import SCHEMA, ShardName, read_fingerprint, read_sidecar, read_version, write_sidecar
+from pipelines.shards.sidecar import (
+    SCHEMA,
+    ShardId,
+    ShardName,
+    read_fingerprint,
+    read_sidecar,
+    read_version,
+    write_sidecar,
+)
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
 

@@ -12,8 +12,9 @@ from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, nearest
 from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.contract.slots import CAMERAS
-from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import episodes_at_hand, read_episode
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.statistics import (
     NormStatistics,
     load_statistics,

@@ -12,6 +12,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import EpisodeLocation, Found, Reject
 from pipelines.conversion.code_hash import code_hash
 from pipelines.mapping.adapters import Adapter
+from pipelines.shards.sidecar import ShardId
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
 from pipelines.storage.paths import StoragePath, as_storage_path
@@ -20,19 +21,6 @@ WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class ShardId:
-    """Shard number `shard` of `n_shards` of a split."""
-
-    split: str
-    shard: int
-    n_shards: int
-
-    @property
-    def file_stem(self) -> str:
-        return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.contract.native import Reject
-from pipelines.conversion.plan import Job, ShardId
+from pipelines.conversion.plan import Job
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import finished_shard
 from pipelines.storage.paths import StoragePath
 

@@ -10,10 +10,11 @@ from pipelines.contract.images import codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.measure import Measured, name_uniquely
-from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import episodes_at_hand, read_episode
 from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
 from pipelines.segments.propose import idle_in, motion_of, propose_segments
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import write_shard
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import with_urls

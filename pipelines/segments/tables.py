@@ -1,4 +1,4 @@
-"""Segment tables: Parquet files beside a dataset that say anew what happens in its episodes."""
+"""Segment tables: Parquet files beside a dataset that describe what happens in its episodes, in place of its own."""
 
 import hashlib
 import io
@@ -73,7 +73,7 @@ class EpisodeKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with a segment or between two of them. A gap is told, but may be meant."""
+    """What is wrong with a segment or between two of them. A gap is reported, but may be intended."""
 
     kind: FaultKind
     episode_id: str
@@ -94,7 +94,7 @@ class Fault:
 def episode_hash(state: NDArray[np.float32], action: NDArray[np.float32]) -> str:
     """Names an episode's movement: 32 hex digits of the sha256 over physical state and action, float32 [t, 18].
 
-    It stays the same when only texts or pictures are converted anew, so that segment tables keep their hold.
+    It stays the same when only texts or pictures change in a new conversion, so that segment tables still fit.
     """
     digest = hashlib.sha256(b"embodimix.motion/v1")
     for array in (state, action):
@@ -178,7 +178,7 @@ def find_faults(annotations: Iterable[Annotation], episodes: Mapping[str, Episod
         segments = list(layer)
         episode = episodes.get(episode_id)
         if episode is None:
-            detail = "the dataset has no such episode; was it converted anew?"
+            detail = "the dataset has no such episode; was it converted again from other data?"
             faults.append(_fault("unknown episode", segments[0], detail))
             continue
         others = [a for a in segments if a.episode_hash != episode.episode_hash]

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mixtures.reports.charts import bars, lines
+from pipelines.pages.charts import bars, lines
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 

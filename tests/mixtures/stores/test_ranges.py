@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from mixtures.stores import connection, gcs, retry, s3
+from mixtures.stores import connection, gcs, s3
 from mixtures.stores.connection import Server
 from mixtures.stores.ranges import RangeReader, RangeRequest
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage import retry
 
 
 class ScriptedServer:
@@ -106,7 +107,7 @@ class ScriptedServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry, "STORE_FIRST_PAUSE_S", 0.01)
     made = ScriptedServer()
     yield made
     made.socket.close()
@@ -129,7 +130,7 @@ def test_every_range_comes_back_in_its_place(server: ScriptedServer) -> None:
 
 
 def test_a_store_that_does_not_answer_is_asked_again(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
+    monkeypatch.setattr(retry, "STORE_ANSWER_S", 0.3)
     server.script.append("late")
     assert read(server, ("a", 0, 4)) == [b"\0\1\2\3"]
     assert len(server.heads) >= 2
@@ -207,7 +208,7 @@ def test_an_expired_token_is_renewed_once(server: ScriptedServer) -> None:
 
 
 def test_a_connection_that_grew_stale_costs_no_attempt(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "STORE_ATTEMPTS", 1)
     reader = RangeReader(server.request, 1)
     assert reader.fetch([("a", 0, 2)]).get(0) == b"\0\1"
     server.script.append("close")

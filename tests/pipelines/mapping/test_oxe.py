@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.oxe_evidence import read_comments
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.images import decode_image
@@ -126,6 +127,14 @@ def test_a_rate_that_nobody_published_is_said_to_be_assumed(name: str, tmp_path:
     episode = read_card(name, tmp_path)
     assert "no control rate is published" in episode.inferred["control_rate"]
     assert "control_rate" not in read_card("viola", tmp_path).inferred
+
+
+def test_the_evidence_page_has_every_registered_name_and_the_entries_own_comments() -> None:
+    page, comments = (ROOT / "docs/oxe_evidence.md").read_text(), read_comments()
+    for name in {*OCTO_58, *OPENVLA_MORE}:
+        shown = "droid_ee_delta" if name == "droid" else get_adapter(name).name
+        assert f"| {name} | `{shown}` |" in page
+        assert comments[shown] in page, f"{shown}: make the page again: benchmarks/oxe_evidence.py"
 
 
 @pytest.mark.parametrize("name", [*OCTO_58, *OPENVLA_MORE])
