@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixtures.index.stated import STATED, stated_runs
 from mixtures.randomness import mix64, mix64_int
 from pipelines.contract.episode import SegmentKind, SegmentSource
 from pipelines.contract.slots import CAMERAS, N_SLOTS
@@ -17,7 +18,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
-FORMAT = "embodimix.compiled/v5"
+FORMAT = "embodimix.compiled/v6"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
 STEP = np.dtype(
     [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
@@ -49,6 +50,7 @@ _EPISODE_COLUMNS = (
     "success",
     "language",
     "segments",
+    "instructions",
     "state_mask",
     "action_mask",
     "camera_mask",
@@ -99,7 +101,12 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, BinaryIO] = {}
-        self.texts: dict[str, list[pa.Array]] = {"episode_id": [], "language": [], "segment_text": []}
+        self.texts: dict[str, list[pa.Array]] = {
+            "episode_id": [],
+            "language": [],
+            "segment_text": [],
+            "stated_text": [],
+        }
         self.vocabularies: dict[str, dict[str, int]] = {name: {} for name in CODED}
         self.n_episodes = self.n_steps = self.n_segments = 0
         self.append("first_step", np.zeros(1, np.int64))
@@ -134,6 +141,7 @@ class _Writer:
             self.append(name, array)
         self.append("motion", motion_words(np.concatenate([steps["state"], action], axis=1), first))
         self.add_segments(rows["segments"], first)
+        self.add_stated(rows, first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))
         self.texts["language"].append(one_array(rows["language"]).cast(pa.large_list(pa.large_string())))
         self.n_episodes += len(lengths)
@@ -157,6 +165,16 @@ class _Writer:
         self.append("segments", found)
         self.texts["segment_text"].append(segments.field("text").cast(pa.large_string()))
         self.n_segments += len(lengths)
+
+    def add_stated(self, rows: pa.Table, first: NDArray[np.int64]) -> None:
+        """Appends the sentences that hold for some steps only; `first` counts from this sidecar's first step."""
+        runs = stated_runs(rows)
+        found = np.empty(len(runs), STATED)
+        for i, (row, (start, end, _)) in enumerate(runs):
+            begin = self.n_steps + first[row]
+            found[i] = (begin + start, begin + end, self.n_episodes + row)
+        self.append("stated", found)
+        self.texts["stated_text"].append(pa.array([text for _, (_, _, text) in runs], pa.large_string()))
 
     def finish(self) -> None:
         """Writes the texts."""

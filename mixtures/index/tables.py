@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.index.compiling import CODED, EPISODE, FORMAT, FROM_SOURCE, SEGMENT, STEP, compile_table, one_array
+from mixtures.index.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
 from mixtures.index.mapped import map_file
 from mixtures.index.sealed import ensure_sealed
 from mixtures.index.shard_times import check_times
+from mixtures.index.stated import STATED
 from mixtures.index.texts import TextLists, Texts
 from mixtures.stores.arrow import is_remote
 from mixtures.stores.remote import mirror_metadata, open_mirror, shard_sizes
@@ -204,35 +205,25 @@ class CompiledTable:
         return Texts(self.segment_texts)
 
     def source_text_at(self, step: int) -> str:
-        """The source's own sentence for a step (a row of `steps`), "" where it states none."""
-        number = self._own_segment[step]
-        is_stated = number >= 0 and self._own_segments["source"][number] == FROM_SOURCE
-        return self._own_texts[number] if is_stated else ""
+        """The source's own sentence for a step (a row of `steps`), "" where it states none for single steps."""
+        number = int(np.searchsorted(self._stated["first"], step, side="right")) - 1
+        return self._stated_texts[number] if number >= 0 and step < self._stated["end"][number] else ""
 
     def source_texts(self, row: int) -> frozenset[str]:
-        """The source's own sentences for single steps of an episode; empty for one whose text holds for all steps."""
-        if not self._states_steps:
-            return frozenset()
-        first, end = np.searchsorted(self._own_segments["episode"], [row, row + 1])
-        stated = np.flatnonzero(self._own_segments["source"][first:end] == FROM_SOURCE)
-        return frozenset(self._own_texts[first + number] for number in stated.tolist())
+        """The source's own sentences for single steps of an episode; empty for one whose text holds for all steps.
+
+        They are those of the shards, whatever segments a table or a merge laid over them.
+        """
+        first, end = np.searchsorted(self._stated["episode"], [row, row + 1])
+        return frozenset(self._stated_texts[number] for number in range(first, end))
 
     @cached_property
-    def _states_steps(self) -> bool:
-        return bool((self._own_segments["source"] == FROM_SOURCE).any())
+    def _stated(self) -> NDArray[Any]:
+        return self._array("stated", STATED)
 
     @cached_property
-    def _own_segment(self) -> NDArray[np.int32]:
-        """`segment` of the shards themselves, whatever tables are laid over them; also below."""
-        return self._array("segment", np.int32)
-
-    @cached_property
-    def _own_segments(self) -> NDArray[Any]:
-        return self._array("segments", SEGMENT)
-
-    @cached_property
-    def _own_texts(self) -> Texts:
-        return Texts(load_column(self.folder / "segment_text.arrow"))
+    def _stated_texts(self) -> Texts:
+        return Texts(load_column(self.folder / "stated_text.arrow"))
 
     @cached_property
     def is_remote(self) -> bool:

@@ -155,7 +155,7 @@ def with_units(conversion: ConversionRequest) -> ConversionRequest:
 
 def with_colors(conversion: ConversionRequest) -> ConversionRequest:
     """Settles the order of colours where copies of a dataset differ in it. Raises UsageError where it stays unknown."""
-    if not conversion.adapter.swapped_channels and not conversion.adapter.doubtful_channels:
+    if not conversion.adapter.swapped_channels:
         return conversion
     from pipelines.sources.tfds.channels import choose_channels
 

@@ -107,8 +107,7 @@ class Adapter:
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras published as BGR.
     published_size: [y, x] of the pictures of these cameras, by which a repaired copy is told from one as published;
-    channels, channels_known: which of the two it is, and how that is known, set at conversion. doubtful_channels:
-    native cameras of which readers disagree whether they are BGR; the user says it.
+    channels, channels_known: which of the two it is, and how that is known, set at conversion.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
     note: what a reader should know, for example readings that the source does not state.
@@ -139,7 +138,6 @@ class Adapter:
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()
     swapped_channels: tuple[str, ...] = ()
-    doubtful_channels: tuple[str, ...] = ()
     published_size: tuple[int, ...] = ()
     channels: Copy = ""
     channels_known: str = ""
@@ -271,7 +269,7 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         where, parts = f"adapter {name}: {side}", entry.get(side, {})
         wrap = wraps and side == "action"
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
-    for key in ("aliases", "language", "compressed", "swapped_channels", "doubtful_channels", "published_size"):
+    for key in ("aliases", "language", "compressed", "swapped_channels", "published_size"):
         values[key] = tuple(entry.get(key, ()))
     values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):

@@ -147,8 +147,6 @@ def _filters(adapter: Adapter) -> Iterator[str]:
         yield f"keeps     only episodes with {key} = {value}; the others are counted as filtered"
     for camera in adapter.swapped_channels:
         yield f"swaps     red and blue of {camera}, unless the copy is a repaired one (--channels)"
-    for camera in adapter.doubtful_channels:
-        yield f"asks      whether {camera} is RGB or BGR (--channels)"
     for slot, form in adapter.camera_forms.items():
         changes = [f"flip {form.flip}"] if form.flip else []
         changes += [f"rotate {form.rotate} degrees clockwise"] if form.rotate else []

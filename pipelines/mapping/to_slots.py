@@ -128,7 +128,9 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     parts = {}
     for part in slots:
         key, numbers = dims[part]
-        selectors = tuple(Selector(key=key, start=i, stop=i + 1) for i in numbers)
+        # An arm is one stretch of columns, so that names which give it another order are noticed.
+        spans = [(numbers[0], numbers[-1] + 1)] if part.startswith("arm") else [(i, i + 1) for i in numbers]
+        selectors = tuple(Selector(key=key, start=start, stop=stop) for start, stop in spans)
         if part.startswith("gripper"):
             parts[part] = PartSource(sources=selectors, form="value", open=0.0, closed=1.0)
         else:
@@ -219,7 +221,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     needed: dict[str, int] = {}
     named: dict[str, set[str]] = {}
     for parts in parts_of(adapter, embodiment):
-        check_names(native, parts)
+        check_names(native, parts, embodiment.joint_names)
         for source in parts.values():
             for selector in source.sources:
                 if selector.stop is not None:

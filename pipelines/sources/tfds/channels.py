@@ -25,15 +25,9 @@ def choose_channels(source: str, adapter: Adapter) -> Adapter:
     """Returns the entry with its `channels` settled by the pictures of a few records, and how that is known.
 
     A copy whose pictures have the published size is as published (BGR); one of 256x256 JPEG is taken for the repaired
-    one. Raises UsageError where the pictures are neither, or some are each, and for cameras of which readers of the
-    same data disagree: then the user says it.
+    one. Raises UsageError where the pictures are neither, or some are each: then the user says it.
     """
     settled = {name for names in adapter.all_cameras.values() for name in names if adapter.form_of(name).channels}
-    if doubtful := [camera for camera in adapter.doubtful_channels if camera not in settled]:
-        raise UsageError(
-            f"{source}: readers of {adapter.name} disagree whether {', '.join(doubtful)} are RGB or BGR. Look at some "
-            "pictures, and give --channels rgb or --channels bgr"
-        )
     cameras = [camera for camera in adapter.swapped_channels if camera not in settled]
     if not cameras or adapter.channels:
         return adapter

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from annotation_tools.episodes import EpisodeStore
+from annotation_tools.merge import bake
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode, Segment
 from pipelines.contract.errors import FailedWork
+from pipelines.segments.tables import Annotation
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 OPEN, CLOSE = "open the drawer", "close the drawer"
@@ -71,3 +74,28 @@ def test_a_lock_from_before_drew_the_phrases_of_proposals(tmp_path: Path) -> Non
     del lock["language"]["proposals"], lock["normalization"]
     with pytest.raises(FailedWork, match="language: .*'proposals': True.* became .*'proposals': False"):
         mixture.check_lock(lock)
+
+
+def test_a_merge_of_other_segments_leaves_every_step_its_own_sentence(tmp_path: Path) -> None:
+    segments = (
+        Segment(start=0, end=5, text=OPEN, source="source"),
+        Segment(start=7, end=12, text=CLOSE, source="source"),
+    )
+    write_dataset(tmp_path, "a", [spoken(0, segments, (OPEN, CLOSE))], n_shards=1)
+    store = EpisodeStore(tmp_path / "a" / "1.0.0")
+    (episode_id,) = store.briefs
+    for source in ("human", "source"):
+        said = Annotation(
+            episode_id=episode_id,
+            episode_hash=store.key(episode_id).episode_hash,
+            segment=Segment(start=0, end=12, text="use the drawer", source=source),  # type: ignore[arg-type]
+            annotator="ann",
+            created="2026-01-01T00:00:00Z",
+            tool_version="0.1.0",
+        )
+        version = {"human": "1.1.0", "source": "1.2.0"}[source]
+        bake(store.dataset, [said], tmp_path / "a" / version, version)
+        spec = write_spec(tmp_path, f"datasets: [{{path: a/{version}}}]\nlanguage: {{segment: 0, task: 1}}\n")
+        with Stream(open_mixture(spec, cache=tmp_path / "cache"), batch_size=48) as stream:
+            texts = {(s, t) for b in stream.batches(0, 96) for s, t in zip(b.step.tolist(), b.language, strict=True)}
+        assert texts == {(step, OPEN if step < 5 else "" if step < 7 else CLOSE) for step in range(12)}

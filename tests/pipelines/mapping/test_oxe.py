@@ -159,6 +159,14 @@ def test_the_wrist_channels_of_the_ur5_are_swapped_back(tmp_path: Path) -> None:
     assert episode.images["base_0_rgb"][0] == picture(10)
 
 
+@pytest.mark.parametrize("name", ["stanford_hydra", "utaustin_mutex", "berkeley_fanuc_manipulation", "fmb_dataset"])
+def test_channels_of_sets_that_store_bgr_are_swapped_back(name: str, tmp_path: Path) -> None:
+    episode, native = read_card(name, tmp_path), [names[0] for names in get_adapter(name).all_cameras.values()]
+    for slot, key in zip(episode.images, native, strict=True):
+        stored = decode_image(picture(10 * CARDS[name]["images"].index(key)))
+        assert np.array_equal(episode.images[slot][0], stored[..., ::-1])
+
+
 def test_droid_knows_success_from_the_path_and_keeps_three_instructions(tmp_path: Path) -> None:
     adapter = get_adapter("droid")
     features = make_features(CARDS["droid"])

@@ -84,11 +84,10 @@ def test_the_choice_decides_the_stored_colors_and_is_on_the_card(
     assert manifest["adapter"]["channels"] == channels
 
 
-def test_cameras_of_which_readers_disagree_are_asked_for(tmp_path: Path) -> None:
-    fmb = get_adapter("fmb_dataset")
-    with pytest.raises(UsageError, match="disagree whether observation/image_side_1, observation/image_wrist_1 are"):
-        choose_channels(write(tmp_path, red(8, 8)), fmb)
-    assert choose_channels(str(tmp_path / "in"), with_channels(fmb, "rgb")).form_of("observation/image_side_1").channels
+def test_a_copy_that_was_published_at_the_size_of_repaired_ones_is_as_published(tmp_path: Path) -> None:
+    """FMB is 256x256, and rlds_dataset_mod leaves its colours alone."""
+    fmb = replace(HYDRA, published_size=get_adapter("fmb_dataset").published_size)
+    assert choose_channels(write(tmp_path, red(256, 256, "JPEG")), fmb).channels == "as_published"
 
 
 @pytest.mark.parametrize("adapter", [get_adapter("bridge_orig"), get_adapter("viola")], ids=lambda a: a.name)
