@@ -165,7 +165,7 @@ def _load(folder: Path) -> Resolved:
 def _pools(pools: Sequence[Mapping[str, Any]], names: Sequence[Sequence[tuple[str, float, str]]]) -> Pools:
     return Pools(
         pools=tuple(
-            Pool(**{key: tuple(value) if isinstance(value, list) else value for key, value in pool.items()})
+            Pool(**{**pool, "control_hz": tuple(pool["control_hz"]), "datasets": tuple(pool["datasets"])})
             for pool in pools
         ),
         names=tuple({(key, hz): name for key, hz, name in one} for one in names),

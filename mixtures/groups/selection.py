@@ -76,10 +76,11 @@ def select_groups(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> 
     unplaced: dict[str, int] = {}
     for path, node in walk(spec.root):
         selected = [select(entry, tables[entry.source], spec.kinds) for entry in node.entries]
+        sources = [(entry, validation_source(entry, spec.validation)) for entry in node.entries]
         stored = [
             _select_stored(entry, tables[source], spec.kinds)
-            for entry in node.entries
-            if (source := validation_source(entry, spec.validation)) in tables
+            for entry, source in sources
+            if source is not None and source in tables
         ]
         held = {group.name: group.train for group in _group(path, node, [part for part in stored if len(part.rows)])}
         fixed = {validation_source(part.entry, spec.validation) for part in stored}
