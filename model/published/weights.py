@@ -141,7 +141,7 @@ def export_params(config: Pi0Config, params: Params, path: str | Path, layout: L
     FileExistsError if the target is there.
     """
     path = Path(path)
-    target = {"openpi": path / "params", "big_vision": path}.get(layout, path / "model.published.safetensors")
+    target = {"openpi": path / "params", "big_vision": path}.get(layout, path / "model.safetensors")
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another path or remove it")
     flat = {name: np.asarray(value, np.float32) for name, value in flatten(params).items()}
@@ -183,7 +183,7 @@ def read_weights(path: Path, config: Pi0Config | None) -> tuple[Layout, Arrays, 
         if (folder / "_METADATA").is_file():
             return "openpi", _read_orbax(folder), []
     raise ValueError(
-        f"weights: expected {path} to be an .npz, a .safetensors, a folder with model.published.safetensors, or an "
+        f"weights: expected {path} to be an .npz, a .safetensors, a folder with model.safetensors, or an "
         "orbax folder (with _METADATA, or with params/_METADATA); found none of these"
     )
 

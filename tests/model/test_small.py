@@ -176,7 +176,7 @@ def distilbert_in_numpy(weights: dict[str, np.ndarray], ids: np.ndarray, mask: n
 def test_distilbert_weights_load_and_compute_what_numpy_does(tmp_path: Path, params: policy.Params) -> None:
     weights = huggingface_distilbert(np.random.default_rng(0))
     write_safetensors(
-        tmp_path / "model.published.safetensors", {**weights, "vocab_projector.bias": np.zeros(3, np.float32)}
+        tmp_path / "model.safetensors", {**weights, "vocab_projector.bias": np.zeros(3, np.float32)}
     )
     loaded, report = load_text_encoder(tmp_path, CONFIG, params)
     ids, mask = observation().tokenized_prompt[0], observation().tokenized_prompt_mask[0]
@@ -191,10 +191,10 @@ def test_distilbert_weights_load_and_compute_what_numpy_does(tmp_path: Path, par
 def test_distilbert_of_another_size_is_refused(tmp_path: Path, params: policy.Params) -> None:
     weights = huggingface_distilbert(np.random.default_rng(0))
     weights["distilbert.embeddings.word_embeddings.weight"] = np.zeros((30, 16), np.float32)
-    write_safetensors(tmp_path / "model.published.safetensors", weights)
+    write_safetensors(tmp_path / "model.safetensors", weights)
     with pytest.raises(ValueError, match=r"text/embeddings/word: expected \(20, 16\); found \(30, 16\)"):
         load_text_encoder(tmp_path, CONFIG, params)
     del weights["distilbert.transformer.layer.1.ffn.lin2.bias"]
-    write_safetensors(tmp_path / "model.published.safetensors", weights)
+    write_safetensors(tmp_path / "model.safetensors", weights)
     with pytest.raises(ValueError, match="expected transformer.layer.1.ffn.lin2.bias"):
         load_text_encoder(tmp_path, CONFIG, params)

@@ -389,7 +389,7 @@ class Demo:
 
 def code_hash() -> str:
     """Hash of the code and registries that decide the demo's results."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):
