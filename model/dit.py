@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from model.arrays import Array
 from model.attention import attend
 from model.config import EncoderConfig
 from model.gemma import Cache

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
+
+from model.arrays import Array
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
+from model.arrays import Array
 from model.attention import attend
 from model.config import Attention, DType, SiglipConfig
 from model.layers import PLAIN, Execution

@@ -92,14 +92,14 @@ class Checkpoints:
         expected = {part: getattr(like, part) for part in PARTS}
         progress, sums = self._read_progress(step, expected)
         parts = self._read_parts(step, expected, sums)
-        return like.replace(step=_placed(progress.step, like), **parts), progress
+        return dataclasses.replace(like, step=_placed(progress.step, like), **parts), progress
 
     def restore_best(self, step: int, like: TrainState) -> TrainState:
         """Reads only the parameters and their moving average; the optimizer's state becomes None."""
         expected = {part: getattr(like, part) for part in PARTS if part != "optimizer"}
         progress, sums = self._read_progress(step, expected)
         parts = self._read_parts(step, expected, sums)
-        return like.replace(step=_placed(progress.step, like), optimizer=None, **parts)
+        return dataclasses.replace(like, step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
         """Reads the newest checkpoint that is whole; damaged ones are set aside, loudly. None if there is none."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
@@ -186,7 +187,9 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
     parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
-    parser.add_argument("--flow-steps", type=int, default=10, help="Euler steps from noise to action (10)")
+    parser.add_argument(
+        "--flow-steps", type=int, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
+    )
     parser.add_argument("--flow-sweep", metavar="N,N,...", help="also the error with other numbers of steps: 1,2,5,20")
     parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")
     parser.add_argument("--no-plots", action="store_true", help="numbers only")

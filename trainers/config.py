@@ -1,6 +1,7 @@
 """What a run is: one frozen tree of settings, with defaults per stage and model, changed by dotted names."""
 
 import dataclasses
+import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -77,6 +78,7 @@ class RunConfig:
     stage, init: posttrain starts from the weights of the run directory `init`. weights: published weights to start
     from instead (any layout that `model.published.weights` reads); parameters that the file lacks are drawn.
     tokenizer: the SentencePiece file of a model with PaliGemma's vocabulary; small models bring their own.
+    tokenizer_hash: 16 digits of that file's sha256, compared each time it is opened; None in runs before version 0.2.
     mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
     model: the name given; policy: the sizes it stands for, with changes.
     steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
@@ -97,6 +99,7 @@ class RunConfig:
     init: str | None = None
     weights: str | None = None
     tokenizer: str | None = None
+    tokenizer_hash: str | None = None
     model: str
     policy: PolicyConfig
     cameras: tuple[str, ...]
@@ -128,7 +131,7 @@ class RunConfig:
         _require(divides, "batch_size", f"a multiple of accumulate ({self.accumulate})", self.batch_size)
 
 
-SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
+SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy", "tokenizer_hash"}
 # What a resumed run may change: it decides how far and how a run is watched, not what it computes.
 FREE_ON_RESUME = (
     "steps",
@@ -180,6 +183,10 @@ def resolve(
         if given.get(file) is not None:
             given[file] = str(Path(checked(file, given[file], str)).resolve())
             _require(Path(given[file]).exists(), file, "a file or folder that exists", given[file])
+    if given.get("tokenizer") is not None:
+        same_file = init_config is not None and given["tokenizer"] == init_config.tokenizer
+        known = init_config.tokenizer_hash if init_config is not None and same_file else None
+        given["tokenizer_hash"] = known or tokenizer_hash(given["tokenizer"])
     given.setdefault("freeze", lora_freeze(policy))
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
@@ -198,6 +205,14 @@ def resolve(
         checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
         **_checked_fields(RunConfig, given, ""),
     )
+
+
+def tokenizer_hash(path: str | Path) -> str:
+    """The first 16 digits of a tokenizer file's sha256. UsageError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UsageError(f"tokenizer: expected a file that can be read at {path}; found: {error}") from error
 
 
 def lora_freeze(policy: PolicyConfig) -> tuple[str, ...]:

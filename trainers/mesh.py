@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pipelines.contract.errors import UsageError
 
@@ -40,7 +40,7 @@ def split_state(mesh: Mesh, shapes: Tree) -> Tree:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, split_array(mesh, leaf)), shapes)
 
 
-def split_array(mesh: Mesh, leaf: Any) -> PartitionSpec:
+def split_array(mesh: Mesh | AbstractMesh, leaf: Any) -> PartitionSpec:
     """Splits the longest axis that `fsdp` divides, if the array is large; else every device holds all of it.
 
     With fsdp 4: f32 [1024, 4096] -> (None, 'fsdp'); f32 [1024] -> (); f32 [4097, 1023] -> ().

@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
+from model.config import Pi0Config
 from pipelines.contract.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.metrics import import_wandb
+from trainers.prompts import states_as_words
 from trainers.robots import write_robots
 from trainers.run import CLAIM, RunDirectory
 from trainers.step import TrainState, new_state
@@ -136,7 +138,7 @@ def _taken_up(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> 
 
 def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
-    return resolve(
+    config = resolve(
         stage=request.stage,
         mixture=request.spec,
         horizon=mixture.horizon,
@@ -145,6 +147,13 @@ def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
         init_config=init_config,
         overrides=request.overrides,
     )
+    normalization = mixture.spec.action.normalization
+    if states_as_words(config.policy) and normalization != "quantile":
+        raise UsageError(
+            f"{mixture.spec.path}: expected action.normalization quantile for a pi0.5 model, which reads the state as "
+            f"256 bins of -1 to 1; found {normalization!r}, which leaves that range"
+        )
+    return config
 
 
 def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
@@ -174,12 +183,15 @@ def _init_params(config: RunConfig, mesh: Mesh) -> Any:
 
 def _published_params(config: RunConfig) -> Any:
     """The model's parameters as the file has them, the rest drawn, with a line on stderr that counts both."""
-    from model.published.weights import load_params
+    from model.published.weights import load_params, load_text_encoder
 
     assert config.weights is not None
     drawn = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
     try:
-        params, report = load_params(config.weights, config.policy, drawn)
+        if isinstance(config.policy, Pi0Config):
+            params, report = load_params(config.weights, config.policy, drawn)
+        else:  # pi0-small has no published weights of its own; its text encoder is DistilBERT
+            params, report = load_text_encoder(config.weights, config.policy, drawn)
     except (ValueError, OSError) as error:
         raise UsageError(f"--weights: {error}") from error
     print(

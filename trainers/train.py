@@ -29,6 +29,7 @@ from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
 from trainers.plan import count
+from trainers.prompts import open_tokenizer
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, record, set_up, start_or_restore
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
@@ -52,6 +53,7 @@ def train(request: TrainingRequest) -> Summary:
     run = RunDirectory(request.run)
     with run.claimed() if hosts.is_first() else nullcontext():
         config, mixture = set_up(run, request)
+        open_tokenizer(config)  # before the hours that a wrong one would cost
         mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
         hosts.wait_for_all("the run directory is as it was found")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
@@ -167,14 +169,14 @@ class Loop:
         if report.is_alarming:
             print(f"WARNING: {report}", file=sys.stderr)
 
-    def _drawn(self, stream: Stream, batch: Batch, position: int) -> tuple[list[str], NDArray[np.int64]]:
+    def _drawn(self, stream: Stream, batch: Batch, position: int) -> tuple[list[str], NDArray[np.integer]]:
         """Names and groups of all samples of the batch, also of those that other processes read."""
         if jax.process_count() == 1:
             return batch.names, batch.group
         samples = stream.samples(position, self._config.batch_size)
         return stream.names(samples), samples.group
 
-    def _after(self, progress: Progress, position: int, names: list[str], group: NDArray[np.int64]) -> Progress:
+    def _after(self, progress: Progress, position: int, names: list[str], group: NDArray[np.integer]) -> Progress:
         draws = Counter(progress.draws)
         draws.update(self._group_names[index] for index in group)
         chain = chain_names(progress.batches, names)

@@ -33,7 +33,7 @@ class Pending:
 
     progress: Progress
     names: list[str]
-    group: NDArray[np.int64]
+    group: NDArray[np.integer]
     report: StepReport
     wait_s: float
     validation: Mapping[str, Any] | None = None
@@ -106,7 +106,7 @@ class Watch:
             "position": pending.progress.position,
             **scalars,
             "learning_rate": learning_rate(self._config.optimizer, pending.progress.step - 1),
-            "group_loss": group_means(report.sample_loss, pending.group, self._group_names),
+            "group_loss": group_means(np.asarray(report.sample_loss), pending.group, self._group_names),
             "samples_per_s": self._config.batch_size / max(step_s, 1e-9),
             "step_s": step_s,
             "data_wait_s": pending.wait_s,

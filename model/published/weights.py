@@ -151,7 +151,8 @@ def export_params(config: Pi0Config, params: Params, path: str | Path, layout: L
         _write_orbax(target, flat)
     elif layout == "big_vision":
         target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(target, **{_to_big_vision(n): a for n, a in flat.items() if not NOT_IN_PALIGEMMA.search(n)})
+        theirs = {_to_big_vision(n): a for n, a in flat.items() if not NOT_IN_PALIGEMMA.search(n)}
+        np.savez(target, allow_pickle=False, **theirs)
     else:
         path.mkdir(parents=True, exist_ok=True)
         paligemma = layout == "hf-paligemma"

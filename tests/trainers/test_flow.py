@@ -70,7 +70,7 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
     """The policy acts from the run directory alone; its relative actions are added to the state that it is shown."""
     mixture = open_mixture(spec)
     shutil.rmtree(spec.parent / "toy")
-    actor = Actor(run, flow_steps=1)
+    actor = Actor.of_run(run, flow_steps=1)
     robot = find_robot(actor.robots, None)
     state_mask, action_mask = actor.state_mask(robot), actor.action_mask(robot)
     state = np.where(state_mask, 0.3, 0).astype(np.float32)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
+from pipelines.storage.paths import StoragePath
 from trainers.demo.logs import PLANS
 
 FRAMES_SHOWN = 6
@@ -209,7 +210,7 @@ def _shown(datasets: list[Dataset]) -> list[Shown]:
     return [shown[key] for key in sorted(shown)]
 
 
-def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
+def _episode(dataset: Dataset, shard: StoragePath, row: Mapping[str, Any]) -> Shown:
     content, stamps = shard.read_bytes(), row["timestamp_s"]
     picked = np.linspace(0, row["n_steps"] - 1, FRAMES_SHOWN).round().astype(int)
     frames = {}

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Batch, Stream
-from model import policy
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
@@ -31,8 +30,9 @@ from trainers.evaluation.measures import (
     sample_means,
 )
 from trainers.run import RunDirectory
+from trainers.sampling import sample_masked
 from trainers.setup import read_best
-from trainers.step import TrainBatch, build_flow_loss
+from trainers.step import build_flow_loss
 
 SCHEMA = "embodimix.eval/v1"
 PLOTTED_SAMPLES = 3
@@ -52,7 +52,7 @@ class EvaluationRequest:
     stage: Stage | None = None
     samples: int = 128
     batch_size: int = 32
-    flow_steps: int = 10
+    flow_steps: int = FLOW_STEPS
     seed: int = 0
     plots: bool = True
     flow_sweep: tuple[int, ...] = ()
@@ -156,17 +156,6 @@ def build_predictor(
         return joined(parts, count)
 
     return predict
-
-
-def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.Array, flow_steps: int) -> jax.Array:
-    """Normalized actions [b, h, d] from noise; slots that a robot lacks see what they saw in training."""
-    noise = jax.random.normal(key, batch.actions.shape, jnp.float32)
-    if config.loss == "openpi":
-        return policy.sample_actions(config.policy, params, batch.observation, noise, flow_steps)
-    noise = noise * batch.action_mask[:, None, :]
-    return policy.sample_actions(
-        config.policy, params, batch.observation, noise, flow_steps, action_mask=batch.action_mask
-    )
 
 
 def held_out(mixture: Mixture, group: str, request: EvaluationRequest) -> tuple[int, Iterator[Batch]]:

@@ -38,9 +38,15 @@ PREDICTORS = ("policy", "repeat_state", "mean_action")
 
 def joined(parts: list[Predictions], count: int) -> Predictions:
     """The first `count` samples of parts one after another."""
-    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    lists = {name: [item for part in fields.pop(name) for item in part][:count] for name in ("names", "norm_keys")}
-    return Predictions(**lists, **{name: np.concatenate(values)[:count] for name, values in fields.items()})
+
+    def of_all(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])[:count]
+
+    return Predictions(
+        names=[name for part in parts for name in part.names][:count],
+        norm_keys=[key for part in parts for key in part.norm_keys][:count],
+        **{name: of_all(name) for name in vars(parts[0]) if name not in ("names", "norm_keys")},
+    )
 
 
 def measure(predictions: Predictions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 
 EPILOG = """a worked example:
@@ -52,7 +53,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME=KEY[,KEY]",
         help="a camera, state or prompt by the client's name for it; several keys are joined",
     )
-    parser.add_argument("--flow-steps", type=int, default=10, metavar="N", help="Euler steps to an action (10)")
+    parser.add_argument(
+        "--flow-steps", type=int, default=FLOW_STEPS, metavar="N", help="Euler steps to an action (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that actions start from (0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port (8000; 0: any free one)")
