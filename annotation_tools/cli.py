@@ -57,6 +57,8 @@ _REVIEW = """example:
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
   writes data/in_house/1.1.0, with every picture as it was, and its card
+Labels become segments and the steps' `segment_text`; the instructions stay the source's. Without tables, a dataset of
+an earlier version of embodimix gets today's form of records and nothing else. The command may be repeated.
 Exit code 1 where people disagree and nobody has adjudicated: see --prefer and --conflicts.
 """
 
@@ -113,7 +115,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     imported.set_defaults(run=_import)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
-    merge.add_argument("tables", nargs="+", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
+    merge.add_argument("tables", nargs="*", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
     merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
     merge.add_argument(
         "--out", type=as_storage_path, metavar="DIR", help="its folder; beside the dataset's unless said"
@@ -257,11 +259,14 @@ def _review(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
-    from annotation_tools.merge import bake, merge_tables, next_minor, read_tables
+    from annotation_tools.merge import bake, merge_tables, needs_upgrade, next_minor, read_tables
+    from pipelines.contract.errors import UsageError
     from pipelines.dataset_commands import check_and_write_card
     from pipelines.segments.tables import write_segments
 
     store = EpisodeStore(arguments.dataset)
+    if not arguments.tables and not needs_upgrade(store.dataset):
+        raise UsageError(f"{arguments.dataset}: expected segment tables to merge, found none")
     merged = merge_tables(read_tables(store, arguments.tables), arguments.prefer, arguments.conflicts)
     outcome: dict[str, Any] = {
         "episodes": len({a.episode_id for a in merged.annotations}),

@@ -8,15 +8,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation, check_segments, overlay, read_segments
 from pipelines.shards.dataset import Dataset, ShardPaths, sha256_of
 from pipelines.shards.example_wire import ByteStrings, Parsed, Value, encode_example, parse_example
+from pipelines.shards.record import segment_features, segments_from_json, segments_to_json, step_instructions
 from pipelines.shards.schema import IMAGE_KEY, write_metadata
+from pipelines.shards.sidecar import SCHEMA as INDEX_SCHEMA
 from pipelines.shards.sidecar import (
     Fingerprint,
     Location,
@@ -25,6 +25,7 @@ from pipelines.shards.sidecar import (
     index_row,
     parse_shard_name,
     read_fingerprint,
+    read_version,
 )
 from pipelines.shards.sidecar import write_sidecar as write_index
 from pipelines.shards.tfrecord import HEADER_BYTES, iter_records, write_record
@@ -104,13 +105,16 @@ def next_minor(version: str) -> str:
 
 
 def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, version: str) -> int:
-    """Writes the dataset anew with these segments; pictures and vectors go over byte for byte.
+    """Writes the dataset again with these segments; pictures and vectors are copied byte for byte.
 
-    Shards that an earlier, interrupted run with the same segments finished are kept. Returns the number of episodes
-    whose segments changed. Raises UsageError where `out` already holds another dataset.
+    Shards that an earlier, interrupted run with the same segments finished are kept, and a merge that is finished is
+    not done twice. Without annotations only the form of the records changes, to today's. Returns the number of
+    episodes whose segments changed. Raises UsageError where `out` already holds another dataset.
     """
     segments = overlay([annotations])
-    stamp = hashlib.sha256(json.dumps([asdict(a) for a in annotations]).encode()).hexdigest()[:16]
+    stamp = _stamp(annotations)
+    if (done := _finished(dataset, out, stamp)) is not None:
+        return done
     _check_target(dataset, out)
     out.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(out)
@@ -139,19 +143,52 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
 
 
 def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]) -> dict[str, Value]:
-    """An episode's features with other segments: the list itself, every step's segment and sentence."""
-    task = bytes(features["episode_metadata/task"][0])
-    ids = np.full(len(features["steps/segment_id"]), -1, np.int64)
-    for number, segment in enumerate(segments):
-        ids[segment.start : segment.end] = number
-    texts = [segment.text.encode() or task for segment in segments] + [task]
-    listed = [{**asdict(s), "confidence": float(np.float32(s.confidence))} for s in segments]
+    """An episode's features with other segments: the list itself, every step's segment and its text.
+
+    The instructions stay the source's: labels speak of segments, not of the task.
+    """
     return {
         **features,
-        "episode_metadata/segments": [json.dumps(listed).encode()],
-        "steps/segment_id": ids,
-        "steps/language_instruction": [texts[number] for number in ids],
+        "episode_metadata/segments": [segments_to_json(segments).encode()],
+        **segment_features(segments, len(features["steps/segment_id"])),
     }
+
+
+def needs_upgrade(dataset: Dataset) -> bool:
+    """Whether any record is of the first form, without `segment_text`."""
+    shards = (files for shards in dataset.splits.values() for files in shards)
+    return any(read_version(files.sidecar) != INDEX_SCHEMA for files in shards)
+
+
+def upgrade(features: Mapping[str, Parsed]) -> Mapping[str, Value]:
+    """A record of the first form (before `segment_text`), whose instructions held segment texts, in today's form."""
+    if "steps/segment_text" in features:
+        return features
+    n_steps = len(features["steps/segment_id"])
+    # The first form knew no instruction of single steps, so that the task's is the source's own everywhere.
+    task = bytes(features["episode_metadata/task"][0]).decode()
+    stored = segments_from_json(bytes(features["episode_metadata/segments"][0]))
+    return {
+        **features,
+        "steps/language_instruction": step_instructions(task, (), n_steps),
+        **segment_features(stored, n_steps),
+    }
+
+
+def _stamp(annotations: Sequence[Annotation]) -> str:
+    """Names the outcome of a merge by its content: the segments, and the form of the records they go into."""
+    content = json.dumps([INDEX_SCHEMA, *(asdict(a) for a in annotations)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _finished(dataset: Dataset, out: StoragePath, stamp: str) -> int | None:
+    """The number of changed episodes of this very merge where an earlier run finished it, None where none did."""
+    if not (out / "dataset_info.json").exists() or not (out / "manifest.json").exists():
+        return None
+    merged = json.loads((out / "manifest.json").read_text()).get("merged", [])
+    last = merged[-1] if merged else {}
+    is_same = last.get("segments") == stamp and last.get("from_version") == dataset.version
+    return int(last["episodes"]) if is_same else None
 
 
 def _write_manifest(
@@ -217,7 +254,8 @@ def _bake_shard(
         for features in _examples(files.shard):
             new = segments.get(bytes(features["episode_metadata/episode_id"][0]).decode())
             changed += new is not None
-            written = features if new is None else rewrite_segments(features, new)
+            whole = upgrade(features)
+            written = whole if new is None else rewrite_segments(whole, new)
             rows.append(_append(file, written, dataset.cameras, where, len(rows)))
     with shard.open("rb") as written_file:
         digest = sha256_of(written_file)

@@ -156,12 +156,13 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
     from pipelines.contract.errors import nearest
-    from pipelines.mapping.adapters import DEFAULTS, FORMATS, get_adapter, load_adapters
+    from pipelines.mapping.adapters import get_adapter, load_adapters
+    from pipelines.mapping.formats import list_formats
 
-    if format not in FORMATS:
-        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, FORMATS)}")
-    if name is None and format in DEFAULTS:
-        name = DEFAULTS[format]
+    formats = list_formats()
+    if format not in formats:
+        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)}")
+    name = name or formats[format] or None
     if name is None:
         adapters = [adapter for adapter in load_adapters().values() if adapter.format == format]
         known = {alias: adapter.name for adapter in adapters for alias in (*adapter.aliases, adapter.name)}

@@ -10,6 +10,7 @@ from mixtures.actions.normalizer import wrap_angle
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.units import is_delta
 
 LINEAR, ANGLE, HOLD, SUM = range(4)
 _NEARLY = 1e-6
@@ -38,7 +39,7 @@ def slot_kinds(control_mode: str, parts: str) -> NDArray[np.uint8]:
     for part, slots in json.loads(parts).items():
         if part.startswith("gripper"):
             kinds[slots] = HOLD
-        elif part.startswith("arm") and control_mode == "ee_delta":
+        elif part.startswith("arm") and is_delta(control_mode):
             kinds[slots] = SUM
         elif part.startswith("arm") and control_mode == "ee_absolute":
             kinds[slots[3:6]] = ANGLE

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from mixtures.specs.grammar import ActionMode, Normalization
 from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.units import is_absolute
 from pipelines.shards.statistics import Affine, NormStatistics
 
-RELATIVE_MODES = ("joint_position", "ee_absolute")
 RELATIVE_PARTS = ("arm0", "arm1", "torso")
 _ROTATIONS = slice(3, 6)
 
@@ -112,7 +112,7 @@ def relative_slots(norm_key: str, parts: Mapping[str, tuple[int, ...]]) -> tuple
     """
     relative, wraps = np.zeros(N_SLOTS, np.bool_), np.zeros(N_SLOTS, np.bool_)
     control_mode = norm_key.split("/")[1]
-    if control_mode in RELATIVE_MODES:
+    if is_absolute(control_mode):
         for part in RELATIVE_PARTS:
             relative[list(parts.get(part, ()))] = True
             if control_mode == "ee_absolute" and part != "torso":

@@ -11,7 +11,8 @@ from mixtures.mixture import Group, Mixture
 from mixtures.reports.charts import legend, lines, page
 from mixtures.reports.plan import slots_in_words
 from mixtures.stream.batches import Batch, Stream
-from pipelines.contract.slots import CAMERAS, is_joint_mode
+from pipelines.contract.slots import CAMERAS
+from pipelines.contract.units import describe_unit, part_quantities
 
 PICTURE_QUALITY = 80
 
@@ -74,20 +75,14 @@ def _charts(batch: Batch, i: int, parts: Mapping[str, Sequence[int]]) -> str:
         ends = {}
         if inside < len(seconds):
             ends = {f"{s} after": (seconds[inside - 1 :], batch.action_physical[i, inside - 1 :, s]) for s in used}
-        chart = lines(series | ends, "s", _unit(part, batch.norm_key[i]), width=330, height=190, dashed=list(ends))
+        chart = lines(
+            series | ends, "s", _unit(part, len(slots), batch.norm_key[i]), width=330, height=190, dashed=list(ends)
+        )
         figures.append(f"<figure>{chart}<figcaption>{part}, slots {legend(list(series))}</figcaption></figure>")
     return "".join(figures)
 
 
-def _unit(part: str, norm_key: str) -> str:
-    """The unit of a part's actions."""
-    control_mode = norm_key.split("/")[1]
-    if part.startswith("gripper"):
-        return "0 open, 1 closed"
-    if part == "base":
-        return "m/s, rad/s"
-    if part == "torso":
-        return "m"
-    if is_joint_mode(control_mode):
-        return "rad/s" if control_mode == "joint_velocity" else "rad"
-    return "m, rad"
+def _unit(part: str, n_slots: int, norm_key: str) -> str:
+    """The units of a part's actions."""
+    quantities = part_quantities(part, n_slots, norm_key.split("/")[1], "action")
+    return ", ".join(dict.fromkeys(map(describe_unit, quantities)))

@@ -1,7 +1,9 @@
 """YAML documents read against declared fields: values keep their file, line and column, and mistakes name them."""
 
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,23 @@ import yaml
 from pipelines.contract.errors import UsageError, nearest
 
 MAX_DEPTH = 16
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A place in a text file; line and column count from 1."""
+    """A position in a text file; line and column count from 1. Line 0: the value came from no file, `file` names it."""
 
     file: str
     line: int
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 class SpecError(UsageError):
-    """A mixture spec is wrong; the message begins with `file:line:column`."""
+    """A document (a mixture spec, a registry) is wrong; the message begins with `file:line:column`."""
 
     def __init__(self, mark: Mark, message: str) -> None:
         super().__init__(f"{mark}: {message}")
@@ -49,6 +52,27 @@ class TextKind:
 
     about: str
     choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """`true` or `false`; YAML's other spellings (yes, on) are refused, since YAML 1.2 reads them as text."""
+
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalar:
+    """`true`, `false` or a number: what a native flag can be compared with."""
+
+    about: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anything:
+    """A part that is not examined: blocks that hold anchors only. Its value is None."""
+
+    about: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +117,7 @@ class AnyOf:
     kinds: tuple["Kind", ...]
 
 
-Kind = Number | TextKind | ListOf | Fields | MapOf | Named | AnyOf
+Kind = Number | TextKind | Flag | Scalar | Anything | ListOf | Fields | MapOf | Named | AnyOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +135,53 @@ class MarkedValue:
         return self.value[key]
 
     def plain(self, key: str, default: Any = None) -> Any:
-        """The value of a key without its place, or the default where the key is absent."""
+        """The value of a key without its mark, or the default where the key is absent."""
         return self.value[key].value if key in self.value else default
 
+    def unmarked(self) -> Any:
+        """The value as YAML's own loader would give it: dicts, lists, text, numbers."""
+        if isinstance(self.value, dict):
+            return {key: value.unmarked() for key, value in self.value.items()}
+        return [item.unmarked() for item in self.value] if isinstance(self.value, list) else self.value
 
-def read_document(path: Path, kind: Kind, named: Mapping[str, Kind]) -> MarkedValue:
-    """Reads one YAML file as `kind`. Raises SpecError for the first mistake, UsageError for no file."""
+
+def read_document(
+    path: Path, kind: Kind, named: Mapping[str, Kind], what: str = "a mixture spec", loader: Any = yaml.SafeLoader
+) -> MarkedValue:
+    """Reads one YAML file as `kind`. Raises SpecError for the first mistake, UsageError for no file.
+
+    loader: a YAML loader class; libyaml's is fifteen times as fast and words syntax errors otherwise.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: expected a readable mixture spec in UTF-8, found: {error}") from error
+        raise UsageError(f"{path}: expected {_readable(what)} in UTF-8, found: {error}") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
-        place = error.problem_mark or error.context_mark
-        mark = Mark(file=str(path), line=place.line + 1 if place else 1, column=place.column + 1 if place else 1)
+        found = error.problem_mark or error.context_mark
+        mark = Mark(file=str(path), line=found.line + 1 if found else 1, column=found.column + 1 if found else 1)
         raise SpecError(mark, f"not valid YAML: {error.problem or error.context}") from error
     if node is None:
-        raise SpecError(Mark(file=str(path), line=1, column=1), "expected a mixture spec, found an empty file")
+        raise SpecError(Mark(file=str(path), line=1, column=1), f"expected {what}, found an empty file")
     return _Reader(str(path), named).read(node, kind, 0)
+
+
+def read_registry(file: str, kind: Kind, schema: str) -> MarkedValue:
+    """Reads a YAML registry that is shipped beside the package's modules. Raises SpecError."""
+    shipped = resources.files("pipelines").joinpath(file)
+    with resources.as_file(shipped) as path:
+        # The files hold thousands of nodes and every command reads them: Python's own parser takes half a second.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content = read_document(path, kind, {}, f"a registry, {schema}", loader)
+    if content["schema"].value != schema:
+        raise SpecError(content["schema"].mark, f"expected schema {schema!r}, found {content['schema'].value!r}")
+    return content
+
+
+def read_value(value: Any, kind: Kind, where: str) -> MarkedValue:
+    """Reads a value that Python code wrote by the same rules as a file; mistakes name `where`. Raises SpecError."""
+    return _Reader(where, {}).read(yaml.SafeDumper(io.StringIO()).represent_data(value), kind, 0)
 
 
 class _Reader:
@@ -140,6 +192,8 @@ class _Reader:
         self.named = named
 
     def mark(self, node: yaml.Node) -> Mark:
+        if node.start_mark is None:
+            return Mark(file=self.file, line=0, column=0)
         return Mark(file=self.file, line=node.start_mark.line + 1, column=node.start_mark.column + 1)
 
     def read(self, node: yaml.Node, kind: Kind, depth: int) -> MarkedValue:
@@ -155,9 +209,20 @@ class _Reader:
             return self.read_map(node, kind, depth)
         if isinstance(kind, ListOf):
             return self.read_list(node, kind, depth)
+        return MarkedValue(value=self.scalar(node, kind), mark=self.mark(node))
+
+    def scalar(self, node: yaml.Node, kind: Kind) -> Any:
         if isinstance(kind, Number):
-            return MarkedValue(value=self.number(node, kind), mark=self.mark(node))
-        return MarkedValue(value=self.text(node, kind), mark=self.mark(node))
+            return self.number(node, kind)
+        if isinstance(kind, TextKind):
+            return self.text(node, kind)
+        if isinstance(kind, Anything):
+            return None
+        if isinstance(node, yaml.ScalarNode) and node.value in ("true", "false"):
+            return node.value == "true"
+        if isinstance(kind, Scalar):
+            return self.number(node, Number(about=kind.about))
+        raise SpecError(self.mark(node), f"expected {kind.about} (true or false), found {_describe(node)}")
 
     def fitting(self, node: yaml.Node, kind: AnyOf) -> Kind:
         for option in kind.kinds:
@@ -171,12 +236,9 @@ class _Reader:
             raise SpecError(self.mark(node), f"expected {kind.about} (key: value), found {_describe(node)}")
         values: dict[str, MarkedValue] = {}
         key_marks: dict[str, Mark] = {}
-        for key_node, value_node in node.value:
-            key, mark = str(key_node.value), self.mark(key_node)
+        for key, mark, value_node in self.pairs(node):
             if key not in kind.fields:
                 raise SpecError(mark, f"unknown key {key!r} in {kind.about}. {nearest(key, kind.fields)}")
-            if key in values:
-                raise SpecError(mark, f"key {key!r} stands twice; the first is on line {key_marks[key].line}")
             key_marks[key] = mark
             values[key] = self.read(value_node, kind.fields[key], depth + 1)
         for key in kind.required:
@@ -187,9 +249,35 @@ class _Reader:
     def read_map(self, node: yaml.Node, kind: MapOf, depth: int) -> MarkedValue:
         if not isinstance(node, yaml.MappingNode):
             raise SpecError(self.mark(node), f"expected {kind.about} (name: value), found {_describe(node)}")
-        marks = {str(key.value): self.mark(key) for key, _ in node.value}
-        values = {str(key.value): self.read(value, kind.value, depth + 1) for key, value in node.value}
-        return MarkedValue(value=values, mark=self.mark(node), key_marks=marks)
+        pairs = list(self.pairs(node))
+        values = {key: self.read(value, kind.value, depth + 1) for key, _, value in pairs}
+        return MarkedValue(value=values, mark=self.mark(node), key_marks={key: mark for key, mark, _ in pairs})
+
+    def pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, Mark, yaml.Node]]:
+        """Keys, where they stand, and values; those that `<<` merges in come first and give way to the mapping's own.
+
+        Raises SpecError for a key that stands twice: YAML's own loader keeps the last one without a word.
+        """
+        if depth > MAX_DEPTH:
+            raise SpecError(self.mark(node), f"merged deeper than {MAX_DEPTH} levels; does an alias hold itself?")
+        own: dict[str, Mark] = {}
+        values: dict[str, tuple[str, Mark, yaml.Node]] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for source in merged:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise SpecError(self.mark(source), f"expected a mapping to merge, found {_describe(source)}")
+                    values = {pair[0]: pair for pair in self.pairs(source, depth + 1)} | values
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                continue
+            key, mark = str(key_node.value), self.mark(key_node)
+            if key in own:
+                raise SpecError(mark, f"key {key!r} stands twice; the first is on line {own[key].line}")
+            own[key] = mark
+            values[key] = key, mark, value_node
+        yield from values.values()
 
     def read_list(self, node: yaml.Node, kind: ListOf, depth: int) -> MarkedValue:
         if not isinstance(node, yaml.SequenceNode):
@@ -237,15 +325,22 @@ def json_schema(kind: Kind) -> dict[str, Any]:
         schema |= {"type": "array", "items": json_schema(kind.item), "minItems": 0 if kind.may_be_empty else 1}
     elif isinstance(kind, TextKind):
         schema |= {"type": "string"} | ({"enum": list(kind.choices)} if kind.choices else {})
-    else:
+    elif isinstance(kind, (Flag, Scalar)):
+        schema["type"] = "boolean" if isinstance(kind, Flag) else ["boolean", "number"]
+    elif isinstance(kind, Number):
         limits = {"exclusiveMinimum": kind.above, "minimum": kind.at_least, "maximum": kind.at_most}
         schema |= {"type": "integer" if kind.integer else "number"}
         schema |= {name: limit for name, limit in limits.items() if limit is not None}
     return schema
 
 
+def _readable(what: str) -> str:
+    """`a mixture spec` -> `a readable mixture spec`."""
+    return f"a readable {what.split(' ', 1)[-1]}"
+
+
 def _node_type(kind: Kind) -> type[yaml.Node]:
-    if isinstance(kind, Fields):
+    if isinstance(kind, (Fields, MapOf)):
         return yaml.MappingNode
     return yaml.SequenceNode if isinstance(kind, ListOf) else yaml.ScalarNode
 

@@ -4,13 +4,22 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Literal, get_args
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from pipelines.contract.document import (
+    Anything,
+    Fields,
+    ListOf,
+    MapOf,
+    Number,
+    SpecError,
+    TextKind,
+    read_registry,
+    read_value,
+)
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, N_SLOTS, PARTS, is_joint_mode
 
@@ -28,7 +37,31 @@ _ROOM: dict[str, tuple[int, ...]] = {
     "torso": (17,),
 }
 _ROOM_LONE_7DOF = _ROOM | {"arm0": (0, 1, 2, 3, 4, 5, 6), "gripper0": (7,), "arm1": (), "gripper1": ()}
-_KEYS = {"description", "control_hz", "cameras", "base", "joint", "ee"}
+_SLOTS = MapOf(about="parts and their slots, such as 0-5", value=TextKind(about="slots such as 0-5 or 6"))
+_VECTORS = Fields(
+    about="slots of state and action", fields={"state": _SLOTS, "action": _SLOTS}, required=("state", "action")
+)
+_ENTRY = Fields(
+    about="a robot's entry",
+    fields={
+        "description": TextKind(about="a line on what the robot is"),
+        "control_hz": Number(about="a rate in Hz"),
+        "cameras": ListOf(about="camera slots", item=TextKind(about="a camera slot")),
+        "base": TextKind(about="how the robot drives"),
+        "joint": _VECTORS,
+        "ee": _VECTORS,
+    },
+    required=("description", "control_hz", "cameras"),
+)
+_REGISTRY = Fields(
+    about="an embodiment registry",
+    fields={
+        "schema": TextKind(about="the schema of the file"),
+        "vectors": Anything(about="anchors that entries refer to"),
+        "robots": MapOf(about="robots by name", value=_ENTRY),
+    },
+    required=("schema", "robots"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +150,23 @@ def get_embodiment(robot: str) -> Embodiment:
 
 
 def parse_embodiment(name: str, entry: Mapping[str, Any]) -> Embodiment:
-    """Builds one robot from its YAML entry. Raises UsageError on unknown keys or slots outside the layout."""
-    for key in entry:
-        if key not in _KEYS:
-            raise UsageError(f"robot {name}: unknown key {key!r}. {nearest(key, _KEYS)}")
+    """Builds one robot from an entry that Python code wrote. Raises UsageError on unknown keys or slots outside the
+    layout."""
+    return _build(name, read_value(entry, _ENTRY, f"robot {name}").unmarked())
+
+
+@functools.cache
+def _load() -> Mapping[str, Embodiment]:
+    robots = {}
+    for name, marked in read_registry("embodiments.yaml", _REGISTRY, SCHEMA)["robots"].value.items():
+        try:
+            robots[name] = _build(name, marked.unmarked())
+        except UsageError as error:
+            raise SpecError(marked.mark, str(error)) from error
+    return robots
+
+
+def _build(name: str, entry: Mapping[str, Any]) -> Embodiment:
     vectors: dict[str, Vectors] = {}
     for family in ("joint", "ee"):
         if family in entry:
@@ -132,17 +178,9 @@ def parse_embodiment(name: str, entry: Mapping[str, Any]) -> Embodiment:
         control_hz=float(entry["control_hz"]),
         cameras=tuple(entry["cameras"]),
         base=entry.get("base", "none"),
-        **vectors,
+        joint=vectors.get("joint"),
+        ee=vectors.get("ee"),
     )
-
-
-@functools.cache
-def _load() -> Mapping[str, Embodiment]:
-    text = resources.files("pipelines").joinpath("embodiments.yaml").read_text(encoding="utf-8")
-    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    if content.get("schema") != SCHEMA:
-        raise UsageError(f"embodiments.yaml: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
-    return {name: parse_embodiment(name, entry) for name, entry in content["robots"].items()}
 
 
 def _parse_slots(robot: str, entry: Mapping[str, Any]) -> Slots:

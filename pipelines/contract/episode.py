@@ -30,7 +30,11 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A sub-trajectory with its language: steps `start` up to, not including, `end`."""
+    """A sub-trajectory with its text: steps `start` up to, not including, `end`.
+
+    source: who said so. `proposal`: cut by motion, the text describes the motion and is no instruction. `source`: the
+    data's own. `model`, `human`: an annotator's.
+    """
 
     start: int
     end: int
@@ -40,6 +44,11 @@ class Segment:
     success: int = -1
     confidence: float = 1.0
     source: SegmentSource = "proposal"
+
+    @property
+    def label(self) -> str:
+        """The text where it is language; "" for a proposal, whose text only describes the motion."""
+        return "" if self.source == "proposal" else self.text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import MAX_PIXELS
+from pipelines.contract.reject_reasons import RejectReason
 
 # More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
 MAX_ARRAY_BYTES = 1 << 28
@@ -17,12 +18,23 @@ MAX_CHUNK_BYTES = 1 << 30
 
 
 class Rejected(FailedWork):
-    """An episode that cannot enter the dataset; `reason` is one word to count by, `detail` a sentence."""
+    """An episode that cannot enter the dataset; `reason` is what it counts under, `detail` a sentence."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(printable(f"{reason}: {detail}"))
         self.reason = reason
-        self.detail = detail
+        self.detail = printable(detail)
+
+
+def printable(text: str) -> str:
+    r"""Returns the text with lone surrogates spelled out: names of files that are not UTF-8 hold them, JSON may.
+
+    No parquet file, terminal or hash takes them, so that one such name would end a whole run.
+
+    >>> printable(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    'caf\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def check_array_size(where: str, shape: Sequence[int], itemsize: int) -> None:
@@ -63,6 +75,10 @@ class Reject:
     end: int
     reason: str
     detail: str
+
+    def __post_init__(self) -> None:
+        for name in ("source_uri", "source_key", "split", "detail"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,3 +49,13 @@ def norm_key(robot: str, control_mode: str, units: str = METRIC) -> str:
     """
     key = f"{robot}/{control_mode}/{LAYOUT}"
     return key if units == METRIC else f"{key}/{units}"
+
+
+def units_of(norm_key: str) -> str:
+    """The units that a norm key names.
+
+    >>> units_of("franka/joint_position/pi18/v1"), units_of("franka/ee_delta/pi18/v1/viola")
+    ('metric', 'viola')
+    """
+    _, _, *layout = norm_key.split("/")
+    return "/".join(layout).removeprefix(LAYOUT).removeprefix("/") or METRIC

@@ -16,7 +16,7 @@ from pipelines.conversion.plan import ConversionPlan, ShardId
 from pipelines.conversion.shard_work import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
-from pipelines.shards.sidecar import ShardName, read_fingerprint, read_sidecar, write_sidecar
+from pipelines.shards.sidecar import SCHEMA, ShardName, read_fingerprint, read_sidecar, read_version, write_sidecar
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
 
@@ -46,6 +46,7 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
     if new[0] != old[0] or new[1] <= old[1] or new[2] != 0:
         raise UsageError(f"--append {base_version}: expected --version {old[0]}.{old[1] + 1}.0, found {version}")
     dataset = Dataset.open(folder / base_version)
+    _check_form(dataset)
     path = folder / base_version / "manifest.json"
     if not path.exists():
         raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
@@ -55,6 +56,17 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
     with (folder / base_version / "rejects.parquet").open("rb") as file:
         rejects = tuple(Reject(**row) for row in pq.read_table(file).to_pylist())
     return Base(dataset=dataset, manifest=manifest, rejects=rejects)
+
+
+def _check_form(dataset: Dataset) -> None:
+    """Raises UsageError when the records lack `segment_text`: TFDS reads records of one form only from a dataset."""
+    for files in (files for shards in dataset.splits.values() for files in shards):
+        if read_version(files.sidecar) != SCHEMA:
+            raise UsageError(
+                f"--append {dataset.version}: expected records with segment_text, found an index of an older form, "
+                f"{files.sidecar}. Run `embodimix annotate merge {dataset.path}`, which writes the same episodes in "
+                "today's form as the next MINOR version, and append to that."
+            )
 
 
 def only_new(found: Found, base: Base) -> Found:

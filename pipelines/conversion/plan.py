@@ -24,7 +24,7 @@ _CODE = {
     "pipelines.contract": ("embodiments.py", "episode.py", "frames.py", "images.py", "slots.py"),
     "pipelines": ("embodiments.yaml",),
     "pipelines.conversion": ("plan.py", "shard_work.py"),
-    "pipelines.mapping": ("adapters.py", "forms.py", "to_slots.py", "validate.py"),
+    "pipelines.mapping": ("adapters.py", "dim_names.py", "forms.py", "to_slots.py", "validate.py"),
     "pipelines.shards": (
         "example_wire.py",
         "record.py",

@@ -125,13 +125,14 @@ class PendingVectors:
 
     def __init__(self, most_steps: int = 1 << 15) -> None:
         self._most_steps = most_steps
-        self._waiting: dict[tuple[str, bytes, bytes], list[Episode]] = {}
+        self._waiting: dict[tuple[object, ...], list[Episode]] = {}
         self._n_steps = 0
         self._statistics: dict[str, NormStatistics] = {}
 
     def add(self, episode: Episode) -> None:
         """Takes the vectors of one more episode."""
-        key = episode.norm_key, episode.state_mask.tobytes(), episode.action_mask.tobytes()
+        masks = episode.state_mask.tobytes(), episode.action_mask.tobytes()
+        key = episode.norm_key, *masks, episode.control_hz, *sorted(episode.parts.items())
         self._waiting.setdefault(key, []).append(replace(episode, images={}))
         self._n_steps += episode.n_steps
         if self._n_steps >= self._most_steps:
@@ -140,11 +141,14 @@ class PendingVectors:
     def summarize(self) -> dict[str, NormStatistics]:
         """Returns the statistics of all that was added, by norm key."""
         parts: list[Mapping[str, NormStatistics]] = [self._statistics]
-        for (norm_key, _, _), episodes in self._waiting.items():
+        for episodes in self._waiting.values():
+            one = episodes[0]
             state = np.concatenate([episode.state for episode in episodes])
             action = np.concatenate([episode.action for episode in episodes])
-            together = summarize_episode(norm_key, state, action, episodes[0].state_mask, episodes[0].action_mask)
-            parts.append({norm_key: replace(together, n_episodes=len(episodes))})
+            together = summarize_episode(
+                one.norm_key, state, action, one.state_mask, one.action_mask, one.parts, one.control_hz
+            )
+            parts.append({one.norm_key: replace(together, n_episodes=len(episodes))})
         self._statistics = merge_statistics(parts)
         self._waiting, self._n_steps = {}, 0
         return self._statistics

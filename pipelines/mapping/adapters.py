@@ -2,29 +2,19 @@
 
 import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import yaml
-
+from pipelines.contract.document import MarkedValue, SpecError, read_registry, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
-from pipelines.contract.slots import CAMERAS, CONTROL_MODES, PARTS
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
+from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
+from pipelines.mapping.formats import list_formats
 
 SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
-FORMATS = ("rlds", "bridge", "droid", "zarr", "dp", "aloha", "robomimic", "lerobot")
-# The entry of a format that has one usual entry; RLDS and LeRobot have one per dataset.
-DEFAULTS = {
-    "bridge": "bridge_raw",
-    "droid": "droid_raw",
-    "zarr": "inhouse_log",
-    "dp": "dp_replay",
-    "aloha": "aloha_hdf5",
-    "robomimic": "robomimic",
-}
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
@@ -40,6 +30,8 @@ FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)),
     "matrix": (16, (0, 1, 2, 3, 4, 5)),
 }
+# Of the slots of a pose, the first that holds an angle.
+FIRST_ANGLE = 3
 # Forms without a fixed number: as many as the part has slots.
 _FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
@@ -54,6 +46,11 @@ class Selector:
     start: int | None = None
     stop: int | None = None
 
+    @property
+    def width(self) -> int | None:
+        """How many columns it takes, where that does not depend on the source."""
+        return None if self.start is None or self.stop is None else self.stop - self.start
+
     def __str__(self) -> str:
         if self.start is None or self.stop is None:
             return self.key
@@ -66,7 +63,9 @@ class PartSource:
     """The native dims of one part and what they mean.
 
     sources: joined in order. form: how the numbers are to be read. degrees: angles are in degrees in the source.
-    scale: what native numbers (each, if several) are multiplied by, for example normalised velocities.
+    names: the columns of the one key by the names that the source gives its dims, in this order; none: by number.
+    scale, offset: a native number x (each its own, if several) becomes scale * x + offset.
+    wrap: angles are differences, of which the short way round is meant: -6.263 rad is 0.02.
     open, closed: a gripper's native values when open and when closed; the canonical value is
     (x - open) / (closed - open), clipped to 0..1 if `clip`; several dims (fingers) count as their mean. relative:
     these values say open and close, and anything near the middle leaves the gripper as it is. next: the action is
@@ -76,7 +75,10 @@ class PartSource:
     sources: tuple[Selector, ...]
     form: str = "joints"
     degrees: bool = False
+    names: tuple[str, ...] = ()
     scale: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    wrap: bool = False
     open: float | None = None
     closed: float | None = None
     clip: bool = False
@@ -126,14 +128,15 @@ class Adapter:
     shift_before: str = ""
 
     def __post_init__(self) -> None:
-        _check_choice(self.name, "format", self.format, FORMATS)
-        _check_choice(self.name, "control_mode", self.control_mode, CONTROL_MODES)
-        _check_choice(self.name, "drop_first", self.drop_first, get_args(DropFirst))
-        _check_choice(self.name, "units", self.units, get_args(Units))
+        where = f"adapter {self.name}"
+        _check_choice(where, "format", self.format, tuple(list_formats()))
+        _check_choice(where, "control_mode", self.control_mode, CONTROL_MODES)
+        _check_choice(where, "drop_first", self.drop_first, get_args(DropFirst))
+        _check_choice(where, "units", self.units, get_args(Units))
         for camera in (*self.cameras, *self.optional_cameras):
-            _check_choice(self.name, "cameras", camera, CAMERAS)
+            _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
-            _check_choice(self.name, "parts", part, PARTS)
+            _check_choice(where, "parts", part, PARTS)
         if self.robot != FROM_LOG:
             self.check_robot(get_embodiment(self.robot))
 
@@ -170,26 +173,8 @@ def get_adapter(name: str) -> Adapter:
 
 
 def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
-    """Builds one adapter from its YAML entry. Raises UsageError on unknown keys and values."""
-    known = {f.name for f in fields(Adapter)} - {"name"}
-    for key in entry:
-        if key not in known:
-            raise UsageError(f"adapter {name}: unknown key {key!r}. {nearest(key, known)}")
-    missing = {"title", "format", "robot", "control_mode"} - set(entry)
-    if missing:
-        raise UsageError(f"adapter {name}: expected {', '.join(sorted(missing))}; found {', '.join(entry)}")
-    values = dict(entry)
-    for side in ("state", "action"):
-        where, parts = f"adapter {name}: {side}", entry.get(side) or {}
-        values[side] = {part: _parse_part(f"{where}: {part}", part, spec) for part, spec in parts.items()}
-    for key in ("aliases", "language", "compressed", "swapped_channels"):
-        values[key] = tuple(entry.get(key, ()))
-    for key in ("cameras", "optional_cameras"):
-        named = (entry.get(key) or {}).items()
-        values[key] = {slot: tuple(names) if isinstance(names, list) else (names,) for slot, names in named}
-    if "control_hz" in entry:
-        values["control_hz"] = float(entry["control_hz"])
-    return Adapter(name=name, **values)
+    """Builds one adapter from an entry that Python code wrote. Raises UsageError on unknown keys and values."""
+    return _build(name, read_value(entry, ENTRY, f"adapter {name}").unmarked())
 
 
 def parse_selector(text: str) -> Selector:
@@ -212,51 +197,77 @@ def _load() -> Mapping[str, Adapter]:
     adapters: dict[str, Adapter] = {}
     names: dict[str, str] = {}
     for file in _FILES:
-        text = resources.files("pipelines").joinpath(file).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if content.get("schema") != SCHEMA:
-            raise UsageError(f"{file}: expected schema {SCHEMA!r}, found {content.get('schema')!r}")
-        for name, entry in content["adapters"].items():
-            adapters[name] = parse_adapter(name, entry)
+        for name, marked in read_registry(file, REGISTRY, SCHEMA)["adapters"].value.items():
+            adapters[name] = _build_marked(name, marked)
             for alias in (name, *adapters[name].aliases):
                 if alias in names:
-                    raise UsageError(f"{file}: {alias!r} names both {names[alias]} and {name}; names must differ")
+                    raise SpecError(marked.mark, f"{alias!r} names both {names[alias]} and {name}; names must differ")
                 names[alias] = name
     return adapters
 
 
-def _parse_part(where: str, part: str, spec: Any) -> PartSource:
-    known = {"from", "form", "degrees", "scale", "open", "closed", "clip", "relative", "next"}
-    if not isinstance(spec, Mapping) or "from" not in spec:
-        raise UsageError(f"{where}: expected a mapping with `from`, found {spec!r}")
-    for key in spec:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}. {nearest(key, known)}")
-    texts = spec["from"] if isinstance(spec["from"], list) else [spec["from"]]
-    is_gripper = part.startswith("gripper")
-    if is_gripper != ("open" in spec and "closed" in spec):
+def _build_marked(name: str, marked: MarkedValue) -> Adapter:
+    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot tell."""
+    try:
+        return _build(name, marked.unmarked())
+    except SpecError:
+        raise
+    except UsageError as error:
+        raise SpecError(marked.mark, str(error)) from error
+
+
+def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
+    values = dict(entry)
+    wraps = entry["control_mode"] == "ee_delta" and entry.get("units", METRIC) == METRIC
+    for side in ("state", "action"):
+        where, parts = f"adapter {name}: {side}", entry.get(side, {})
+        wrap = wraps and side == "action"
+        values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
+    for key in ("aliases", "language", "compressed", "swapped_channels"):
+        values[key] = tuple(entry.get(key, ()))
+    for key in ("cameras", "optional_cameras"):
+        values[key] = {slot: tuple(_listed(names)) for slot, names in entry.get(key, {}).items()}
+    return Adapter(name=name, **values)
+
+
+def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:
+    """wrap: whether angles of this part are changes in rad, which are wrapped where the entry does not forbid it."""
+    sources = tuple(parse_selector(text) for text in _listed(spec["from"]))
+    if part.startswith("gripper") != ("open" in spec and "closed" in spec):
         raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
     form = spec.get("form", "joints" if part.startswith("arm") else "value")
     _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
-    scale = spec.get("scale", 1.0)
+    names = tuple(spec.get("names", ()))
+    if names and (len(sources) > 1 or sources[0].start is not None):
+        found = ", ".join(map(str, sources))
+        raise UsageError(f"{where}: names choose the columns of one whole key; expected it under `from`, found {found}")
     return PartSource(
-        sources=tuple(parse_selector(text) for text in texts),
+        sources=sources,
         form=form,
-        degrees=spec.get("degrees", False),
-        scale=tuple(map(float, scale)) if isinstance(scale, list) else float(scale),
-        open=spec.get("open"),
-        closed=spec.get("closed"),
-        clip=spec.get("clip", False),
-        relative=spec.get("relative", False),
-        next=spec.get("next", False),
+        names=names,
+        scale=_each(spec.get("scale", 1.0)),
+        offset=_each(spec.get("offset", 0.0)),
+        wrap=spec.get("wrap", wrap and form in FORMS and len(FORMS[form][1]) > FIRST_ANGLE),
+        **{key: spec[key] for key in ("degrees", "open", "closed", "clip", "relative", "next") if key in spec},
     )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _each(value: Any) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
 
 def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:
     """Compares the dims that a part takes with its slots, where the entry alone tells them."""
-    if source.open is not None or any(selector.start is None for selector in source.sources):
+    widths = [selector.width for selector in source.sources]
+    if source.names:
+        widths = [len(source.names)]
+    if source.open is not None or None in widths:
         return
-    found = sum(selector.stop - selector.start for selector in source.sources)  # type: ignore[operator]
+    found = sum(width for width in widths if width is not None)
     expected = FORMS[source.form][0] if source.form in FORMS else n_slots
     if found != expected:
         raise UsageError(f"{where}: robot {robot} expects {expected} dims as {source.form}, found {found}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipelines.contract.embodiments import Slots, get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.slots import CAMERAS, is_joint_mode
+from pipelines.contract.units import describe_unit, part_quantities
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
 from pipelines.mapping.to_slots import Parts, parts_of
 
@@ -72,16 +73,17 @@ def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Itera
         numbers = slots[part]
         filled = FORMS[source.form][1] if source.form in FORMS else tuple(range(len(numbers)))
         natives = _native_dims(source, FORMS[source.form][0] if source.form in FORMS else len(numbers))
+        quantities = part_quantities(part, len(numbers), control_mode, side)
         for i, native in zip(filled, natives, strict=True):
             name = part if len(numbers) == 1 else f"{part} {_dim_name(part, control_mode, i)}"
             later = ", one step later" if source.next else ""
-            yield numbers[i], name, _unit(part, control_mode, side, i, len(numbers)), native + later
+            yield numbers[i], name, describe_unit(quantities[i]), native + later
 
 
 def _native_dims(source: PartSource, n: int) -> list[str]:
     """What each filled slot is made of; `n` native dims in all."""
-    dims = []
-    for selector in source.sources:
+    dims = [f"{source.sources[0]}[{name}]" for name in source.names]
+    for selector in source.sources if not source.names else ():
         if selector.start is None or selector.stop is None:
             rest = n - len(dims)
             width = rest if selector is source.sources[-1] else 3
@@ -93,7 +95,9 @@ def _native_dims(source: PartSource, n: int) -> list[str]:
         shown = f"the mean of {' '.join(dims)}" if len(dims) > 1 else dims[0]
         return [f"{shown} (open {source.open:g}, closed {source.closed:g}{how})"]
     scales = source.scale if isinstance(source.scale, tuple) else (source.scale,) * len(dims)
+    offsets = source.offset if isinstance(source.offset, tuple) else (source.offset,) * len(dims)
     dims = [dim if scale == 1.0 else f"{scale:g} * {dim}" for scale, dim in zip(scales, dims, strict=True)]
+    dims = [dim if offset == 0.0 else f"{dim} {offset:+g}" for offset, dim in zip(offsets, dims, strict=True)]
     if source.form == "matrix":
         return [f"{source.sources[0]} (4x4 matrix)"] * 6
     if source.form.startswith(("xyz_quat", "xyz_rotvec", "xyz_euler")):
@@ -106,19 +110,6 @@ def _dim_name(part: str, control_mode: str, i: int) -> str:
     if part.startswith("arm"):
         return f"joint {i + 1}" if is_joint_mode(control_mode) else _POSE[i]
     return str(i)
-
-
-def _unit(part: str, control_mode: str, side: str, i: int, n: int) -> str:
-    if part.startswith("gripper"):
-        return "0 open, 1 closed"
-    if part == "torso":
-        return "m"
-    if part == "base":
-        return "rad/s" if i == n - 1 else "m/s"
-    if is_joint_mode(control_mode):
-        return "rad/s" if control_mode == "joint_velocity" and side == "action" else "rad"
-    delta = " a step" if control_mode == "ee_delta" and side == "action" else ""
-    return ("m" if i < 3 else "rad") + delta
 
 
 def _parts(parts: Parts) -> str:

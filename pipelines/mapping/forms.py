@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
-from pipelines.mapping.adapters import PartSource
+from pipelines.mapping.adapters import FIRST_ANGLE, PartSource
 
 Floats = NDArray[np.float64]
 # A relative gripper command beyond this share of the way closes; below the mirrored share it opens.
@@ -19,15 +19,45 @@ def convert_part(x: Floats, source: PartSource) -> Floats:
         if source.relative:
             return relative_to_absolute(closedness)
         return np.clip(closedness, 0.0, 1.0) if source.clip else closedness
-    x = x * np.asarray(source.scale)
+    x = x * np.asarray(source.scale) + np.asarray(source.offset)
+    first_angle = 0 if source.form == "joints" else FIRST_ANGLE
     if source.degrees:
-        first_angle = 0 if source.form == "joints" else 3
         x = np.concatenate([x[:, :first_angle], np.deg2rad(x[:, first_angle:])], axis=1)
     if source.form == "matrix":
         return matrix_to_pose(x)
     if source.form in ("xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_rotvec", "xyz_euler_zyx", "xyz_euler_zxy"):
-        return np.concatenate([x[:, :3], to_rpy(x[:, 3:], source.form)], axis=1)
+        x = np.concatenate([x[:, :3], to_rpy(x[:, 3:], source.form)], axis=1)
+    if source.wrap:
+        x = np.concatenate([x[:, :first_angle], wrap_angles(x[:, first_angle:])], axis=1)
     return x
+
+
+def wrap_angles(angle_rad: Floats) -> Floats:
+    """Returns the same angles within -pi..pi; those that lie there already keep every bit.
+
+    >>> wrap_angles(np.array([-6.25, 0.5])).round(4)
+    array([0.0332, 0.5   ])
+    """
+    turn = 2 * np.pi
+    return angle_rad - turn * np.round(angle_rad / turn)
+
+
+def turns_between(rpy: Floats) -> Floats:
+    """Returns [t-1], the angle (rad, 0..pi) of the rotation between neighbouring roll, pitch, yaw [t, 3].
+
+    Near pitch +-90 degrees roll and yaw jump though the rotation hardly changes; this is what the arm really turns.
+    """
+    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy).T, np.sin(rpy).T
+    # Extrinsic x, y, z as scipy's as_euler("xyz"): R = Rz(yaw) Ry(pitch) Rx(roll), by rows.
+    rotation = np.stack(
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr]
+        + [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr]
+        + [-sp, cp * sr, cp * cr],
+        axis=1,
+    )
+    # The trace of R1' R2 is the sum of the products of their elements, and 1 + 2 cos(angle).
+    trace = (rotation[:-1] * rotation[1:]).sum(axis=1)
+    return np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0))
 
 
 def relative_to_absolute(closedness: Floats) -> Floats:

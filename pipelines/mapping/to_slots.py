@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
-from pipelines.contract.episode import DroppedSteps, Episode, Image
+from pipelines.contract.episode import DroppedSteps, Episode, Image, Segment
 from pipelines.contract.frames import SwappedChannels, Tail
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
@@ -38,6 +39,8 @@ def to_episode(
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
+    # A task that the user states replaces whatever the source says, its sentences of single steps too.
+    segments = () if task or native.step_text is None else source_segments(native.step_text, t)
     return Episode(
         reference=native.reference,
         robot=embodiment.name,
@@ -58,10 +61,29 @@ def to_episode(
         reward=np.zeros(t, np.float32) if native.reward is None else native.reward,
         discount=np.ones(t, np.float32) if native.discount is None else native.discount,
         is_idle=mark_idle(native, adapter),
+        segments=segments,
         dropped=native.dropped,
         notes=dict(native.notes),
-        inferred=dict(native.inferred),
+        inferred=dict(native.inferred) | note_wrapped(native, action_parts),
         units=METRIC if adapter.units == METRIC else adapter.name,
+    )
+
+
+def source_segments(step_text: Sequence[str], n_steps: int) -> tuple[Segment, ...]:
+    """The source's own instructions as segments: a stretch of steps with one text each; a step without is in none.
+
+    Raises Rejected when the number of texts is not that of the steps.
+
+    >>> [(s.start, s.end, s.text) for s in source_segments(("open it", "open it", "", "put it in"), 4)]
+    [(0, 2, 'open it'), (3, 4, 'put it in')]
+    """
+    if len(step_text) != n_steps:
+        raise Rejected("wrong_dims", f"step_text: expected {n_steps} texts, one a step, found {len(step_text)}")
+    starts = [i for i, text in enumerate(step_text) if i == 0 or text != step_text[i - 1]]
+    return tuple(
+        Segment(start=start, end=end, text=step_text[start], source="source")
+        for start, end in zip(starts, [*starts[1:], n_steps], strict=True)
+        if step_text[start].strip()
     )
 
 
@@ -106,7 +128,7 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArr
     values = np.zeros((native.n_steps, N_SLOTS), np.float32)
     mask = np.zeros(N_SLOTS, np.bool_)
     for part, source in parts.items():
-        columns = select(native, source.sources)
+        columns = select_part(native, source)
         n = _count_dims(source, len(slots[part]))
         if columns.shape[1] != n:
             keys, found = " + ".join(map(str, source.sources)), columns.shape[1]
@@ -122,11 +144,28 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArr
     return values, mask
 
 
+def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
+    """Returns what is to be said of an episode whose changes of angles were wrapped; nothing where none had to be."""
+    for source in parts.values():
+        columns = select_part(native, source) if source.wrap else np.zeros((0, 0))
+        if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
+            return {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
+    return {}
+
+
 def _count_dims(source: PartSource, n_slots: int) -> int:
     """How many native dims a part takes: those of its form; a gripper's are selected one by one, or one."""
     if source.open is not None:
-        return sum(1 if s.start is None or s.stop is None else s.stop - s.start for s in source.sources)
+        return len(source.names) or sum(1 if selector.width is None else selector.width for selector in source.sources)
     return FORMS[source.form][0] if source.form in FORMS else n_slots
+
+
+def select_part(native: NativeEpisode, source: PartSource) -> Floats:
+    """Returns float64 [t, k], the native dims of a part. Raises Rejected on a key or a name that is not there."""
+    if not source.names:
+        return select(native, source.sources)
+    (selector,) = source.sources
+    return select(native, source.sources)[:, columns_by_name(native, selector.key, source.names)]
 
 
 def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
@@ -156,12 +195,22 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     A wider key names the dims left over; an entry that leaves dims out on purpose says so under `widths`.
     """
     needed: dict[str, int] = {}
+    named: dict[str, set[str]] = {}
     for parts in parts_of(adapter, embodiment):
+        check_names(native, parts)
         for source in parts.values():
             for selector in source.sources:
                 if selector.stop is not None:
                     needed[selector.key] = max(needed.get(selector.key, 0), selector.stop)
+                if source.names:
+                    named.setdefault(selector.key, set()).update(source.names)
     needed.update(adapter.widths)
+    for key, names in named.items():
+        columns_by_name(native, key, sorted(names))
+        left_over = [name for name in native.dim_names.get(key, ()) if name not in names]
+        if left_over and key not in adapter.widths:
+            advice = f"leave dims out on purpose by `widths: {{{key}: n}}`"
+            raise Rejected("wrong_dims", f"{key}: the entry names no part for {', '.join(left_over)}; {advice}")
     for key, width in needed.items():
         if key not in native.arrays:
             continue
@@ -188,7 +237,7 @@ def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     if adapter.drop_first == "never" or native.n_steps < 2:
         return native
     arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
-    first = [np.abs(select(native, source.sources)[0]).max(initial=0.0) for source in arm]
+    first = [np.abs(select_part(native, source)[0]).max(initial=0.0) for source in arm]
     if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
         return native
     reason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"

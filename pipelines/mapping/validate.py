@@ -1,14 +1,18 @@
 """What makes an episode unfit for training: one place for every limit, one function that says why."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.episode import Episode
-from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.episode import DroppedSteps, Episode
+from pipelines.contract.reject_reasons import RejectReason
+from pipelines.contract.units import Quantity, slot_quantities
 
-Fault = tuple[str, str]
+Fault = tuple[RejectReason, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Limit:
 
 
 _TURN = 2 * np.pi
-LIMITS = {
+LIMITS: dict[Quantity, Limit] = {
     # A joint may have turned a few times; industrial arms reach 3-7 rad/s. 90 (a joint in degrees) is outside.
     "joint_rad": Limit(low=-4 * _TURN, high=4 * _TURN, rate=15.0, step=0.5),
     "joint_rad_s": Limit(low=-30.0, high=30.0, rate=float("inf"), step=float("inf")),
@@ -39,14 +43,29 @@ LIMITS = {
     "base_rad_s": Limit(low=-10.0, high=10.0, rate=float("inf"), step=float("inf")),
     "torso_m": Limit(low=-2.0, high=3.0, rate=2.0, step=0.1),
 }
-_BASE_UNITS = {2: ("base_m_s", "base_rad_s"), 3: ("base_m_s", "base_m_s", "base_rad_s")}
 
 
-def find_fault(episode: Episode) -> Fault | None:
+# The share of its steps that an episode may lose and still be the demonstration that was recorded.
+MAX_LOSS = 0.1
+# A pause that hides a motion: a reach takes about half a second.
+MAX_HOLE_S = 0.5
+# A stream slower than 2 Hz pauses longer between any two samples; there a hole is one that lacks a sample.
+_HOLE_PERIODS = 1.5
+# Steps that an entry leaves out of every episode are no loss of this one.
+_ON_PURPOSE = ("first_step", "first_step_zero_action", "camera_delay_shift")
+_PAUSE_NOTE = "/longest_pause_ms"
+
+
+def find_fault(episode: Episode, max_loss: float = MAX_LOSS) -> Fault | None:
     """Returns (reason, detail) of the first thing that bars the episode, or None.
 
-    Reasons: one_step, no_camera, no_action, non_finite, absurd_value, absurd_jump.
+    max_loss: the share of steps that it may lose. Reasons: those of `find_loss`, one_step, no_camera, no_action,
+    non_finite, absurd_value, absurd_jump.
     """
+    if fault := find_loss(
+        episode.n_steps, episode.dropped, episode.timestamp_s, episode.notes, episode.control_hz, max_loss
+    ):
+        return fault
     if episode.n_steps < 2:
         return "one_step", f"expected at least 2 steps, found {episode.n_steps}"
     if not episode.images:
@@ -57,36 +76,55 @@ def find_fault(episode: Episode) -> Fault | None:
         ("state", episode.state, episode.state_mask),
         ("action", episode.action, episode.action_mask),
     ):
-        units = slot_units(episode, side)
+        units = slot_quantities(episode.control_mode, episode.parts, side)
         fault = _find_in_vectors(side, values, mask, units, episode.control_hz)
         if fault:
             return fault
     return None
 
 
-def slot_units(episode: Episode, side: str) -> dict[int, str]:
-    """Names the limit of each slot of the state or the action, by the robot's parts and the control mode."""
-    mode = episode.control_mode
-    if is_joint_mode(mode):
-        arm = ("joint_rad_s",) * 7 if mode == "joint_velocity" and side == "action" else ("joint_rad",) * 7
-    elif mode == "ee_delta" and side == "action":
-        arm = ("delta_m",) * 3 + ("delta_rad",) * 3
-    else:
-        arm = ("pose_m",) * 3 + ("pose_rad",) * 3
-    units: dict[int, str] = {}
-    for part, slots in episode.parts.items():
-        if part.startswith("arm"):
-            names = arm[: len(slots)]
-        elif part.startswith("gripper"):
-            names = ("gripper",) * len(slots)
-        else:
-            names = _BASE_UNITS[len(slots)] if part == "base" else ("torso_m",)
-        units.update(zip(slots, names, strict=True))
-    return units
+def find_loss(
+    n_steps: int,
+    dropped: Sequence[DroppedSteps],
+    timestamp_s: NDArray[np.float64],
+    notes: Mapping[str, float],
+    control_hz: float,
+    max_loss: float = MAX_LOSS,
+) -> Fault | None:
+    """Says what an episode lost, where it lost too much to be kept; None where it did not.
+
+    n_steps, timestamp_s [t]: of the steps that are left. One lost step is never too much, and steps that an entry
+    leaves out on purpose do not count. notes: `STREAM/longest_pause_ms` is the longest pause of a camera, gripper or
+    other stream while the episode lasts. Reasons: holes, or the reason of most of the lost steps.
+    """
+    lost = [stretch for stretch in dropped if stretch.reason not in _ON_PURPOSE]
+    n_lost = sum(stretch.end - stretch.start for stretch in lost)
+    if n_lost > max(1.0, max_loss * (n_steps + n_lost)):
+        return _explain_loss(lost, n_lost, n_steps + n_lost, max_loss)
+    n_native = n_steps + sum(stretch.end - stretch.start for stretch in dropped)
+    pauses = {name.removesuffix(_PAUSE_NOTE): ms / 1e3 for name, ms in notes.items() if name.endswith(_PAUSE_NOTE)}
+    pauses["steps"] = float(np.diff(timestamp_s).max(initial=0.0))
+    # Where the source has no clock, the times of what is left close over a stretch that is lost inside.
+    inside = [stretch for stretch in lost if stretch.start > 0 and stretch.end < n_native]
+    pauses["lost steps"] = max(((s.end - s.start + 1) / control_hz for s in inside), default=0.0)
+    limit_s = max(MAX_HOLE_S, _HOLE_PERIODS / control_hz)
+    stream, longest_s = max(pauses.items(), key=lambda pause: pause[1])
+    if longest_s > limit_s:
+        return "holes", f"{stream}: expected samples at most {limit_s:.2f} s apart, found a hole of {longest_s:.2f} s"
+    return None
+
+
+def _explain_loss(lost: Sequence[DroppedSteps], n_lost: int, n_all: int, max_loss: float) -> Fault:
+    by_reason: Counter[str] = Counter()
+    for stretch in lost:
+        by_reason[stretch.reason] += stretch.end - stretch.start
+    listed = ", ".join(f"{reason} {n}" for reason, n in by_reason.most_common())
+    reason = cast(RejectReason, by_reason.most_common(1)[0][0])
+    return reason, f"expected to lose at most {max_loss:.0%} of the steps, found {n_lost} of {n_all} lost ({listed})"
 
 
 def _find_in_vectors(
-    side: str, values: NDArray[np.float32], mask: NDArray[np.bool_], units: dict[int, str], control_hz: float
+    side: str, values: NDArray[np.float32], mask: NDArray[np.bool_], units: dict[int, Quantity], control_hz: float
 ) -> Fault | None:
     bad = ~np.isfinite(values)
     if bad.any():

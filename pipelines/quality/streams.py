@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.contract.units import is_absolute
 from pipelines.quality.findings import Finding, finding
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.stored_episodes import StoredEpisode
 
 LONG_IDLE_S = 3.0
 RATE_TOLERANCE = 0.1
-_FAR = {"joint_position": 3.0, "ee_absolute": 3.0, "joint_velocity": 8.0, "ee_delta": 8.0}
-_SPIKY = ("joint_velocity", "ee_delta")
+_FAR, _FAR_RATE = 3.0, 8.0
 _FLOORS = {"rad": 0.2, "m": 0.05, "rad/s": 0.5, "m/s": 0.2, "closed": 0.3}
 _SPIKE = 10.0
 
@@ -156,9 +156,10 @@ def _far_out(column: NDArray[np.float64], unit: str, mode: str, q01: float, q99:
     """The step of a slot that lies far out, and why; (0, "") where none does. Deltas and velocities may be spiky."""
     out = np.maximum(q01 - column, column - q99)
     step = int(np.argmax(out))
-    if out[step] > _FAR[mode] * max(q99 - q01, _FLOORS[unit]):
+    far = _FAR if is_absolute(mode) else _FAR_RATE
+    if out[step] > far * max(q99 - q01, _FLOORS[unit]):
         return step, f"the 1st to 99th percentile is {q01:.3g} to {q99:.3g}"
-    step = 0 if unit == "closed" or mode in _SPIKY else _spike(column, _FLOORS[unit])
+    step = 0 if unit == "closed" or not is_absolute(mode) else _spike(column, _FLOORS[unit])
     return step, f"a spike of one step, {column[step - 1]:.3g} before it" if step else ""
 
 

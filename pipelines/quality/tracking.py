@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.slots import N_SLOTS, is_joint_mode
+from pipelines.contract.units import is_absolute, is_delta, is_velocity
 from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
@@ -82,12 +83,12 @@ def measure_tracking(episode: StoredEpisode) -> Tracking | None:
 
 def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     """The state must move with the action or a little after it, and the action must not be a copy of the state."""
-    copies = [t.where for t in found if t.is_copy and t.control_mode in ("joint_position", "ee_absolute")]
+    copies = [t.where for t in found if t.is_copy and is_absolute(t.control_mode)]
     if len(copies) > len(found) / 2:
         advice = "Take the commanded targets as the action, or the state of the next step."
         evidence = f"in {len(copies)} of {len(found)} episodes the action equals the state of the same step"
         return [finding("lag", "error", scope, evidence, advice, copies)]
-    curve = _mean([t.as_position if _is_absolute(t) else t.as_rate for t in found])
+    curve = _mean([t.as_position if is_absolute(t.control_mode) else t.as_rate for t in found])
     middle = len(curve) // 2
     best = int(np.argmax(curve)) - middle
     gain = curve[best + middle] - curve[middle]
@@ -126,13 +127,13 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     reach = float(np.sqrt(np.mean([t.reach for t in found])))
     mode, where = found[0].control_mode, [t.where for t in found]
     numbers = f"the action lies {offset:.3f} from the state, which lies {reach:.3f} from zero (rms)"
-    if not _is_absolute(found[0]) and reach > 0.02 and offset < 0.5 * reach:
-        target = "joint_position" if mode == "joint_velocity" else "ee_absolute"
+    if not is_absolute(found[0].control_mode) and reach > 0.02 and offset < 0.5 * reach:
+        target = "joint_position" if is_velocity(mode) else "ee_absolute"
         advice = f"The action is an absolute target: set control_mode to {target}, or subtract the state."
         return [finding("absolute_as_delta", "error", scope, numbers, advice, where)]
     curve = _mean([t.as_rate for t in found])
     follows = float(curve[len(curve) // 2 :].max())
-    if _is_absolute(found[0]) and offset > 0.7 * reach and follows > CLEAR_CORRELATION:
+    if is_absolute(found[0].control_mode) and offset > 0.7 * reach and follows > CLEAR_CORRELATION:
         evidence = f"{numbers}, and it correlates {follows:.2f} with the state's change"
         target = "joint_velocity" if is_joint_mode(mode) else "ee_delta"
         advice = f"The action is a change, not a target: set control_mode to {target}, or add it to the state."
@@ -142,7 +143,7 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
 
 def conclude_velocity(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     """Joints that are commanded in rad/s move by that much in a second."""
-    if found[0].control_mode != "joint_velocity":
+    if not is_velocity(found[0].control_mode):
         return []
     gains = np.concatenate([t.rate_gain[~np.isnan(t.rate_gain)] * t.control_hz for t in found])
     gain = float(np.median(gains)) if len(gains) else 1.0
@@ -152,10 +153,6 @@ def conclude_velocity(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     evidence = f"joints move {gain:.2f} times as fast as commanded, taken at {hz:g} Hz"
     advice = f"The control rate may be {hz / gain:.3g} Hz, or the velocities are not in rad/s: look at the adapter."
     return [finding("control_rate", "error", scope, evidence, advice, [t.where for t in found])]
-
-
-def _is_absolute(tracking: Tracking) -> bool:
-    return tracking.control_mode in ("joint_position", "ee_absolute")
 
 
 def _correlations(x: Floats, y: Floats, lags: int) -> Floats:
@@ -184,9 +181,9 @@ def _slopes(x: Floats, y: Floats, slots: NDArray[np.int64]) -> Floats:
 def _action_change(episode: StoredEpisode) -> Floats:
     """The arm's commanded change per step, [t, 18], whatever the control mode."""
     action = episode.action.astype(np.float64)
-    if episode.control_mode == "joint_velocity":
+    if is_velocity(episode.control_mode):
         return action / episode.control_hz
-    return action if episode.control_mode == "ee_delta" else np.diff(action, axis=0)
+    return action if is_delta(episode.control_mode) else np.diff(action, axis=0)
 
 
 def _speed(change: Floats) -> Floats:
@@ -207,7 +204,7 @@ def _degree_slots(found: Sequence[Tracking], side: int) -> dict[int, str]:
         peak = float(np.median([t.peaks[side, slot] for t in found]))
         speed = float(np.median([t.speeds[side, slot] for t in found]))
         ratio = _turn_ratio(found, slot)
-        if peak > FULL_TURN_RAD and not (side == 1 and found[0].control_mode == "joint_velocity"):
+        if peak > FULL_TURN_RAD and not (side == 1 and is_velocity(found[0].control_mode)):
             slots[slot] = f"reaches {peak:.3g}"
         elif speed > FAST_RAD_S:
             slots[slot] = f"moves at {speed:.3g} per s"
@@ -220,9 +217,9 @@ def _degree_slots(found: Sequence[Tracking], side: int) -> dict[int, str]:
 
 def _turn_ratio(found: Sequence[Tracking], slot: int) -> float:
     """How far the state turns for what is commanded; NaN where it hardly moves."""
-    if found[0].control_mode == "joint_velocity":
+    if is_velocity(found[0].control_mode):
         gains = np.array([t.rate_gain[slot] * t.control_hz for t in found])
     else:
-        gains = np.array([t.position_gain[slot] if _is_absolute(t) else t.rate_gain[slot] for t in found])
+        gains = np.array([t.position_gain[slot] if is_absolute(t.control_mode) else t.rate_gain[slot] for t in found])
     known = gains[~np.isnan(gains)]
     return float(np.median(known)) if len(known) else float("nan")

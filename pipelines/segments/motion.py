@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.units import is_delta, is_velocity
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -165,12 +166,12 @@ def _part_motion(
 ) -> PartMotion:
     is_arm = part.startswith("arm")
     is_pose = is_arm and not is_joint_mode(control_mode)
-    if part == "base" or (is_arm and control_mode == "joint_velocity"):
+    if part == "base" or (is_arm and is_velocity(control_mode)):
         path = _integrate(commanded / control_hz)
     elif sensed:
         path = measured
     else:
-        path = _integrate(commanded) if is_arm and control_mode == "ee_delta" else commanded
+        path = _integrate(commanded) if is_arm and is_delta(control_mode) else commanded
     if is_pose and path.shape[1] > 3:
         path = np.concatenate([path[:, :3], np.unwrap(path[:, 3:], axis=0) * parameters.rotation_m], axis=1)
     path = smooth(path, round(parameters.smoothing_s * control_hz))

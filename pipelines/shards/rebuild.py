@@ -13,6 +13,8 @@ from pipelines.shards.dataset import picture_features, read_info, sha256_of, spl
 from pipelines.shards.example_wire import ByteStrings, Parsed, parse_example
 from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.sidecar import (
+    SCHEMA,
+    SCHEMA_V1,
     Fingerprint,
     Location,
     PictureRanges,
@@ -46,12 +48,18 @@ def rebuild_index(path: StoragePath) -> Iterator[RebuiltShard]:
     """
     info, features = read_info(path)
     cameras = picture_features(features)
-    is_ours = {"action_physical", "timestamp_ns"} <= set(step_features(features))
+    is_ours, version = _form(set(step_features(features)))
     shards = [pair for split in info["splits"] for pair in split_shards(info, split)]
     options_hash = _options_hash(path, [shard for shard, n_episodes in shards if n_episodes]) if is_ours else ""
     for shard, n_episodes in shards:
         rows = _rows(path, shard, n_episodes, cameras, is_ours)
-        yield _write(path, shard, rows, cameras, options_hash)
+        yield _write(path, shard, rows, cameras, options_hash, version)
+
+
+def _form(step_names: set[str]) -> tuple[bool, str]:
+    """Whether embodimix wrote the records, and the schema of the sidecar that goes with them."""
+    is_ours = {"action_physical", "timestamp_ns"} <= step_names
+    return is_ours, SCHEMA_V1 if is_ours and "segment_text" not in step_names else SCHEMA
 
 
 def count_shards(path: StoragePath) -> int:
@@ -87,7 +95,12 @@ def _rows(
 
 
 def _write(
-    path: StoragePath, shard: ShardName, rows: list[dict[str, Any]], cameras: tuple[str, ...], options_hash: str
+    path: StoragePath,
+    shard: ShardName,
+    rows: list[dict[str, Any]],
+    cameras: tuple[str, ...],
+    options_hash: str,
+    version: str,
 ) -> RebuiltShard:
     file = shard.shard_path(path)
     with file.open("rb") as stream:
@@ -99,7 +112,7 @@ def _write(
         n_steps=sum(row["n_steps"] for row in rows),
         options_hash=rows[0]["converter"].rpartition("+")[2] if rows else options_hash,
     )
-    write_sidecar(path, shard, rows, cameras, fingerprint)
+    write_sidecar(path, shard, rows, cameras, fingerprint, version)
     return RebuiltShard(
         path=shard.sidecar_path(path), n_episodes=len(rows), n_steps=fingerprint.n_steps, n_bytes=fingerprint.size
     )
@@ -140,8 +153,8 @@ def _describe(
     features: Mapping[str, Parsed], shard: ShardName, index: int, payload: bytes, cameras: tuple[str, ...]
 ) -> dict[str, Any]:
     """What a record of another writer says, under the names of ours: no robot, no vectors, all masks off."""
-    language = _language(features)
     n_steps = len(features["steps/is_first"])
+    language = _language(features)
     texts = {
         "episode_id": hashlib.sha256(payload).hexdigest()[:32],
         "dataset": shard.name,
@@ -168,11 +181,21 @@ def _describe(
     }
     empty = np.zeros(0, np.float32)
     return {f"episode_metadata/{name}": value for name, value in episode.items()} | {
+        "steps/language_instruction": _instructions(features),
         "steps/observation/state_physical": empty,
         "steps/action_physical": empty,
         "steps/is_idle": empty,
         "steps/timestamp_ns": empty,
     }
+
+
+def _instructions(features: Mapping[str, Parsed]) -> list[bytes]:
+    """Every step's instruction, of the first feature that holds text; none where none does."""
+    for key in _LANGUAGE_KEYS:
+        values = features.get(key)
+        if isinstance(values, ByteStrings):
+            return [bytes(value).decode(errors="replace").encode() for value in values]
+    return []
 
 
 def _language(features: Mapping[str, Parsed]) -> list[str]:

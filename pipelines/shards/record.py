@@ -124,6 +124,39 @@ def segments_to_json(segments: Sequence[Segment]) -> str:
     return json.dumps([{**asdict(s), "confidence": float(np.float32(s.confidence))} for s in segments])
 
 
+def segments_from_json(text: bytes) -> tuple[Segment, ...]:
+    """The inverse of `segments_to_json`."""
+    return tuple(Segment(**{**row, "arms": tuple(row["arms"])}) for row in json.loads(text))
+
+
+def step_instructions(task: str, segments: Sequence[Segment], n_steps: int) -> list[bytes]:
+    """The source's own instruction of every step: that of its segment of source `source`, else the task's, else "".
+
+    A task that is one of several step sentences is the instruction of those steps only; a step without a sentence
+    then has none, since the task's would be another step's.
+
+    >>> step_instructions("clean up", [Segment(start=0, end=1, text="open it", source="source")], 2)
+    [b'open it', b'clean up']
+    >>> step_instructions("open it", [Segment(start=0, end=1, text="open it", source="source")], 2)
+    [b'open it', b'']
+    """
+    own = [segment for segment in segments if segment.source == "source"]
+    is_of_some_steps = task in {segment.text for segment in own}
+    texts = [b"" if is_of_some_steps else task.encode()] * n_steps
+    for segment in own:
+        texts[segment.start : segment.end] = [segment.text.encode()] * (segment.end - segment.start)
+    return texts
+
+
+def segment_features(segments: Sequence[Segment], n_steps: int) -> dict[str, Value]:
+    """Every step's segment: its index, -1 outside all of them, and its text, "" where that is no language."""
+    ids = np.full(n_steps, -1, np.int64)
+    for i, segment in enumerate(segments):
+        ids[segment.start : segment.end] = i
+    texts = [segment.label.encode() for segment in segments] + [b""]
+    return {"steps/segment_id": ids, "steps/segment_text": [texts[i] for i in ids]}
+
+
 def _spool(images: Iterable[Image], folder: str | None) -> Frames:
     """Encodes frames one by one into a temporary file, which stays in memory while it is small."""
     file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
@@ -152,8 +185,6 @@ def _groups(images: Iterable[Image]) -> Iterator[list[bytes]]:
 
 def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Value]:
     t = episode.n_steps
-    segment_id = _segment_ids(episode)
-    texts = [segment.text or episode.task for segment in episode.segments] + [episode.task]
     state = normalize(episode.state, statistics.state.affine(), episode.state_mask)
     action = normalize(episode.action, statistics.action.affine(), episode.action_mask)
     is_last = np.arange(t) == t - 1
@@ -162,8 +193,8 @@ def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Va
         "steps/observation/state_physical": episode.state.astype(np.float32).ravel(),
         "steps/action": action.ravel(),
         "steps/action_physical": episode.action.astype(np.float32).ravel(),
-        "steps/language_instruction": [texts[i].encode() for i in segment_id],
-        "steps/segment_id": segment_id,
+        "steps/language_instruction": step_instructions(episode.task, episode.segments, t),
+        **segment_features(episode.segments, t),
         "steps/timestamp_s": (timestamp_ns(episode) / 1e9).astype(np.float32),
         "steps/timestamp_ns": timestamp_ns(episode),
         "steps/is_idle": episode.is_idle.astype(np.int64),
@@ -173,14 +204,6 @@ def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Va
         "steps/reward": episode.reward.astype(np.float32),
         "steps/discount": episode.discount.astype(np.float32),
     }
-
-
-def _segment_ids(episode: Episode) -> NDArray[np.int64]:
-    """The index of every step's segment, int64 [t], -1 outside all of them."""
-    ids = np.full(episode.n_steps, -1, np.int64)
-    for i, segment in enumerate(episode.segments):
-        ids[segment.start : segment.end] = i
-    return ids
 
 
 def _episode_features(episode: Episode, identity: str, dataset: str, converter: str) -> dict[str, Value]:

@@ -62,6 +62,7 @@ def _tfds_features(cameras: Sequence[str]) -> "tfds.features.FeaturesDict":
         "action": floats,
         "action_physical": floats,
         "language_instruction": text,
+        "segment_text": text,
         "segment_id": integer,
         "timestamp_s": real,
         "timestamp_ns": tfds.features.Scalar(dtype=np.int64),

@@ -1,4 +1,8 @@
-"""The sidecar of a shard: per episode its metadata, vectors and segments, and where every picture lies in the shard."""
+"""The sidecar of a shard: per episode its metadata, vectors and segments, and where every picture lies in the shard.
+
+Schema v2 goes with records that have `segment_text`; it adds `instructions`, the source's own instruction as runs of
+steps. A sidecar of v1 is read as v2: its records knew one instruction for a whole episode, the task's.
+"""
 
 import json
 import re
@@ -17,7 +21,7 @@ from pipelines.shards.example_wire import varint_sizes
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
 
-SCHEMA = "embodimix.index/v1"
+SCHEMA, SCHEMA_V1 = "embodimix.index/v2", "embodimix.index/v1"
 
 SEGMENT = pa.struct(
     [
@@ -31,6 +35,7 @@ SEGMENT = pa.struct(
         pa.field("source", pa.string()),
     ]
 )
+INSTRUCTION = pa.struct([pa.field("start", pa.int32()), pa.field("end", pa.int32()), pa.field("text", pa.string())])
 _LOCATION = {
     "split": pa.string(),
     "shard": pa.string(),
@@ -60,6 +65,7 @@ _EPISODE = {
     "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)),
     "n_steps": pa.int32(),
     "segments": pa.list_(SEGMENT),
+    "instructions": pa.list_(INSTRUCTION),
 }
 _STEPS = {
     "state": pa.list_(pa.float32()),
@@ -131,13 +137,14 @@ def parse_shard_name(file_name: str) -> ShardName:
     return ShardName(name=match[1], split=match[2], shard=int(match[3]), n_shards=int(match[4]))
 
 
-def sidecar_schema(cameras: Sequence[str]) -> pa.Schema:
+def sidecar_schema(cameras: Sequence[str], version: str = SCHEMA) -> pa.Schema:
     """The columns of a sidecar; per camera `<camera>_base` and `<camera>_lengths`."""
     texts = dict.fromkeys(_TEXTS, pa.string())
     pictures: dict[str, pa.DataType] = {}
     for camera in cameras:
         pictures |= {f"{camera}_base": pa.int64(), f"{camera}_lengths": pa.list_(pa.uint32())}
-    return pa.schema({**texts, **_LOCATION, **_EPISODE, **_STEPS, **pictures}.items())
+    columns = {**texts, **_LOCATION, **_EPISODE, **_STEPS, **pictures}
+    return pa.schema((name, kind) for name, kind in columns.items() if name != "instructions" or version != SCHEMA_V1)
 
 
 def jpeg_offsets(base: int, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -166,6 +173,7 @@ def index_row(features: Mapping[str, Any], pictures: Mapping[str, PictureRanges]
         "success": int(episode["success"][0]),
         "n_steps": int(episode["n_steps"][0]),
         "segments": json.loads(episode["segments"][0]),
+        "instructions": _runs(features["steps/language_instruction"]),
         "state": features["steps/observation/state_physical"],
         "action": features["steps/action_physical"],
         "is_idle": features["steps/is_idle"].astype(bool),
@@ -183,12 +191,13 @@ def write_sidecar(
     rows: Sequence[Mapping[str, Any]],
     cameras: Sequence[str],
     fingerprint: Fingerprint,
+    version: str = SCHEMA,
 ) -> None:
-    """Writes a shard's sidecar, atomically; equal rows give equal bytes."""
-    schema = sidecar_schema(cameras)
+    """Writes a shard's sidecar, atomically; equal rows give equal bytes. version: v1 for records of the first form."""
+    schema = sidecar_schema(cameras, version)
     columns = [_column(schema.field(name).type, [row[name] for row in rows]) for name in schema.names]
     metadata = {
-        "schema": SCHEMA,
+        "schema": version,
         "shard": shard.file_name,
         "size": str(fingerprint.size),
         "sha256": fingerprint.sha256,
@@ -202,20 +211,43 @@ def write_sidecar(
 
 
 def read_fingerprint(path: StoragePath) -> Fingerprint:
-    """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of this schema."""
+    """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of these schemas."""
     return _open(path)[1]
+
+
+def read_version(path: StoragePath) -> str:
+    """The schema of a sidecar, `SCHEMA` or `SCHEMA_V1`. Raises FailedWork when the file is no sidecar."""
+    return _open(path)[2]
 
 
 def read_sidecar(path: StoragePath, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a sidecar, or some of its columns. Raises FailedWork when it is none, of another schema, or damaged."""
-    file, _ = _open(path)
+    file, _, version = _open(path)
     try:
+        if version == SCHEMA_V1:
+            return _read_v1(file, columns)
         return file.read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise FailedWork(f"{path}: expected a whole sidecar index, found {error}. {_REBUILD}") from error
 
 
-def _open(path: StoragePath) -> tuple[pq.ParquetFile, Fingerprint]:
+def _read_v1(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    """The columns as v2 has them: the task is the instruction of every step."""
+    wanted = list(sidecar_schema(_cameras(file.schema_arrow)).names if columns is None else columns)
+    if "instructions" not in wanted:
+        return file.read(columns=wanted)
+    stored = dict.fromkeys([*(name for name in wanted if name != "instructions"), "task", "n_steps"])
+    table = file.read(columns=list(stored))
+    pairs = zip(table["task"].to_pylist(), table["n_steps"].to_pylist(), strict=True)
+    whole = [[{"start": 0, "end": n_steps, "text": task}] if task else [] for task, n_steps in pairs]
+    return table.append_column("instructions", pa.array(whole, pa.list_(INSTRUCTION))).select(wanted)
+
+
+def _cameras(schema: pa.Schema) -> list[str]:
+    return [name.removesuffix("_base") for name in schema.names if name.endswith("_base")]
+
+
+def _open(path: StoragePath) -> tuple[pq.ParquetFile, Fingerprint, str]:
     try:
         file = pq.ParquetFile(
             path.open() if isinstance(path, RemotePath) else path, page_checksum_verification=True, pre_buffer=False
@@ -224,21 +256,34 @@ def _open(path: StoragePath) -> tuple[pq.ParquetFile, Fingerprint]:
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise FailedWork(f"{path}: expected a sidecar index that can be read, found {error}. {_REBUILD}") from error
-    if metadata.get("schema") != SCHEMA:
-        raise FailedWork(f"{path}: expected schema {SCHEMA!r}, found {metadata.get('schema')!r}. {_REBUILD}")
-    cameras = [name.removesuffix("_base") for name in schema.names if name.endswith("_base")]
-    if not schema.equals(sidecar_schema(cameras)):
-        raise FailedWork(f"{path}: expected the columns of {SCHEMA}, found {', '.join(schema.names)}. {_REBUILD}")
+    version = metadata.get("schema", "")
+    if version not in (SCHEMA, SCHEMA_V1):
+        raise FailedWork(f"{path}: expected schema {SCHEMA!r} or {SCHEMA_V1!r}, found {version!r}. {_REBUILD}")
+    if not schema.equals(sidecar_schema(_cameras(schema), version)):
+        raise FailedWork(f"{path}: expected the columns of {version}, found {', '.join(schema.names)}. {_REBUILD}")
     try:
-        return file, Fingerprint(
+        fingerprint = Fingerprint(
             size=int(metadata["size"]),
             sha256=metadata["sha256"],
             options_hash=metadata["options_hash"],
             n_episodes=int(metadata["n_episodes"]),
             n_steps=int(metadata["n_steps"]),
         )
+        return file, fingerprint, version
     except (KeyError, ValueError) as error:
         raise FailedWork(f"{path}: expected the fingerprint of a shard, found {error!r}. {_REBUILD}") from error
+
+
+def _runs(texts: Sequence[Any]) -> list[dict[str, Any]]:
+    """Stretches of equal text, half open; a stretch without text is left out."""
+    runs: list[dict[str, Any]] = []
+    start = 0
+    for step in range(1, len(texts) + 1):
+        if step == len(texts) or texts[step] != texts[start]:
+            if text := bytes(texts[start]).decode():
+                runs.append({"start": start, "end": step, "text": text})
+            start = step
+    return runs
 
 
 def _column(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:

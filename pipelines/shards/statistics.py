@@ -4,40 +4,46 @@ They merge bit for bit in any order (see `pipelines.shards.summaries`), so any n
 datasets, come to the same numbers.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.slots import METRIC, N_SLOTS, units_of
+from pipelines.contract.units import slot_quantities
+from pipelines.shards.scales import RULES, Affine, Normalization, Rule, affine_of
 from pipelines.shards.summaries import SlotSummary, summarize_slot
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
-SCHEMA = "embodimix.statistics/v1"
+SCHEMA = "embodimix.statistics/v2"
+# Files of this schema hold no rule and no quantities; the shards beside them were normalized by its one rule.
+SCHEMA_V1 = "embodimix.statistics/v1"
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-Normalization = Literal["quantile", "zscore"]
 Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Affine:
-    """normalized = (physical - center) / half_range, float64 [18]; a slot never seen has center 0 and half range 1."""
-
-    center: Floats
-    half_range: Floats
+UNKNOWN = ""
+# Episodes disagree on what a slot holds.
+MIXED = "mixed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayStatistics:
-    """Statistics of one array (state or action) over the steps whose slots are not masked; every property is [18]."""
+    """Statistics of one array (state or action) over the steps whose slots are not masked; every property is [18].
+
+    quantities: what each slot holds (see `pipelines.contract.units`), "" where that is not known. rule: the one that
+    `affine` follows, see `pipelines.shards.scales`.
+    """
 
     slots: tuple[SlotSummary, ...]
+    quantities: tuple[str, ...] = (UNKNOWN,) * N_SLOTS
+    rule: Rule = "tails/v2"
 
     @cached_property
     def count(self) -> NDArray[np.int64]:
@@ -90,34 +96,36 @@ class ArrayStatistics:
         return self.quantiles["q99"]
 
     def affine(self, normalization: Normalization = "quantile") -> Affine:
-        """The map to about [-1, 1] (quantile: 1st to 99th percentile) or to unit deviation (zscore).
-
-        The half range is at least a twentieth of the whole range and at least 1e-3, so that no slot explodes.
-        """
-        floor = np.maximum((self.max - self.min) / 20, 1e-3)
-        if normalization == "quantile":
-            center, half_range = (self.q01 + self.q99) / 2, (self.q99 - self.q01) / 2
-        elif normalization == "zscore":
-            center, half_range = self.mean, self.std
-        else:
-            raise ValueError(f"normalization: expected 'quantile' or 'zscore', found {normalization!r}")
-        seen = self.count > 0
-        return Affine(center=np.where(seen, center, 0.0), half_range=np.where(seen, np.maximum(half_range, floor), 1.0))
+        """The map to about [-1, 1] (quantile: 1st to 99th percentile) or to unit deviation (zscore), by `rule`."""
+        return affine_of(self.slots, self.quantities, normalization, self.rule)
 
     def merge(self, other: "ArrayStatistics") -> "ArrayStatistics":
-        """Returns the statistics of both sets of steps; the order does not matter, bit for bit."""
-        return ArrayStatistics(slots=tuple(a.merge(b) for a, b in zip(self.slots, other.slots, strict=True)))
+        """Returns the statistics of both sets of steps; the order does not matter, bit for bit.
+
+        The newer of two rules holds: summaries of both files can be put to it.
+        """
+        return ArrayStatistics(
+            slots=tuple(a.merge(b) for a, b in zip(self.slots, other.slots, strict=True)),
+            quantities=tuple(_both(a, b) for a, b in zip(self.quantities, other.quantities, strict=True)),
+            rule=max(self.rule, other.rule, key=RULES.index),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormStatistics:
-    """State and action statistics of one norm key."""
+    """State and action statistics of one norm key. rates: steps by control rate in Hz; none in files before v2."""
 
     norm_key: str
     n_episodes: int
     n_steps: int
     state: ArrayStatistics
     action: ArrayStatistics
+    rates: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def control_hz(self) -> tuple[float, ...]:
+        """The control rates of its steps, ascending; none where the file does not say them."""
+        return tuple(hz for hz, _ in self.rates)
 
     def merge(self, other: "NormStatistics") -> "NormStatistics":
         """Returns the statistics of both sets of episodes. Raises ValueError for different norm keys."""
@@ -129,21 +137,31 @@ class NormStatistics:
             n_steps=self.n_steps + other.n_steps,
             state=self.state.merge(other.state),
             action=self.action.merge(other.action),
+            rates=_added(self.rates, other.rates),
         )
 
 
 EMPTY = ArrayStatistics(slots=(SlotSummary(),) * N_SLOTS)
 
 
-def summarize(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> ArrayStatistics:
-    """Returns the statistics of float32 [t, 18] values in the slots of mask bool [18]. Raises ValueError for NaN."""
+def summarize(
+    values: NDArray[np.float32], mask: NDArray[np.bool_], quantities: Mapping[int, str] | None = None
+) -> ArrayStatistics:
+    """Returns the statistics of float32 [t, 18] values in the slots of mask bool [18]. Raises ValueError for NaN.
+
+    quantities: what each slot holds, of those that are known.
+    """
     if values.ndim != 2 or values.shape[1] != N_SLOTS or mask.shape != (N_SLOTS,):
         raise ValueError(f"expected values [t, 18] and mask [18], found {list(values.shape)} and {list(mask.shape)}")
     used = np.ascontiguousarray(values[:, mask].T, dtype=np.float32)
     if not np.isfinite(used).all():
         raise ValueError("values: expected finite numbers, found NaN or infinity")
     summaries = iter([summarize_slot(row) for row in used])
-    return ArrayStatistics(slots=tuple(next(summaries) if on else SlotSummary() for on in mask))
+    known = quantities or {}
+    return ArrayStatistics(
+        slots=tuple(next(summaries) if on else SlotSummary() for on in mask),
+        quantities=tuple(known.get(slot, UNKNOWN) if on else UNKNOWN for slot, on in enumerate(mask)),
+    )
 
 
 def summarize_episode(
@@ -152,15 +170,39 @@ def summarize_episode(
     action: NDArray[np.float32],
     state_mask: NDArray[np.bool_],
     action_mask: NDArray[np.bool_],
+    parts: Mapping[str, Sequence[int]] | None = None,
+    control_hz: float | None = None,
 ) -> NormStatistics:
-    """Returns the statistics of one episode: state and action float32 [t, 18], masks bool [18]."""
+    """Returns the statistics of one episode: state and action float32 [t, 18], masks bool [18].
+
+    parts: the slots of each part of the robot, from which follows what each slot holds; unknown without them.
+    """
+    quantities = [quantities_of(norm_key, parts or {}, side) for side in ("state", "action")]
     return NormStatistics(
         norm_key=norm_key,
         n_episodes=1,
         n_steps=len(state),
-        state=summarize(state, state_mask),
-        action=summarize(action, action_mask),
+        state=summarize(state, state_mask, quantities[0]),
+        action=summarize(action, action_mask, quantities[1]),
+        rates=() if control_hz is None else ((float(control_hz), len(state)),),
     )
+
+
+def quantities_of(norm_key: str, parts: Mapping[str, Sequence[int]], side: str) -> dict[int, str]:
+    """What the slots of a norm key hold, of those that are known; side: state or action.
+
+    Grippers are canonical in every source; of other slots nothing is known where the source's units are its own.
+
+    >>> quantities_of("a/ee_delta/pi18/v1", {"arm0": (0, 1), "gripper0": (6,)}, "action")
+    {0: 'delta_m', 1: 'delta_m', 6: 'gripper'}
+    >>> quantities_of("a/ee_delta/pi18/v1/viola", {"arm0": (0, 1), "gripper0": (6,)}, "action")
+    {6: 'gripper'}
+    """
+    if not parts:
+        return {}
+    found = slot_quantities(norm_key.split("/")[1], parts, side)
+    is_metric = units_of(norm_key) == METRIC
+    return {slot: quantity for slot, quantity in found.items() if is_metric or quantity == "gripper"}
 
 
 def merge_statistics(parts: Sequence[Mapping[str, NormStatistics]]) -> dict[str, NormStatistics]:
@@ -187,33 +229,83 @@ def save_statistics(
     path: StoragePath, statistics: Mapping[str, NormStatistics], normalization: Normalization = "quantile"
 ) -> None:
     """Writes a statistics file, atomically; `normalization` names the affine map that the shards were written with."""
+    norm_keys = {key: _norm_to_json(value, normalization) for key, value in sorted(statistics.items())}
     content = {
         "schema": SCHEMA,
         "normalization": normalization,
-        "norm_keys": {key: _norm_to_json(value, normalization) for key, value in sorted(statistics.items())},
+        "sha256": _digest(norm_keys),
+        "norm_keys": norm_keys,
     }
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def load_statistics(path: StoragePath) -> dict[str, NormStatistics]:
-    """Reads a statistics file, bit for bit what was saved. Raises FailedWork when it is not one."""
+    """Reads a statistics file, bit for bit what was saved.
+
+    Raises FailedWork when it is not one, and where it was edited: the numbers that people read follow from the
+    summaries beside them, so that a changed one would be shown and not used.
+    """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FailedWork(f"{path}: expected a statistics file that can be read, found {error}") from error
     found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-    if found != SCHEMA:
+    if found not in (SCHEMA, SCHEMA_V1):
         raise FailedWork(f"{path}: expected schema {SCHEMA!r}, found {found!r}. Give a statistics.json of a dataset.")
     try:
-        return {key: _norm_from_json(key, value) for key, value in content["norm_keys"].items()}
+        statistics = {key: _norm_from_json(key, value) for key, value in content["norm_keys"].items()}
+        if found == SCHEMA:
+            is_edited = content["sha256"] != _digest(content["norm_keys"])
+        else:
+            normalization = content.get("normalization", "quantile")
+            is_edited = not all(
+                _reads_alike(content["norm_keys"][key], _norm_to_json(value, normalization))
+                for key, value in statistics.items()
+            )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FailedWork(f"{path}: expected the fields of {SCHEMA!r}, found {error!r}") from error
+        raise FailedWork(f"{path}: expected the fields of {found!r}, found {error!r}") from error
+    if is_edited:
+        raise FailedWork(
+            f"{path}: expected the statistics as they were written, found edited ones. The shards beside them were "
+            "normalized with the former numbers; restore the file, or convert with other settings."
+        )
+    return statistics
+
+
+def _reads_alike(content: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Whether the readable numbers of a file without a checksum are those that follow from its summaries."""
+    return all(
+        np.allclose(content[side][name], values, rtol=1e-6, atol=1e-12)
+        for side in ("state", "action")
+        for name, values in expected[side].items()
+        if name in content[side] and name not in ("slots", "rule", "quantities")
+    )
+
+
+def _digest(norm_keys: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(norm_keys, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _both(a: str, b: str) -> str:
+    """What a slot holds by two statements, one of which may be missing."""
+    if UNKNOWN in (a, b) or a == b:
+        return a or b
+    return MIXED
+
+
+def _added(a: tuple[tuple[float, int], ...], b: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+    """Steps by rate of both, by rising rate."""
+    steps = dict(a)
+    for hz, n in b:
+        steps[hz] = steps.get(hz, 0) + n
+    return tuple(sorted(steps.items()))
 
 
 def _norm_to_json(statistics: NormStatistics, normalization: Normalization) -> dict[str, Any]:
     return {
         "n_episodes": statistics.n_episodes,
         "n_steps": statistics.n_steps,
+        "rates": [[hz, n] for hz, n in statistics.rates],
         "state": _array_to_json(statistics.state, normalization),
         "action": _array_to_json(statistics.action, normalization),
     }
@@ -233,9 +325,11 @@ def _array_to_json(statistics: ArrayStatistics, normalization: Normalization) ->
         "center": affine.center,
         "half_range": affine.half_range,
     }
-    return {name: values.tolist() for name, values in readable.items()} | {
-        "slots": [_slot_to_json(slot) for slot in statistics.slots]
-    }
+    return (
+        {"rule": statistics.rule, "quantities": list(statistics.quantities)}
+        | {name: values.tolist() for name, values in readable.items()}
+        | {"slots": [_slot_to_json(slot) for slot in statistics.slots]}
+    )
 
 
 def _slot_to_json(slot: SlotSummary) -> dict[str, Any]:
@@ -257,6 +351,7 @@ def _norm_from_json(key: str, content: Mapping[str, Any]) -> NormStatistics:
         n_steps=int(content["n_steps"]),
         state=_array_from_json(content["state"]),
         action=_array_from_json(content["action"]),
+        rates=tuple((float(hz), int(n)) for hz, n in content.get("rates", [])),
     )
 
 
@@ -264,7 +359,11 @@ def _array_from_json(content: Mapping[str, Any]) -> ArrayStatistics:
     slots = tuple(_slot_from_json(slot) for slot in content["slots"])
     if len(slots) != N_SLOTS:
         raise ValueError(f"slots: expected {N_SLOTS}, found {len(slots)}")
-    return ArrayStatistics(slots=slots)
+    quantities = tuple(content.get("quantities", (UNKNOWN,) * N_SLOTS))
+    rule = content.get("rule", "span/v1")
+    if len(quantities) != N_SLOTS or rule not in RULES:
+        raise ValueError(f"expected {N_SLOTS} quantities and a rule of {RULES}, found {len(quantities)} and {rule!r}")
+    return ArrayStatistics(slots=slots, quantities=quantities, rule=rule)
 
 
 def _slot_from_json(content: Mapping[str, Any]) -> SlotSummary:

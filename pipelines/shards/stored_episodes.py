@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import CAMERAS, N_SLOTS, is_joint_mode
+from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.units import slot_units
 from pipelines.shards.dataset import Dataset, ShardPaths
 from pipelines.shards.sidecar import PictureRanges, jpeg_offsets, read_sidecar
 from pipelines.storage.paths import StoragePath
@@ -70,10 +71,7 @@ class StoredEpisode:
 
     def units(self, side: str) -> dict[int, str]:
         """The unit of every slot of the robot's parts: rad, rad/s, m, m/s or closed. side: state or action."""
-        units: dict[int, str] = {}
-        for part, slots in self.parts.items():
-            units |= dict(zip(slots, part_units(part, len(slots), self.control_mode, side), strict=True))
-        return units
+        return slot_units(self.control_mode, self.parts, side)
 
     def read_pictures(self, camera: str, steps: Sequence[int]) -> list[bytes]:
         """The JPEGs of some steps of a camera, as they lie in the shard."""
@@ -81,23 +79,6 @@ class StoredEpisode:
         offsets = jpeg_offsets(where.base, where.lengths)
         with self.shard.open("rb") as file:
             return [_read(file, int(offsets[step]), int(where.lengths[step])) for step in steps]
-
-
-def part_units(part: str, n_slots: int, control_mode: str, side: str) -> tuple[str, ...]:
-    """The units of a part's slots, in order.
-
-    >>> part_units("base", 3, "joint_position", "action")
-    ('m/s', 'm/s', 'rad/s')
-    """
-    if part.startswith("gripper"):
-        return ("closed",) * n_slots
-    if part == "torso":
-        return ("m",) * n_slots
-    if part == "base":
-        return ("m/s", "rad/s") if n_slots == 2 else ("m/s", "m/s", "rad/s")[:n_slots]
-    if is_joint_mode(control_mode):
-        return ("rad/s" if control_mode == "joint_velocity" and side == "action" else "rad",) * n_slots
-    return ("m", "m", "m", "rad", "rad", "rad")[:n_slots]
 
 
 def iter_stored(dataset: Dataset) -> Iterator[StoredEpisode]:

@@ -65,12 +65,15 @@ class SlotSummary:
         """The value at rank floor(fraction * (count - 1)), within 0.25 % of itself."""
         if not self.count:
             return 0.0
-        rank = int(fraction * (self.count - 1))
+        return self.at_rank(int(fraction * (self.count - 1)))
+
+    def at_rank(self, rank: int) -> float:
+        """The value that so many others are below or equal to, within 0.25 % of itself; count must be above rank."""
         key = int(self.keys[np.searchsorted(np.cumsum(self.counts), rank, side="right")])
         return float(np.clip(_bucket_value(key), self.low, self.high))
 
     def histogram(self, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-        """How many values fall between every two edges, each taken at its bucket's place."""
+        """How many values fall between every two edges, each taken at the middle of its bucket."""
         values = np.clip([_bucket_value(int(key)) for key in self.keys], self.low, self.high)
         return np.histogram(values, edges, weights=self.counts)[0].astype(np.int64)
 

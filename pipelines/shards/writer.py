@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import CorruptImage
+from pipelines.contract.reject_reasons import RejectReason
 from pipelines.shards.example_wire import varint
 from pipelines.shards.record import EpisodeTooLarge, Record, make_record
 from pipelines.shards.schema import IMAGE_KEY
@@ -152,7 +153,7 @@ def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[s
     return index_row(record.features, pictures, location)
 
 
-def _reason(error: FailedWork) -> str:
+def _reason(error: FailedWork) -> RejectReason:
     if isinstance(error, CorruptImage):
         return "corrupt_image"
     return "too_large" if isinstance(error, EpisodeTooLarge) else "unreadable_frame"

@@ -13,6 +13,7 @@ from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import as_storage_path
 
+USUAL_ADAPTER = "aloha_hdf5"
 _KEYS = ("observations/qpos", "observations/qvel", "observations/effort", "action", "base_action")
 
 

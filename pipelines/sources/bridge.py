@@ -21,6 +21,7 @@ from pipelines.sources.restricted_pickle import load_pickle
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path
 
+USUAL_ADAPTER = "bridge_raw"
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
 _WANTED = re.compile(r"(obs_dict|policy_out|agent_data)\.pkl|lang\.txt|images\d[^/]*/im_\d+\.jpg")

@@ -26,11 +26,12 @@ from pipelines.sources.zarr import ZarrFrames
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
+USUAL_ADAPTER = "dp_replay"
 _ARRAYS = (".zarray", "zarr.json")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
 _CHUNK = re.compile(r"(?P<array>.+?)/(?:c/)?(?P<first>\d+)(?:[./]\d+)*")
 # What zarr and its codecs raise on damaged stores.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
 
 
 def find(source: str, adapter: Adapter) -> Found:

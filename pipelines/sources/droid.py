@@ -20,6 +20,7 @@ from pipelines.sources.video import VideoFrames
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path
 
+USUAL_ADAPTER = "droid_raw"
 _WRIST = 0
 _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_instruction3")
 _GROUPS = ("action", "observation/robot_state", "observation/controller_info")

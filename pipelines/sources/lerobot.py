@@ -24,6 +24,9 @@ from pipelines.sources.video import VideoFrames, count_frames
 from pipelines.storage.mirror import Files, Listing, local_path
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
+# Each dataset has its own entry.
+USUAL_ADAPTER = ""
+
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _EPISODE_FILE = re.compile(r"episode_(\d+)\.(?:parquet|mp4)")
 # What metadata raises that is JSON or a table, but not LeRobot's.

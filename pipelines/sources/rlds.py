@@ -22,6 +22,8 @@ from pipelines.sources.folders import find_files, key_of, source_root
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
+# Each dataset has its own entry.
+USUAL_ADAPTER = ""
 _SHARD = re.compile(r"(?P<name>\w+)-(?P<split>\w+)\.tfrecord(?:-(?P<shard>\d+)-of-(?P<n_shards>\d+))?")
 _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
 _STEPS = "steps/"

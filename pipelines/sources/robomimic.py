@@ -16,6 +16,7 @@ from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
+USUAL_ADAPTER = "robomimic"
 _SPLITS = {"train": "train", "valid": "val"}
 
 

@@ -34,6 +34,7 @@ from pipelines.sources.folders import find_folders, key_of, source_root
 from pipelines.storage.mirror import Files, Listing, local_path
 from pipelines.storage.paths import RemotePath, as_storage_path
 
+USUAL_ADAPTER = "inhouse_log"
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
@@ -46,7 +47,7 @@ _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "comma
 _REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 # What zarr and its codecs raise on damaged stores.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError)
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
 
 
 def find(source: str, adapter: Adapter) -> Found:

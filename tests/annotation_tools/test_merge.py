@@ -106,7 +106,7 @@ def test_baked_segments_reach_the_steps_and_nothing_else_changes(store: EpisodeS
     old_records = [parse_example(p) for f in store.dataset.splits["train"] for _, p in iter_records(f.shard)]
     baked = Dataset.open(tmp_path / "1.1.0")
     new_records = [parse_example(p) for f in baked.splits["train"] for _, p in iter_records(f.shard)]
-    touched = {"steps/segment_id", "steps/language_instruction", "episode_metadata/segments"}
+    touched = {"steps/segment_id", "steps/segment_text", "episode_metadata/segments"}
     for number, (before, after) in enumerate(zip(old_records, new_records, strict=True)):
         assert before.keys() == after.keys()
         for name in before.keys() - (touched if number == 2 else set()):
@@ -114,8 +114,9 @@ def test_baked_segments_reach_the_steps_and_nothing_else_changes(store: EpisodeS
     record = new_records[2]
     n = len(record["steps/segment_id"])
     assert list(record["steps/segment_id"]) == [0] * 30 + [-1] * 10 + [1] * (n - 40)
-    words = [bytes(text).decode() for text in record["steps/language_instruction"]]
-    assert words == ["reach for the cup"] * 30 + ["task 1"] * 10 + ["lift the cup"] * (n - 40)
+    words = [bytes(text).decode() for text in record["steps/segment_text"]]
+    assert words == ["reach for the cup"] * 30 + [""] * 10 + ["lift the cup"] * (n - 40)
+    assert {bytes(text) for text in record["steps/language_instruction"]} == {b"task 1"}
     assert [s["text"] for s in json.loads(record["episode_metadata/segments"][0])] == [
         "reach for the cup",
         "lift the cup",
@@ -143,6 +144,20 @@ def test_an_interrupted_bake_goes_on(store: EpisodeStore, tmp_path: Path) -> Non
     kept = shards[1].stat().st_mtime_ns
     assert bake(store.dataset, relabelled(store), out, "1.1.0") == 1
     assert shards[1].stat().st_mtime_ns == kept and shards[0].exists()
+
+
+def test_a_finished_merge_is_not_done_twice(store: EpisodeStore, tmp_path: Path) -> None:
+    out = tmp_path / "1.1.0"
+    bake(store.dataset, relabelled(store), out, "1.1.0")
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert bake(store.dataset, relabelled(store), out, "1.1.0") == 1
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+
+
+def test_another_merge_into_a_finished_version_is_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    bake(store.dataset, relabelled(store), tmp_path / "1.1.0", "1.1.0")
+    with pytest.raises(UsageError, match="expected a new folder, found a complete dataset"):
+        bake(store.dataset, relabelled(store)[:1], tmp_path / "1.1.0", "1.1.0")
 
 
 def test_a_bake_never_writes_over_a_dataset(store: EpisodeStore) -> None:

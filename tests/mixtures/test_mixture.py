@@ -273,8 +273,8 @@ def test_statistics_of_another_version_are_refused(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
     file = folder / "statistics.json"
     assert load_statistics(file)
-    file.write_text(file.read_text().replace("embodimix.statistics/v1", "embodimix.statistics/v9"))
-    with pytest.raises(FailedWork, match="expected schema 'embodimix.statistics/v1', found 'embodimix.statistics/v9'"):
+    file.write_text(file.read_text().replace("embodimix.statistics/v2", "embodimix.statistics/v9"))
+    with pytest.raises(FailedWork, match="expected schema 'embodimix.statistics/v2', found 'embodimix.statistics/v9'"):
         opened(tmp_path, "datasets: [{path: a/1.0.0}]\n")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
-from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
+from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
 from pipelines.shards.writer import write_shard
 
 ARM = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
@@ -81,9 +81,7 @@ def write_dataset(
     """Writes a complete dataset with the metadata that readers need, and returns its folder."""
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True)
-    statistics = merge_statistics(
-        [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes]
-    )
+    statistics = merge_statistics([{e.norm_key: summarize(e)} for e in episodes])
     cameras = episodes[0].dataset_cameras
     lengths = []
     for shard in range(n_shards):
@@ -115,6 +113,11 @@ def write_spec(folder: Path, body: str, name: str = "mixture.yaml") -> Path:
     path = folder / name
     path.write_text(f"schema: embodimix.mixture/v1\nname: test\n{body}")
     return path
+
+
+def summarize(e: Episode) -> NormStatistics:
+    """The statistics of an episode as conversion measures them."""
+    return summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask, e.parts, e.control_hz)
 
 
 def _refuse(reference: Reference, reason: str, detail: str) -> None:

@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from mixtures.stream.batches import Batch
-from pipelines.contract.slots import N_SLOTS, is_joint_mode
+from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.units import holds_position
+from pipelines.contract.units import slot_units as units_of_slots
 
 UNITS = ("rad", "rad/s", "m", "m/s", "gripper")
 
@@ -18,11 +20,9 @@ def slot_units(control_mode: str, parts: Mapping[str, Sequence[int]]) -> tuple[s
     >>> slot_units("ee_delta", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)})[:8]
     ('m', 'm', 'm', 'rad', 'rad', 'rad', 'gripper', '')
     """
-    units = [""] * N_SLOTS
-    for part, slots in parts.items():
-        for index, slot in enumerate(slots):
-            units[slot] = _unit(part, index, len(slots), control_mode)
-    return tuple(units)
+    units = units_of_slots(control_mode, parts, "action")
+    # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
+    return tuple("gripper" if units.get(slot) == "closed" else units.get(slot, "") for slot in range(N_SLOTS))
 
 
 def repeat_state(mixture: Mixture, batch: Batch) -> NDArray[np.float32]:
@@ -43,33 +43,6 @@ def mean_action(mixture: Mixture, batch: Batch) -> NDArray[np.float32]:
     """The mean action of the training data of each sample's norm key, [b, h, 18] in physical units."""
     means = np.stack([mixture.action_mean(key) for key in batch.norm_key]).astype(np.float32)
     return _repeated(means, batch)
-
-
-def holds_position(control_mode: str, parts: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
-    """bool [18]: slots whose action is a position rather than a change or a speed.
-
-    Grippers and the torso are positions in every mode, arms in joint_position and ee_absolute, bases never.
-    """
-    absolute = control_mode in ("joint_position", "ee_absolute")
-    slots = [
-        slot
-        for part, of_part in parts.items()
-        if part.startswith("gripper") or part == "torso" or (part.startswith("arm") and absolute)
-        for slot in of_part
-    ]
-    return np.isin(np.arange(N_SLOTS), slots)
-
-
-def _unit(part: str, index: int, count: int, control_mode: str) -> str:
-    if part.startswith("gripper"):
-        return "gripper"
-    if part == "torso":
-        return "m"
-    if part == "base":
-        return "rad/s" if index == count - 1 and count > 1 else "m/s"
-    if is_joint_mode(control_mode):
-        return "rad/s" if control_mode == "joint_velocity" else "rad"
-    return "m" if index < 3 else "rad"
 
 
 def _repeated(action: NDArray[np.float32], batch: Batch) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from pipelines.conversion.plan import Job, ShardId, save_plan
 from pipelines.conversion.shard_work import Measured, PendingVectors, merge_measured
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
+from tests.support.mixture_data import summarize
 from tests.support.native_files import bridge_features, picture, write_rlds
 
 JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
@@ -64,9 +65,7 @@ def test_vectors_summarized_together_are_those_summarized_one_by_one(tmp_path: P
         still_episode(rng.normal(size=(t, 18)).astype(np.float32), robot)
         for t, robot in ((3, "ur5e"), (50, "ur5e"), (7, "widowx"), (1, "ur5e"))
     ]
-    one_by_one = merge_statistics(
-        [{e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes]
-    )
+    one_by_one = merge_statistics([{e.norm_key: summarize(e)} for e in episodes])
     for most_steps in (1, 10, 1000):
         pending = PendingVectors(most_steps)
         for episode in episodes:

@@ -1,16 +1,31 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
+from pipelines.contract import document
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.mapping.adapters import get_adapter, load_adapters, parse_adapter, parse_selector
+from pipelines.mapping import adapters
+from pipelines.mapping.adapters import (
+    Adapter,
+    PartSource,
+    get_adapter,
+    load_adapters,
+    parse_adapter,
+    parse_selector,
+)
+from pipelines.mapping.entry_grammar import ENTRY, PART
 from pipelines.mapping.explain import explain_adapter, registry_table
+from pipelines.mapping.formats import list_formats
 from tests.support.checkout import ROOT
 
 ARM = {"from": "state[0:6]", "form": "xyz_rpy"}
 GRIPPER = {"from": "state[6]", "open": 1, "closed": 0}
-ENTRY = {
+ENTRY_OF_ARM = {
     "title": "x",
     "format": "rlds",
     "robot": "widowx",
@@ -39,7 +54,7 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"controll_hz": 5}, "unknown key 'controll_hz'. Did you mean 'control_hz'"),
+        ({"controll_hz": 5}, "unknown key 'controll_hz' in an adapter entry. Did you mean 'control_hz'"),
         ({"format": "rdls"}, "'rdls' is unknown. Did you mean 'rlds'"),
         ({"control_mode": "ee_detla"}, "Did you mean 'ee_delta'"),
         ({"robot": "widowxx"}, "robot 'widowxx' is not in the embodiment registry. Did you mean 'widowx'"),
@@ -49,19 +64,99 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
         ({"state": {"arm0": {"from": "state[0:7]"}}}, "expects 6 dims as joints, found 7"),
         ({"state": {"arm0": {"from": "state[0:6]", "form": "xyz_quat_xyzw"}}}, "expects 7 dims as xyz_quat_xyzw"),
         ({"state": {"arm0": {"from": "state[0:6", "form": "xyz_rpy"}}}, r"such as action\[0:6\] or action\[6\]"),
-        ({"state": {"arm0": ARM | {"frm": 1}}}, "unknown key 'frm'. Did you mean 'from'"),
+        ({"state": {"arm0": ARM | {"frm": 1}}}, "unknown key 'frm' in the native dims of a part. Did you mean 'from'"),
+        ({"units": "inches"}, "expected the units of vectors, found 'inches'"),
+        ({"state": {"arm0": ARM | {"names": ["x", "y"]}}}, r"names choose the columns of one whole key.*state\[0:6\]"),
+        ({"state": {"arm0": ARM | {"wrap": 1}}}, r"\(true or false\), found '1'"),
+        ({"state": {"arm0": ARM | {"scale": "2x"}}}, "expected a number, found '2x'"),
         ({"state": {"gripper0": {"from": "state[6]"}}}, "grippers, and only they, state their values"),
         ({"state": {"arm0": ARM | {"open": 1, "closed": 0}}}, "grippers, and only they, state their values"),
     ],
 )
 def test_a_wrong_entry_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_adapter("x", ENTRY | change)
+        parse_adapter("x", ENTRY_OF_ARM | change)
 
 
 def test_a_missing_key_is_named() -> None:
-    with pytest.raises(UsageError, match="expected robot; found"):
-        parse_adapter("x", {key: value for key, value in ENTRY.items() if key != "robot"})
+    with pytest.raises(UsageError, match="expected the key 'robot' in an adapter entry"):
+        parse_adapter("x", {key: value for key, value in ENTRY_OF_ARM.items() if key != "robot"})
+
+
+REGISTRY_FILE = """\
+schema: embodimix.adapters/v1
+blocks:
+  - &arm {from: "state[0:6]", form: xyz_rpy}
+adapters:
+  one: &one
+    title: x
+    format: rlds
+    robot: widowx
+    control_mode: ee_delta
+    units: metric
+    state: {arm0: *arm}
+"""
+
+
+def load_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Mapping[str, Adapter]:
+    """Loads a registry of one file, as the shipped ones are loaded."""
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    monkeypatch.setattr(adapters, "_FILES", ("a.yaml",))
+    monkeypatch.setattr(document.resources, "files", lambda _: tmp_path)
+    return adapters._load.__wrapped__()
+
+
+def test_an_entry_can_take_over_another_and_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_file(tmp_path, monkeypatch, REGISTRY_FILE + "  two: {<<: *one, title: y}\n")
+    assert [(name, adapter.title) for name, adapter in loaded.items()] == [("one", "x"), ("two", "y")]
+    assert loaded["two"].state["arm0"].form == "xyz_rpy"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("  one: {title: y}\n", r"a.yaml:12:3: key 'one' stands twice; the first is on line 5"),
+        ("  two: {<<: *one, robott: x}\n", r"a.yaml:12:19: unknown key 'robott' in an adapter entry. Did you mean"),
+        ("  two: {<<: *one, robot: wxdow}\n", r"a.yaml:12:8: robot 'wxdow' is not in the embodiment registry"),
+        ("  two: {<<: *one, aliases: [one]}\n", r"a.yaml:12:8: 'one' names both one and two; names must differ"),
+        ("  two: {<<: *one, control_hz: fast}\n", r"a.yaml:12:31: expected a rate in Hz \(above 0\), found 'fast'"),
+        ("  two: {title: y}\n", r"a.yaml:12:8: expected the key 'format' in an adapter entry, found the keys title"),
+    ],
+)
+def test_mistakes_in_a_registry_name_file_line_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_file(tmp_path, monkeypatch, REGISTRY_FILE + more)
+
+
+def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
+    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name"}
+    assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}
+
+
+def test_formats_are_the_reader_modules_with_their_usual_entries() -> None:
+    formats = list_formats()
+    assert formats["rlds"] == "" and formats["bridge"] == "bridge_raw"
+    assert "alignment" not in formats and "folders" not in formats
+    for format, usual in formats.items():
+        assert not usual or get_adapter(usual).format == format
+
+
+@pytest.mark.parametrize(
+    ("units", "mode", "spec", "wrap"),
+    [
+        ("metric", "ee_delta", {"form": "xyz_rpy"}, True),
+        ("metric", "ee_delta", {"form": "xyz_rpy", "wrap": False}, False),
+        ("native", "ee_delta", {"form": "xyz_rpy"}, False),
+        ("metric", "ee_absolute", {"form": "xyz_rpy"}, False),
+    ],
+)
+def test_changes_of_angles_are_wrapped_where_they_are_rad(units: str, mode: str, spec: dict, wrap: bool) -> None:
+    action = {"arm0": {"from": "action[0:6]"} | spec}
+    adapter = parse_adapter("x", ENTRY_OF_ARM | {"units": units, "control_mode": mode, "action": action})
+    assert adapter.action["arm0"].wrap is wrap and adapter.state["arm0"].wrap is False
 
 
 def test_a_robot_with_other_parts_than_the_entry_is_refused() -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pipelines.contract.embodiments import get_embodiment
-from pipelines.contract.episode import Reference
+from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
-from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute
-from pipelines.mapping.to_slots import mark_idle, to_episode
+from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute, turns_between
+from pipelines.mapping.to_slots import drop_head, mark_idle, source_segments, to_episode
 
 BRIDGE = get_adapter("bridge_orig")
 WIDOWX = get_embodiment("widowx")
@@ -80,8 +81,30 @@ def test_a_source_without_rotation_masks_its_slots() -> None:
 def test_several_keys_are_joined_and_scaled() -> None:
     adapter = make_adapter(action={"arm0": {"from": ["a", "b"], "form": "xyz_rpy", "scale": 2}})
     native = make_native(np.zeros((1, 7)), np.zeros((1, 7)))
-    native = replace(native, arrays={"a": np.array([[1.0, 2, 3]]), "b": np.array([[4.0, 5, 6]])})
-    assert to_episode(native, adapter, WIDOWX, []).action[0, :6].tolist() == [2, 4, 6, 8, 10, 12]
+    native = replace(native, arrays={"a": np.array([[1.0, 2, 3]]), "b": np.array([[0.25, 0.5, 1]])})
+    assert to_episode(native, adapter, WIDOWX, []).action[0, :6].tolist() == [2, 4, 6, 0.5, 1, 2]
+
+
+def test_a_scaled_dim_can_be_moved_by_an_offset() -> None:
+    spec = {"from": "p[0:3]", "form": "xyz", "scale": [2, 1, 1], "offset": [0, 0.5, -1]}
+    source = make_adapter(state={"arm0": spec}).state["arm0"]
+    assert convert_part(np.array([[1.0, 1, 1]]), source)[0].tolist() == [2, 1.5, 0]
+
+
+def test_a_change_of_an_angle_is_the_short_way_round() -> None:
+    """Differences of angles that were not wrapped: a turn of 0.02 rad through pi is stored as 0.02 - 2 pi."""
+    action = np.array([[0.0, 0, 0, 0, 0, 0.02 - 2 * np.pi, 1], [0, 0, 0, 6.25, -0.5, 3.0, 1]])
+    episode = to_episode(make_native(np.zeros((2, 7)), action), BRIDGE, WIDOWX, [])
+    assert episode.action[:, 3:6] == pytest.approx(np.array([[0, 0, 0.02], [6.25 - 2 * np.pi, -0.5, 3.0]]), abs=1e-6)
+    assert episode.inferred == {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
+    plain = to_episode(make_native(np.zeros((2, 7)), action * [1, 1, 1, 0, 1, 0, 1]), BRIDGE, WIDOWX, [])
+    assert plain.inferred == {}
+
+
+def test_turns_are_those_of_the_rotations() -> None:
+    rotations = Rotation.random(50, random_state=np.random.default_rng(3))
+    expected = (rotations[:-1].inv() * rotations[1:]).magnitude()
+    assert turns_between(rotations.as_euler("xyz")) == pytest.approx(expected, abs=1e-7)
 
 
 def test_degrees_become_radians_but_lengths_stay() -> None:
@@ -161,6 +184,89 @@ def test_dims_that_do_not_fit_the_robot_are_named() -> None:
         to_episode(native, BRIDGE, WIDOWX, [])
 
 
+ALOHA_NAMES = [
+    f"{side}_{joint}"
+    for side in ("left", "right")
+    for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+]
+
+
+def make_aloha(names: list[str], **parts: Any) -> Episode:
+    """An episode of two arms in which dim i of the state holds i / 10, as the source names its dims."""
+    adapter = get_adapter("lerobot_aloha")
+    if parts:
+        adapter = replace(
+            adapter, state=make_adapter(robot="trossen_dual", control_mode="joint_position", **parts).state
+        )
+    row = np.arange(14) / 10
+    native = NativeEpisode(
+        reference=Reference(uri="u", key="k"),
+        n_steps=2,
+        arrays={"observation.state": np.stack([row, row]), "action": np.zeros((2, 14))},
+        frames={},
+        dim_names={"observation.state": names},
+    )
+    return to_episode(native, adapter, get_embodiment("trossen_dual"), [])
+
+
+def test_columns_are_chosen_by_the_names_of_the_source() -> None:
+    """A source that lists the right arm first, the gripper before the joints."""
+    names = [f"{side}_{j}" for side in ("right", "left") for j in ("grip", "j5", "j4", "j3", "j2", "j1", "j0")]
+    arms = {
+        f"{part}{i}": spec
+        for i, side in enumerate(("left", "right"))
+        for part, spec in (
+            ("arm", {"from": "observation.state", "names": [f"{side}_j{n}" for n in range(6)]}),
+            ("gripper", {"from": "observation.state", "names": [f"{side}_grip"], "open": 0, "closed": 1}),
+        )
+    }
+    state = make_aloha(names, state=arms).state[0]
+    assert state[:14].tolist() == pytest.approx([1.3, 1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0])
+
+
+def test_names_that_the_source_does_not_give_are_refused() -> None:
+    arms = {"arm0": {"from": "observation.state", "names": [f"left_j{n}" for n in range(6)]}}
+    with pytest.raises(
+        Rejected, match="wrong_names: observation.state: expected a dim 'left_j0' once, found left_waist"
+    ):
+        make_aloha(ALOHA_NAMES, state=arms)
+    with pytest.raises(Rejected, match="wrong_names: .*found a source that names no dims"):
+        make_aloha([], state=arms)
+    with pytest.raises(Rejected, match="expected a dim 'left_j0' once, found twice"):
+        make_aloha(["left_j0"] * 14, state=arms)
+
+
+def test_dims_that_an_entry_by_names_leaves_out_are_named() -> None:
+    arms = {"arm0": {"from": "observation.state", "names": ALOHA_NAMES[:6]}}
+    with pytest.raises(Rejected, match="wrong_dims: .*the entry names no part for left_gripper, right_waist"):
+        make_aloha(ALOHA_NAMES, state=arms)
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (ALOHA_NAMES[7:] + ALOHA_NAMES[:7], "expected the left arm's dims, found the right arm's"),
+        (ALOHA_NAMES[6:7] + ALOHA_NAMES[:6] + ALOHA_NAMES[7:], "expected an arm's joints, found a gripper among them"),
+        ([f"joint_{i}" for i in (1, 0, 2, 3, 4, 5)] + ALOHA_NAMES[6:], "in the order of their numbers, found 1, 0, 2"),
+    ],
+)
+def test_names_that_contradict_the_entrys_columns_are_refused(names: list[str], fault: str) -> None:
+    with pytest.raises(Rejected, match=f"wrong_names: .*{fault}"):
+        make_aloha(names)
+
+
+@pytest.mark.parametrize("names", [ALOHA_NAMES, [f"motor_{i}" for i in range(14)], [], ["leftWaist.pos"] * 3])
+def test_names_that_agree_or_say_nothing_are_taken(names: list[str]) -> None:
+    assert make_aloha(names).state[0, :6].tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_a_pose_whose_axes_are_named_in_another_order_is_refused() -> None:
+    native = make_native(np.zeros((2, 7)), np.ones((2, 7)))
+    names = {"action": ["y", "x", "z", "roll", "pitch", "yaw", "gripper"]}
+    with pytest.raises(Rejected, match="expected x, y, z, found y, x, z"):
+        to_episode(replace(native, dim_names=names), BRIDGE, WIDOWX, [])
+
+
 def test_a_missing_key_names_those_that_are_there() -> None:
     native = make_native(np.zeros((2, 7)), np.zeros((2, 7)))
     with pytest.raises(Rejected, match="expected observation/state; found action"):
@@ -182,3 +288,36 @@ def test_steps_that_the_source_marks_as_still_are_idle() -> None:
     native = make_native(np.zeros((3, 7)), np.zeros((3, 7)))
     native = replace(native, arrays={"observation/controller_info/movement_enabled": np.array([False, True, False])})
     assert mark_idle(native, adapter).tolist() == [True, False, True]
+
+
+def step_text_episode(step_text: tuple[str, ...], task: str = "", **changes: Any) -> Any:
+    vectors = np.full((len(step_text), 7), 0.1)  # A first step of no motion would be dropped.
+    native = make_native(vectors, vectors, step_text=step_text, language=("open the drawer",), **changes)
+    return to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"], task)
+
+
+def test_runs_of_equal_step_texts_are_segments_of_the_source_and_empty_stretches_are_none() -> None:
+    episode = step_text_episode(("", "open the drawer", "open the drawer", " ", "put it in", "put it in"))
+    assert episode.segments == (
+        Segment(start=1, end=3, text="open the drawer", kind="subtask", source="source"),
+        Segment(start=4, end=6, text="put it in", kind="subtask", source="source"),
+    )
+
+
+def test_a_task_that_the_user_states_replaces_the_step_texts() -> None:
+    episode = step_text_episode(("open the drawer", "put it in"), task="tidy up")
+    assert (episode.segments, episode.task) == ((), "tidy up")
+
+
+def test_step_texts_of_another_length_are_refused() -> None:
+    vectors = np.full((3, 7), 0.1)
+    native = make_native(vectors, vectors, step_text=("open",))
+    with pytest.raises(Rejected, match="expected 3 texts, one a step, found 1"):
+        to_episode(native, BRIDGE, WIDOWX, ["base_0_rgb"])
+
+
+def test_a_dropped_first_step_takes_its_text_with_it() -> None:
+    native = make_native(np.zeros((3, 7)), np.zeros((3, 7)), step_text=("open", "close", "close"))
+    assert source_segments(drop_head(native, 1, "first_step").step_text or (), 2) == (
+        Segment(start=0, end=2, text="close", source="source"),
+    )

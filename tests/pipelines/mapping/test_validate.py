@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.contract.embodiments import get_embodiment, slot_mask
-from pipelines.contract.episode import Episode, Reference
-from pipelines.mapping.validate import find_fault
+from pipelines.contract.episode import DroppedSteps, Episode, Reference
+from pipelines.mapping.validate import find_fault, find_loss
 
 T = 5
 
@@ -128,3 +128,56 @@ def test_the_ends_of_every_limit_are_allowed_and_what_is_beyond_is_not(
         getattr(episode, side)[:, slot] = beyond
         fault = find_fault(episode)
         assert fault is not None and fault[0] == "absurd_value" and f"slot {slot}" in fault[1]
+
+
+def lost(start: int, end: int, reason: str = "missing_frames") -> DroppedSteps:
+    return DroppedSteps(start=start, end=end, reason=reason)
+
+
+def loss(n_steps: int, *dropped: DroppedSteps, hz: float = 20.0, **notes: float) -> tuple[str, str] | None:
+    named = {f"{stream}/longest_pause_ms": ms for stream, ms in notes.items()}
+    return find_loss(n_steps, dropped, np.arange(n_steps) / hz, named, hz)
+
+
+def test_an_episode_that_loses_more_than_a_tenth_is_rejected_by_what_it_lost() -> None:
+    assert loss(90, lost(90, 100)) is None
+    assert loss(89, lost(89, 99), lost(99, 100, "truncated_video")) == (
+        "missing_frames",
+        "expected to lose at most 10% of the steps, found 11 of 100 lost (missing_frames 10, truncated_video 1)",
+    )
+
+
+def test_one_lost_step_is_never_too_much_and_steps_left_out_on_purpose_do_not_count() -> None:
+    assert loss(3, lost(3, 4)) is None
+    assert loss(3, lost(0, 1, "first_step"), lost(4, 5)) is None
+    assert loss(3, lost(3, 5)) is not None
+
+
+def test_the_share_that_may_be_lost_can_be_declared() -> None:
+    assert find_loss(13, [lost(13, 103)], np.arange(13) / 20, {}, 20.0, max_loss=0.9) is None
+
+
+def test_a_hole_in_the_steps_is_named() -> None:
+    episode = make_episode()
+    assert find_fault(replace(episode, timestamp_s=np.array([0, 0.05, 0.54, 0.59, 0.64]))) is None
+    assert find_fault(replace(episode, timestamp_s=np.array([0, 0.05, 0.60, 0.65, 0.70]))) == (
+        "holes",
+        "steps: expected samples at most 0.50 s apart, found a hole of 0.55 s",
+    )
+
+
+def test_a_hole_in_any_stream_is_named() -> None:
+    assert loss(90, base_0_rgb=480.0, gripper=100.0) is None
+    fault = loss(90, base_0_rgb=100.0, gripper=510.0)
+    assert fault == ("holes", "gripper: expected samples at most 0.50 s apart, found a hole of 0.51 s")
+
+
+def test_lost_steps_inside_an_episode_without_a_clock_are_a_hole() -> None:
+    assert loss(190, lost(100, 109)) is None
+    assert loss(190, lost(100, 110)) is not None
+    assert loss(190, lost(190, 200)) is None
+
+
+def test_a_slow_stream_has_longer_periods() -> None:
+    assert loss(9, hz=1.0) is None
+    assert loss(9, hz=1.0, base_0_rgb=1600.0) is not None

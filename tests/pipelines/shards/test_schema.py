@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.images import BLACK_JPEG, CorruptImage, decode_jpeg
 from pipelines.shards.example_wire import parse_example
@@ -76,9 +77,45 @@ def test_flags_times_and_language_of_the_steps(episodes: dict[str, Any]) -> None
     assert column["reward"] == [0, 0, 0, 0, 1]
     assert column["discount"] == [1, 1, 1, 1, 1]
     assert column["segment_id"] == [0, 0, 1, 1, 1]
-    assert column["language_instruction"] == [b"reach"] * 2 + [b"pick the cube"] * 3
+    assert column["language_instruction"] == [b"pick the cube"] * 5
+    assert column["segment_text"] == [b""] * 5
     assert column["timestamp_ns"] == [0, 50_000_000, 100_000_000, 150_000_000, 200_000_000]
     np.testing.assert_array_equal(column["timestamp_s"], np.float32([0, 0.05, 0.1, 0.15, 0.2]))
+
+
+SENTENCES = (
+    Segment(start=0, end=2, text="open the drawer", source="source"),
+    Segment(start=3, end=5, text="put the block inside", source="source"),
+)
+
+
+def step_texts(episode: Any, name: str) -> list[str]:
+    return [bytes(text).decode() for text in parse_example(record_bytes(episode))[f"steps/{name}"]]
+
+
+def test_a_step_has_the_instruction_that_the_source_gave_it_and_no_other_step_s() -> None:
+    sentences = ("open the drawer", "put the block inside")
+    episode = replace(make_episode(0), task=sentences[0], language=sentences, segments=SENTENCES)
+    expected = ["open the drawer"] * 2 + [""] + ["put the block inside"] * 2
+    assert step_texts(episode, "language_instruction") == expected
+    assert step_texts(episode, "segment_text") == expected
+
+
+def test_a_step_without_a_sentence_has_that_of_the_whole_task() -> None:
+    episode = replace(make_episode(0), task="tidy up", language=("tidy up",), segments=SENTENCES)
+    expected = ["open the drawer"] * 2 + ["tidy up"] + ["put the block inside"] * 2
+    assert step_texts(episode, "language_instruction") == expected
+
+
+def test_the_text_of_a_proposal_is_no_language() -> None:
+    segments = (
+        Segment(start=0, end=2, text="close the gripper, move the arm slightly"),
+        Segment(start=2, end=4, text="grasp the cube", source="human"),
+    )
+    episode = replace(make_episode(0), segments=segments)
+    assert step_texts(episode, "segment_text") == ["", "", "grasp the cube", "grasp the cube", ""]
+    assert step_texts(episode, "language_instruction") == ["pick the cube"] * 5
+    assert step_texts(replace(episode, task="", language=()), "language_instruction") == [""] * 5
 
 
 def test_vectors_are_normalized_by_the_statistics_of_the_dataset(episodes: dict[str, Any]) -> None:

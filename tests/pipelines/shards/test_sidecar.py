@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import BLACK_JPEG
 from pipelines.shards.dataset import Dataset
@@ -101,6 +103,22 @@ def test_the_row_of_an_episode(stored: Path) -> None:
     }
     assert {name: row[name] for name in expected} == expected
     assert [s["text"] for s in row["segments"]] == ["reach", ""]
+    assert row["instructions"] == [{"start": 0, "end": 5, "text": "pick the cube"}]
+
+
+def test_the_instructions_of_the_steps_are_runs_whatever_the_segments_are(tmp_path: Path) -> None:
+    sentences = ("open the drawer", "put the block inside")
+    segments = (
+        Segment(start=0, end=2, text=sentences[0], source="source"),
+        Segment(start=3, end=5, text=sentences[1], source="source"),
+    )
+    episode = replace(make_episode(0), task=sentences[0], language=sentences, segments=segments)
+    store_dataset(tmp_path, {"train": [[episode]]})
+    row = read_sidecar(Dataset.open(tmp_path).sidecars("train")[0], ["instructions"]).to_pylist()[0]
+    assert row["instructions"] == [
+        {"start": 0, "end": 2, "text": "open the drawer"},
+        {"start": 3, "end": 5, "text": "put the block inside"},
+    ]
 
 
 def test_records_begin_where_the_sidecar_says(stored: Path) -> None:
@@ -281,6 +299,7 @@ import resource, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from tests.support.stored_episodes import make_episode, statistics_of, store_shard
+from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -359,11 +378,13 @@ def test_a_sidecar_of_another_schema_is_refused(stored: Path) -> None:
     path = stored / "index/train-00000-of-00003.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"schema": b"embodimix.index/v9"}), path)
-    with pytest.raises(FailedWork, match="expected schema 'embodimix.index/v1', found 'embodimix.index/v9'"):
+    with pytest.raises(
+        FailedWork, match="expected schema 'embodimix.index/v2' or 'embodimix.index/v1', found 'embodimix.index/v9'"
+    ):
         read_sidecar(path)
     with_more = table.append_column("thesis", [["words"] * len(table)])
     pq.write_table(with_more.replace_schema_metadata(table.schema.metadata), path)
-    with pytest.raises(FailedWork, match="expected the columns of embodimix.index/v1, found .*, thesis"):
+    with pytest.raises(FailedWork, match="expected the columns of embodimix.index/v2, found .*, thesis"):
         read_sidecar(path)
     path.write_bytes(b"PAR1 no")
     with pytest.raises(FailedWork, match="expected a sidecar index that can be read"):

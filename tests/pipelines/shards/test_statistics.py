@@ -23,6 +23,7 @@ from pipelines.shards.statistics import (
     summarize_episode,
     unnormalize,
 )
+from pipelines.shards.summaries import summarize_slot
 
 FIRST_SLOT = np.arange(18) == 0
 ALL_SLOTS = np.ones(18, bool)
@@ -143,6 +144,7 @@ def test_a_file_comes_back_bit_for_bit(tmp_path: Path) -> None:
         ('{"schema": "x/v9"}', "found 'x/v9'"),
         ('{"schema": "embodimix.statistics/v1", "norm_keys": {"a": {}}}', "expected the fields"),
         ('{"schema": "embodimix.statistics/v1", "norm_keys": []}', "expected the fields"),
+        ('{"schema": "embodimix.statistics/v2", "norm_keys": {}}', "expected the fields"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -181,11 +183,86 @@ def test_the_zscore_map_is_mean_and_deviation() -> None:
     assert (affine.center[0], affine.half_range[0]) == (3.0, np.sqrt(3.5))
 
 
-def test_a_slot_that_hardly_moves_has_a_floor_under_its_range() -> None:
-    still = summarize(column(0.5, 0.5, 0.5), FIRST_SLOT).affine()
-    rare = summarize(column(*[0.0] * 999, 10.0), FIRST_SLOT).affine()
-    assert still.half_range[0] == 1e-3
-    assert rare.half_range[0] == 0.5
+def test_summaries_say_what_slots_hold_and_at_which_rates(tmp_path: Path) -> None:
+    parts = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
+    mask = np.arange(18) < 7
+    values = np.zeros((3, 18), np.float32)
+    slow, fast = (
+        summarize_episode("a/ee_delta/pi18/v1", values, values, mask, mask, parts, control_hz=hz) for hz in (5.0, 50.0)
+    )
+    merged = fast.merge(slow).merge(fast)
+    save_statistics(tmp_path / "s.json", {"a/ee_delta/pi18/v1": merged})
+    found = load_statistics(tmp_path / "s.json")["a/ee_delta/pi18/v1"]
+    assert found.rates == ((5.0, 3), (50.0, 6)) and found.control_hz == (5.0, 50.0)
+    assert found.state.quantities[:8] == ("pose_m",) * 3 + ("pose_rad",) * 3 + ("gripper", "")
+    assert found.action.quantities[:8] == ("delta_m",) * 3 + ("delta_rad",) * 3 + ("gripper", "")
+
+
+def test_slots_on_which_episodes_disagree_are_mixed_in_any_order() -> None:
+    seen = [summarize(column(1.0), FIRST_SLOT, {0: name} if name else None) for name in ("gripper", "joint_rad", "")]
+    found = {a.merge(b).merge(c).quantities[0] for a, b, c in itertools.permutations(seen)}
+    assert found == {"mixed"}
+    assert seen[0].merge(seen[2]).quantities[0] == seen[2].merge(seen[0]).quantities[0] == "gripper"
+
+
+V1_SLOT = {"count": 4, "total": hex(6 << 149), "total_squares": hex(14 << 298), "low": 0.0, "high": 3.0}
+
+
+def old_file(path: Path) -> dict:
+    """A file as version 1 wrote it: one slot with the values 0, 1, 2, 3 and the half range of its rule."""
+    summary = summarize_slot(np.arange(4, dtype=np.float32))
+    assert (summary.count, hex(summary.total), hex(summary.total_squares)) == tuple(V1_SLOT.values())[:3]
+    buckets = " ".join(f"{k}:{c}" for k, c in zip(summary.keys.tolist(), summary.counts.tolist(), strict=True))
+    empty = {"count": 0, "total": "0x0", "total_squares": "0x0", "low": 0.0, "high": 0.0, "buckets": ""}
+    half = summary.quantile(0.99) / 2
+    array = {
+        "mean": [1.5] + [0.0] * 17,
+        "center": [half] + [0.0] * 17,
+        "half_range": [half] + [1.0] * 17,
+        "slots": [V1_SLOT | {"buckets": buckets}, *[empty] * 17],
+    }
+    key = {"n_episodes": 1, "n_steps": 4, "state": array, "action": array}
+    content = {"schema": "embodimix.statistics/v1", "normalization": "quantile", "norm_keys": {KEY: key}}
+    path.write_text(json.dumps(content))
+    return content
+
+
+def test_files_of_version_1_keep_the_rule_that_their_shards_were_written_with(tmp_path: Path) -> None:
+    old_file(tmp_path / "old.json")
+    old = load_statistics(tmp_path / "old.json")
+    assert old[KEY].action.rule == "span/v1"
+    glitch = replace(old[KEY].action.slots[0], high=3000.0)
+    assert replace(old[KEY].action, slots=(glitch, *old[KEY].action.slots[1:])).affine().half_range[0] == 150.0
+    save_statistics(tmp_path / "again.json", old)
+    again = load_statistics(tmp_path / "again.json")
+    assert again[KEY].action.rule == "span/v1" and again[KEY].rates == ()
+
+
+def test_pooled_with_new_statistics_old_ones_follow_the_new_rule(tmp_path: Path) -> None:
+    old_file(tmp_path / "old.json")
+    old = load_statistics(tmp_path / "old.json")[KEY]
+    assert old.merge(norm(0)).action.rule == norm(0).merge(old).action.rule == "tails/v2"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["mean", "half_range"])
+def test_an_edited_file_is_noticed(tmp_path: Path, version: int, name: str) -> None:
+    path = tmp_path / "s.json"
+    if version == 1:
+        old_file(path)
+    else:
+        save_statistics(path, {KEY: norm(0)})
+    content = json.loads(path.read_text())
+    content["norm_keys"][KEY]["action"][name][0] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(FailedWork, match="expected the statistics as they were written, found edited ones"):
+        load_statistics(path)
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("[" * 100_000)
+    with pytest.raises(FailedWork, match="can be read"):
+        load_statistics(tmp_path / "s.json")
 
 
 def test_slots_never_seen_map_to_themselves() -> None:

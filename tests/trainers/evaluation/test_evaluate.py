@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.contract.errors import UsageError
 from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
-from trainers.evaluation.baselines import holds_position, mean_action, repeat_state, slot_units
+from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
 
@@ -34,12 +34,6 @@ def test_units_follow_the_control_mode_and_the_parts() -> None:
     assert slot_units("ee_absolute", {"arm0": range(6)})[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
     assert slot_units("joint_velocity", {"arm0": range(7), "gripper0": (7,)})[5:9] == ("rad/s", "rad/s", "gripper", "")
     assert slot_units("joint_position", {"base": (14, 15)})[14:] == ("m/s", "rad/s", "", "")
-
-
-def test_grippers_hold_positions_in_every_mode_and_arms_only_in_absolute_ones() -> None:
-    parts = {"arm0": (0, 1), "gripper0": (6,), "base": (14,), "torso": (17,)}
-    assert np.flatnonzero(holds_position("joint_position", parts)).tolist() == [0, 1, 6, 17]
-    assert np.flatnonzero(holds_position("ee_delta", parts)).tolist() == [6, 17]
 
 
 def baseline_batch(norm_key: str, state_mask: Any) -> Any:

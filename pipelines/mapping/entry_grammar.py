@@ -1,0 +1,76 @@
+"""What an adapter entry may say: its keys, their kinds and meanings; checked before an entry is built."""
+
+from typing import get_args
+
+from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
+
+_TEXT_LIST = ListOf(about="a list of names", item=TextKind(about="a name"), may_be_empty=True)
+_NAMES = AnyOf(about="a name or a list of names", kinds=(TextKind(about="a name"), _TEXT_LIST))
+_NUMBERS = AnyOf(
+    about="a number, or one for each dim",
+    kinds=(Number(about="a number"), ListOf(about="a list of numbers", item=Number(about="a number"))),
+)
+_FLAGS = MapOf(about="native flags and their values", value=Scalar(about="true, false or a number"))
+_CAMERAS = Fields(about="camera slots", fields={camera: _NAMES for camera in CAMERAS})
+
+PART = Fields(
+    about="the native dims of a part",
+    fields={
+        "from": AnyOf(
+            about="native dims such as action[0:6], or a list of them",
+            kinds=(TextKind(about="native dims"), ListOf(about="a list of native dims", item=TextKind(about="dims"))),
+        ),
+        "names": ListOf(about="the source's own names of the dims", item=TextKind(about="a name")),
+        "form": TextKind(about="how the numbers are to be read"),
+        "degrees": Flag(about="whether angles are in degrees"),
+        "scale": _NUMBERS,
+        "offset": _NUMBERS,
+        "wrap": Flag(about="whether angles are differences, of which the short way round is meant"),
+        "open": Number(about="a gripper's native value when open"),
+        "closed": Number(about="a gripper's native value when closed"),
+        "clip": Flag(about="whether a gripper is kept within 0..1"),
+        "relative": Flag(about="whether a gripper's values say open, close or stay"),
+        "next": Flag(about="whether the action is what the key holds one step later"),
+    },
+    required=("from",),
+)
+_PARTS = Fields(about="parts", fields={part: PART for part in get_args(Part)})
+
+ENTRY = Fields(
+    about="an adapter entry",
+    fields={
+        "title": TextKind(about="a line on what the dataset is"),
+        "format": TextKind(about="a format of the input"),
+        "robot": TextKind(about="a robot of the embodiment registry, or from_log"),
+        "control_mode": TextKind(about="a control mode", choices=CONTROL_MODES),
+        "control_hz": Number(about="a rate in Hz", above=0),
+        "units": TextKind(about="the units of vectors", choices=("metric", "native")),
+        "aliases": _TEXT_LIST,
+        "cameras": _CAMERAS,
+        "optional_cameras": _CAMERAS,
+        "state": _PARTS,
+        "action": _PARTS,
+        "widths": MapOf(about="native keys and their widths", value=Number(about="a width", integer=True, above=0)),
+        "language": _TEXT_LIST,
+        "task": TextKind(about="an instruction"),
+        "drop_first": TextKind(about="which first steps are left out"),
+        "idle_when": _FLAGS,
+        "keep_when": _FLAGS,
+        "compressed": _TEXT_LIST,
+        "swapped_channels": _TEXT_LIST,
+        "note": TextKind(about="what a reader should know"),
+        "shift_before": TextKind(about="a date, such as 2021-07-23"),
+    },
+    required=("title", "format", "robot", "control_mode"),
+)
+
+REGISTRY = Fields(
+    about="an adapter registry",
+    fields={
+        "schema": TextKind(about="the schema of the file"),
+        "blocks": Anything(about="anchors that entries refer to"),
+        "adapters": MapOf(about="entries by name", value=ENTRY),
+    },
+    required=("schema", "adapters"),
+)
