@@ -1,6 +1,13 @@
-"""Checkpoints: parameters, optimizer, moving average and the position in the stream, as one atomic unit."""
+"""Checkpoints: parameters, optimizer, moving average and the position in the stream, as one atomic unit.
+
+Everything in a checkpoint is under a checksum: the arrays under sums of their bits, and those sums, the table of the
+arrays and the position in the stream under a digest. A flipped digit of the position would otherwise train on other
+samples than the run drew, and nothing would tell.
+"""
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -42,17 +49,24 @@ class Checkpoints:
     """The checkpoints of one run, written in the background.
 
     `save` returns when the state is out of the way of the next step; the checkpoint counts once all of it is on disk
-    under its final name, and one that a kill cut short is removed when the run is taken up. An error of the background
-    comes up at the next `save`, or at `finish`.
+    under its final name, and one that a kill cut short is removed when the run is resumed. An error of the background
+    is raised by the next `save`, or by `finish`.
+
+    Without a config nothing is written or removed: evaluation and serving read the run that is training, whose
+    unfinished checkpoint looks like one that a kill cut short.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+    def __init__(self, directory: Path, config: CheckpointConfig | None = None) -> None:
         self.directory = directory.resolve()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep,
-            keep_period=config.keep_every or None,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
+        options = (
+            ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+            if config is None
+            else ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep,
+                keep_period=config.keep_every or None,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            )
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._started: int | None = None
@@ -75,7 +89,8 @@ class Checkpoints:
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
-        progress_json = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
+        content = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
+        progress_json = content | {"digest": digest_of(content)}
         self._started = progress.step
         with self._failures_named():
             self._manager.save(
@@ -120,7 +135,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Finishes and lets go; what could not be written is said on stderr, for another error may be under way."""
+        """Finishes and lets go; what could not be written goes to stderr, for another error may be under way."""
         try:
             self.finish()
         except FailedWork as error:
@@ -142,10 +157,17 @@ class Checkpoints:
     def _read_progress(self, step: int, expected: Mapping[str, Tree]) -> tuple[Progress, dict[str, int]]:
         stored = self._restored(step, {"progress": ocp.args.JsonRestore()})["progress"]
         try:
+            digest = stored.pop("digest", None)  # checkpoints of version 0.1.0 have none
+            if digest is not None and digest != digest_of(stored):
+                raise ValueError("it has changed since it was saved")
             sums, arrays = stored.pop("bit_sums"), stored.pop("arrays", None)
             progress = Progress(**stored)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: progress: {error}") from error
+        if progress.step != step:
+            raise FailedWork(
+                f"checkpoint {step} in {self.directory} is damaged: progress is that of step {progress.step}"
+            )
         if arrays is not None:  # checkpoints of version 0.1.0 do not say
             self._check_form(step, arrays, expected)
         return progress, sums
@@ -202,6 +224,12 @@ def form_of(parts: Mapping[str, Tree]) -> dict[str, dict[str, str]]:
         }
         for part, tree in parts.items()
     }
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """16 digits of the sha256 of JSON content, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def bit_sum(tree: Tree) -> int:

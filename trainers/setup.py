@@ -1,4 +1,4 @@
-"""How a run starts: set up or taken up, with its mixture, config, statistics and first state."""
+"""How a run starts, new or resumed: its mixture, config, statistics and first state."""
 
 import sys
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from trainers.step import TrainState, new_state
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What the command asks for. overrides: settings by dotted name; resume: take up the run if it exists."""
+    """What the command asks for. overrides: settings by dotted name; resume: go on with the run if it exists."""
 
     stage: Stage
     spec: Path
@@ -38,13 +38,13 @@ class TrainingRequest:
 
 
 def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixture]:
-    """Resolves a new run, or takes up the one that exists and checks that nothing it depends on has changed.
+    """Resolves a new run, or resumes the one that exists and checks that nothing it depends on has changed.
 
     Nothing is written yet: see `record`.
     """
     check_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
-    config = _taken_up(run, request, mixture) if run.exists() else _new_run(request, mixture)
+    config = _resumed(run, request, mixture) if run.exists() else _new_run(request, mixture)
     if config.wandb is not None:
         import_wandb(config)
     return config, mixture
@@ -105,7 +105,9 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
     They are placed on the mesh, or on this process's first device. UsageError where there is no checkpoint yet.
     """
     config = run.read_config()
-    checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+    if not run.checkpoints.is_dir():
+        raise UsageError(f"{run.path}: expected a checkpoint; found none yet. Train it first")
+    checkpoints = Checkpoints(run.checkpoints)
     try:
         steps = checkpoints.steps()
         if not steps:
@@ -128,7 +130,7 @@ def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     return None if init is None else RunDirectory(init).recorded_statistics()
 
 
-def _taken_up(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
+def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
     saved = run.read_config()
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")

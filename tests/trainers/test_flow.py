@@ -80,4 +80,4 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
         [robot.norm_key], np.full((1, 10, 18), 0.25), state[None], state_mask[None], action_mask[None]
     )
     np.testing.assert_array_equal(actions, expected[0][:, action_mask])
-    assert robot.units[0] == "rad" and robot.control_hz == tuple(mixture.groups[0].control_hz)
+    assert robot.units("action")[0] == "rad" and robot.control_hz == tuple(mixture.groups[0].control_hz)

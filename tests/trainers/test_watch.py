@@ -17,7 +17,7 @@ from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.config import flattened
 from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement
-from trainers.metrics import read_metrics
+from trainers.metrics import keep_until, read_metrics
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, abstract_state, fresh_state, read_best
 from trainers.train import train
@@ -233,3 +233,15 @@ def test_a_run_that_lost_a_file_says_which(tmp_path: Path, name: str, watched: t
     spec = RunDirectory(run).read_config().mixture
     with pytest.raises(UsageError, match=f"{name}: expected what the run wrote when it started; found no such file"):
         train(TrainingRequest(stage="pretrain", spec=Path(spec), run=run, resume=True, show_progress=False))
+
+
+def test_one_bad_line_of_metrics_loses_that_line_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1.0}).encode() for step in range(1, 6)]
+    lines[1] = lines[1].replace(b"{", b"\xff")
+    lines[3] = b"[1, 2]"
+    path.write_bytes(b"\n".join(lines) + b"\n" + b'{"step": 6, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [1, 3, 5]
+    assert "3 lines are no metrics and were left out" in capsys.readouterr().err
+    keep_until(path, 3)
+    assert [line["step"] for line in read_metrics(path)] == [1, 3]

@@ -14,6 +14,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.storage.paths import StoragePath
 from trainers.demo.logs import PLANS
+from trainers.metrics import read_metrics
 
 FRAMES_SHOWN = 6
 
@@ -252,8 +253,7 @@ def _drawn(checkpoints: Path) -> dict[str, float]:
 
 
 def _losses(path: Path) -> np.ndarray:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return np.array([(line["step"], line["loss"]) for line in lines])
+    return np.array([(line["step"], line["loss"]) for line in read_metrics(path)])
 
 
 def _falls(rows: np.ndarray) -> bool:

@@ -1,28 +1,11 @@
-"""What a policy must beat, and the units its errors are stated in."""
-
-from collections.abc import Mapping, Sequence
+"""What a policy must beat: repeating the state, and the mean action of the training data."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from mixtures.stream.batches import Batch
-from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import holds_position
-from pipelines.contract.units import slot_units as units_of_slots
-
-UNITS = ("rad", "rad/s", "m", "m/s", "gripper")
-
-
-def slot_units(control_mode: str, parts: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """The unit of each of the 18 action slots, '' where the robot has none; 'gripper' is the fraction closed.
-
-    >>> slot_units("ee_delta", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)})[:8]
-    ('m', 'm', 'm', 'rad', 'rad', 'rad', 'gripper', '')
-    """
-    units = units_of_slots(control_mode, parts, "action")
-    # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
-    return tuple("gripper" if units.get(slot) == "closed" else units.get(slot, "") for slot in range(N_SLOTS))
 
 
 def repeat_state(mixture: Mixture, batch: Batch) -> NDArray[np.float32]:

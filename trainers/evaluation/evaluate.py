@@ -18,7 +18,7 @@ from pipelines.contract.errors import UsageError
 from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
-from trainers.evaluation.baselines import mean_action, repeat_state, slot_units
+from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.measures import (
     PREDICTORS,
     Predictions,
@@ -29,6 +29,7 @@ from trainers.evaluation.measures import (
     overall,
     sample_means,
 )
+from trainers.robots import slot_units
 from trainers.run import RunDirectory
 from trainers.sampling import sample_masked
 from trainers.setup import read_best
@@ -195,7 +196,7 @@ def predictions_of(
         mean_action=mean_action(mixture, batch),
         counts=counts,
         half_range=half_range,
-        units=np.array([slot_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
+        units=np.array([slot_units(key, mixture.parts[key], "action") for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import UsageError
-from trainers.evaluation.baselines import UNITS
+from trainers.robots import UNITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,9 @@ def _state_before(run: RunDirectory, config: RunConfig, step: int) -> tuple[Trai
         raise UsageError(f"--step: expected 1 or more; found {step}")
     mesh = single_device_mesh()
     like = with_placement(mesh, abstract_state(config))
-    checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+    if not run.checkpoints.is_dir():
+        return fresh_state(config, mesh, like), 0
+    checkpoints = Checkpoints(run.checkpoints)
     try:
         for before in reversed([saved for saved in checkpoints.steps() if saved < step]):
             try:

@@ -92,7 +92,7 @@ class Actor:
 
     def form(self, robot: Robot) -> ObservationForm:
         """What an observation of this robot must be."""
-        low, high = state_range(self._normalizer.statistics[robot.norm_key].state, robot.units)
+        low, high = state_range(self._normalizer.statistics[robot.norm_key].state, robot.units("state"))
         return ObservationForm(robot=robot, cameras=self.cameras, state_mask=self.state_mask(robot), low=low, high=high)
 
     def act(self, robot: Robot, observation: Observation) -> NDArray[np.float32]:

@@ -149,7 +149,9 @@ def _check_size(camera: str, height: int, width: int) -> None:
 
 def _state(values: list[Any], form: ObservationForm) -> NDArray[np.float32]:
     robot, mask = form.robot, form.state_mask
-    expected = f"state of {robot.norm_key}: expected {int(mask.sum())} numbers ({', '.join(robot.slot_names(mask))})"
+    expected = (
+        f"state of {robot.norm_key}: expected {int(mask.sum())} numbers ({', '.join(robot.slot_names(mask, 'state'))})"
+    )
     if not mask.any() and not values:
         return np.zeros(N_SLOTS, np.float32)
     if not values:
@@ -175,7 +177,7 @@ def _check_range(measured: NDArray[np.float64], form: ObservationForm) -> None:
     outside = np.flatnonzero((measured < low) | (measured > high))
     if len(outside):
         k = outside[0]
-        name = form.robot.slot_names(form.state_mask)[k]
+        name = form.robot.slot_names(form.state_mask, "state")[k]
         raise UsageError(
             f"state of {form.robot.norm_key}: {name}: expected {low[k]:.4g} to {high[k]:.4g}, the range of its "
             f"training data and a margin; found {measured[k]:.6g}. Is it in another unit?"

@@ -372,8 +372,8 @@ class PolicyServer:
         return {
             "control_hz": self._control_hz(robot),
             "open_loop_steps": self._executed(robot),
-            "state": robot.slot_names(self._actor.state_mask(robot)),
-            "action": robot.slot_names(self._actor.action_mask(robot)),
+            "state": robot.slot_names(self._actor.state_mask(robot), "state"),
+            "action": robot.slot_names(self._actor.action_mask(robot), "action"),
         }
 
 
