@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
     from trainers.evaluation import replay
 
     report = replay.replay(arguments.run_directory, arguments.step)
-    print(json.dumps(report, indent=1) if arguments.json else replay.render(report))
+    print(json.dumps(report.to_json(), indent=1) if arguments.json else replay.render(report))
     return 0
 
 
@@ -116,13 +117,20 @@ def run_train(arguments: argparse.Namespace) -> int:
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
     from trainers import plan
     from trainers.mesh import build_mesh
+    from trainers.prompt_counts import count_prompts
+    from trainers.prompts import PromptEncoder
     from trainers.run import RunDirectory
     from trainers.setup import set_up
 
     config, mixture = set_up(RunDirectory(request.run), request)
     build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
-    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops)
-    print(json.dumps(made, indent=1) if arguments.json else plan.render(made))
+    try:
+        prompts = count_prompts(mixture, PromptEncoder(config))
+    except UsageError as error:  # a plan of the memory needs no tokenizer, and training will ask for it
+        print(f"WARNING: {error}", file=sys.stderr)
+        prompts = None
+    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
+    print(json.dumps(made.to_json(), indent=1) if arguments.json else plan.render(made))
     return 0
 
 
@@ -142,10 +150,10 @@ def run_eval(arguments: argparse.Namespace) -> int:
     )
     if arguments.compare is not None:
         compared = compare.compare(request, arguments.compare)
-        print(json.dumps(compared, indent=1) if arguments.json else compare.render(compared))
+        print(json.dumps(compared.to_json(), indent=1) if arguments.json else compare.render(compared))
         return 0
-    report = evaluate.evaluate(request)
-    print(json.dumps(report, indent=1) if arguments.json else evaluate.render(report))
+    report = evaluate.evaluate(request).report
+    print(json.dumps(report.to_json(), indent=1) if arguments.json else evaluate.render(report))
     return 0
 
 

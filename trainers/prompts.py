@@ -33,7 +33,7 @@ class PromptEncoder:
     def __init__(self, config: RunConfig) -> None:
         """UsageError if the tokenizer's file is missing, has changed, or is of another vocabulary than the model's."""
         self._tokenizer = open_tokenizer(config)
-        self._max_tokens = config.policy.max_tokens
+        self.max_tokens = config.policy.max_tokens
         self._states_as_words = states_as_words(config.policy)
         self._encode_text = lru_cache(maxsize=REMEMBERED)(self._encode)
 
@@ -63,7 +63,7 @@ class PromptEncoder:
 
     def _encode(self, text: str, state: NDArray[np.float32] | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
         ids, mask = self._tokenizer.encode(text, state)
-        return ids, mask, bool(mask.all()) and self._tokenizer.length(text, state) > self._max_tokens
+        return ids, mask, bool(mask.all()) and self._tokenizer.length(text, state) > self.max_tokens
 
 
 def states_as_words(policy: PolicyConfig) -> bool:

@@ -139,14 +139,14 @@ def test_a_batch_that_stopped_a_run_is_replayed(tmp_path: Path) -> None:
     with pytest.raises(FailedWork, match="`embodimix train replay .*run` computes this batch again"):
         pretrain(tmp_path / "run", '{"nan": 13}', steps=9, checkpoints__every=2)
     report = replay(tmp_path / "run")
-    assert (report["step"], report["from_checkpoint"]) == (4, 2)
+    assert (report.step, report.from_checkpoint) == (4, 2)
     stopped = json.loads((tmp_path / "run" / "not_finite_step_4.json").read_text())["samples"]
-    worst, *others = report["samples"]
-    assert worst["name"] == "toy/e1/3" and not np.isfinite(worst["loss"]) and not np.isfinite(worst["action"])
+    worst, *others = report.samples
+    assert worst.name == "toy/e1/3" and not np.isfinite(worst.loss) and not np.isfinite(worst.action)
     expected = {sample["name"]: sample["loss"] for sample in stopped}
     for sample in others:
-        assert sample["loss"] == pytest.approx(expected[sample["name"]], rel=1e-5)
-    assert all(not np.isfinite(row["norm"]) for row in report["gradients"][:3])
+        assert sample.loss == pytest.approx(expected[sample.name], rel=1e-5)
+    assert all(not np.isfinite(row.norm) for row in report.gradients[:3])
     assert "toy/e1/3" in render(report)
     assert (tmp_path / "run" / "replay_step_4.html").exists()
 
@@ -154,7 +154,7 @@ def test_a_batch_that_stopped_a_run_is_replayed(tmp_path: Path) -> None:
 def test_a_run_that_never_stopped_has_nothing_to_replay(watched: tuple[Path, FakeWandb]) -> None:
     with pytest.raises(UsageError, match="no loss was not finite here; name a step with --step N"):
         replay(watched[0])
-    assert replay(watched[0], step=5)["loss"] == pytest.approx(
+    assert replay(watched[0], step=5).loss == pytest.approx(
         read_metrics(watched[0] / "metrics.jsonl")[-1]["loss"], rel=1e-5
     )
 

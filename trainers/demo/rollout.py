@@ -15,6 +15,7 @@ from pipelines.contract.images import letterbox
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
 from trainers.demo.labeler import sentences
 from trainers.demo.logs import FULL, Series
+from trainers.demo.outcomes import RolloutOutcome
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.script import draw_scene, first_state
 from trainers.demo.world import Body, Command, Scene, State, base_to_world, hand_positions, is_success, step
@@ -45,23 +46,6 @@ class Instructor(Protocol):
     """Says what the policy is asked at a look."""
 
     def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutOutcome:
-    """How a policy did on one task in `episodes` new scenes.
-
-    condition: how it was asked. went_to_meant: its hands came nearest to the thing that the sentence means.
-    lifted_other: it lifted what the sentence did not mean.
-    """
-
-    task: str
-    robot: str
-    condition: str
-    episodes: int
-    successes: int
-    went_to_meant: int
-    lifted_other: int
 
 
 def roll_out(

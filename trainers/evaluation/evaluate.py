@@ -1,8 +1,8 @@
 """Evaluation on held-out episodes: flow loss and open-loop action error per group, beside two baselines."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,14 @@ from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
 from trainers.evaluation.baselines import mean_action, repeat_state
-from trainers.evaluation.measures import (
-    PREDICTORS,
-    Predictions,
-    by_slot,
-    joined,
-    measure,
-    of_samples,
-    overall,
-    sample_means,
-)
+from trainers.evaluation.measures import Predictions, by_slot, joined, measure, of_samples, overall, sample_means
+from trainers.evaluation.records import Errors, Evaluation, EvaluationReport, SampleErrors
 from trainers.robots import slot_units
 from trainers.run import RunDirectory
 from trainers.sampling import sample_masked
 from trainers.setup import read_best
 from trainers.step import build_flow_loss
 
-SCHEMA = "embodimix.eval/v1"
-PLOTTED_SAMPLES = 3
 Tree = Any
 
 
@@ -59,64 +49,86 @@ class EvaluationRequest:
     flow_sweep: tuple[int, ...] = ()
 
 
-def evaluate(request: EvaluationRequest) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest) -> Evaluation:
     """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json, .html and plots, and returns the report.
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
     """
-    if any(number <= 0 for number in request.flow_sweep):
-        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
-    for name in ("samples", "batch_size", "flow_steps"):
-        if getattr(request, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+    check_request(request)
     run = RunDirectory(request.run)
     config, step, params = read_best(run)
     own = request.spec is None or request.spec.resolve() == Path(config.mixture)
     mixture = open_evaluation_mixture(run, config, None if own else request.spec, request.stage)
     name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
-    predict = build_predictor(config, mixture, params, request)
-    groups, sample_errors, measured = [], {}, []
-    for index, group in enumerate(mixture.groups):
-        if not group.n_validation_episodes:
-            groups.append({"name": group.name, "samples": 0})
-            continue
-        predictions = predict(group.name, index)
-        measured.append(predictions)
-        swept = dict(zip(map(str, request.flow_sweep), predictions.swept.mean(axis=0).tolist(), strict=True))
-        groups.append({"name": group.name, "share": group.probability} | measure(predictions) | {"flow_sweep": swept})
-        sample_errors[group.name] = {"names": predictions.names, "error": of_samples(predictions)}
-        if request.plots:
-            from trainers.evaluation.plots import plot_chunks
+    predictions = predict_groups(mixture, build_predictor(config, mixture, params, request))
+    groups = [
+        measure(group.name, group.probability, predictions[group.name], swept_errors(request, predictions[group.name]))
+        for group in mixture.groups
+        if group.name in predictions
+    ]
+    if request.plots:
+        from trainers.evaluation.plots import plot_chunks
 
-            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
-    report = {
-        "schema": SCHEMA,
-        "run": str(request.run),
-        "step": step,
-        "mixture": mixture.spec.name,
-        "own_mixture": own,
-        "samples": request.samples,
-        "seed": request.seed,
-        "flow_steps": request.flow_steps,
-        "plots": str(run.path / "eval" / name) if request.plots else None,
-        "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
-        "groups": groups,
-        "overall": overall(groups),
-        "slots": by_slot(measured),
+        for group in groups:
+            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions[group.name])
+    report = EvaluationReport(
+        run=str(request.run),
+        step=step,
+        mixture=mixture.spec.name,
+        own_mixture=own,
+        samples=request.samples,
+        seed=request.seed,
+        flow_steps=request.flow_steps,
+        plots=str(run.path / "eval" / name) if request.plots else None,
+        sample_errors=str(run.path / "eval" / f"{name}.samples.json"),
+        groups=tuple(groups),
+        without_episodes=tuple(group.name for group in mixture.groups if group.name not in predictions),
+        overall=overall(groups),
+        slots=by_slot(predictions.values()),
+    )
+    samples = {
+        group: SampleErrors(names=tuple(found.names), error=tuple(of_samples(found)))
+        for group, found in predictions.items()
     }
-    write_report(run, name, report, sample_errors)
-    return report
+    evaluation = Evaluation(report=report, samples=samples)
+    write_report(run, name, evaluation)
+    return evaluation
 
 
-def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_errors: dict[str, Any]) -> None:
+def check_request(request: EvaluationRequest) -> None:
+    """UsageError names an option that is no positive number."""
+    if any(number <= 0 for number in request.flow_sweep):
+        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
+    for name in ("samples", "batch_size", "flow_steps"):
+        if getattr(request, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+
+
+def predict_groups(mixture: Mixture, predict: Callable[[str, int], Predictions]) -> dict[str, Predictions]:
+    """Predictions by group, of those that hold out episodes. A group's number in the mixture decides its noise."""
+    return {
+        group.name: predict(group.name, index)
+        for index, group in enumerate(mixture.groups)
+        if group.n_validation_episodes
+    }
+
+
+def swept_errors(request: EvaluationRequest, predictions: Predictions) -> dict[int, float]:
+    """The policy's mean error by each other number of flow steps."""
+    return dict(zip(request.flow_sweep, predictions.swept.mean(axis=0).tolist(), strict=True))
+
+
+def write_report(run: RunDirectory, name: str, evaluation: Evaluation) -> None:
     """Writes the report as JSON, the errors of single samples beside it, and the page if there are plots."""
-    (run.path / "eval").mkdir(exist_ok=True)
-    write_atomically(run.path / "eval" / f"{name}.samples.json", json.dumps(sample_errors).encode())
-    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
-    if report["plots"] is not None:
+    folder = run.path / "eval"
+    folder.mkdir(exist_ok=True)
+    samples = {group: asdict(errors) for group, errors in evaluation.samples.items()}
+    write_atomically(folder / f"{name}.samples.json", json.dumps(samples).encode())
+    write_atomically(folder / f"{name}.json", json.dumps(evaluation.report.to_json(), indent=1).encode())
+    if evaluation.report.plots is not None:
         from trainers.evaluation.page import write_page
 
-        write_page(run.path / "eval" / f"{name}.html", report)
+        write_page(folder / f"{name}.html", evaluation.report)
 
 
 def open_evaluation_mixture(
@@ -202,25 +214,24 @@ def predictions_of(
     )
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: EvaluationReport) -> str:
     """The report as a table: mean absolute errors of the policy and of the baselines."""
     lines = [
-        f"{report['run']} at step {report['step']}, held-out episodes of {report['mixture']}, "
-        f"{report['flow_steps']} flow steps",
+        f"{report.run} at step {report.step}, held-out episodes of {report.mixture}, {report.flow_steps} flow steps",
         f"{'group':<40} {'samples':>7} {'flow loss':>9}  {'unit':<10} {'policy':>9} {'repeat':>9} {'mean':>9}",
     ]
-    for group in report["groups"]:
-        if not group["samples"]:
-            lines.append(f"{group['name']:<40} {0:>7}  no held-out episodes")
-            continue
-        head = f"{group['name']:<40} {group['samples']:>7} {group['flow_loss']:>9.4f}"
-        for unit, error in {**group["error"], "normalized": group["normalized_error"]}.items():
-            lines.append(f"{head:<58}  {unit:<10} " + " ".join(f"{error[name]:>9.4f}" for name in PREDICTORS))
+    for group in report.groups:
+        head = f"{group.name:<40} {group.samples:>7} {group.flow_loss:>9.4f}"
+        for unit, errors in group.rows():
+            lines.append(_line(head, unit, errors))
             head = ""
-    total = report["overall"]
-    head = f"{'all groups, by share':<40} {'':>7} {total['flow_loss']:>9.4f}"
-    lines.append(f"{head:<58}  {'normalized':<10} " + " ".join(f"{total[name]:>9.4f}" for name in PREDICTORS))
-    return "\n".join(lines)
+    lines += [f"{name:<40} {0:>7}  no held-out episodes" for name in report.without_episodes]
+    head = f"{'all groups, by share':<40} {'':>7} {report.overall.flow_loss:>9.4f}"
+    return "\n".join([*lines, _line(head, "normalized", report.overall.errors)])
+
+
+def _line(head: str, unit: str, errors: Errors) -> str:
+    return f"{head:<58}  {unit:<10} " + " ".join(f"{error:>9.4f}" for error in errors.values())
 
 
 def _file_name(group: str) -> str:
