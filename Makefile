@@ -19,6 +19,8 @@ test-flink: .venv
 
 lint: .venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy $(CONTRACT) mixtures
 
 # The trainer is measured on the mixture of a quick demo.

@@ -40,14 +40,15 @@ Exit code 1 where questions had no usable answer (NAME.dead_letters.jsonl) or th
 """
 _EXPORT = """example:
   embodimix annotate export data/in_house/1.0.0 segments/ann.parquet --format elan --out eaf/
-Formats: lerobot, groot (columns are added to a dataset that lies in --out), agibot, calvin, elan, label_studio. What a
-format has no place for is told in docs/annotate.md.
+Formats: lerobot, groot (with --source, columns are added to a copy of that dataset), agibot, calvin, elan,
+label_studio. Episodes keep the source's own numbers and names. docs/annotate.md lists what a format cannot hold.
 """
 _IMPORT = """example:
   embodimix annotate import data/in_house/1.0.0 eaf/ --format elan --annotator ann
   writes data/in_house/1.0.0/segments/ann.parquet
-Episodes are told by their id, the source's key or their place in the dataset; --names FILE gives other names as a CSV
-of two columns, name and episode id. Segments that overlap become layers ann, ann-2, ...
+Episodes are known by their id or the source's own key (LeRobot's episode_index, a file name, a uuid), never by their
+position; --names FILE gives other names as a CSV of two columns, name and episode id or source key. Episodes that the
+dataset lacks are counted and named. Segments that overlap become layers ann, ann-2, ...
 """
 _REVIEW = """example:
   embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
@@ -104,12 +105,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     export.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    export.add_argument(
+        "--source", type=Path, metavar="DIR", help="the LeRobot dataset whose copy in --out gets the columns"
+    )
+    export.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key")
     export.set_defaults(run=_export)
     imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)
     imported.add_argument("source", type=Path, metavar="SOURCE", help="the other tool's file or folder")
     imported.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
     imported.add_argument("--annotator", required=True, metavar="NAME", help="who said it; names the table too")
-    imported.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, episode id")
+    imported.add_argument(
+        "--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key"
+    )
     imported.add_argument(
         "--out", type=as_storage_path, metavar="FILE", help="the table; DATASET/segments/NAME.parquet"
     )

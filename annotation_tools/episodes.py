@@ -1,6 +1,7 @@
 """A stored dataset as annotators see it: a light list of episodes, one episode's movement, one picture."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -8,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode, Reference, Segment
-from pipelines.contract.errors import FailedWork, nearest
+from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.segments.tables import EpisodeKey, episode_hash
 from pipelines.shards.dataset import Dataset
@@ -77,6 +79,30 @@ class EpisodeStore:
                 for brief in _briefs(read_sidecar(files.sidecar, (*_BRIEF, "segments")), split, number):
                     found[brief.episode_id] = brief
         return found
+
+    @cached_property
+    def dropped(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """By source key, the source's steps (start, end) that conversion left out of episodes, in order."""
+        path = self.dataset.path / "rejects.parquet"
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            table = pq.read_table(file, columns=["source_key", "level", "start", "end"])
+        found: dict[str, set[tuple[int, int]]] = {}
+        for row in table.to_pylist():
+            if row["level"] == "steps":
+                found.setdefault(row["source_key"], set()).add((row["start"], row["end"]))
+        return {key: tuple(sorted(spans)) for key, spans in found.items()}
+
+    @cached_property
+    def rejected(self) -> dict[str, str]:
+        """By source key, why conversion left an episode out."""
+        path = self.dataset.path / "rejects.parquet"
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            rows = pq.read_table(file, columns=["source_key", "level", "reason"]).to_pylist()
+        return {row["source_key"]: row["reason"] for row in rows if row["level"] == "episode"}
 
     def brief(self, episode_id: str) -> Brief:
         """Raises FailedWork that names the nearest episodes where there is no such one."""
@@ -176,3 +202,10 @@ def _briefs(table: pa.Table, split: str, shard: int) -> Iterator[Brief]:
             confidence=float(least[row]) if counts[row] else 0.0,
             **{**values, "language": tuple(values["language"])},
         )
+
+
+def check_annotator(name: str) -> str:
+    """Returns the name if it can be an annotator's and a file's. Raises UsageError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
+        raise UsageError(f"annotator: expected 1 to 40 of A-Z a-z 0-9 . _ -, found {name!r}")
+    return name

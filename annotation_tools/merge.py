@@ -142,7 +142,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
     return changed
 
 
-def rewrite_segments(features: Mapping[str, Parsed], segments: Sequence[Segment]) -> dict[str, Value]:
+def rewrite_segments(features: Mapping[str, Any], segments: Sequence[Segment]) -> dict[str, Value]:
     """An episode's features with other segments: the list itself, every step's segment and its text.
 
     The instructions stay the source's: labels speak of segments, not of the task.

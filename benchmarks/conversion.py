@@ -120,7 +120,8 @@ def store_table() -> dict[str, float]:
 
 def _worker(output: Path, source: Path) -> Callable[[], object]:
     """A worker's part in writing the one shard of a conversion that was measured before."""
-    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
+    from pipelines.conversion.measure import measure_shard, settle_measured
+    from pipelines.conversion.write import convert_shard
 
     job, (shard,) = _prepared(output, "bridge_orig", source, n_shards=1)
     measured = settle_measured(measure_shard(job, shard), job)
@@ -170,7 +171,8 @@ def statistics_table(folder: Path, n_episodes: int) -> dict[str, float]:
 
 def _passes(output: Path, adapter: str, source: Path) -> tuple[float, float]:
     """CPU seconds of measuring and of writing; the least of three, one shard after the other in turns."""
-    from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
+    from pipelines.conversion.measure import measure_shard, merge_measured, settle_measured
+    from pipelines.conversion.write import convert_shard
 
     job, shards = _prepared(output, adapter, source, n_shards=2)
     times: list[tuple[float, float]] = []

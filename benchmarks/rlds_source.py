@@ -186,7 +186,8 @@ def _bridge_episode(number: int) -> dict:
 def convert_long_episode(directory: Path) -> None:
     """Converts what `write_long_episode` wrote, as a worker does: measures its shard, then writes it."""
     from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion, prepare_output
-    from pipelines.conversion.shard_work import convert_shard, measure_shard, settle_measured
+    from pipelines.conversion.measure import measure_shard, settle_measured
+    from pipelines.conversion.write import convert_shard
     from pipelines.mapping.adapters import parse_adapter
 
     parts = {"arm0": "[0:6]", "gripper0": "[6]"}

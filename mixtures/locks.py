@@ -2,19 +2,36 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from mixtures.mixture import Mixture
+from mixtures.groups.tree import Group
+from mixtures.index.tables import CompiledTable
+from mixtures.specs.spec import MixtureSpec
+from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
 
 
-def make_lock(mixture: "Mixture") -> dict[str, Any]:
+class Lockable(Protocol):
+    """What a lock is made from: an opened mixture."""
+
+    @property
+    def spec(self) -> MixtureSpec: ...
+    @property
+    def draws(self) -> int | None: ...
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def tables(self) -> Sequence[CompiledTable]: ...
+    @property
+    def statistics(self) -> Mapping[str, NormStatistics]: ...
+
+
+def make_lock(mixture: Lockable) -> dict[str, Any]:
     """Groups with their shares and sizes, fingerprints of the datasets, seed, and the rules that shape a sample."""
     spec = mixture.spec
     return {

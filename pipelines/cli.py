@@ -4,7 +4,9 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; has a default where the format tells")
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="SLOT=NAME",
+        help="the native camera of a slot, in place of the adapter's; SLOT='NAME|NAME' draws one of them for each step",
+    )
     parser.add_argument("--shards", type=int, help="shards of the largest split (default: one per 64 episodes)")
     parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
     parser.add_argument(
@@ -100,8 +109,23 @@ def run_convert(arguments: argparse.Namespace) -> int:
             shown = f"--{name}" if name in ("name", "version") else name.upper()
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
+    adapter = with_cameras(adapter, arguments.camera)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
+
+
+def with_cameras(adapter: "Adapter", options: Sequence[str]) -> "Adapter":
+    """Returns the adapter with the cameras that `--camera` names. Raises UsageError on other forms."""
+    from pipelines.mapping.cameras import parse_camera_option
+
+    for slot, choice in map(parse_camera_option, options):
+        drawn = {name: each for name, each in adapter.drawn.items() if name != slot}
+        if choice.each:
+            drawn[slot] = choice.each
+        optional = {name: names for name, names in adapter.optional_cameras.items() if name != slot}
+        cameras = {**adapter.cameras, slot: choice.names}
+        adapter = replace(adapter, cameras=cameras, optional_cameras=optional, drawn=drawn)
+    return adapter
 
 
 def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
@@ -184,7 +208,9 @@ def _print_counts(counts: dict[str, Any], directory: "StoragePath") -> None:
         print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
         print("no Beam options closes the dataset")
         return
-    done = " (already done)" if counts.get("already_done") else ""
+    done = ""
+    if counts.get("already_done"):
+        done = " (already done)" if counts["same_code"] else " (already done, by another version of the code)"
     size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
     print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")
     for camera, n in counts["cameras"].items():

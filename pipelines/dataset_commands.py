@@ -92,19 +92,21 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Prints the findings of every check; 1 when there are any."""
     from tqdm import tqdm
 
-    from pipelines.quality.checks import check_dataset
+    from pipelines.quality.checks import inspect_dataset
     from pipelines.shards.dataset import Dataset
 
     dataset = Dataset.open(arguments.dataset)
     n_episodes = dataset.n_episodes
     with tqdm(total=n_episodes, unit="episode", desc="check", file=sys.stderr) as bar:
-        findings = check_dataset(dataset, on_episode=bar.update)
+        report = inspect_dataset(dataset, on_episode=bar.update)
     if arguments.json:
-        report = {"dataset": str(dataset.path), "episodes": n_episodes, "findings": [f.to_json() for f in findings]}
-        print(json.dumps(report, indent=1))
+        print(json.dumps({"dataset": str(dataset.path), "episodes": n_episodes} | report.to_json(), indent=1))
     else:
-        print("\n".join(map(str, findings)) or f"{dataset.path}: {n_episodes} episodes, no findings")
-    return 1 if findings else 0
+        print("\n".join(map(str, report.findings)) or f"{dataset.path}: {n_episodes} episodes, no findings")
+        for key, ratios in report.ratios.items():
+            listed = ", ".join(f"slot {ratio.slot} {ratio}" for ratio in ratios) or "unknown: too little motion"
+            print(f"motion for what is commanded, {key}: {listed}")
+    return 1 if report.findings else 0
 
 
 def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

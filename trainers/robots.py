@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from pipelines.contract.errors import UsageError, nearest
-from pipelines.contract.slots import LAYOUT, N_SLOTS
-from pipelines.contract.units import Side
-from pipelines.contract.units import slot_units as units_of_slots
+from pipelines.contract.units import Side, key_units
 from pipelines.shards.statistics import ArrayStatistics
 from pipelines.storage.files import write_atomically
 
@@ -39,7 +37,7 @@ class Robot:
 
     def units(self, side: Side) -> tuple[str, ...]:
         """The unit of each of the 18 slots of the state or the action, '' where it has none."""
-        return slot_units(self.norm_key, self.parts, side)
+        return key_units(self.norm_key, self.parts, side)
 
     def slot_names(self, mask: NDArray[np.bool_], side: Side) -> list[str]:
         """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
@@ -50,22 +48,6 @@ class Robot:
             for index, slot in enumerate(slots)
         }
         return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in np.flatnonzero(mask).tolist()]
-
-
-def slot_units(norm_key: str, parts: Mapping[str, Sequence[int]], side: Side) -> tuple[str, ...]:
-    """The unit of each of the 18 slots, '' where the robot has none; 'gripper' is the fraction closed, 'native' what a
-    source does not state the scale of.
-
-    >>> slot_units("ur5e/ee_delta/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, "action")[:8]
-    ('m', 'm', 'm', 'rad', 'rad', 'rad', 'gripper', '')
-    >>> slot_units("franka/ee_delta/pi18/v1/viola", {"arm0": (0,), "gripper0": (6,)}, "action")[:7]
-    ('native', '', '', '', '', '', 'gripper')
-    """
-    known = units_of_slots(norm_key.split("/")[1], parts, side)
-    is_native = not norm_key.endswith(LAYOUT)
-    # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
-    named = {slot: "gripper" if unit == "closed" else "native" if is_native else unit for slot, unit in known.items()}
-    return tuple(named.get(slot, "") for slot in range(N_SLOTS))
 
 
 def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,18 +3,21 @@
 import argparse
 import csv
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from annotation_tools.episodes import EpisodeStore
-from annotation_tools.exchange.clips import EpisodeNames, make_clips, stamp
+from annotation_tools.episodes import EpisodeStore, check_annotator
+from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, stamp
+from annotation_tools.exchange.numbering import read_numbers
 from annotation_tools.merge import read_tables
-from annotation_tools.review.store import check_annotator
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import check_segments, overlay, write_segments
+
+WITH_SOURCE = ("lerobot", "groot")
 
 
 def run_export(arguments: argparse.Namespace) -> int:
@@ -24,10 +27,11 @@ def run_export(arguments: argparse.Namespace) -> int:
         segments = overlay(read_tables(store, [arguments.table]))
     else:
         segments = {episode_id: store.episode(episode_id).segments for episode_id in store.briefs}
-    clips = make_clips(store, segments)
+    names = EpisodeNames.of(store, read_names(arguments.names) if arguments.names else None)
+    clips = make_clips(store, segments, names)
     if not clips:
         raise UsageError(f"{arguments.table or arguments.dataset}: expected segments, found none")
-    paths = import_module(f"annotation_tools.exchange.{arguments.format}").write(arguments.out, clips)
+    paths = _write(arguments.format, arguments.out, clips, arguments.source)
     if arguments.json:
         print(json.dumps({"episodes": len(clips), "files": [str(path) for path in paths]}))
     else:
@@ -35,29 +39,59 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _write(form: str, out: Path, clips: Sequence[Clip], source: Path | None) -> list[Path]:
+    module = import_module(f"annotation_tools.exchange.{form}")
+    if form in WITH_SOURCE:
+        return module.write(out, clips, source)
+    if source is not None:
+        raise UsageError(f"--source: expected for {' and '.join(WITH_SOURCE)} only, found --format {form}")
+    return module.write(out, clips)
+
+
 def run_import(arguments: argparse.Namespace) -> int:
     """Reads segments of a foreign format into a table. Raises FailedWork, writing nothing, where they do not fit."""
     annotator = check_annotator(arguments.annotator)
     store = EpisodeStore(arguments.dataset)
-    names = EpisodeNames.of(store, read_names(arguments.names) if arguments.names else None)
-    found = import_module(f"annotation_tools.exchange.{arguments.format}").read(arguments.source, names)
+    # What an export wrote beside its numbers is as good as what the user states, which goes before it.
+    given = read_numbers(arguments.source) | (read_names(arguments.names) if arguments.names else {})
+    imported = import_module(f"annotation_tools.exchange.{arguments.format}").read(
+        arguments.source, EpisodeNames.of(store, given)
+    )
+    found, absent = imported.segments, [_why_absent(store, name) for name in imported.absent]
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     rows = stamp(store, found, annotator, created, version("embodimix"))
     check_segments(rows, store.keys(found), str(arguments.source))
     out = arguments.out or arguments.dataset / "segments" / f"{annotator}.parquet"
     write_segments(out, rows)
     if arguments.json:
-        print(json.dumps({"episodes": len(found), "segments": len(rows), "table": str(out)}))
+        content = {"episodes": len(found), "segments": len(rows), "absent": absent, "table": str(out)}
+        print(json.dumps(content))
     else:
+        if absent:
+            print(f"{len(absent)} episodes of {arguments.source} are not in the dataset: {', '.join(absent)}")
         print(f"{len(found)} episodes, {len(rows)} segments\nwrote {out}")
     return 0
 
 
-def read_names(path: Path) -> Mapping[str, str]:
-    """Reads a CSV of foreign names and episode ids. Raises UsageError where a row has other than two columns."""
+def _why_absent(store: EpisodeStore, name: str) -> str:
+    """A foreign name that the dataset lacks, with the reason where conversion rejected the episode."""
+    index = name.removeprefix("episode_index ")
+    key = f"episode_{int(index):06d}" if index != name else name
+    reason = store.rejected.get(key) or store.rejected.get(name)
+    return f"{name} (rejected: {reason})" if reason else name
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Reads a CSV of foreign names and episode ids or source keys.
+
+    Raises UsageError where a row has other than two columns, or a name stands twice.
+    """
     with open(path, newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     for row in rows:
         if len(row) != 2:
             raise UsageError(f"{path}: expected rows of name and episode id, found {row}")
-    return {name.strip(): episode_id.strip() for name, episode_id in rows}
+    names = [name.strip() for name, _ in rows]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"{path}: expected every name once, found {twice[0]!r} twice")
+    return {name.strip(): target.strip() for name, target in rows}

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation_tools.exchange.clips import Clip, EpisodeNames
+from annotation_tools.exchange.clips import Clip, Collector, EpisodeNames, Imported
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import write_atomically
@@ -27,15 +27,20 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return paths
 
 
-def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
-    """Reads every .eaf in a folder; its name tells the episode. Raises FailedWork for files of another form."""
-    found = {}
-    for file in sorted(path.glob("*.eaf")):
-        brief = names.find(file.stem)
-        found[brief.episode_id] = _segments(file, brief.control_hz)
-    if not found:
+def read(path: Path, names: EpisodeNames) -> Imported:
+    """Reads every .eaf in a folder; its name is an episode's id, key or file. Raises FailedWork for another form."""
+    found = Collector(where=str(path))
+    files = sorted(path.glob("*.eaf"))
+    if not files:
         raise FailedWork(f"{path}: expected files *.eaf, found none")
-    return found
+    for file in files:
+        if (match := names.match(file.stem)) is None:
+            found.absent.append(file.stem)
+        else:
+            segments = _segments(file, match.brief.control_hz)
+            # A file named by the source's key speaks of the source's frames; one named by our id, of our steps.
+            found.add(match, segments if file.stem == match.brief.episode_id else match.place(segments))
+    return found.finish()
 
 
 def _document(clip: Clip) -> ET.Element:

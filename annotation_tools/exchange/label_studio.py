@@ -16,11 +16,12 @@ configuration that fits:
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from annotation_tools.exchange.clips import Clip, EpisodeNames
+from annotation_tools.exchange.clips import Clip, Collector, EpisodeNames, Imported
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.storage.files import write_atomically
@@ -36,6 +37,7 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
             "data": {
                 "video": f"{clip.episode_id}.mp4",
                 "episode_id": clip.episode_id,
+                "source_key": clip.source_key,
                 "task": clip.task,
                 "control_hz": clip.control_hz,
             },
@@ -47,18 +49,34 @@ def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
     return [path]
 
 
-def read(path: Path, names: EpisodeNames) -> dict[str, list[Segment]]:
-    """Reads an export (JSON) of Label Studio; of several annotations of a task the last one counts."""
+def read(path: Path, names: EpisodeNames) -> Imported:
+    """Reads an export (JSON) of Label Studio; of several annotations of a task the last one that was not cancelled.
+
+    A task is known by its `episode_id`, or else by the name of its video: an episode's id, key or file.
+    """
     file = path / "tasks.json" if path.is_dir() else path
-    found = {}
+    found = Collector(where=str(file))
     try:
         for task in json.loads(file.read_text()):
-            brief = names.find(str(task["data"].get("episode_id") or Path(task["data"]["video"]).stem))
-            if task["annotations"]:
-                found[brief.episode_id] = _segments(task["annotations"][-1]["result"])
+            done = [said for said in task["annotations"] if not said.get("was_cancelled")]
+            if not done:
+                continue
+            name = str(task["data"].get("episode_id") or _video_name(task["data"]["video"]))
+            if (match := names.match(name)) is None:
+                found.absent.append(name)
+            else:
+                segments = _segments(done[-1]["result"])
+                # A video of the source's name shows the source's frames; one of our id, our steps.
+                found.add(match, segments if name == match.brief.episode_id else match.place(segments))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise FailedWork(f"{file}: expected a JSON export of video timelines, found {error!r}") from error
-    return found
+    return found.finish()
+
+
+def _video_name(video: str) -> str:
+    """The name of a video's file; Label Studio puts eight hex digits before the names of files that it uploads."""
+    name = Path(video).stem
+    return re.sub(r"^[0-9a-f]{8}-", "", name) if "/upload/" in video else name
 
 
 def _numbered(clip: Clip) -> list[tuple[Segment, str]]:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from annotation_tools.episodes import EpisodeStore
+from annotation_tools.episodes import EpisodeStore, check_annotator
 from annotation_tools.labels.http import HttpLabeler
 from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLabeler
 from annotation_tools.labels.run import (
@@ -22,7 +22,6 @@ from annotation_tools.labels.run import (
     write_dead_letters,
 )
 from annotation_tools.merge import read_tables
-from annotation_tools.review.store import check_annotator
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import overlay, write_segments

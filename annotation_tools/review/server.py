@@ -19,10 +19,10 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from annotation_tools.episodes import EpisodeStore
+from annotation_tools.episodes import EpisodeStore, check_annotator
 from annotation_tools.merge import ADJUDICATED
 from annotation_tools.review.queue import Queue, visible_annotators
-from annotation_tools.review.store import ReviewStore, StaleSave, check_annotator
+from annotation_tools.review.store import ReviewStore, StaleSave
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import EmbodimixError, UsageError
 from pipelines.segments.motion import measure_motion

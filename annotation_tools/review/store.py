@@ -1,7 +1,6 @@
 """What people said in the review: saved step by step in SQLite, so that a kill at any moment loses nothing saved."""
 
 import json
-import re
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipelines.contract.episode import Segment
-from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation, write_segments
 
 Status = Literal["draft", "done"]
@@ -61,13 +60,6 @@ class Work:
     done: int
     drafts: int
     median_s: float
-
-
-def check_annotator(name: str) -> str:
-    """Returns the name if it can be an annotator's and a file's. Raises UsageError otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name):
-        raise UsageError(f"annotator: expected 1 to 40 of A-Z a-z 0-9 . _ -, found {name!r}")
-    return name
 
 
 class ReviewStore:

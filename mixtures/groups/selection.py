@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mixtures.index.compiling import KINDS, SOURCES
 from mixtures.index.tables import CompiledTable
+from mixtures.randomness import mix64
 from mixtures.specs.grammar import EPISODE_LIMITS, GROUP_KEYS
 from mixtures.specs.spec import Entry, Filter, KindRule, MixtureSpec, Node, Source, ValidationRule
-from mixtures.stream.sampler import mix64
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import nearest
 from pipelines.contract.slots import CAMERAS

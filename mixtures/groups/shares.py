@@ -86,15 +86,6 @@ class Share:
         return self.leaf.name
 
 
-def alpha_from_temperature(temperature: float) -> float:
-    """The power that equals a sampling temperature: p ~ n ** (1 / T).
-
-    >>> round(alpha_from_temperature(2.3256), 4)
-    0.43
-    """
-    return 1.0 / temperature
-
-
 def power_weight(count: float, alpha: float, multiplier: float = 1.0) -> float:
     """The weight of a group under the power rule, multiplier * count ** alpha; count is above 0."""
     return multiplier * count**alpha

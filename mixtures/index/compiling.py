@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.stream.sampler import mix64, mix64_int
+from mixtures.randomness import mix64, mix64_int
 from pipelines.contract.episode import SegmentKind, SegmentSource
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from pipelines.shards.dataset import Dataset

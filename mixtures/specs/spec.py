@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mixtures.groups.shares import alpha_from_temperature
 from mixtures.specs.grammar import (
     ABOUT_FILTER,
     CHOICES,
@@ -435,3 +434,12 @@ def _resolve(path: str, folder: str) -> str:
     if "://" in folder:
         return folder.rstrip("/") + "/" + path.removeprefix("./").rstrip("/")
     return str(Path(folder) / path)
+
+
+def alpha_from_temperature(temperature: float) -> float:
+    """The power that equals a sampling temperature: p ~ n ** (1 / T).
+
+    >>> round(alpha_from_temperature(2.3256), 4)
+    0.43
+    """
+    return 1.0 / temperature

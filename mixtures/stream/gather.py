@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from mixtures.actions.chunks import read_chunks
 from mixtures.index.compiling import EPISODE, STEP
 from mixtures.index.tables import CompiledTable
+from mixtures.randomness import position_hash
 from mixtures.specs.spec import ActionRule, LanguageRule
-from mixtures.stream.sampler import position_hash
 from pipelines.contract.slots import N_SLOTS
 
 _ACTION_BYTES = 4 * N_SLOTS

@@ -9,17 +9,16 @@ with a keyed permutation of its own for every epoch: each step comes once before
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mixtures.randomness import U64, mix64, mix64_int, text_key
 
 MIN_BLOCK = 2**16
 SCALE = 2**60  # shares are whole numbers of 2**-60, so that counts are exact at any position
 FEISTEL_ROUNDS = 4
 _UNIT = np.uint64
-
-U64 = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Sampler:
             raise ValueError("sizes and names: expected one of each per group, sizes above 0")
         self.sizes = np.asarray(sizes, np.int64)
         self.block_size = max(MIN_BLOCK, 1 << (8 * len(shares) - 1).bit_length())
-        self._seed_key = _text_key(f"order/{seed}")
-        self._group_keys = np.array([_text_key(f"group/{seed}/{name}") for name in names], np.uint64)
+        self._seed_key = text_key(f"order/{seed}")
+        self._group_keys = np.array([text_key(f"group/{seed}/{name}") for name in names], np.uint64)
         self._schedule = _Schedule(shares, self.block_size, self._group_keys)
         self._block = lru_cache(maxsize=4)(self._resolve_block)
 
@@ -148,24 +147,6 @@ def permute(index: NDArray[np.int64], size: NDArray[np.int64], keys: U64) -> NDA
     return ((value + mix64(~keys) % limit) % limit).astype(np.int64)
 
 
-def mix64(value: U64) -> U64:
-    """A bijection of 64-bit words whose output looks random (the finalizer of SplitMix64)."""
-    value = value + _UNIT(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> _UNIT(30))) * _UNIT(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> _UNIT(27))) * _UNIT(0x94D049BB133111EB)
-    return value ^ (value >> _UNIT(31))
-
-
-def mix64_int(value: int) -> int:
-    """`mix64` of one number, taken modulo 2**64."""
-    return int(mix64(np.array([value % 2**64], np.uint64))[0])
-
-
-def position_hash(seed: int, purpose: str, positions: NDArray[np.int64]) -> U64:
-    """Random words that depend on seed, purpose and position alone; uint64 [n]."""
-    return mix64(positions.astype(np.uint64) + _UNIT(_text_key(f"{purpose}/{seed}")))
-
-
 def _feistel(value: U64, low_bits: U64, low_mask: U64, high_mask: U64, keys: U64) -> U64:
     low, high = value & low_mask, value >> low_bits
     for turn in range(FEISTEL_ROUNDS):
@@ -183,8 +164,3 @@ def _scramble(value: U64, keys: U64, turn: int) -> U64:
 def _bit_length(value: NDArray[np.int64]) -> NDArray[np.int64]:
     """The bits that a number of at least 0 needs, exact below 2**53; int64 [n]."""
     return np.frexp(value.astype(np.float64))[1].astype(np.int64)
-
-
-@lru_cache(maxsize=64)
-def _text_key(text: str) -> int:
-    return int.from_bytes(sha256(text.encode()).digest()[:8], "little")

@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image
 from pipelines.contract.images import decode_image
 
 
-class Tail(Sequence[Image]):
-    """The frames of `frames` from number `first` on, still read only when asked for."""
+class Chosen(Sequence[Image]):
+    """Some of the frames of `frames`, by their numbers and in that order, still read only when asked for."""
 
-    def __init__(self, frames: Sequence[Image], first: int) -> None:
+    def __init__(self, frames: Sequence[Image], numbers: Sequence[int] | NDArray[np.int64]) -> None:
         self._frames = frames
-        self._first = first
+        self._numbers = [int(number) for number in numbers]
 
     def __len__(self) -> int:
-        return len(self._frames) - self._first
+        return len(self._numbers)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._frames[range(self._first, len(self._frames))[index]]
+            return Chosen(self._frames, self._numbers[index])
+        return self._frames[self._numbers[index]]
 
 
 class SwappedChannels(Sequence[Image]):

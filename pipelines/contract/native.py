@@ -101,7 +101,9 @@ class NativeEpisode:
     step_text: the source's own instruction of each step, "" where it has none; None where it has none per step.
     inferred: what the source does not state and the reader concluded or repaired, short name -> one sentence.
     flags: episode-level numbers, for adapters that keep some episodes only.
-    missing_cameras: native names the log promises and does not hold. notes: numbers about alignment and quality.
+    missing_cameras: native names the log promises and does not hold. cameras_found: the cameras that are there, with
+    their types, as a reader words them for the message that none of the adapter's is.
+    notes: numbers about alignment and quality.
     """
 
     reference: Reference
@@ -122,6 +124,7 @@ class NativeEpisode:
     is_idle: NDArray[np.bool_] | None = None
     flags: Mapping[str, float] = field(default_factory=dict)
     missing_cameras: tuple[str, ...] = ()
+    cameras_found: str = ""
     dropped: tuple[DroppedSteps, ...] = ()
     notes: Mapping[str, float] = field(default_factory=dict)
     inferred: Mapping[str, str] = field(default_factory=dict)

@@ -54,6 +54,7 @@ RejectReason = Literal[
     "unsafe_file",
     "wrong_attributes",
     "wrong_dims",
+    "wrong_identity",
     "wrong_names",
     "wrong_rate",
     "wrong_schema",
@@ -87,6 +88,10 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     ),
     "duplicate_episode": Explanation(
         "a second episode under the number or key of another one", "Renumber one of them, or remove the copy."
+    ),
+    "wrong_identity": Explanation(
+        "a file whose own episode number is another than its name or the metadata says",
+        "Rename the file, or repair its `episode_index` column.",
     ),
     "missing_file": Explanation("a file of the episode that is not there", _DAMAGED),
     "missing_chunk": Explanation("a chunk of an array that its metadata promises and that is not stored", _DAMAGED),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.plan import ConversionPlan, ShardId
-from pipelines.conversion.shard_work import KeptEpisode, ShardResult
+from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import SCHEMA, ShardName, read_fingerprint, read_sidecar, read_version, write_sidecar

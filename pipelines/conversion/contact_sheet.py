@@ -19,7 +19,7 @@ from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.contract.images import decode_image, decode_jpeg, letterbox
 from pipelines.contract.native import EpisodeLocation
 from pipelines.conversion.plan import Job
-from pipelines.conversion.shard_work import read_episode, reader_of
+from pipelines.conversion.read_episode import read_episode, reader_of
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar

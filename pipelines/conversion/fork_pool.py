@@ -52,7 +52,7 @@ def forked_workers(n_workers: int, format: str) -> Iterator[None]:
     it.
     """
     global _pool, _workers
-    from pipelines.conversion.shard_work import reader_of
+    from pipelines.conversion.read_episode import reader_of
 
     for name in _SHARED:
         importlib.import_module(name)

@@ -10,16 +10,10 @@ from apache_beam.pvalue import AsSingleton
 
 from pipelines.conversion.cancelling import at_work
 from pipelines.conversion.fork_pool import in_worker
+from pipelines.conversion.measure import Measured, check_cameras, measure_shard, merge_measured, settle_measured
 from pipelines.conversion.plan import Job, ShardId
-from pipelines.conversion.shard_work import (
-    Measured,
-    ShardResult,
-    check_cameras,
-    finish_shard,
-    measure_shard,
-    merge_measured,
-    settle_measured,
-)
+from pipelines.conversion.results import ShardResult
+from pipelines.conversion.write import finish_shard
 
 _NAMESPACE = "embodimix"
 

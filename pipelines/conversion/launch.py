@@ -24,11 +24,15 @@ from pipelines.contract.native import Found
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
+from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.graph import ConvertAll
+from pipelines.conversion.heartbeat import beat, end_heartbeat, last_beat_s
 from pipelines.conversion.local_workers import deaths_noted, end_processes, killed_worker_message, report_failures_once
 from pipelines.conversion.manifest import finish_dataset, remove_tree, trash_path
+from pipelines.conversion.measure import load_measured
 from pipelines.conversion.plan import ConversionPlan, Job, count_episodes, is_saved, make_plan, options_hash, save_plan
-from pipelines.conversion.shard_work import beat, heartbeat_path, load_measured, load_result, reader_of
+from pipelines.conversion.read_episode import reader_of
+from pipelines.conversion.results import load_result
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
 from pipelines.shards.statistics import load_statistics
@@ -199,9 +203,10 @@ def read_finished(job: Job) -> dict[str, Any] | None:
     if (directory / INFO_FILE).exists():
         manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
         if manifest.get("options_hash") == job.options_hash:
-            return manifest["counts"] | {"already_done": True}
+            same_code = manifest.get("code_hash") == code_hash(job.adapter, job.robot)
+            return manifest["counts"] | {"already_done": True, "same_code": same_code}
         raise UsageError(
-            f"{directory}: expected no dataset or this very one, found one made with other options, input or code "
+            f"{directory}: expected no dataset or this very one, found one made with other options or input "
             f"(options {manifest.get('options_hash', 'unknown')}, now {job.options_hash}). "
             "Choose another --version, or remove that folder"
         )
@@ -302,15 +307,17 @@ def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
         finally:
             ended.set()
             watcher.join()
-            heartbeat_path(job).unlink(missing_ok=True)
+            end_heartbeat(job)
 
 
 def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], ended: threading.Event) -> None:
     results, poll_s = job.work / "results", _POLL_S if isinstance(job.work, Path) else _REMOTE_POLL_S
+    last_s = time.monotonic()
     with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
         while not ended.wait(poll_s):
             bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-            silent_s = time.time() - heartbeat_path(job).stat().st_mtime
+            last_s = max(last_s, last_beat_s(job) or last_s)
+            silent_s = time.monotonic() - last_s
             if deaths:
                 _give_up(killed_worker_message(deaths[0]))
             if no_progress_s and silent_s > no_progress_s:

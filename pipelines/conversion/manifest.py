@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Reject
-from pipelines.conversion.plan import Job, code_hash
-from pipelines.conversion.shard_work import Measured, ShardResult
+from pipelines.conversion.code_hash import code_hash
+from pipelines.conversion.measure import Measured
+from pipelines.conversion.plan import Job
+from pipelines.conversion.results import ShardResult
 from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import save_statistics
 from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
@@ -119,7 +121,7 @@ def make_manifest(
         "version": job.version,
         "converter": job.converter,
         "options_hash": job.options_hash,
-        "code_hash": code_hash(),
+        "code_hash": code_hash(job.adapter, job.robot),
         "adapter": json.loads(_to_json(job.adapter)),
         "robot": job.robot or None,
         "task": job.task or None,

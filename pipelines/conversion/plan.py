@@ -3,13 +3,14 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib import resources
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import EpisodeLocation, Found, Reject
+from pipelines.conversion.code_hash import code_hash
 from pipelines.mapping.adapters import Adapter
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
@@ -19,38 +20,6 @@ WORK = ".work"
 # Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
-# The files whose content decides what a shard holds.
-_CODE = {
-    "pipelines.contract": ("embodiments.py", "episode.py", "frames.py", "images.py", "slots.py"),
-    "pipelines": ("embodiments.yaml",),
-    "pipelines.conversion": ("plan.py", "shard_work.py"),
-    "pipelines.mapping": ("adapters.py", "dim_names.py", "forms.py", "to_slots.py", "validate.py"),
-    "pipelines.shards": (
-        "example_wire.py",
-        "record.py",
-        "schema.py",
-        "sidecar.py",
-        "statistics.py",
-        "summaries.py",
-        "tfrecord.py",
-        "writer.py",
-    ),
-    "pipelines.sources": (
-        "alignment.py",
-        "aloha.py",
-        "bridge.py",
-        "dp.py",
-        "droid.py",
-        "hdf5.py",
-        "lerobot.py",
-        "restricted_pickle.py",
-        "rlds.py",
-        "robomimic.py",
-        "video.py",
-        "zarr.py",
-    ),
-    "pipelines.segments": ("motion.py", "phrases.py", "propose.py"),
-}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -143,38 +112,50 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
 
 
 def options_hash(job: Job, plan: ConversionPlan, statistics: bytes = b"") -> str:
-    """Returns 16 hex digits that change whenever a shard's bytes could: options, adapter, input, code, statistics."""
+    """Returns 16 hex digits that change whenever options, adapter entry, input or given statistics do.
+
+    The code is left out: a finished dataset stays known under any version of it (see `code_hash`). So are settings
+    that still have their default, and an entry's title and note, which change no byte of a shard.
+    """
     digest = hashlib.sha256()
-    options = asdict(job) | {"directory": "", "options_hash": "", "input_cache_gb": 0}
+    options = _stated(job, leave_out=("directory", "options_hash", "input_cache_gb"))
+    options["adapter"] = _stated(job.adapter, leave_out=("title", "note"))
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for shard, episodes in sorted(plan.shards.items()):
         digest.update(json.dumps([asdict(shard), [asdict(located) for located in episodes]], sort_keys=True).encode())
     digest.update(hashlib.sha256(statistics).digest())
-    digest.update(code_hash().encode())
     return digest.hexdigest()[:16]
 
 
-def code_hash() -> str:
-    """Returns the sha256 of the source files that decide what a shard holds."""
-    digest = hashlib.sha256()
-    for package, names in sorted(_CODE.items()):
-        for name in names:
-            digest.update(resources.files(package).joinpath(name).read_bytes())
-    return digest.hexdigest()
+def _stated(record: Any, leave_out: Collection[str]) -> dict[str, Any]:
+    """Returns the fields of a dataclass that differ from their defaults, so that a new setting changes no old hash."""
+    plain = asdict(record)
+    stated = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.name not in leave_out and value != default:
+            stated[field.name] = plain[field.name]
+    return stated
 
 
 def save_plan(job: Job, plan: ConversionPlan) -> None:
-    """Writes one file of references per shard, which workers read, and last the plan's hash."""
+    """Writes one file of references per shard, which workers read, and last what the plan was made from."""
     for shard, episodes in plan.shards.items():
         content = json.dumps([asdict(located) for located in episodes])
         write_atomically(_references_path(job, shard), content.encode())
-    write_atomically(job.work / "plan.json", json.dumps({"options_hash": job.options_hash}).encode())
+    write_atomically(job.work / "plan.json", json.dumps(_origin(job)).encode())
 
 
 def is_saved(job: Job) -> bool:
-    """Says whether this very plan was saved by an earlier run."""
+    """Says whether this very plan was saved by an earlier run of the same code."""
     path = job.work / "plan.json"
-    return path.exists() and json.loads(path.read_text())["options_hash"] == job.options_hash
+    return path.exists() and json.loads(path.read_text()) == _origin(job)
+
+
+def _origin(job: Job) -> dict[str, str]:
+    # Shards that other code wrote are not mixed with this code's: an unfinished conversion starts over.
+    return {"options_hash": job.options_hash, "code_hash": code_hash(job.adapter, job.robot)}
 
 
 def load_references(job: Job, shard: ShardId) -> list[EpisodeLocation]:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ from pipelines.contract.document import MarkedValue, SpecError, read_registry, r
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
+from pipelines.mapping.cameras import DrawEach, available_cameras, parse_camera
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
 
@@ -92,6 +93,7 @@ class Adapter:
 
     robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
+    drawn: slots whose camera is drawn among its native names instead, at each step or once an episode.
     state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
@@ -114,6 +116,7 @@ class Adapter:
     aliases: tuple[str, ...] = ()
     cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drawn: Mapping[str, DrawEach] = field(default_factory=dict)
     state: Mapping[str, PartSource] = field(default_factory=dict)
     action: Mapping[str, PartSource] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
@@ -145,6 +148,11 @@ class Adapter:
         """Slot -> native names, in the order of the slots."""
         both = {**self.cameras, **self.optional_cameras}
         return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def used_cameras(self, there: Collection[str]) -> set[str]:
+        """The native cameras that fill slots, of those that an episode has."""
+        names = self.all_cameras.items()
+        return {name for slot, own in names for name in available_cameras(own, self.drawn.get(slot), there)}
 
     def check_robot(self, embodiment: Embodiment) -> None:
         """Raises UsageError unless every mapped part is one of the robot's and takes as many slots as it has."""
@@ -225,8 +233,11 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
     for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
+    values["drawn"] = {}
     for key in ("cameras", "optional_cameras"):
-        values[key] = {slot: tuple(_listed(names)) for slot, names in entry.get(key, {}).items()}
+        choices = {slot: parse_camera(f"adapter {name}: {slot}", spec) for slot, spec in entry.get(key, {}).items()}
+        values[key] = {slot: choice.names for slot, choice in choices.items()}
+        values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
     return Adapter(name=name, **values)
 
 

@@ -4,6 +4,7 @@ from typing import get_args
 
 from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
+from pipelines.mapping.cameras import DrawEach
 
 _TEXT_LIST = ListOf(about="a list of names", item=TextKind(about="a name"), may_be_empty=True)
 _NAMES = AnyOf(about="a name or a list of names", kinds=(TextKind(about="a name"), _TEXT_LIST))
@@ -12,7 +13,16 @@ _NUMBERS = AnyOf(
     kinds=(Number(about="a number"), ListOf(about="a list of numbers", item=Number(about="a number"))),
 )
 _FLAGS = MapOf(about="native flags and their values", value=Scalar(about="true, false or a number"))
-_CAMERAS = Fields(about="camera slots", fields={camera: _NAMES for camera in CAMERAS})
+_DRAW = Fields(
+    about="a draw among cameras",
+    fields={
+        "draw": ListOf(about="native cameras", item=TextKind(about="a name")),
+        "each": TextKind(about="how often one is drawn", choices=get_args(DrawEach)),
+    },
+    required=("draw",),
+)
+_CAMERA = AnyOf(about="a native camera, a list of them, or a draw", kinds=(*_NAMES.kinds, _DRAW))
+_CAMERAS = Fields(about="camera slots", fields={camera: _CAMERA for camera in CAMERAS})
 
 PART = Fields(
     about="the native dims of a part",

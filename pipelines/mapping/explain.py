@@ -27,7 +27,9 @@ def explain_adapter(adapter: Adapter, robot: str = "") -> str:
     state, action = parts_of(adapter, embodiment)
     hz = adapter.control_hz or embodiment.control_hz
     lines = [f"{adapter.name}: {adapter.title}"]
-    lines.append(f"  format {adapter.format}; robot {embodiment.name}; {adapter.control_mode}; {hz:g} Hz")
+    lines.append(
+        f"  format {adapter.format}; robot {embodiment.name}; {adapter.control_mode}; {hz:g} Hz; {adapter.units} units"
+    )
     if adapter.aliases:
         lines.append(f"  also known as {', '.join(adapter.aliases)}")
     lines.append("  cameras")
@@ -48,7 +50,7 @@ def explain_adapter(adapter: Adapter, robot: str = "") -> str:
 
 def registry_table() -> str:
     """Returns every entry as a row of a Markdown table."""
-    lines = ["| entry | format | robot | mode | Hz | cameras | state | action | note |", "|---" * 9 + "|"]
+    lines = ["| entry | format | robot | mode | Hz | units | cameras | state | action | note |", "|---" * 10 + "|"]
     for name, adapter in sorted(load_adapters().items()):
         cameras = ", ".join(names[0].removeprefix("observation/") for names in adapter.all_cameras.values())
         cells = [
@@ -57,6 +59,7 @@ def registry_table() -> str:
             adapter.robot,
             adapter.control_mode,
             f"{adapter.control_hz or 0:g}",
+            adapter.units,
             cameras,
             _parts(adapter.state),
             _parts(adapter.action),
@@ -128,6 +131,8 @@ def _camera(adapter: Adapter, usual: tuple[str, ...], camera: str) -> str:
     if native is None:
         return "none (masked)"
     shown = " or ".join(native)
+    if each := adapter.drawn.get(camera):
+        shown = f"one of {', '.join(native)}, drawn for each {each}"
     return shown if camera in adapter.cameras else f"{shown} where the source has it"
 
 

@@ -19,7 +19,9 @@ def convert_part(x: Floats, source: PartSource) -> Floats:
         if source.relative:
             return relative_to_absolute(closedness)
         return np.clip(closedness, 0.0, 1.0) if source.clip else closedness
-    x = x * np.asarray(source.scale) + np.asarray(source.offset)
+    x = x * np.asarray(source.scale)
+    if source.offset != 0.0:
+        x = x + np.asarray(source.offset)
     first_angle = 0 if source.form == "joints" else FIRST_ANGLE
     if source.degrees:
         x = np.concatenate([x[:, :first_angle], np.deg2rad(x[:, first_angle:])], axis=1)
@@ -39,25 +41,28 @@ def wrap_angles(angle_rad: Floats) -> Floats:
     array([0.0332, 0.5   ])
     """
     turn = 2 * np.pi
-    return angle_rad - turn * np.round(angle_rad / turn)
+    return np.where(np.abs(angle_rad) > np.pi, angle_rad - turn * np.round(angle_rad / turn), angle_rad)
 
 
-def turns_between(rpy: Floats) -> Floats:
-    """Returns [t-1], the angle (rad, 0..pi) of the rotation between neighbouring roll, pitch, yaw [t, 3].
+def turns_between(before: NDArray, after: NDArray) -> Floats:
+    """Returns [n], the angle (rad, 0..pi) of the rotation from roll, pitch, yaw `before` to `after`, [n, 3] each.
 
     Near pitch +-90 degrees roll and yaw jump though the rotation hardly changes; this is what the arm really turns.
     """
-    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy).T, np.sin(rpy).T
-    # Extrinsic x, y, z as scipy's as_euler("xyz"): R = Rz(yaw) Ry(pitch) Rx(roll), by rows.
-    rotation = np.stack(
+    # The trace of R1' R2 is the sum of the products of their elements, and 1 + 2 cos(angle).
+    trace = (_rotation_matrix(before) * _rotation_matrix(after)).sum(axis=1)
+    return np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0))
+
+
+def _rotation_matrix(rpy: NDArray) -> Floats:
+    """Rz(yaw) Ry(pitch) Rx(roll) by rows, [n, 9]: extrinsic x, y, z, as scipy's as_euler("xyz")."""
+    (cr, cp, cy), (sr, sp, sy) = np.cos(rpy.astype(np.float64)).T, np.sin(rpy.astype(np.float64)).T
+    return np.stack(
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr]
         + [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr]
         + [-sp, cp * sr, cp * cr],
         axis=1,
     )
-    # The trace of R1' R2 is the sum of the products of their elements, and 1 + 2 cos(angle).
-    trace = (rotation[:-1] * rotation[1:]).sum(axis=1)
-    return np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0))
 
 
 def relative_to_absolute(closedness: Floats) -> Floats:

@@ -7,18 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
-from pipelines.contract.episode import DroppedSteps, Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels, Tail
+from pipelines.contract.episode import Episode, Image, Segment
+from pipelines.contract.frames import SwappedChannels
 from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
+from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
+from pipelines.mapping.steps import keep_steps
+from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
 Floats = NDArray[np.float64]
 Parts = Mapping[str, PartSource]
+Filled = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 
 def to_episode(
@@ -31,13 +36,14 @@ def to_episode(
     """
     check_kept(native, adapter)
     native = filter_steps(native, adapter)
-    state_parts, action_parts = parts_of(adapter, embodiment)
-    vectors = embodiment.vectors(adapter.control_mode)
     check_widths(native, adapter, embodiment)
-    state, state_mask = fill_slots(native, state_parts, vectors.state)
-    action, action_mask = fill_slots(native, action_parts, vectors.action)
+    native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
+    images = _choose_frames(native, adapter, embodiment, cameras)
+    if not images and native.cameras_found:
+        sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
+        raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     # A task that the user states replaces whatever the source says, its sentences of single steps too.
     segments = () if task or native.step_text is None else source_segments(native.step_text, t)
@@ -51,8 +57,8 @@ def to_episode(
         state_mask=state_mask,
         action_mask=action_mask,
         timestamp_s=np.arange(t) / hz if native.timestamp_s is None else native.timestamp_s - native.timestamp_s[0],
-        parts=dict(vectors.action),
-        images=_choose_frames(native, adapter, embodiment, cameras),
+        parts=dict(embodiment.vectors(adapter.control_mode).action),
+        images=images,
         dataset_cameras=tuple(cameras),
         task=language[0] if language else native.task,
         language=language,
@@ -63,8 +69,10 @@ def to_episode(
         is_idle=mark_idle(native, adapter),
         segments=segments,
         dropped=native.dropped,
-        notes=dict(native.notes),
-        inferred=dict(native.inferred) | note_wrapped(native, action_parts),
+        notes={**native.notes, **_count_draws(images, native, adapter)},
+        inferred=dict(native.inferred)
+        | note_wrapped(native, adapter.action)
+        | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )
 
@@ -123,7 +131,7 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     return parts
 
 
-def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
     """Returns float32 [t, 18] and its mask [18]; slots without a native dim stay 0 and masked off."""
     values = np.zeros((native.n_steps, N_SLOTS), np.float32)
     mask = np.zeros(N_SLOTS, np.bool_)
@@ -151,6 +159,15 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
             return {"wrapped_angles": "changes of an angle beyond half a turn are the short way round"}
     return {}
+
+
+def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
+    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    if native.control_hz or adapter.control_hz:
+        return {}
+    return {
+        "control_rate": f"no control rate is published; {embodiment.control_hz:g} Hz, {embodiment.name}'s, is assumed"
+    }
 
 
 def _count_dims(source: PartSource, n_slots: int) -> int:
@@ -233,31 +250,51 @@ def check_kept(native: NativeEpisode, adapter: Adapter) -> None:
 
 
 def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
-    """Leaves out the first step where the adapter says so; the step is recorded in `dropped`."""
+    """Leaves out, each with its reason, the first step where the adapter says so, and steps whose pose is no pose."""
+    native = _drop_first(native, adapter)
+    for source in (*adapter.state.values(), *adapter.action.values()):
+        if source.form == "matrix":
+            # A logger that had no pose yet stored zeros (viola, austin_buds, austin_sirius); the other steps are good.
+            native = keep_steps(native, select_part(native, source).any(axis=1), "all_zero_matrix")
+    return native
+
+
+def _drop_first(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     if adapter.drop_first == "never" or native.n_steps < 2:
         return native
     arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
     first = [np.abs(select_part(native, source)[0]).max(initial=0.0) for source in arm]
     if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
         return native
-    reason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
-    return drop_head(native, 1, reason)
+    reason: RejectReason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
+    return keep_steps(native, np.arange(native.n_steps) >= 1, reason)
 
 
-def drop_head(native: NativeEpisode, n: int, reason: str) -> NativeEpisode:
-    """Returns the episode without its first `n` steps."""
-    cut = {name: None if (x := getattr(native, name)) is None else x[n:] for name in _PER_STEP}
-    return replace(
-        native,
-        n_steps=native.n_steps - n,
-        arrays={key: array[n:] for key, array in native.arrays.items()},
-        frames={camera: Tail(frames, n) for camera, frames in native.frames.items()},
-        dropped=(*native.dropped, DroppedSteps(start=0, end=n, reason=reason)),
-        **cut,
-    )
+def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> tuple[NativeEpisode, Filled, Filled]:
+    """Returns the episode and its state and action in slots, each with its mask, without steps of absurd values.
 
-
-_PER_STEP = ("timestamp_s", "reward", "discount", "is_idle", "step_text")
+    Where more steps than an episode may lose are absurd, all are left in, for `find_fault` to say what is wrong.
+    """
+    state_parts, action_parts = parts_of(adapter, embodiment)
+    vectors = embodiment.vectors(adapter.control_mode)
+    hz = native.control_hz or adapter.control_hz or embodiment.control_hz
+    units = METRIC if adapter.units == METRIC else adapter.name
+    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    absurd: dict[RejectReason, NDArray[np.bool_]] = {}
+    for side, (values, mask) in (("state", state), ("action", action)):
+        quantities = judged_quantities(adapter.control_mode, vectors.action, side, units)
+        for reason, steps in find_absurd_steps(values, mask, quantities, hz).items():
+            absurd[reason] = absurd.get(reason, np.zeros(native.n_steps, np.bool_)) | steps
+    n_absurd = np.logical_or.reduce(list(absurd.values())).sum()
+    if not n_absurd or n_absurd > max(1, MAX_LOSS * native.n_steps) or n_absurd == native.n_steps:
+        return native, state, action
+    kept = np.ones(native.n_steps, np.bool_)
+    for reason, steps in absurd.items():
+        native = keep_steps(native, ~steps[kept], reason)
+        kept &= ~steps
+    # Again, since an action may be the next step's state.
+    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    return native, state, action
 
 
 def _choose_frames(
@@ -265,8 +302,27 @@ def _choose_frames(
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
     names = adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
-    found = {slot: next((name for name in choices if name in native.frames), "") for slot, choices in names.items()}
-    chosen = {slot: name for slot, name in found.items() if name}
-    frames = {slot: native.frames[chosen[slot]] for slot in cameras if slot in chosen}
-    swapped = {slot for slot in frames if chosen[slot] in adapter.swapped_channels}
-    return {slot: SwappedChannels(f) if slot in swapped else f for slot, f in frames.items()}
+    frames: dict[str, Sequence[Image]] = {}
+    for slot in cameras:
+        each = adapter.drawn.get(slot)
+        used = available_cameras(names.get(slot, ()), each, native.frames)
+        there = [_in_rgb(native.frames[name], name in adapter.swapped_channels) for name in used]
+        if each and len(there) > 1:
+            frames[slot] = DrawnFrames(there, draw_cameras(native.reference.key, slot, used, native.n_steps, each))
+        elif there:
+            frames[slot] = there[0]
+    return frames
+
+
+def _in_rgb(frames: Sequence[Image], is_swapped: bool) -> Sequence[Image]:
+    return SwappedChannels(frames) if is_swapped else frames
+
+
+def _count_draws(images: Mapping[str, Sequence[Image]], native: NativeEpisode, adapter: Adapter) -> dict[str, float]:
+    """How many steps show each of the cameras that were drawn among, as notes."""
+    notes: dict[str, float] = {}
+    for slot, frames in images.items():
+        if isinstance(frames, DrawnFrames):
+            used = available_cameras(adapter.all_cameras[slot], adapter.drawn[slot], native.frames)
+            notes |= {f"{slot}/drawn/{name}": float((frames.numbers == i).sum()) for i, name in enumerate(used)}
+    return notes

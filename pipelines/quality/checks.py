@@ -1,14 +1,16 @@
 """All checks of a stored dataset: each measures every episode by itself, then concludes from all of a norm key."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipelines.contract.errors import FailedWork
 from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
-from pipelines.quality.findings import Finding
+from pipelines.quality.findings import Finding, finding
 from pipelines.quality.grippers import conclude_polarity, measure_grippers
+from pipelines.quality.scale import Moves, Ratio, conclude_units, measure_moves, measure_ratios
 from pipelines.quality.streams import (
     conclude_clock,
     conclude_far_values,
@@ -17,15 +19,9 @@ from pipelines.quality.streams import (
     measure_far_value,
     measure_stillness,
 )
-from pipelines.quality.tracking import (
-    conclude_degrees,
-    conclude_lag,
-    conclude_meaning,
-    conclude_velocity,
-    measure_tracking,
-)
+from pipelines.quality.tracking import conclude_lag, conclude_meaning, measure_tracking
 from pipelines.shards.dataset import Dataset
-from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
+from pipelines.shards.stored_episodes import StoredEpisode, iter_shard
 
 _SEVERITIES = ("error", "warning")
 
@@ -42,12 +38,24 @@ class Check:
     is_per_norm_key: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the checks found, errors first, and per norm key the measured ratio of motion to command."""
+
+    findings: tuple[Finding, ...]
+    ratios: Mapping[str, tuple[Ratio, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        ratios = {key: [asdict(ratio) for ratio in found] for key, found in self.ratios.items()}
+        return {"findings": [finding.to_json() for finding in self.findings], "measured_ratios": ratios}
+
+
 def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     """Every check there is."""
-    tracking = (conclude_lag, conclude_degrees, conclude_meaning, conclude_velocity)
     return (
         Check(measure=measure_grippers, conclude=(conclude_polarity,)),
-        Check(measure=measure_tracking, conclude=tracking),
+        Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning)),
+        Check(measure=measure_moves, conclude=(conclude_units,)),
         Check(measure=measure_clock, conclude=(conclude_clock,)),
         Check(measure=measure_stillness, conclude=(conclude_stillness,)),
         Check(measure=lambda e: measure_far_value(e, dataset.statistics), conclude=(conclude_far_values,)),
@@ -58,24 +66,61 @@ def checks_of(dataset: Dataset) -> tuple[Check, ...]:
 
 
 def check_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> list[Finding]:
-    """Runs every check over every episode, one at a time; returns the findings, errors first.
+    """Returns the findings of `inspect_dataset`, errors first."""
+    return list(inspect_dataset(dataset, on_episode).findings)
 
-    on_episode: is called after each episode. Raises CorruptImage or CorruptRecord for a shard that cannot be read.
+
+def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> Report:
+    """Runs every check over every episode, one at a time.
+
+    An episode or a shard that cannot be read is a finding that names it; the others are checked all the same.
+    on_episode: is called after each episode.
     """
     checks = checks_of(dataset)
     measured: list[dict[str, list[Any]]] = [defaultdict(list) for _ in checks]
+    moves: dict[str, list[Moves]] = defaultdict(list)
+    unreadable: list[str] = []
     whole = f"{dataset.name} {dataset.version}"
-    for episode in iter_stored(dataset):
+    for episode in _readable(dataset, unreadable):
         for check, by_scope in zip(checks, measured, strict=True):
-            result = check.measure(episode)
+            try:
+                result = check.measure(episode)
+            except (FailedWork, OSError) as error:
+                unreadable.append(f"{episode.where} in {episode.shard.name}: {error}")
+                continue
             if result is not None:
                 by_scope[episode.norm_key if check.is_per_norm_key else whole].append(result)
+            if isinstance(result, Moves):
+                moves[episode.norm_key].append(result)
         on_episode()
     findings = [
-        finding
+        found
         for check, by_scope in zip(checks, measured, strict=True)
         for scope in sorted(by_scope)
         for conclude in check.conclude
-        for finding in conclude(scope, by_scope[scope])
+        for found in conclude(scope, by_scope[scope])
     ]
-    return sorted(findings, key=lambda finding: _SEVERITIES.index(finding.severity))
+    findings += conclude_unreadable(whole, unreadable)
+    return Report(
+        findings=tuple(sorted(findings, key=lambda found: _SEVERITIES.index(found.severity))),
+        ratios={key: tuple(measure_ratios(found)) for key, found in sorted(moves.items())},
+    )
+
+
+def conclude_unreadable(scope: str, unreadable: Sequence[str]) -> list[Finding]:
+    """What the shards hold can be read: a picture that cannot ends a training that draws it."""
+    if not unreadable:
+        return []
+    advice = "Copy the shard again from where it was whole, or convert again without these episodes."
+    evidence = f"{len(unreadable)} times an episode or a shard could not be read; the first: {unreadable[0]}"
+    return [finding("unreadable", "error", scope, evidence, advice, unreadable)]
+
+
+def _readable(dataset: Dataset, unreadable: list[str]) -> Iterator[StoredEpisode]:
+    """Every episode whose shard has an index that can be read; the other shards are named in `unreadable`."""
+    for split in sorted(dataset.splits):
+        for files in dataset.splits[split]:
+            try:
+                yield from iter_shard(dataset, split, files)
+            except (FailedWork, OSError, ValueError) as error:
+                unreadable.append(f"{split}: index {files.sidecar.name}: {error}")

@@ -1,4 +1,4 @@
-"""Does the state do what the action says? Lag, degrees for radians, absolute for delta, and the rate of velocities."""
+"""Whether the state follows the action, and how late; and whether the action is a target or a change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import N_SLOTS, is_joint_mode
-from pipelines.contract.units import is_absolute, is_delta, is_velocity
+from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.units import is_absolute
 from pipelines.quality.findings import Finding, finding
+from pipelines.quality.scale import unwrap
 from pipelines.shards.stored_episodes import StoredEpisode
 
 Floats = NDArray[np.float64]
@@ -17,11 +18,6 @@ MAX_LAG_S = 1.0
 SLOW_LAG_S = 0.6
 CLEAR_CORRELATION = 0.3
 CLEAR_GAIN = 0.05  # How much better than at lag 0 the correlation must be.
-# A controller that aims ahead of the arm moves it at 0.4 of what is commanded (DROID); none overshoots by half.
-SLOWEST_GAIN, FASTEST_GAIN = 0.2, 1.5
-DEGREES = 180 / np.pi
-FULL_TURN_RAD = 7.0  # A little over 2 pi: no joint or pose of a manipulator lies further out.
-FAST_RAD_S = 12.0
 _STILL = 1e-4
 
 
@@ -31,8 +27,7 @@ class Tracking:
 
     as_position, as_rate: [2k + 1] mean products, at lags -k..k, of the state's change with the action's change and
     with the action itself, each slot standardized. offset, reach: mean squares of action - state and of the state.
-    position_gain, rate_gain: [18] slopes of the state on the action, and of its change on the action; NaN where
-    nothing moves. peaks, speeds: [2, 18] greatest magnitude and 95th percentile of the speed per s, of state, action.
+    is_copy: whether the action of every step equals the state of that step.
     """
 
     where: str
@@ -43,11 +38,6 @@ class Tracking:
     offset: float
     reach: float
     is_copy: bool
-    position_gain: Floats
-    rate_gain: Floats
-    peaks: Floats
-    speeds: Floats
-    angle_slots: tuple[int, ...]
 
 
 def measure_tracking(episode: StoredEpisode) -> Tracking | None:
@@ -58,26 +48,25 @@ def measure_tracking(episode: StoredEpisode) -> Tracking | None:
     slots = episode.arm_slots
     angles = [slot for slot in slots if episode.units("state")[slot] == "rad"]
     state, action = episode.state.astype(np.float64), episode.action.astype(np.float64)
-    change = np.diff(state, axis=0)
-    places = slots
+    apart = action - state
+    # Angles that differ by a full turn are the same; a joint's sensor may count -pi to pi and its command may not.
+    apart[:, angles] = unwrap(apart[:, angles], range(len(angles)))
+    apart[:, angles] -= 2 * np.pi * np.round(np.median(apart[:, angles], axis=0) / (2 * np.pi))
+    change = np.diff(unwrap(state, angles), axis=0)
+    compared = slots
     if not is_joint_mode(episode.control_mode):
-        change[:, angles] = (change[:, angles] + np.pi) % (2 * np.pi) - np.pi
-        places = np.setdiff1d(slots, angles)
+        # Roll, pitch and yaw of a turn depend on each other; positions alone are compared slot by slot.
+        compared = np.setdiff1d(slots, angles)
     moves = bool(np.abs(change[:, slots]).max() > _STILL)
     return Tracking(
         where=episode.where,
         control_mode=episode.control_mode,
         control_hz=episode.control_hz,
-        as_position=_correlations(np.diff(action[:, places], axis=0), change[:, places], lags),
-        as_rate=_correlations(action[:-1, places], change[:, places], lags),
-        offset=float(np.mean((action[:, places] - state[:, places]) ** 2)),
-        reach=float(np.mean(state[:, places] ** 2)),
+        as_position=_correlations(np.diff(unwrap(action, angles)[:, compared], axis=0), change[:, compared], lags),
+        as_rate=_correlations(action[:-1, compared], change[:, compared], lags),
+        offset=float(np.mean(apart[:, compared] ** 2)),
+        reach=float(np.mean(state[:, compared] ** 2)),
         is_copy=moves and bool(np.abs(action[:, slots] - state[:, slots]).max() < 1e-6),
-        position_gain=_slopes(action - action.mean(0), state - state.mean(0), slots),
-        rate_gain=_slopes(action[:-1], change, slots),
-        peaks=np.abs(np.stack([state, action])).max(1),
-        speeds=np.stack([_speed(change), _speed(_action_change(episode))]) * episode.control_hz,
-        angle_slots=tuple(int(slot) for slot in angles),
     )
 
 
@@ -108,19 +97,6 @@ def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     return []
 
 
-def conclude_degrees(scope: str, found: Sequence[Tracking]) -> list[Finding]:
-    """Angles are in rad: no joint beyond a full turn, no arm that fast, and a state that turns as much as commanded."""
-    findings = []
-    for side, name in ((0, "state"), (1, "action")):
-        slots = _degree_slots(found, side)
-        if slots:
-            listed = "; ".join(f"slot {slot}: {why}" for slot, why in slots.items())
-            advice = f"Set `degrees: true` for these dims of the {name} in the adapter, and convert again."
-            where = [t.where for t in found]
-            findings.append(finding("degrees", "error", scope, f"{name} in degrees: {listed}", advice, where))
-    return findings
-
-
 def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     """A delta action must not lie where the state is, an absolute one must."""
     offset = float(np.sqrt(np.mean([t.offset for t in found])))
@@ -128,7 +104,7 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     mode, where = found[0].control_mode, [t.where for t in found]
     numbers = f"the action lies {offset:.3f} from the state, which lies {reach:.3f} from zero (rms)"
     if not is_absolute(found[0].control_mode) and reach > 0.02 and offset < 0.5 * reach:
-        target = "joint_position" if is_velocity(mode) else "ee_absolute"
+        target = "joint_position" if mode == "joint_velocity" else "ee_absolute"
         advice = f"The action is an absolute target: set control_mode to {target}, or subtract the state."
         return [finding("absolute_as_delta", "error", scope, numbers, advice, where)]
     curve = _mean([t.as_rate for t in found])
@@ -139,20 +115,6 @@ def conclude_meaning(scope: str, found: Sequence[Tracking]) -> list[Finding]:
         advice = f"The action is a change, not a target: set control_mode to {target}, or add it to the state."
         return [finding("delta_as_absolute", "error", scope, evidence, advice, where)]
     return []
-
-
-def conclude_velocity(scope: str, found: Sequence[Tracking]) -> list[Finding]:
-    """Joints that are commanded in rad/s move by that much in a second."""
-    if not is_velocity(found[0].control_mode):
-        return []
-    gains = np.concatenate([t.rate_gain[~np.isnan(t.rate_gain)] * t.control_hz for t in found])
-    gain = float(np.median(gains)) if len(gains) else 1.0
-    if SLOWEST_GAIN < gain < FASTEST_GAIN:
-        return []
-    hz = found[0].control_hz
-    evidence = f"joints move {gain:.2f} times as fast as commanded, taken at {hz:g} Hz"
-    advice = f"The control rate may be {hz / gain:.3g} Hz, or the velocities are not in rad/s: look at the adapter."
-    return [finding("control_rate", "error", scope, evidence, advice, [t.where for t in found])]
 
 
 def _correlations(x: Floats, y: Floats, lags: int) -> Floats:
@@ -170,56 +132,8 @@ def _standardized(values: Floats) -> Floats:
     return (values - values.mean(0)) / values.std(0)
 
 
-def _slopes(x: Floats, y: Floats, slots: NDArray[np.int64]) -> Floats:
-    """Least-squares slope of y on x through zero, per slot; NaN where x hardly moves."""
-    slopes = np.full(N_SLOTS, np.nan)
-    moving = [slot for slot in slots if x[:, slot].std() > _STILL and y[:, slot].std() > _STILL]
-    slopes[moving] = (x[:, moving] * y[:, moving]).sum(0) / (x[:, moving] ** 2).sum(0)
-    return slopes
-
-
-def _action_change(episode: StoredEpisode) -> Floats:
-    """The arm's commanded change per step, [t, 18], whatever the control mode."""
-    action = episode.action.astype(np.float64)
-    if is_velocity(episode.control_mode):
-        return action / episode.control_hz
-    return action if is_delta(episode.control_mode) else np.diff(action, axis=0)
-
-
-def _speed(change: Floats) -> Floats:
-    return np.quantile(np.abs(change), 0.95, axis=0)
-
-
 def _mean(curves: Sequence[Floats]) -> Floats:
     """The mean of curves over the lags that the median one has; shorter ones are left out."""
     halves = [len(curve) // 2 for curve in curves]
     half = int(np.median(halves))
     return np.mean([c[n - half : n + half + 1] for c, n in zip(curves, halves, strict=True) if n >= half], axis=0)
-
-
-def _degree_slots(found: Sequence[Tracking], side: int) -> dict[int, str]:
-    """The angle slots of the state (0) or the action (1) whose numbers only make sense as degrees, and why."""
-    slots: dict[int, str] = {}
-    for slot in found[0].angle_slots:
-        peak = float(np.median([t.peaks[side, slot] for t in found]))
-        speed = float(np.median([t.speeds[side, slot] for t in found]))
-        ratio = _turn_ratio(found, slot)
-        if peak > FULL_TURN_RAD and not (side == 1 and is_velocity(found[0].control_mode)):
-            slots[slot] = f"reaches {peak:.3g}"
-        elif speed > FAST_RAD_S:
-            slots[slot] = f"moves at {speed:.3g} per s"
-        elif side == 1 and 0.7 < ratio * DEGREES < 1.4:
-            slots[slot] = f"the state turns 1/{1 / ratio:.0f} of what is commanded"
-        elif side == 0 and 0.7 < ratio / DEGREES < 1.4:
-            slots[slot] = f"turns {ratio:.0f} times what is commanded"
-    return slots
-
-
-def _turn_ratio(found: Sequence[Tracking], slot: int) -> float:
-    """How far the state turns for what is commanded; NaN where it hardly moves."""
-    if is_velocity(found[0].control_mode):
-        gains = np.array([t.rate_gain[slot] * t.control_hz for t in found])
-    else:
-        gains = np.array([t.position_gain[slot] if is_absolute(t.control_mode) else t.rate_gain[slot] for t in found])
-    known = gains[~np.isnan(gains)]
-    return float(np.median(known)) if len(known) else float("nan")

@@ -85,10 +85,11 @@ def iter_stored(dataset: Dataset) -> Iterator[StoredEpisode]:
     """Yields every episode in the order of splits, shards and records, one sidecar in memory at a time."""
     for split in sorted(dataset.splits):
         for files in dataset.splits[split]:
-            yield from _episodes(dataset, split, files)
+            yield from iter_shard(dataset, split, files)
 
 
-def _episodes(dataset: Dataset, split: str, files: ShardPaths) -> Iterator[StoredEpisode]:
+def iter_shard(dataset: Dataset, split: str, files: ShardPaths) -> Iterator[StoredEpisode]:
+    """Yields the episodes of one shard. Raises FailedWork, OSError or ValueError where its sidecar cannot be read."""
     table = read_sidecar(files.sidecar)
     lists = {*_VECTORS, *(f"{camera}_lengths" for camera in dataset.cameras)}
     rows = table.select([name for name in table.column_names if name not in lists]).to_pylist()

@@ -1,6 +1,6 @@
 """Streams with their own rates and clocks brought to one control rate, with a report of skew, gaps and lost frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,11 @@ Floats = NDArray[np.float64]
 RATE_TOLERANCE = 0.1
 # A pause longer than this many usual periods is a gap.
 GAP_PERIODS = 1.5
+# A frame belongs to a row whose time is at most this share of a frame's period away. Half a period would also pair
+# streams whose clocks run apart, where the error takes every value; a quarter leaves half of such rows without a frame.
+FRAME_TOLERANCE = 0.25
+# Clocks of equal counts may run apart so far: 30 frames a second are often stored as 29.97.
+CLOCK_DRIFT = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,69 @@ def report_stream(stamps: Nanoseconds) -> StreamReport:
     gaps = pauses[pauses > GAP_PERIODS * period]
     lost = int((np.round(gaps / period) - 1).sum())
     return StreamReport(period_ms=period, longest_pause_ms=float(pauses.max()), n_gaps=len(gaps), n_lost=lost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairing:
+    """Which frame belongs to which row.
+
+    frames: int64 [t], -1 where no frame is near enough. error_s: the largest distance in time of a pair. shift_s: how
+    much later the frames' clock begins than the rows', which was taken off; 0 where both are one clock.
+    """
+
+    frames: NDArray[np.int64]
+    error_s: float
+    shift_s: float = 0.0
+
+    @property
+    def n_lost(self) -> int:
+        """Rows without a frame."""
+        return int((self.frames < 0).sum())
+
+
+def pair_frames(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
+    """Pairs rows [t] with frames [n] by time; both times rise. period_s: of the frames.
+
+    The times count as they are stated. Only where that leaves rows and frames over which match when each clock is
+    read from its own start, are they read so. Clocks of equally many rows and frames may run apart by `CLOCK_DRIFT`.
+
+    >>> pair_frames(np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.2]), 0.1).frames
+    array([ 0, -1,  1])
+    >>> pair_frames(np.array([0.05, 0.1, 0.15]), np.array([0.0, 0.05, 0.1]), 0.05)
+    Pairing(frames=array([0, 1, 2]), error_s=0.0, shift_s=-0.05)
+    """
+    stated = _nearest(rows_s, frames_s, period_s)
+    shift_s = float(frames_s[0] - rows_s[0])
+    if abs(shift_s) <= FRAME_TOLERANCE * period_s and stated.n_lost == 0:
+        return stated
+    own = replace(_nearest(rows_s, frames_s - shift_s, period_s), shift_s=shift_s)
+    if own.n_lost < stated.n_lost and _n_used(own) >= _n_used(stated):
+        stated = own
+    if stated.n_lost and len(rows_s) == len(frames_s):
+        apart = np.abs((rows_s - rows_s[0]) - (frames_s - frames_s[0]))
+        if (apart <= CLOCK_DRIFT * (rows_s - rows_s[0]) + FRAME_TOLERANCE * period_s).all():
+            return Pairing(frames=np.arange(len(rows_s)), error_s=_rounded(apart.max()), shift_s=shift_s)
+    return stated
+
+
+def _nearest(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
+    after = np.clip(np.searchsorted(frames_s, rows_s), 1, max(len(frames_s) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(frames_s) - 1)
+    nearest = np.where(np.abs(frames_s[after] - rows_s) < np.abs(frames_s[before] - rows_s), after, before)
+    errors = np.abs(frames_s[nearest] - rows_s)
+    near = errors <= FRAME_TOLERANCE * period_s
+    frames = np.where(near, nearest, -1).astype(np.int64)
+    return Pairing(frames=frames, error_s=_rounded(errors[near].max(initial=0.0)))
+
+
+def _n_used(pairing: Pairing) -> int:
+    return len(np.unique(pairing.frames[pairing.frames >= 0]))
+
+
+def _rounded(seconds: float) -> float:
+    """To a microsecond: below that, differences are those of float arithmetic."""
+    return round(float(seconds), 6)
 
 
 def make_grid(command: Nanoseconds, first: int, last: int, control_hz: float) -> Nanoseconds:

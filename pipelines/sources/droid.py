@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.episode import Image, Reference
+from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
+from pipelines.contract.flags import parse_flag
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
+from pipelines.sources.alignment import Pairing, pair_frames
+from pipelines.sources.camera_rows import RATE_TOLERANCE, CameraRows, keep_paired
 from pipelines.sources.folders import find_folders, key_of, source_root
-from pipelines.sources.video import VideoFrames
+from pipelines.sources.video import VideoClock, VideoFrames, read_clock
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path
 
@@ -27,6 +30,12 @@ _GROUPS = ("action", "observation/robot_state", "observation/controller_info")
 _ANNOTATIONS = "aggregated-annotations"
 _WANTED = re.compile(r"trajectory\.h5|metadata_[^/]*\.json|recordings/MP4/[^/]+(?<!-stereo)\.mp4")
 _STEP_START = "observation/timestamp/control/step_start"
+_CAMERA_TIMES = "observation/timestamp/cameras"
+# A serial becomes a path, and a foreign file says what it is.
+_SERIAL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# The rate of the control loop, and that to which `zed_camera.py` of the DROID platform sets its cameras.
+_ROW_HZ = 15.0
+_CAMERA_HZ = 60.0
 
 
 def find(source: str, adapter: Adapter) -> Found:
@@ -58,22 +67,36 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     try:
         with h5py.File(folder / "trajectory.h5", "r") as file:
             arrays, times, serials, attributes = _read_h5(file)
+            received = _read_received(file, serials)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise Rejected("unreadable_hdf5", f"{folder / 'trajectory.h5'}: {error}") from error
     t = max((len(array) for array in arrays.values()), default=0)
-    if unequal := [f"{key}: {len(array)}" for key, array in arrays.items() if len(array) != t]:
+    clocks = {} if times is None else {_STEP_START: times}
+    if unequal := [f"{key}: {len(array)}" for key, array in {**arrays, **clocks}.items() if len(array) != t]:
         raise Rejected("unequal_lengths", f"{folder}: expected {t} rows, found {'; '.join(unequal)}")
     metadata = _read_metadata(folder)
-    frames, missing = _open_videos(folder, name_cameras(serials, metadata), t)
+    named = name_cameras(serials, metadata)
+    cameras, missing = _pair_videos(folder, named, times, t, adapter)
+    used = [name for name in cameras if name in adapter.used_cameras(cameras)]
+    kept, dropped = keep_paired([cameras[name] for name in used], t, str(folder))
+    frames = {
+        name: VideoFrames(folder / "recordings" / "MP4" / f"{named[name]}.mp4", camera.frames[kept], camera.clock)
+        for name, camera in cameras.items()
+        if (camera.frames[kept] >= 0).all()
+    }
     current_task = str(metadata.get("current_task") or attributes.get("current_task") or "")
     language = _read_annotations(folder).get(str(metadata.get("uuid")), ()) or ((current_task,) if current_task else ())
     return NativeEpisode(
         reference=located.reference,
-        n_steps=t,
-        arrays=arrays,
+        n_steps=len(kept),
+        arrays={key: array[kept] for key, array in arrays.items()},
         frames=frames,
         missing_cameras=missing,
-        timestamp_s=times,
+        cameras_found=", ".join(cameras) or "no MP4 of any camera",
+        timestamp_s=None if times is None else times[kept],
+        dropped=dropped,
+        notes=_make_notes({name: cameras[name] for name in used}, named, received),
+        inferred=_inferred(cameras, times),
         language=language,
         task=current_task,
         success=_read_success(folder, metadata, attributes),
@@ -110,11 +133,42 @@ def _read_h5(file: h5py.File) -> tuple[dict[str, NDArray], NDArray | None, dict[
                 check_array_size(f"{file.filename}: {group}/{key}", value.shape, value.dtype.itemsize)
                 arrays[f"{group}/{key}"] = value[:]
     times = file[_STEP_START][:] / 1000.0 if _STEP_START in file else None
-    if times is not None and (len(times) < 2 or not (np.diff(times) > 0).all()):
-        times = None
     types = file["observation/camera_type"] if "observation/camera_type" in file else {}
     serials = {serial: int(value[0]) for serial, value in types.items() if len(value)}
     return arrays, times, serials, dict(file.attrs)
+
+
+def _read_received(file: h5py.File, serials: Mapping[str, int]) -> dict[str, NDArray[np.float64]]:
+    """When each camera's picture of each row came, s, by serial; cameras whose times go back are left out."""
+    received = {}
+    for serial in serials:
+        key = f"{_CAMERA_TIMES}/{serial}_frame_received"
+        if key in file and (stamps := np.asarray(file[key][:], np.float64) / 1000).ndim == 1 and len(stamps):
+            if (np.diff(stamps) >= 0).all():
+                received[serial] = stamps
+    return received
+
+
+def _make_notes(
+    cameras: Mapping[str, CameraRows], serials: Mapping[str, str], received: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """The largest distance in time of a row and its frame, and the longest pause of each camera."""
+    notes = {"time_error_s": max((camera.error_s for camera in cameras.values()), default=0.0)}
+    for name in cameras:
+        if (stamps := received.get(serials[name])) is not None:
+            notes[f"{name}/longest_pause_ms"] = round(1000 * float(np.diff(np.unique(stamps)).max(initial=0.0)), 3)
+    return notes
+
+
+def _inferred(cameras: Mapping[str, CameraRows], times: NDArray[np.float64] | None) -> dict[str, str]:
+    inferred: dict[str, str] = {}
+    for camera in cameras.values():
+        inferred |= camera.inferred
+    if times is None:
+        inferred["times"] = f"DROID: no {_STEP_START}; rows were taken to come at the entry's rate"
+    elif not (np.diff(times) > 0).all():
+        inferred["times"] = "DROID: time stamps that repeat or go back were kept as they are"
+    return inferred
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
@@ -124,25 +178,81 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     return _read_json(paths[0])
 
 
-def _open_videos(
-    folder: Path, cameras: Mapping[str, str], t: int
-) -> tuple[dict[str, Sequence[Image]], tuple[str, ...]]:
-    frames: dict[str, Sequence[Image]] = {}
+def _pair_videos(
+    folder: Path, cameras: Mapping[str, str], times: NDArray[np.float64] | None, t: int, adapter: Adapter
+) -> tuple[dict[str, CameraRows], tuple[str, ...]]:
+    """The frame of each row for every camera whose MP4 is there, and the cameras whose is not.
+
+    A camera that the adapter does not use costs no episode: where its video is damaged, it is left out.
+    """
+    there: dict[str, Path] = {}
+    paired: dict[str, CameraRows] = {}
     missing = []
     for name, serial in cameras.items():
+        if not _SERIAL.fullmatch(serial):
+            detail = f"{folder}: {name}: expected a camera's serial of letters and digits, found {serial[:80]!r}"
+            raise Rejected("unsafe_file", detail)
         path = folder / "recordings" / "MP4" / f"{serial}.mp4"
-        if path.is_file():
-            frames[name] = VideoFrames(path, t)
+        if path.exists():
+            there[name] = path
         else:
             missing.append(name)
-    return frames, tuple(missing)
+    used = adapter.used_cameras(there)
+    for name, path in there.items():
+        try:
+            paired[name] = _pair_rows(path, times, t)
+        except Rejected:
+            if name in used:
+                raise
+    return paired, tuple(missing)
+
+
+def _pair_rows(path: Path, times: NDArray[np.float64] | None, t: int) -> CameraRows:
+    """Frame i belongs to row i: a frame is grabbed for each row, and DROID's own loader reads them so.
+
+    The MP4's clock does not say when: it has the rate that the camera was set to (60 Hz), not that of the rows. A
+    video that ends early loses the rows behind its end. Raises Rejected for a rate that is neither, and for more
+    frames than rows, unless the video runs at the rows' rate and its times say which frames are theirs.
+    """
+    clock = read_clock(path)
+    n, rate = len(clock.times_s), clock.rate_hz
+    row_hz = _ROW_HZ if times is None or len(times) < 2 else 1 / float(np.median(np.diff(times)))
+    runs_with_rows = any(abs(rate / hz - 1) <= RATE_TOLERANCE for hz in (_ROW_HZ, row_hz) if hz > 0)
+    runs_as_camera = abs(rate / _CAMERA_HZ - 1) <= RATE_TOLERANCE
+    frames = np.arange(t)
+    if n > t:
+        rises = times is not None and bool((np.diff(times) > 0).all())
+        if times is None or not rises or (pairing := _pair_by_time(times, clock)) is None:
+            raise Rejected(
+                "unequal_clocks",
+                f"{path}: expected {t} frames, one for each row, or times that say which are the rows', found {n}",
+            )
+        return CameraRows(frames=pairing.frames, clock=clock, why="missing_frames", error_s=pairing.error_s)
+    if n > 1 and not runs_with_rows and not runs_as_camera:
+        raise Rejected(
+            "wrong_rate",
+            f"{path}: expected {_ROW_HZ:g} frames a second (the rows) or {_CAMERA_HZ:g} (the camera), found {rate:.4g}",
+        )
+    frames[n:] = -1
+    inferred = {}
+    if n > 1 and not runs_with_rows:
+        inferred["video_numbers"] = (
+            f"DROID: the MP4s have the camera's rate, {_CAMERA_HZ:g} Hz; frames were paired with rows by number"
+        )
+    return CameraRows(frames=frames, clock=clock, why="truncated_video", inferred=inferred)
+
+
+def _pair_by_time(times: NDArray[np.float64], clock: VideoClock) -> Pairing | None:
+    """Rows and frames from a common start, where every row then has a frame; None where it has not."""
+    pairing = pair_frames(times - times[0], clock.times_s - clock.times_s[0], 1 / clock.rate_hz)
+    return None if pairing.n_lost else pairing
 
 
 def _read_success(folder: Path, metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> int:
     """1 or 0 from the metadata, else the file's attributes, else the folder success/ or failure/; else -1."""
     for source in (metadata, attributes):
-        if "success" in source:
-            return int(bool(source["success"]))
+        if (flag := parse_flag(source.get("success"))) >= 0:
+            return flag
     names = folder.parts
     return 1 if "success" in names else 0 if "failure" in names else -1
 

@@ -10,7 +10,9 @@ import pytest
 
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.images import to_jpeg
+from pipelines.contract.native import Reject
 from pipelines.contract.slots import N_SLOTS
+from pipelines.conversion.manifest import write_rejects
 from pipelines.segments.propose import propose_segments
 from pipelines.shards.schema import write_metadata
 from pipelines.shards.statistics import merge_statistics, save_statistics, summarize_episode
@@ -122,13 +124,33 @@ def with_pictures(episode: Episode, seed: int, cameras: Sequence[str] = ("base_0
     return dataclasses.replace(episode, images=images, dataset_cameras=tuple(cameras))
 
 
-def make_dataset(root: Path, n_episodes: int = 4, n_shards: int = 2) -> Path:
-    """Writes a dataset of short two-armed episodes with proposals and two cameras; returns its folder."""
+def shortened(episode: Episode, n_steps: int) -> Episode:
+    """The first steps of an episode without pictures."""
+    arrays = ("state", "action", "timestamp_s", "reward", "discount", "is_idle")
+    return dataclasses.replace(episode, **{name: getattr(episode, name)[:n_steps] for name in arrays})
+
+
+def make_dataset(
+    root: Path,
+    n_episodes: int = 4,
+    n_shards: int = 2,
+    keys: Sequence[str] = (),
+    n_steps: int | None = None,
+    rejects: Sequence[Reject] = (),
+) -> Path:
+    """Writes a dataset of short two-armed episodes with proposals and two cameras; returns its folder.
+
+    keys: the source's keys, which go round the shards, so that their order in the dataset is another. n_steps: cuts
+    all episodes to this length. rejects: what rejects.parquet lists.
+    """
     directory = root / "toy" / "1.0.0"
     episodes = []
     for seed in range(n_episodes):
         episode, _ = random_episode(seed, 10, two_arms=True, control_mode="ee_absolute")
+        episode = shortened(episode, n_steps) if n_steps is not None else episode
         episode = dataclasses.replace(with_pictures(episode, seed), task=f"task {seed % 2}")
+        if keys:
+            episode = dataclasses.replace(episode, reference=Reference(uri="source", key=keys[seed]))
         episodes.append(dataclasses.replace(episode, segments=propose_segments(episode)))
     statistics = merge_statistics(
         {e.norm_key: summarize_episode(e.norm_key, e.state, e.action, e.state_mask, e.action_mask)} for e in episodes
@@ -150,6 +172,8 @@ def make_dataset(root: Path, n_episodes: int = 4, n_shards: int = 2) -> Path:
         for shard in range(n_shards)
     ]
     save_statistics(directory / "statistics.json", statistics)
+    if rejects:
+        write_rejects(directory / "rejects.parquet", rejects)
     write_metadata(
         directory,
         name="toy",

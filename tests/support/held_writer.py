@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from pipelines.contract.episode import Episode
-from pipelines.conversion import shard_work
+from pipelines.conversion import write
 
-_annotate = shard_work.annotate
+_annotate = write.annotate
 
 
 def annotate_and_hold(episode: Episode) -> Episode:
@@ -23,4 +23,4 @@ def annotate_and_hold(episode: Episode) -> Episode:
     raise TimeoutError("nobody ended this worker")
 
 
-shard_work.annotate = annotate_and_hold
+write.annotate = annotate_and_hold

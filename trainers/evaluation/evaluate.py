@@ -15,13 +15,13 @@ from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Batch, Stream
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
+from pipelines.contract.units import key_units
 from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
 from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.measures import Predictions, by_slot, joined, measure, of_samples, overall, sample_means
 from trainers.evaluation.records import Errors, Evaluation, EvaluationReport, SampleErrors
-from trainers.robots import slot_units
 from trainers.run import RunDirectory
 from trainers.sampling import sample_masked
 from trainers.setup import read_best
@@ -208,7 +208,7 @@ def predictions_of(
         mean_action=mean_action(mixture, batch),
         counts=counts,
         half_range=half_range,
-        units=np.array([slot_units(key, mixture.parts[key], "action") for key in batch.norm_key]),
+        units=np.array([key_units(key, mixture.parts[key], "action") for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )

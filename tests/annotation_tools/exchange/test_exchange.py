@@ -15,6 +15,7 @@ import pytest
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.exchange import agibot, calvin, elan, groot, label_studio, lerobot
 from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, runs_to_segments, stamp
+from annotation_tools.exchange.numbering import read_numbers
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import check_segments, read_segments
@@ -55,7 +56,7 @@ def clips(store: EpisodeStore) -> list[Clip]:
 
 def write_and_read(store: EpisodeStore, form: ModuleType, path: Path, clips: list[Clip]) -> dict[str, list[Segment]]:
     form.write(path, clips)
-    return form.read(path, EpisodeNames.of(store))
+    return dict(form.read(path, EpisodeNames.of(store, read_numbers(path))).segments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.__name__.rsplit(".", 1)[1])
@@ -86,9 +87,26 @@ def test_an_empty_folder_is_refused(store: EpisodeStore, form: ModuleType, tmp_p
         form.read(tmp_path, EpisodeNames.of(store))
 
 
-def test_lerobot_columns_join_a_dataset_that_is_there(store: EpisodeStore, clips: list[Clip], tmp_path: Path) -> None:
-    path = tmp_path / "data" / "chunk-000" / "file-000.parquet"
-    path.parent.mkdir(parents=True)
+def named(clips: list[Clip]) -> list[Clip]:
+    """The clips under the numbers that a user gives them in a LeRobot dataset."""
+    return [replace(clip, name=str(index)) for index, clip in enumerate(clips)]
+
+
+def numbers_of(clips: list[Clip]) -> dict[str, str]:
+    return {str(index): clip.episode_id for index, clip in enumerate(clips)}
+
+
+def lerobot_folder(path: Path) -> Path:
+    """An empty LeRobot dataset, but for its metadata."""
+    (path / "meta").mkdir(parents=True)
+    (path / "meta" / "info.json").write_text('{"codebase_version": "v3.0", "features": {"action": {}}}')
+    (path / "data" / "chunk-000").mkdir(parents=True)
+    return path
+
+
+def test_lerobot_columns_join_a_copy_of_the_dataset(store: EpisodeStore, clips: list[Clip], tmp_path: Path) -> None:
+    source, out = lerobot_folder(tmp_path / "source"), tmp_path / "out"
+    path = source / "data" / "chunk-000" / "file-000.parquet"
     lengths = [clip.n_steps for clip in clips] + [4]
     table = pa.table(
         {
@@ -98,8 +116,11 @@ def test_lerobot_columns_join_a_dataset_that_is_there(store: EpisodeStore, clips
         }
     )
     pq.write_table(table, path)
-    read = write_and_read(store, lerobot, tmp_path, clips)
-    joined = pq.ParquetFile(path).read()
+    before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    lerobot.write(out, named(clips), source)
+    assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+    read = lerobot.read(out, EpisodeNames.of(store, numbers_of(clips))).segments
+    joined = pq.ParquetFile(out / "data" / "chunk-000" / "file-000.parquet").read()
     assert joined["action"].to_pylist() == list(range(sum(lengths)))
     assert joined["language_persistent"][0].as_py()[0] == {
         "role": "assistant",
@@ -111,7 +132,8 @@ def test_lerobot_columns_join_a_dataset_that_is_there(store: EpisodeStore, clips
     }
     assert joined["language_persistent"][sum(lengths) - 1].as_py() is None
     assert [(s.start, s.end) for s in read[clips[0].episode_id]] == [(s.start, s.end) for s in clips[0].segments]
-    info = json.loads((tmp_path / "meta" / "info.json").read_text())
+    info = json.loads((out / "meta" / "info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and "action" in info["features"]
     assert info["features"]["language_persistent"] == {"dtype": "language", "shape": [1], "names": None}
 
 
@@ -120,24 +142,33 @@ def test_a_foreign_episode_of_another_length_is_refused(
     clips: list[Clip], form: ModuleType, column: str, tmp_path: Path
 ) -> None:
     name = "file-000.parquet" if form is lerobot else "episode_000000.parquet"
-    path = tmp_path / "data" / "chunk-000" / name
-    path.parent.mkdir(parents=True)
+    path = lerobot_folder(tmp_path / "source") / "data" / "chunk-000" / name
     pq.write_table(pa.table({"episode_index": [0, 0, 0], column: [0.0, 0.1, 0.2]}), path)
     with pytest.raises(FailedWork, match=f"expected {clips[0].n_steps} frames, found 3"):
-        form.write(tmp_path, clips)
+        form.write(tmp_path / "out", named(clips), tmp_path / "source")
 
 
 def test_groot_texts_join_the_tasks_that_are_there(store: EpisodeStore, clips: list[Clip], tmp_path: Path) -> None:
-    (tmp_path / "meta").mkdir()
+    source, out = lerobot_folder(tmp_path / "source"), tmp_path / "out"
+    for index, clip in enumerate(clips):
+        rows = pa.table({"episode_index": np.full(clip.n_steps, index), "action": np.arange(clip.n_steps)})
+        pq.write_table(rows, source / "data" / "chunk-000" / f"episode_{index:06d}.parquet")
     lines = ['{"task_index": 0, "task": "fold"}', '{"task_index": 7, "task": "lift it"}']
-    (tmp_path / "meta" / "tasks.jsonl").write_text("\n".join(lines))
-    (tmp_path / "meta" / "modality.json").write_text('{"state": {"arm": {"start": 0, "end": 6}}}')
-    write_and_read(store, groot, tmp_path, clips)
-    tasks = [json.loads(line) for line in (tmp_path / "meta" / "tasks.jsonl").read_text().splitlines()]
+    (source / "meta" / "tasks.jsonl").write_text("\n".join(lines))
+    (source / "meta" / "modality.json").write_text('{"state": {"arm": {"start": 0, "end": 6}}}')
+    before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    groot.write(out, named(clips), source)
+    assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+    tasks = [json.loads(line) for line in (out / "meta" / "tasks.jsonl").read_text().splitlines()]
     assert [(task["task_index"], task["task"]) for task in tasks[:3]] == [(0, "fold"), (7, "lift it"), (8, "")]
-    modality = json.loads((tmp_path / "meta" / "modality.json").read_text())
+    modality = json.loads((out / "meta" / "modality.json").read_text())
+    info = json.loads((out / "meta" / "info.json").read_text())
+    feature = {"dtype": "int64", "shape": [1], "names": None}
+    assert info["features"]["annotation.human.action.segment_description"] == feature
+    assert info["total_tasks"] == len(tasks)
     assert modality["annotation"] == {"human.action.segment_description": {}} and "state" in modality
-    table = pq.ParquetFile(tmp_path / "data" / "chunk-000" / "episode_000000.parquet").read()
+    table = pq.ParquetFile(out / "data" / "chunk-000" / "episode_000000.parquet").read()
+    assert table["action"].to_pylist() == list(range(clips[0].n_steps))
     assert table["annotation.human.action.segment_description"][60].as_py() == 7
 
 
@@ -163,10 +194,10 @@ def test_agibot_episodes_of_other_numbers_are_found_by_given_names(store: Episod
     action = {"start_frame": 0, "end_frame": 9, "action_text": "Pick up onion.", "skill": "Pick"}
     episode = {"episode_id": 649078, "task_id": 327, "lable_info": {"action_config": [action]}}
     (tmp_path / "task_327.json").write_text(json.dumps([episode]))
-    with pytest.raises(FailedWork, match="no episode '649078' in the dataset"):
+    with pytest.raises(FailedWork, match="expected episodes of the dataset, found none of 649078"):
         agibot.read(tmp_path, EpisodeNames.of(store))
     second = list(store.briefs)[1]
-    read = agibot.read(tmp_path, EpisodeNames.of(store, {"649078": second}))
+    read = agibot.read(tmp_path, EpisodeNames.of(store, {"649078": second})).segments
     assert [(s.start, s.end, s.text) for s in read[second]] == [(0, 9, "Pick up onion.")]
 
 
@@ -203,9 +234,14 @@ def test_a_calvin_file_that_would_run_code_is_refused(
     assert capsys.readouterr().out == ""
 
 
-def test_calvin_needs_every_episode(clips: list[Clip], tmp_path: Path) -> None:
-    with pytest.raises(FailedWork, match="calvin: expected segments for every episode"):
-        calvin.write(tmp_path, clips[1:])
+def test_calvin_ranges_name_no_episode_so_the_export_does(
+    store: EpisodeStore, clips: list[Clip], tmp_path: Path
+) -> None:
+    read = write_and_read(store, calvin, tmp_path, clips[1:])
+    assert list(read) == [clips[1].episode_id]
+    (tmp_path / "embodimix_episodes.json").unlink()
+    with pytest.raises(FailedWork, match=f"found none of 0-{clips[1].n_steps - 1}.*--names"):
+        calvin.read(tmp_path, EpisodeNames.of(store))
 
 
 def test_elan_refuses_entities_and_survives_characters_that_xml_lacks(
@@ -228,7 +264,7 @@ def test_elan_files_of_a_stranger_need_only_a_tier_named_text(store: EpisodeStor
         '<ALIGNABLE_ANNOTATION ANNOTATION_ID="x" TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>go'
         "</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"
     )
-    assert elan.read(tmp_path, EpisodeNames.of(store)) == {
+    assert elan.read(tmp_path, EpisodeNames.of(store)).segments == {
         episode_id: [Segment(start=0, end=15, text="go", source="source")]
     }
 
@@ -269,7 +305,8 @@ def test_segments_that_do_not_fit_are_not_imported(
     store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     action = {"start_frame": 0, "end_frame": 99_999, "action_text": "Pick."}
-    (tmp_path / "task_1.json").write_text(json.dumps([{"episode_id": 0, "label_info": {"action_config": [action]}}]))
+    episode = {"episode_id": list(store.briefs)[0], "label_info": {"action_config": [action]}}
+    (tmp_path / "task_1.json").write_text(json.dumps([episode]))
     table = tmp_path / "a.parquet"
     arguments = ["annotate", "import", str(store.dataset.path), str(tmp_path), "--format", "agibot", "--annotator", "a"]
     assert main([*arguments, "--out", str(table)]) == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from annotation_tools.episodes import Brief, EpisodeStore
+from annotation_tools.episodes import Brief, EpisodeStore, check_annotator
 from annotation_tools.review.queue import Queue, visible_annotators
-from annotation_tools.review.store import ReviewStore, StaleSave, Work, check_annotator
+from annotation_tools.review.store import ReviewStore, StaleSave, Work
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import check_segments, read_segments

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures.groups.shares import Branch, Leaf, alpha_from_temperature, bounded_shares, resolve_shares
+from mixtures.groups.shares import Branch, Leaf, bounded_shares, resolve_shares
+from mixtures.specs.spec import alpha_from_temperature
 from pipelines.contract.errors import UsageError
 
 # FACTS section 5: dataset, multiplier, train steps, share of multiplier * n in %, share of n ** 0.43 in %.

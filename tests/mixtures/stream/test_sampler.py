@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixtures.stream.sampler import Sampler, mix64, permute
+from mixtures.randomness import mix64
+from mixtures.stream.sampler import Sampler, permute
 
 SIZES = np.array([50, 7, 1, 100_000, 3000, 12])
 SHARES = SIZES**0.43 / (SIZES**0.43).sum()

@@ -66,7 +66,7 @@ def read_rejects(folder: Path) -> list[tuple[str, str]]:
     return [(row["source_key"].rsplit("#")[-1], row["reason"]) for row in rows if row["level"] == "episode"]
 
 
-def corrupted(features: dict[str, Any], name: str, index: int, value: float) -> dict[str, Any]:
+def corrupted(features: dict[str, Any], name: str, index: int | list[int], value: float) -> dict[str, Any]:
     values = np.array(features[name])
     values[index] = value
     return features | {name: values}
@@ -164,8 +164,8 @@ def test_a_conversion_killed_at_any_moment_goes_on_to_the_same_bytes(
 POISON = {
     "one_step": bridge_features(1, t=1),
     "non_finite": corrupted(bridge_features(2), "steps/action", 30, np.nan),
-    "absurd_value": corrupted(bridge_features(3), "steps/action", 30, 80.0),
-    "absurd_jump": corrupted(bridge_features(4), "steps/observation/state", 28, 3.0),
+    "absurd_value": corrupted(bridge_features(3), "steps/action", [30, 37], 80.0),
+    "absurd_jump": corrupted(bridge_features(4), "steps/observation/state", [28, 42], 3.0),
     "wrong_dims": bridge_features(5, action=np.zeros(12 * 9, np.float32)),
     "missing_key": bridge_features(6, state=None),
     "corrupt_image": bridge_features(7, image_0=[b"\xff\xd8 no picture"] * 12),

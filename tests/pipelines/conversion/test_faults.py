@@ -17,12 +17,14 @@ import pytest
 
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Rejected
-from pipelines.conversion import launch, shard_work
+from pipelines.conversion import launch
+from pipelines.conversion import write as writing
 from pipelines.conversion.graph import ConvertShard
 from pipelines.conversion.launch import convert
 from pipelines.conversion.local_workers import descendants
+from pipelines.conversion.measure import measure_shard, merge_measured, settle_measured
 from pipelines.conversion.plan import ConversionPlan, Job
-from pipelines.conversion.shard_work import convert_shard, measure_shard, merge_measured, settle_measured
+from pipelines.conversion.write import convert_shard
 from pipelines.shards.dataset import Dataset
 from pipelines.storage import retry
 from pipelines.storage.retry import transient_cause
@@ -160,7 +162,7 @@ def test_a_writer_that_comes_late_changes_nothing(
     shard = min(plan.shards)
     measured = settle_measured(merge_measured([measure_shard(job, each) for each in plan.shards]), job)
     is_there, done_by_others = threading.Event(), threading.Event()
-    work, raised = getattr(shard_work, stage), []
+    work, raised = getattr(writing, stage), []
 
     def work_late(*arguments: Any, **options: Any) -> Any:
         result = work(*arguments, **options)
@@ -176,7 +178,7 @@ def test_a_writer_that_comes_late_changes_nothing(
             raised.append(type(error))
 
     late = threading.Thread(target=write)
-    monkeypatch.setattr(shard_work, stage, work_late)
+    monkeypatch.setattr(writing, stage, work_late)
     late.start()
     try:
         assert is_there.wait(120)

@@ -1,5 +1,6 @@
 """Every Open X-Embodiment entry, on a tiny dataset with that dataset's published feature structure."""
 
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,26 @@ def test_the_cards_values_land_in_their_slots(name: str, tmp_path: Path) -> None
 def test_every_entry_of_the_registry_has_a_card() -> None:
     entries = {name for name, adapter in load_adapters().items() if adapter.format == "rlds"}
     assert entries == set(CARDS)
+
+
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_an_entry_declares_its_units_and_cites_its_evidence(name: str) -> None:
+    """The rate, the units and every gripper's sign come from somewhere, and the entry's comment says from where."""
+    files = [(ROOT / "pipelines" / file).read_text() for file in ("adapters.yaml", "adapters_oxe.yaml")]
+    entry = next(found[0] for text in files if (found := re.search(rf"^  {name}:\n(    .*\n|\n)+", text, re.M)))
+    comments = " ".join(line.strip() for line in entry.splitlines() if line.strip().startswith("#"))
+    assert re.search(r"^    units: (metric|native)$", entry, re.M)
+    assert "rate: " in comments and "units: " in comments
+    adapter = get_adapter(name)
+    if "gripper0" in {*adapter.state, *adapter.action}:
+        assert "gripper: " in comments
+
+
+@pytest.mark.parametrize("name", ["stanford_mask_vit", "ppgm"])
+def test_a_rate_that_nobody_published_is_said_to_be_assumed(name: str, tmp_path: Path) -> None:
+    episode = read_card(name, tmp_path)
+    assert "no control rate is published" in episode.inferred["control_rate"]
+    assert "control_rate" not in read_card("viola", tmp_path).inferred
 
 
 @pytest.mark.parametrize("name", [*OCTO_58, *OPENVLA_MORE])

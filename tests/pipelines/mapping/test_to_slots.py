@@ -12,7 +12,9 @@ from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute, turns_between
-from pipelines.mapping.to_slots import drop_head, mark_idle, source_segments, to_episode
+from pipelines.mapping.steps import keep_steps
+from pipelines.mapping.to_slots import mark_idle, source_segments, to_episode
+from pipelines.mapping.validate import find_fault
 
 BRIDGE = get_adapter("bridge_orig")
 WIDOWX = get_embodiment("widowx")
@@ -104,7 +106,8 @@ def test_a_change_of_an_angle_is_the_short_way_round() -> None:
 def test_turns_are_those_of_the_rotations() -> None:
     rotations = Rotation.random(50, random_state=np.random.default_rng(3))
     expected = (rotations[:-1].inv() * rotations[1:]).magnitude()
-    assert turns_between(rotations.as_euler("xyz")) == pytest.approx(expected, abs=1e-7)
+    rpy = rotations.as_euler("xyz")
+    assert turns_between(rpy[:-1], rpy[1:]) == pytest.approx(expected, abs=1e-7)
 
 
 def test_degrees_become_radians_but_lengths_stay() -> None:
@@ -147,6 +150,117 @@ def test_poses_are_matrices_by_rows_or_by_columns_and_nothing_else() -> None:
     for no_pose in (sheared, np.ones((4, 4))):
         with pytest.raises(Rejected, match="expected 4x4 matrices of a pose"):
             matrix_to_pose(no_pose.reshape(1, 16))
+
+
+MATRIX = {
+    "cameras": {"base_0_rgb": "observation/image_0"},
+    "state": {"arm0": {"from": "observation/state", "form": "matrix"}},
+    "action": {
+        "arm0": {"from": "action[0:6]", "form": "xyz_rpy"},
+        "gripper0": {"from": "action[6]", "open": 1, "closed": 0},
+    },
+}
+
+
+def test_a_step_of_an_all_zero_matrix_is_left_out_and_the_episode_kept() -> None:
+    """viola, austin_buds and austin_sirius hold such steps: the logger had no pose yet."""
+    state = np.tile(np.eye(4).ravel(), (20, 1))
+    state[:, 3] = np.arange(20) / 100
+    state[[0, 7]] = 0
+    action = np.arange(20)[:, None] / 100 * np.ones(7)
+    frames = {"observation/image_0": [bytes([i]) for i in range(20)]}
+    episode = to_episode(make_native(state, action, frames=frames), make_adapter(**MATRIX), WIDOWX, ["base_0_rgb"])
+    assert episode.n_steps == 18
+    assert [(d.start, d.end, d.reason) for d in episode.dropped] == [
+        (0, 1, "all_zero_matrix"),
+        (7, 8, "all_zero_matrix"),
+    ]
+    assert episode.state[5:7, 0].tolist() == pytest.approx([0.06, 0.08])
+    assert episode.action[5:7, 0].tolist() == pytest.approx([0.06, 0.08])
+    assert list(episode.images["base_0_rgb"])[5:7] == [b"\x06", b"\x08"]
+    assert find_fault(episode) is None
+
+
+def test_matrices_that_are_wrong_otherwise_still_reject_the_episode() -> None:
+    state = np.tile(np.eye(4).ravel(), (20, 1))
+    state[3, 0] = 0
+    with pytest.raises(Rejected, match="bad_rotation"):
+        to_episode(make_native(state, np.zeros((20, 7))), make_adapter(**MATRIX), WIDOWX, [])
+    with pytest.raises(Rejected, match="all_zero_matrix: every one of 20 steps is to be left out"):
+        to_episode(make_native(state * 0, np.zeros((20, 7))), make_adapter(**MATRIX), WIDOWX, [])
+
+
+def make_path(t: int = 30) -> np.ndarray:
+    """A state that moves 1 cm a step."""
+    state = np.zeros((t, 7))
+    state[:, 0] = 0.2 + 0.01 * np.arange(t)
+    state[:, 6] = 1
+    return state
+
+
+def test_single_values_that_no_robot_has_are_left_out_each_with_its_reason() -> None:
+    state, action = make_path(), np.full((30, 7), 0.01)
+    state[12, 1] = 99.0  # Beyond every workspace.
+    state[20, 2] = 5.0  # Within the limits, but 5 m away from both neighbours.
+    episode = to_episode(make_native(state, action), BRIDGE, WIDOWX, [])
+    assert sorted((d.start, d.end, d.reason) for d in episode.dropped) == [
+        (12, 13, "absurd_value"),
+        (20, 21, "absurd_jump"),
+    ]
+    assert episode.state[[11, 12, 18, 19], 0].tolist() == pytest.approx([0.31, 0.33, 0.39, 0.41])
+
+
+def test_an_episode_of_many_absurd_values_is_left_as_it_is_and_named() -> None:
+    state, action = make_path(), np.full((30, 7), 0.01)
+    action[5:9, 0] = 50.0
+    episode = to_episode(make_native(state, action), BRIDGE, WIDOWX, ["base_0_rgb"])
+    assert episode.dropped == ()
+    fault = find_fault(episode)
+    assert fault is not None and fault[0] == "absurd_value" and "step 5" in fault[1]
+
+
+def test_steps_left_out_one_after_another_keep_the_numbers_of_the_source() -> None:
+    state, action = make_path(), np.full((30, 7), 0.01)
+    action[0] = 0  # bridge_orig leaves out a first step of no motion.
+    state[12, 1] = 99.0
+    episode = to_episode(make_native(state, action), BRIDGE, WIDOWX, [])
+    assert [(d.start, d.end) for d in episode.dropped] == [(0, 1), (12, 13)]
+
+
+def test_an_action_in_a_sources_own_units_has_no_limit_but_its_gripper() -> None:
+    action = np.full((4, 7), 30.0)
+    action[:, 6] = 1
+    arm = {"from": "action[0:6]", "form": "xyz_rpy"}
+    parts = {"action": {"arm0": arm, "gripper0": {"from": "action[6]", "open": 1, "closed": 0}}}
+    cameras = {"base_0_rgb": "observation/image_0"}
+    for units, reason in (("native", None), ("metric", "absurd_value")):
+        adapter = make_adapter(units=units, cameras=cameras, **parts)
+        fault = find_fault(to_episode(make_native(make_path(4), action), adapter, WIDOWX, ["base_0_rgb"]))
+        assert (fault and fault[0]) == reason
+
+
+def test_a_smooth_turn_through_a_vertical_pitch_is_no_jump_and_gives_back_every_rotation() -> None:
+    """Roll and yaw jump by half a turn while the arm turns 0.06 rad a step; what is stored is the same rotation."""
+    turned = Rotation.from_rotvec(np.outer(0.06 * np.arange(40), [0, 1, 0]))
+    path = Rotation.from_euler("xyz", [np.pi, 0, 0.3]) * turned
+    state = np.concatenate([np.zeros((40, 3)), path.as_rotvec(), np.zeros((40, 1))], axis=1)
+    adapter = replace(get_adapter("dp_replay"), cameras={"base_0_rgb": ("observation/image_0",)})
+    native = replace(make_native(state, state), arrays={"state": state, "action": state})
+    episode = to_episode(native, adapter, get_embodiment("ur5e"), ["base_0_rgb"])
+    assert find_fault(episode) is None and episode.dropped == ()
+    assert np.abs(np.diff(episode.state[:, 3:6], axis=0)).max() > 3
+    back = Rotation.from_euler("xyz", episode.state[:, 3:6])
+    assert (back.inv() * path).magnitude().max() < 2e-6
+
+
+def test_a_rotation_that_turns_too_far_is_a_jump_though_each_angle_is_within_a_turn() -> None:
+    rotations = Rotation.from_rotvec([[0, 0, 0.0], [0, 0, 0.01], [0, 2.9, 0], [0, 2.91, 0]] * 3)
+    state = np.concatenate([np.zeros((12, 3)), rotations.as_rotvec(), np.zeros((12, 1))], axis=1)
+    adapter = replace(get_adapter("dp_replay"), cameras={"base_0_rgb": ("observation/image_0",)})
+    native = replace(make_native(state, state), arrays={"state": state, "action": state})
+    fault = find_fault(to_episode(native, adapter, get_embodiment("ur5e"), ["base_0_rgb"]))
+    assert fault is not None and fault[0] == "absurd_jump"
+    assert "after step 1: expected a turn up to 2.7 rad, found 2.9" in fault[1]
 
 
 def test_time_counts_from_the_first_step() -> None:
@@ -318,6 +432,6 @@ def test_step_texts_of_another_length_are_refused() -> None:
 
 def test_a_dropped_first_step_takes_its_text_with_it() -> None:
     native = make_native(np.zeros((3, 7)), np.zeros((3, 7)), step_text=("open", "close", "close"))
-    assert source_segments(drop_head(native, 1, "first_step").step_text or (), 2) == (
+    assert source_segments(keep_steps(native, np.arange(3) >= 1, "first_step").step_text or (), 2) == (
         Segment(start=0, end=2, text="close", source="source"),
     )

@@ -178,6 +178,11 @@ def test_lost_steps_inside_an_episode_without_a_clock_are_a_hole() -> None:
     assert loss(190, lost(190, 200)) is None
 
 
+def test_one_lost_step_of_a_slow_episode_is_no_hole() -> None:
+    assert loss(29, lost(10, 11), hz=3.0) is None
+    assert loss(28, lost(10, 12), hz=3.0) is not None
+
+
 def test_a_slow_stream_has_longer_periods() -> None:
     assert loss(9, hz=1.0) is None
     assert loss(9, hz=1.0, base_0_rgb=1600.0) is not None

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from pipelines.contract.episode import Episode
-from pipelines.contract.images import BLACK_JPEG
+from pipelines.contract.images import BLACK_JPEG, decode_jpeg, to_jpeg
 from pipelines.quality.checks import check_dataset
 from pipelines.quality.findings import Finding
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.stored_episodes import iter_stored
 from tests.support.clean_episodes import CAMERAS, N_STEPS, clean_episode, clean_episodes
 from tests.support.stored_episodes import store_dataset
 from trainers.main import main
@@ -142,7 +143,7 @@ def test_small_turns_in_degrees_show_against_what_is_commanded(tmp_path: Path) -
     small = [edit(e, "action", slice(3, 6), lambda v: v * np.float32(0.1)) for e in clean_episodes("ee_delta")]
     episodes = [edit(e, "state", slice(3, 6), lambda v: v * np.float32(0.1) * DEGREES) for e in small]
     (found,) = (f.evidence for f in findings_of(tmp_path, episodes) if f.kind == "degrees")
-    assert found.startswith("state in degrees: slot 3: turns 5")
+    assert found.startswith("state in degrees: slot 3: the state turns 52 times what is commanded")
     assert found.endswith("times what is commanded")
 
 
@@ -174,7 +175,7 @@ def test_velocities_at_another_rate_than_declared(tmp_path: Path) -> None:
     episodes = [
         replace(e, control_hz=60.0, timestamp_s=np.arange(N_STEPS) / 60) for e in clean_episodes("joint_velocity")
     ]
-    assert ("control_rate", "joints move 3.00 times as fast as commanded, taken at 60 Hz") in [
+    assert ("control_rate", "joints move 3.00 (3.00 to 3.00) times as fast as commanded, taken at 60 Hz") in [
         (f.kind, f.evidence) for f in findings_of(tmp_path, episodes)
     ]
 
@@ -256,6 +257,37 @@ def test_a_picture_that_stands_still_while_the_robot_does_is_fine(tmp_path: Path
     assert findings_of(tmp_path, episodes) == []
 
 
+@pytest.mark.parametrize(("hold", "held", "rate"), [(2, "2", "10"), (3, "3", "6.67"), (6, "6", "3.33")])
+def test_a_camera_slower_than_the_log(tmp_path: Path, hold: int, held: str, rate: str) -> None:
+    episodes = clean_episodes()
+    for number, episode in enumerate(episodes):
+        frames = [episode.images[CAMERAS[1]][step // hold * hold] for step in range(N_STEPS)]
+        episodes[number] = replace(episode, images={**episode.images, CAMERAS[1]: frames})
+    (found,) = findings_of(tmp_path, episodes)
+    assert (found.kind, found.scope, found.n_episodes) == ("slow_camera", CAMERAS[1], 4)
+    assert found.severity == ("warning" if hold < 4 else "error")
+    steps, _, rest = found.evidence.removeprefix("a picture lasts ").partition(" steps")
+    assert float(steps) == pytest.approx(float(held), rel=0.1)
+    assert "in a log of 20 Hz, in 4 of 4 episodes" in rest
+
+
+def test_a_slow_camera_whose_repeats_are_not_equal_bytes(tmp_path: Path) -> None:
+    """A video gives the same frame again with other rounding."""
+
+    def repeated(episode: Episode) -> list[bytes]:
+        rng = np.random.default_rng(0)
+        frames = []
+        for step in range(N_STEPS):
+            pixels = decode_jpeg(episode.images[CAMERAS[0]][step // 2 * 2]).astype(np.int16)
+            pixels += rng.integers(-1, 2, pixels.shape, np.int16)
+            frames.append(to_jpeg(np.clip(pixels, 0, 255).astype(np.uint8)))
+        return frames
+
+    episodes = [replace(e, images={**e.images, CAMERAS[0]: repeated(e)}) for e in clean_episodes()]
+    (found,) = findings_of(tmp_path, episodes)
+    assert (found.kind, found.scope) == ("slow_camera", CAMERAS[0])
+
+
 def test_one_camera_in_two_slots(tmp_path: Path) -> None:
     frames = clean_episode(0).images[CAMERAS[0]]
     (found,) = findings_of(tmp_path, [replace(clean_episode(0), images=dict.fromkeys(CAMERAS, frames))])
@@ -335,7 +367,11 @@ def test_the_check_command_prints_findings_and_exits_1(tmp_path: Path, capsys: p
 
 def test_the_check_command_exits_0_on_clean_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(stored(tmp_path, clean_episodes()).path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/toy/1.0.0: 4 episodes, no findings\n"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path}/toy/1.0.0: 4 episodes, no findings"
+    assert second.startswith(
+        "motion for what is commanded, ur5e/joint_position/pi18/v1: slot 0 0.989 (0.988 to 0.99), "
+    )
 
 
 @pytest.mark.shared
@@ -346,3 +382,29 @@ def test_the_public_sample_whose_val_split_is_its_train_split(shared: Path, tmp_
     findings = {f.kind: f for f in check_dataset(Dataset.open(tmp_path))}
     assert (findings["leak"].n_episodes, findings["leak"].scope) == (25, "train and val")
     assert (findings["black_camera"].scope, findings["black_camera"].n_episodes) == ("image_3", 50)
+
+
+def test_a_damaged_picture_is_named_and_the_other_episodes_are_checked(tmp_path: Path) -> None:
+    episodes = clean_episodes()
+    episodes[3] = replace(episodes[3], images={**episodes[3].images, CAMERAS[0]: [BLACK_JPEG] * N_STEPS})
+    dataset = stored(tmp_path, episodes)
+    second = list(iter_stored(dataset))[1]
+    with second.shard.open("r+b") as file:
+        file.seek(second.pictures[CAMERAS[0]].base)
+        file.write(bytes(500))
+    found = {f.kind: f for f in check_dataset(dataset)}
+    assert sorted(found) == ["black_camera", "unreadable"]
+    assert found["unreadable"].severity == "error"
+    assert found["unreadable"].examples[0].startswith("train: ep1 (")
+    assert "toy-train.tfrecord-00000-of-00001: expected" in found["unreadable"].examples[0]
+
+
+def test_a_damaged_index_is_named_and_the_other_shards_are_checked(tmp_path: Path) -> None:
+    dataset = stored(tmp_path, [*clean_episodes(), clean_episode(2, split="val")])
+    sidecar = dataset.splits["train"][0].sidecar
+    content = bytearray(sidecar.read_bytes())
+    content[100:400] = bytes(300)
+    sidecar.write_bytes(content)
+    (found,) = check_dataset(dataset)
+    assert found.kind == "unreadable"
+    assert "train: index train-00000-of-00001.parquet: " in found.examples[0]

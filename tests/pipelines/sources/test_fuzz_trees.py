@@ -18,7 +18,8 @@ from pipelines.contract.images import to_jpeg
 from pipelines.contract.native import Rejected
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.launch import ConversionRequest, find_episodes
-from pipelines.conversion.shard_work import Job, read_episode
+from pipelines.conversion.plan import Job
+from pipelines.conversion.read_episode import read_episode
 from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.sources.test_bridge import TRAJECTORY
 from tests.pipelines.sources.test_dp import write_buffer

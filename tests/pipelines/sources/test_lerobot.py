@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.episode import DroppedSteps
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
@@ -202,11 +203,13 @@ def test_a_video_of_another_rate_is_rejected(tmp_path: Path) -> None:
         read_number(root, 0)
 
 
-def test_a_video_that_is_too_short_is_rejected(tmp_path: Path) -> None:
+def test_a_video_one_frame_short_loses_its_last_step(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set")
     write_video(root / f"videos/chunk-000/{TOP}/episode_000000.mp4", [20, 30])
-    with pytest.raises(Rejected, match="truncated_video.*expected 3 frames, found 2"):
-        read_number(root, 0)
+    native = read_number(root, 0)
+    assert (native.n_steps, grey(native)) == (2, [20, 30])
+    assert native.dropped == (DroppedSteps(start=2, end=3, reason="truncated_video"),)
+    assert [len(array) for array in native.arrays.values()] == [2] * len(native.arrays)
 
 
 def test_rows_that_do_not_match_the_metadata_are_rejected(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.units import key_units
 from tests.support.evaluations import group_report
 from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
 from trainers.evaluation.records import Errors, EvaluationReport, GroupReport, SlotErrors
-from trainers.robots import slot_units
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -24,7 +24,7 @@ __all__ = ["quick_compilation"]
 
 def test_units_follow_the_control_mode_and_the_parts() -> None:
     dual = {"arm0": range(6), "gripper0": (6,), "arm1": range(7, 13), "gripper1": (13,), "base": (14, 15, 16)}
-    assert slot_units("r/joint_position/pi18/v1", dual | {"torso": (17,)}, "action") == (
+    assert key_units("r/joint_position/pi18/v1", dual | {"torso": (17,)}, "action") == (
         *("rad",) * 6,
         "gripper",
         *("rad",) * 6,
@@ -35,15 +35,15 @@ def test_units_follow_the_control_mode_and_the_parts() -> None:
         "m",
     )
     pose, velocity = "r/ee_absolute/pi18/v1", "r/joint_velocity/pi18/v1"
-    assert slot_units(pose, {"arm0": range(6)}, "action")[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
-    assert slot_units(velocity, {"arm0": range(7), "gripper0": (7,)}, "action")[5:9] == (
+    assert key_units(pose, {"arm0": range(6)}, "action")[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
+    assert key_units(velocity, {"arm0": range(7), "gripper0": (7,)}, "action")[5:9] == (
         "rad/s",
         "rad/s",
         "gripper",
         "",
     )
-    assert slot_units(velocity, {"arm0": range(7)}, "state")[0] == "rad"  # what is measured is a position all the same
-    assert slot_units("r/joint_position/pi18/v1", {"base": (14, 15)}, "action")[14:] == ("m/s", "rad/s", "", "")
+    assert key_units(velocity, {"arm0": range(7)}, "state")[0] == "rad"  # what is measured is a position all the same
+    assert key_units("r/joint_position/pi18/v1", {"base": (14, 15)}, "action")[14:] == ("m/s", "rad/s", "", "")
 
 
 def baseline_batch(norm_key: str, state_mask: Any) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipelines.contract.episode import Segment
-from pipelines.conversion.shard_work import annotate
+from pipelines.conversion.write import annotate
 from tests.support.stored_episodes import make_episode
 
 

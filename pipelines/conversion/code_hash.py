@@ -1,0 +1,89 @@
+"""The hash of the code that decides what a shard holds, for one format, one adapter entry and one robot.
+
+It covers the syntax trees, without docstrings, of every module of ours that reading, mapping, checking and writing an
+episode of the format imports, directly or through others. So a comment, a docstring, or another format's reader
+changes nothing, and a changed line of a reader does.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+from pipelines.contract.embodiments import Embodiment, load_embodiments
+from pipelines.mapping.adapters import FROM_LOG, Adapter
+
+# Where the packages lie: the checkout, or the folder of installed packages.
+_ROOT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("pipelines", "annotation_tools")
+# A worker's two passes; the reader of the format is loaded by name, so no import leads to it.
+_WORKER = ("pipelines.conversion.measure", "pipelines.conversion.write")
+
+
+def code_hash(adapter: Adapter, robot: str = "") -> str:
+    """Returns the sha256 of the code and registry entries that a conversion with this adapter uses.
+
+    robot: the robot that replaces the adapter's, if any. Where each log names its robot, all robots count.
+    """
+    digest = hashlib.sha256(_code_of(adapter.format).encode())
+    entries = [asdict(adapter) | {"title": "", "note": ""}, *map(asdict, _robots(adapter, robot))]
+    digest.update(json.dumps(entries, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _robots(adapter: Adapter, robot: str) -> tuple[Embodiment, ...]:
+    known = load_embodiments()
+    name = robot or adapter.robot
+    return tuple(robot for _, robot in sorted(known.items())) if name == FROM_LOG else (known[name],)
+
+
+@lru_cache
+def _code_of(format: str) -> str:
+    digest = hashlib.sha256()
+    for module in code_modules(format):
+        digest.update(f"{module}\0{_tree_without_docstrings(_path_of(module))}\0".encode())
+    return digest.hexdigest()
+
+
+def code_modules(format: str) -> list[str]:
+    """Returns the dotted names of the modules that a worker imports to convert a format, sorted."""
+    waiting, found = [*_WORKER, f"pipelines.sources.{format}"], set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imported(module)
+    return sorted(found)
+
+
+def _imported(module: str) -> Iterator[str]:
+    """The modules of ours that one imports, at any depth of its code: some are imported when they are first used."""
+    for node in ast.walk(ast.parse(_path_of(module).read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in _PACKAGES and _path_of(name).is_file())
+
+
+def _path_of(module: str) -> Path:
+    return _ROOT.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _tree_without_docstrings(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)

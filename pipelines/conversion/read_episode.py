@@ -1,0 +1,81 @@
+"""One episode from its native file to canonical slots, with every fault named."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+from pipelines.contract.embodiments import Embodiment, get_embodiment
+from pipelines.contract.episode import Episode
+from pipelines.contract.errors import UsageError
+from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
+from pipelines.conversion.cancelling import check_wanted
+from pipelines.conversion.heartbeat import beat
+from pipelines.conversion.plan import Job
+from pipelines.mapping.adapters import FROM_LOG
+from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
+from pipelines.storage.mirror import FilesOf, staged
+from pipelines.storage.retry import transient_cause
+
+# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:
+    """Reads one episode into canonical slots and checks it.
+
+    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
+    """
+    try:
+        native = reader_of(job.adapter.format).read(located, job.adapter)
+        embodiment = _embodiment_of(job, native)
+        episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
+    except (Rejected, *UNREADABLE) as error:
+        if passing := transient_cause(error):
+            raise passing from error
+        if isinstance(error, Rejected):
+            raise
+        raise Rejected("unreadable", f"{located.reference.uri}: {type(error).__name__}: {error}") from error
+    if fault := find_fault(episode):
+        raise Rejected(*fault)
+    return episode
+
+
+def episodes_at_hand(job: Job, references: Sequence[EpisodeLocation], *, pictures: bool) -> Iterator[EpisodeLocation]:
+    """The episodes one by one, each while its files are on this machine; shows the supervisor that work goes on."""
+
+    def on_wait(moved: bool) -> None:
+        check_wanted(job.directory)
+        if moved:
+            beat(job)
+
+    files_of: FilesOf = reader_of(job.adapter.format).files_of
+    for located in staged(references, files_of, pictures=pictures, kept_gb=job.input_cache_gb, on_wait=on_wait):
+        check_wanted(job.directory)
+        beat(job)
+        yield located
+
+
+def reader_of(format: str) -> ModuleType:
+    """The module that finds and reads a format; imported late, since each needs other libraries."""
+    return importlib.import_module(f"pipelines.sources.{format}")
+
+
+def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
+    try:
+        told = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
+        embodiment = get_embodiment(job.robot or told)
+        job.adapter.check_robot(embodiment)
+    except UsageError as error:
+        raise Rejected("unknown_robot", str(error)) from error
+    return embodiment

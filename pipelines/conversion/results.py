@@ -1,0 +1,59 @@
+"""What became of each shard, kept beside the work until the dataset is whole."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.contract.native import Reject
+from pipelines.conversion.plan import Job, ShardId
+from pipelines.shards.writer import finished_shard
+from pipelines.storage.paths import StoragePath
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptEpisode:
+    """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality."""
+
+    source_uri: str
+    source_key: str
+    place: tuple[int, ...]
+    n_steps: int
+    missing_cameras: tuple[str, ...]
+    notes: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of every episode planned for one shard; kept beside the work until the dataset is whole."""
+
+    shard: ShardId
+    options_hash: str
+    n_episodes: int
+    n_steps: int
+    n_bytes: int
+    sha256: str
+    kept: tuple[KeptEpisode, ...]
+    rejects: tuple[Reject, ...]
+
+
+def result_path(job: Job, shard: ShardId) -> StoragePath:
+    """Where a shard's result lies while the dataset is not whole."""
+    return job.work / "results" / f"{shard.file_stem}.json"
+
+
+def load_result(job: Job, shard: ShardId) -> ShardResult | None:
+    """Returns the result of a shard that is there, whole, and of this very job; None if it must be done (again)."""
+    path = result_path(job, shard)
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    where = {"name": job.name, "split": shard.split, "shard": shard.shard, "n_shards": shard.n_shards}
+    summary = finished_shard(job.place, **where, options_hash=job.options_hash)
+    if content["options_hash"] != job.options_hash or summary is None:
+        return None
+    kept = tuple(
+        KeptEpisode(**item | {"place": tuple(item["place"]), "missing_cameras": tuple(item["missing_cameras"])})
+        for item in content["kept"]
+    )
+    rejects = tuple(Reject(**item) for item in content["rejects"])
+    return ShardResult(**content | {"shard": ShardId(**content["shard"]), "kept": kept, "rejects": rejects})

@@ -1,0 +1,139 @@
+"""The second pass over a shard: read, check, annotate and write its episodes, one at a time."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+from pipelines.contract.episode import Episode, Reference
+from pipelines.contract.images import codec_seconds
+from pipelines.contract.native import EpisodeLocation, Reject, Rejected
+from pipelines.contract.slots import CAMERAS
+from pipelines.conversion.measure import Measured
+from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.conversion.read_episode import episodes_at_hand, read_episode
+from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
+from pipelines.segments.propose import idle_in, motion_of, propose_segments
+from pipelines.shards.writer import write_shard
+from pipelines.storage.files import write_atomically
+from pipelines.storage.mirror import with_urls
+from pipelines.storage.retry import with_retries
+
+
+def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardResult, dict[str, float]]:
+    """Converts a shard, if that is not done yet; returns the seconds that the codecs took and `all` of it, too.
+
+    A cluster that repeats a task hands out its finished shards again.
+    """
+    started, before = time.monotonic(), codec_seconds()
+    result = load_result(job, shard) or convert_shard(job, shard, measured)
+    seconds: dict[str, float] = {stage: spent - before[stage] for stage, spent in codec_seconds().items()}
+    return result, seconds | {"all": time.monotonic() - started}
+
+
+def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
+    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each.
+
+    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    """
+    return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
+
+
+def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
+    # Before anything is touched: a dataset that was finished meanwhile has no references any more.
+    references = load_references(job, shard)
+    rejects: list[Reject] = []
+    kept: dict[str, KeptEpisode] = {}
+    # Where the first pass kept nothing, an episode is still to be told what is wrong with it, not with the cameras.
+    cameras = measured.dataset_cameras or CAMERAS
+
+    def on_reject(reference: Reference, reason: str, detail: str) -> None:
+        kept.pop(reference.key, None)
+        rejects.append(make_reject(reference, reason, detail))
+
+    def read_all() -> Iterator[Episode]:
+        for located in episodes_at_hand(job, references, pictures=True):
+            try:
+                episode = read_episode(job, located, cameras)
+            except Rejected as error:
+                on_reject(located.reference, error.reason, error.detail)
+                continue
+            kept[episode.reference.key] = _describe(episode, located)
+            yield annotate(episode)
+            if episode.reference.key in kept:
+                rejects.extend(_dropped_steps(episode))
+
+    summary = write_shard(
+        job.place,
+        name=job.name,
+        split=shard.split,
+        shard=shard.shard,
+        n_shards=shard.n_shards,
+        episodes=read_all(),
+        statistics=measured.statistics,
+        cameras=measured.dataset_cameras,
+        converter=job.converter,
+        options_hash=job.options_hash,
+        on_reject=on_reject,
+    )
+    result = ShardResult(
+        shard=shard,
+        options_hash=job.options_hash,
+        n_episodes=summary.n_episodes,
+        n_steps=summary.n_steps,
+        n_bytes=summary.n_bytes,
+        sha256=summary.sha256,
+        kept=tuple(kept.values()),
+        rejects=tuple(rejects),
+    )
+    write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode(), parents=False)
+    return result
+
+
+def annotate(episode: Episode) -> Episode:
+    """Adds idle flags and proposed segments of about 2 s where the source has none."""
+    motion = motion_of(episode)
+    episode = replace(episode, is_idle=idle_in(motion) | episode.is_idle)
+    return episode if episode.segments else replace(episode, segments=propose_segments(episode, motion=motion))
+
+
+def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
+    """The reject row of a whole episode."""
+    return Reject(
+        source_uri=reference.uri,
+        source_key=reference.key,
+        split=reference.split,
+        level="episode",
+        start=0,
+        end=0,
+        reason=reason,
+        detail=with_urls(detail),
+    )
+
+
+def _describe(episode: Episode, located: EpisodeLocation) -> KeptEpisode:
+    return KeptEpisode(
+        source_uri=episode.reference.uri,
+        source_key=episode.reference.key,
+        place=located.place,
+        n_steps=episode.n_steps,
+        missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),
+        notes=episode.notes,
+    )
+
+
+def _dropped_steps(episode: Episode) -> list[Reject]:
+    reference = episode.reference
+    return [
+        Reject(
+            source_uri=reference.uri,
+            source_key=reference.key,
+            split=reference.split,
+            level="steps",
+            start=dropped.start,
+            end=dropped.end,
+            reason=dropped.reason,
+            detail="left out by the adapter",
+        )
+        for dropped in episode.dropped
+    ]

@@ -1,0 +1,292 @@
+"""Rows of LeRobot's Parquet tables: numbers by column, pictures in columns, and the sentence of each step."""
+
+import itertools
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.contract.episode import Image
+from pipelines.contract.images import CorruptImage
+from pipelines.contract.native import Rejected, check_array_size
+from pipelines.sources.lerobot_meta import PARQUET_ERRORS, EpisodeFiles, Meta
+from pipelines.storage.mirror import local_path
+from pipelines.storage.paths import StoragePath
+
+# Columns of GR00T's datasets that hold the number of a task text for each step.
+_TASK_COLUMNS = ("task_index", "annotation.human.action.task_description", "annotation.human.task_description")
+_SUBTASK_TEXTS = ("subtask", "subtask_text")
+_PERSISTENT = "language_persistent"
+# Pictures that are decoded from a column at a time: a row group may hold a whole dataset's.
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one episode.
+
+    arrays: float64 [t] or [t, k] of every column of numbers. numbers: int64 [t], where each row lies in the file.
+    columns: of text and other kinds, as Python has them. pictures: the columns that hold pictures, which stay unread.
+    """
+
+    path: Path
+    arrays: Mapping[str, NDArray[np.float64]]
+    numbers: NDArray[np.int64]
+    columns: Mapping[str, Sequence[Any]]
+    pictures: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.numbers)
+
+
+class ColumnFrames(Sequence[Image]):
+    """Pictures in a column of a table, as they are stored (JPEG or PNG bytes), for rows `numbers` of the file [t].
+
+    Made for reading in order; going back opens the file again. Raises CorruptImage for a row without a picture.
+    """
+
+    def __init__(self, path: Path, column: str, numbers: NDArray[np.int64]) -> None:
+        self._path = path
+        self._column = column
+        self._numbers = numbers
+        self._pictures: Iterator[tuple[int, Any]] | None = None
+        self._last: tuple[int, Any] = (-1, None)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        wanted = int(self._numbers[index])
+        if self._pictures is None or wanted < self._last[0]:
+            self._pictures, self._last = _iterate_column(self._path, self._column, wanted), (-1, None)
+        try:
+            while self._last[0] < wanted:
+                self._last = next(self._pictures)
+        except (StopIteration, *PARQUET_ERRORS) as error:
+            raise CorruptImage(f"{self._path}: {self._column}: row {wanted}: {error}") from error
+        return self._picture(self._last[1])
+
+    def _picture(self, value: Any) -> bytes:
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            found = f"a path ({value['path']!r}) alone" if isinstance(value, dict) and value.get("path") else repr(data)
+            where = f"{self._path}: {self._column}: row {self._last[0]}"
+            raise CorruptImage(f"{where}: expected the bytes of a picture, found {found}")
+        return data
+
+
+def holds_pictures(kind: pa.DataType) -> bool:
+    """Says whether a column's type is that of encoded pictures: bytes, or a struct of bytes and a path."""
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and holds_pictures(field.type) for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Rows:
+    """Reads the numbers and texts of an episode's rows, in the order of their `frame_index`.
+
+    start, stop: the rows of the file among which the episode's lie; None: all of them. Raises Rejected where the
+    table's own `episode_index` is another than the episode's.
+    """
+    assert episode.data is not None
+    path = local_path(episode.data)
+    check_regular(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            check_array_size(str(path), (file.metadata.num_rows,), 8)
+            pictures = tuple(field.name for field in file.schema_arrow if holds_pictures(field.type))
+            names = [field.name for field in file.schema_arrow if field.name not in pictures]
+            first, table = _read_range(file, names, start or 0, file.metadata.num_rows if stop is None else stop)
+    except PARQUET_ERRORS as error:
+        raise Rejected("unreadable_parquet", f"{episode.data}: {error}") from error
+    numbers = first + np.arange(table.num_rows)
+    if "episode_index" in table.column_names:
+        own = to_array(table["episode_index"])
+        mine = np.zeros(0, bool) if own is None else own.reshape(-1) == episode.number
+        if start is None and not mine.all():
+            found = sorted({int(n) for n in np.asarray(own)[~mine]})[:3]
+            raise Rejected(
+                "wrong_identity",
+                f"{episode.data}: expected the rows of episode {episode.number}, found episode_index {found[0]}",
+            )
+        table, numbers = table.filter(pa.array(mine)), numbers[mine]
+    arrays = {name: array for name in table.column_names if (array := to_array(table[name])) is not None}
+    texts = {name: table[name].to_pylist() for name in table.column_names if _is_text(name, table[name].type)}
+    rows = Rows(path=path, arrays=arrays, numbers=numbers, columns=texts, pictures=pictures)
+    return _in_order(rows, episode)
+
+
+def runs_of(path: StoragePath) -> list[tuple[int, int, int]]:
+    """The episodes of a file of many: number, first row, row behind its last, by the file's `episode_index` column.
+
+    An episode whose rows do not lie together is there several times. Empty where the file has no such column. Raises
+    Rejected where the file cannot be read.
+    """
+    if isinstance(path, Path):
+        check_regular(path)
+    try:
+        with path.open("rb") as file:
+            parquet = pq.ParquetFile(file)
+            if "episode_index" not in parquet.schema_arrow.names:
+                return []
+            check_array_size(str(path), (parquet.metadata.num_rows,), 8)
+            numbers = parquet.read(columns=["episode_index"])["episode_index"].to_numpy()
+    except PARQUET_ERRORS as error:
+        raise Rejected("unreadable_parquet", f"{path}: {error}") from error
+    edges = np.flatnonzero(np.diff(numbers)) + 1
+    starts = [0, *edges.tolist()] if len(numbers) else []
+    stops = [*starts[1:], len(numbers)]
+    return [(int(numbers[start]), start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def to_array(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
+    """float64 [t] or [t, k] of a column of numbers or of lists of equal length; None for anything else.
+
+    A number that is missing is NaN.
+    """
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        rows = column.combine_chunks()
+        if isinstance(rows, pa.ChunkedArray):
+            rows = rows.chunk(0)
+        lengths = np.diff(np.asarray(rows.offsets)) if hasattr(rows, "offsets") else np.full(len(rows), kind.list_size)
+        if rows.null_count or len(set(lengths.tolist())) != 1 or not _is_number(rows.values.type):
+            return _ragged(rows) if rows.null_count else None
+        check_array_size("a column", (len(rows), int(lengths[0])), 8)
+        return _numbers(rows.flatten()).reshape(len(rows), int(lengths[0]))
+    return _numbers(column.combine_chunks()) if _is_number(kind) else None
+
+
+def read_step_text(meta: Meta, rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
+    """Returns the source's own sentence of each step, "" where it has none; None where it has none by step.
+
+    Subtasks come first: the language columns of v3.1, `subtask_index`, a column of texts. Then the numbers of tasks,
+    where they change inside the episode.
+    """
+    if texts := _read_persistent(rows, times_s):
+        return texts
+    if "subtask_index" in rows.arrays and meta.subtasks:
+        return _look_up(rows.arrays["subtask_index"], meta.subtasks)
+    for name in _SUBTASK_TEXTS:
+        if name in rows.columns:
+            return tuple(str(text or "").strip() for text in rows.columns[name])
+    for name in _TASK_COLUMNS:
+        if name in rows.arrays and len(np.unique(rows.arrays[name])) > 1:
+            return _look_up(rows.arrays[name], meta.tasks)
+    return None
+
+
+def check_regular(path: Path) -> None:
+    """Raises Rejected for a FIFO or a device, which would be waited for for ever, and for a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise Rejected("missing_file", f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise Rejected("unsafe_file", f"{path}: expected a file, found no regular one")
+
+
+def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -> tuple[int, pa.Table]:
+    """Rows `start` up to `stop`, from the row groups that hold them; where they begin, and the table."""
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    ends = np.cumsum(sizes)
+    if not len(ends) or start >= stop:
+        return start, file.schema_arrow.empty_table().select(names)
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+    table = file.read_row_groups(list(range(first, min(last + 1, len(sizes)))), columns=names)
+    before = int(ends[first - 1]) if first else 0
+    return start, table.slice(start - before, stop - start)
+
+
+def _in_order(rows: Rows, episode: EpisodeFiles) -> Rows:
+    """The rows by their own `frame_index`. Raises Rejected where two rows have the same."""
+    if "frame_index" not in rows.arrays:
+        return rows
+    frame_index = rows.arrays["frame_index"].reshape(-1)
+    steps = np.diff(frame_index)
+    if (steps > 0).all():
+        return rows
+    order = np.argsort(frame_index, kind="stable")
+    if not (np.diff(frame_index[order]) > 0).all():
+        raise Rejected(
+            "wrong_times", f"{episode.data}: frame_index: expected numbers that rise, found one of them twice"
+        )
+    return replace(
+        rows,
+        arrays={name: array[order] for name, array in rows.arrays.items()},
+        numbers=rows.numbers[order],
+        columns={name: [values[i] for i in order] for name, values in rows.columns.items()},
+    )
+
+
+def _iterate_column(path: Path, column: str, first: int) -> Iterator[tuple[int, Any]]:
+    """Row numbers and values of a column, from the row group that holds row `first` on, a few rows at a time."""
+    with pq.ParquetFile(path) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        starts = [0, *itertools.accumulate(sizes)]
+        group = max(i for i in range(len(sizes)) if starts[i] <= first)
+        number = starts[group]
+        groups = list(range(group, len(sizes)))
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=[column]):
+            for value in batch.column(0):
+                if number >= first:
+                    yield number, value.as_py()
+                number += 1
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def _numbers(values: pa.Array) -> NDArray[np.float64]:
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _ragged(rows: pa.Array) -> NDArray[np.float64] | None:
+    """Rows of which some are missing: those are NaN."""
+    values = rows.to_pylist()
+    widths = {len(row) for row in values if row is not None}
+    if len(widths) != 1 or not _is_number(rows.type.value_type):
+        return None
+    empty = [np.nan] * widths.pop()
+    return np.asarray([empty if row is None else row for row in values], np.float64)
+
+
+def _is_text(name: str, kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or name == _PERSISTENT
+
+
+def _look_up(numbers: NDArray[np.float64], texts: Mapping[int, str]) -> tuple[str, ...]:
+    named = [-1 if np.isnan(number) else int(number) for number in numbers.reshape(-1)]
+    return tuple(texts.get(number, "").strip() for number in named)
+
+
+def _read_persistent(rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
+    """The subtask of each step by the language columns: each holds from its time until the next one.
+
+    Every row repeats the list of the whole episode; a text of None ends the subtask before it.
+    """
+    listed = next((value for value in rows.columns.get(_PERSISTENT, ()) if value), None)
+    if not listed:
+        return None
+    subtasks = sorted(
+        ((float(item["timestamp"]), item["content"]) for item in listed if item["style"] == "subtask"),
+        key=lambda subtask: subtask[0],
+    )
+    if not subtasks:
+        return None
+    # Times are float32 in both columns; a step that begins a subtask must not fall a rounding error before it.
+    starts = np.array([time for time, _ in subtasks]) - 1e-4
+    latest = np.searchsorted(starts, times_s, side="right") - 1
+    return tuple("" if i < 0 else (subtasks[i][1] or "").strip() for i in latest)

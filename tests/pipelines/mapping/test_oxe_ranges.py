@@ -1,0 +1,264 @@
+"""Every Open X-Embodiment entry on values as the real data hold them: least, greatest and typical, as published.
+
+States come from RDT's `dataset_stat.json` (cases/oxe_ranges.csv: metres, rad, 1 = open), put into native keys as RDT's
+own code reads them; actions from the statistics of OpenVLA's readers. Neither knows our entries.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.episode import Episode
+from pipelines.contract.native import NativeEpisode
+from pipelines.mapping.adapters import Adapter, get_adapter, load_adapters
+from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
+from tests.support.checkout import ROOT
+from tests.support.oxe_values import ACTIONS, STATES, Motion, Quantity, native_episode, read_ranges
+
+Floats = NDArray[np.float64]
+SPEED_M_S = 0.5
+WORKSPACE_M = 2.0
+# Entries whose stored actions are poses, by the published means: metres (or mm) that equal those of the state.
+POSES = {
+    "toto",
+    "iamlab_cmu_pickup_insert",
+    "ucsd_kitchen",
+    "utokyo_pr2_opening_fridge",
+    "utokyo_pr2_tabletop_manipulation",
+    "utokyo_xarm_pick_and_place",
+    "utokyo_xarm_bimanual",
+}
+# Published ranges of these go by another name. RDT clips Dobb-E's positions, where the tracking was lost, to +-10.
+_RDT_NAMES = {"bridge_oxe": "bridge", "bridge_orig": "bridgev2", "fmb_dataset": "fmb", "droid_cartesian": "droid"}
+STATISTICS = {
+    get_adapter(name).name: found for name, found in read_ranges(ROOT / "tests/support/oxe_action_ranges.csv").items()
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """From the mean to the least, to the greatest and back to the mean, all dims together, at a control rate."""
+
+    hz: float
+    length_m: float
+
+    @property
+    def share(self) -> Floats:
+        """[t] in -1 (least) .. 0 (mean) .. 1 (greatest)."""
+        n = max(4, int(np.ceil(self.length_m / SPEED_M_S * self.hz)))
+        return np.concatenate(
+            [np.linspace(0, -1, n), np.linspace(-1, 1, 2 * n)[1:], np.linspace(1, 0, n)[1:]]  # fmt: skip
+        )
+
+    def of(self, quantity: Quantity) -> Floats:
+        share = self.share
+        down, up = quantity.least - quantity.mean, quantity.greatest - quantity.mean
+        return quantity.mean + np.where(share < 0, -share * down, share * up)
+
+
+def published(name: str, shared_ranges: dict[str, dict[str, Quantity]]) -> dict[str, Quantity]:
+    """The state's ranges of one entry, by RDT's names of quantities."""
+    adapter = get_adapter(name)
+    for candidate in (_RDT_NAMES.get(name, ""), name, *adapter.aliases):
+        if candidate in shared_ranges:
+            return shared_ranges[candidate]
+    raise KeyError(name)
+
+
+ZERO = Quantity(least=0, greatest=0, mean=0, low=0, high=0)
+UNIT = Quantity(least=0, greatest=1, mean=0.5, low=0, high=1)
+
+
+def state_motion(ranges: dict[str, Quantity], hz: float, side: str = "") -> Motion:
+    """One arm that visits the published least and greatest of every quantity at 0.5 m/s."""
+    ends = [ranges.get(f"{side}eef_pos_{axis}", ZERO) for axis in "xyz"]
+    joints = [ranges.get(f"{side}arm_joint_{i}_pos", ZERO) for i in range(7)]
+    # Both arms and their joints take as long as the longest of their ways, at 0.5 m/s or 1 rad/s.
+    spans = [q.greatest - q.least for name, q in ranges.items() if "eef_pos" in name or "_joint_" in name]
+    way = Way(hz=hz, length_m=float(np.linalg.norm(spans)))
+    rotation = mean_rotation([ranges.get(f"{side}eef_angle_{i}", ZERO).mean for i in range(6)])
+    return Motion(
+        xyz=np.stack([way.of(end) for end in ends], axis=1),
+        rotation=rotation * Rotation.from_rotvec(np.outer(0.3 * way.share + 0.1, [0.1, 0, 1])),
+        openness=way.of(ranges.get(f"{side}gripper_open", UNIT)),
+        joints=np.stack([way.of(joint) for joint in joints], axis=1),
+        changes=np.zeros((len(way.share), 7)),
+    )
+
+
+def mean_rotation(columns: list[float]) -> Rotation:
+    """The rotation whose matrix begins with about these two columns; none where they are not published."""
+    first, second = np.array(columns[:3]), np.array(columns[3:])
+    if not first.any() or not second.any():
+        return Rotation.identity()
+    first = first / np.linalg.norm(first)
+    second = second - first * (first @ second)
+    second = second / np.linalg.norm(second)
+    return Rotation.from_matrix(np.stack([first, second, np.cross(first, second)], axis=1))
+
+
+def action_motion(ranges: dict[str, Quantity], rows: Floats) -> Motion:
+    """rows [t], of all dims together: -1..1 of the way to what 98 % stay within; +-inf the published extremes."""
+    share, values = np.where(np.isfinite(rows), rows, 0), []
+    for name in ("x", "y", "z", "roll", "pitch", "yaw", "gripper"):
+        q = ranges[name]
+        typical = q.mean + np.where(share < 0, share * (q.mean - q.low), share * (q.high - q.mean))
+        values.append(np.select([np.isposinf(rows), np.isneginf(rows)], [q.greatest, q.least], typical))
+    changes = np.stack(values, axis=1)
+    return Motion(
+        xyz=changes[:, :3],
+        rotation=Rotation.from_rotvec(np.tile([0.0, 0.0, 0.01], (len(rows), 1))),
+        openness=np.round(changes[:, 6]),
+        joints=np.zeros((len(rows), 7)),
+        changes=changes,
+    )
+
+
+def converted(adapter: Adapter, native: NativeEpisode) -> Episode:
+    episode = to_episode(native, adapter, get_embodiment(adapter.robot), tuple(adapter.all_cameras))
+    assert find_fault(episode) is None
+    return episode
+
+
+@pytest.fixture(scope="session")
+def rdt_ranges() -> dict[str, dict[str, Quantity]]:
+    return read_ranges(ROOT.parent / "shared/cases/oxe_ranges.csv")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", sorted(STATES))
+def test_states_come_out_in_metres_as_published(name: str, rdt_ranges: dict[str, dict[str, Quantity]]) -> None:
+    adapter, ranges = get_adapter(name), published(name, rdt_ranges)
+    hz = adapter.control_hz or 10.0
+    motion = state_motion(ranges, hz)
+    if {"left_eef_pos_x", "left_arm_joint_0_pos"} & set(ranges):
+        motion = replace(motion, left=state_motion(ranges, hz, "left_"))
+    native = native_episode(adapter, motion.n_steps, (STATES[name], motion))
+    episode = converted(adapter, native)
+    assert [stretch.reason for stretch in episode.dropped] in ([], ["first_step_zero_action"])
+    motion = _cut(motion, slice(motion.n_steps - episode.n_steps, None))
+    arms = {"arm0": motion.left, "arm1": motion} if motion.left else {"arm0": motion}
+    for part, arm in arms.items():
+        assert arm is not None
+        if adapter.control_mode.startswith("ee"):
+            check_pose(episode, part, arm, hz, "eef_pos_x" in ranges)
+        check_gripper(episode, part.replace("arm", "gripper"), arm, name)
+
+
+def check_pose(episode: Episode, part: str, arm: Motion, hz: float, is_published: bool) -> None:
+    """The state is what was published, in m and rad: no further than an arm reaches, no faster than it was made."""
+    slots = np.array(episode.parts[part])
+    mask = episode.state_mask[slots]
+    if is_published and mask[:3].any():
+        xyz, expected = episode.state[:, slots[:3][mask[:3]]], arm.xyz[:, mask[:3]]
+        assert np.allclose(xyz, expected, atol=1e-4)
+        assert np.ptp(xyz, axis=0).max() < WORKSPACE_M
+        assert (np.linalg.norm(np.diff(xyz, axis=0), axis=1) * hz).max() < 3
+    if mask[3:].all():
+        turned = Rotation.from_euler("xyz", episode.state[:, slots[3:]])
+        assert (turned * arm.rotation.inv()).magnitude().max() < 1e-3
+
+
+def check_gripper(episode: Episode, part: str, arm: Motion, name: str) -> None:
+    slots = episode.parts.get(part, ())
+    if not slots or not episode.state_mask[slots[0]] or name in OTHER_GRIPPERS:
+        return
+    closedness = episode.state[:, slots[0]]
+    assert np.corrcoef(closedness, arm.openness)[0, 1] < -0.9
+    assert closedness[np.argmax(arm.openness)] < 0.25
+    assert closedness[np.argmin(arm.openness)] > 0.75
+
+
+# RDT calls RoboSet's Robotiq joint, which grows as it closes, `gripper_open`, and copies it unread.
+OTHER_GRIPPERS = {"roboset"}
+
+
+@pytest.mark.parametrize("name", sorted(STATISTICS))
+def test_actions_as_published_reject_no_episode(name: str) -> None:
+    """Typical steps, and the published least and greatest in one step each: what is absurd loses that step."""
+    adapter, ranges = get_adapter(name), STATISTICS[name]
+    hz = adapter.control_hz or 10.0
+    rows = np.sin(np.arange(100) / 5)
+    if name in POSES:
+        rows = np.sin(np.arange(400) / 400 * 2 * np.pi)
+    else:
+        rows[40], rows[60] = np.inf, -np.inf
+    native = native_episode(adapter, len(rows), (ACTIONS[name], action_motion(ranges, rows)))
+    episode = converted(adapter, native)
+    assert len(rows) - episode.n_steps <= 2
+    if adapter.units == "native":
+        assert episode.norm_key.endswith(f"/{adapter.name}")
+        return
+    assert adapter.control_mode == ("ee_absolute" if name in POSES else "ee_delta")
+    xyz = episode.action[:, list(episode.parts["arm0"][:3])]
+    if name in POSES:
+        assert np.abs(xyz).max() < WORKSPACE_M
+        assert 0.01 < (np.linalg.norm(np.diff(xyz, axis=0), axis=1) * hz).max() < 3
+    else:
+        speed = np.linalg.norm(xyz, axis=1) * hz
+        assert 0.005 < np.median(speed) < 3
+        assert np.quantile(speed, 0.95) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("fractal20220817_data", 2),  # 22.1 and -5.5 m in a step
+        ("dobbe", 2),  # tracking lost: 38.6 and -124 m
+        ("taco_play", 0),  # commands of up to 4.2, which are 8 cm
+        ("bridge_orig", 0),  # a yaw of 6.28 is no turn
+        ("fmb_dataset", 0),  # commands of 1.4
+        ("ucsd_pick_and_place", 0),
+    ],
+)
+def test_published_extremes_lose_only_what_no_robot_does(name: str, dropped: int) -> None:
+    adapter = get_adapter(name)
+    rows = np.sin(np.arange(100) / 5)
+    rows[40], rows[60] = np.inf, -np.inf
+    native = native_episode(adapter, 100, (ACTIONS[name], action_motion(STATISTICS[name], rows)))
+    lost = [stretch for stretch in converted(adapter, native).dropped if not stretch.reason.startswith("first_step")]
+    assert sum(stretch.end - stretch.start for stretch in lost) == dropped
+
+
+@pytest.mark.parametrize("name", ["viola", "austin_buds", "austin_sirius"])
+def test_an_all_zero_matrix_loses_its_step_not_the_episode(name: str) -> None:
+    adapter = get_adapter(name)
+    way = Way(hz=20, length_m=0.3)
+    t = len(way.share)
+    motion = Motion(
+        xyz=np.array([0.5, 0, 0.2]) + 0.1 * way.share[:, None],
+        rotation=Rotation.from_rotvec(np.tile([3.1, 0, 0], (t, 1))),
+        openness=np.full(t, 0.5),
+        joints=np.zeros((t, 7)),
+        changes=np.zeros((t, 7)),
+    )
+    native = native_episode(adapter, t, (STATES[name], motion))
+    key, words = next((key, words) for key, words in STATES[name].items() if "columns" in words)
+    native.arrays[key][5] = 0.0
+    episode = converted(adapter, native)
+    assert [(d.start, d.end, d.reason) for d in episode.dropped] == [(5, 6, "all_zero_matrix")]
+    assert episode.n_steps == t - 1
+
+
+@pytest.mark.parametrize("name", sorted(name for name, a in load_adapters().items() if a.format == "rlds"))
+def test_an_episode_at_rest_is_no_reason_to_reject(name: str) -> None:
+    """Entries of which nothing is published; their cards' keys, at rest."""
+    adapter = get_adapter(name)
+    episode = converted(adapter, native_episode(adapter, 6))
+    assert episode.units == ("metric" if adapter.units == "metric" else name)
+
+
+def _cut(motion: Motion, steps: slice) -> Motion:
+    return Motion(
+        xyz=motion.xyz[steps],
+        rotation=motion.rotation[steps],
+        openness=motion.openness[steps],
+        joints=motion.joints[steps],
+        changes=motion.changes[steps],
+        left=_cut(motion.left, steps) if motion.left else None,
+    )
