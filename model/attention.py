@@ -41,9 +41,9 @@ def attention_mask(valid: Bool[Array, "b s"], starts_block: Bool[Array, " s"]) -
 
 
 def token_positions(valid: Bool[Array, "b s"]) -> Int[Array, "b s"]:
-    """Place of each token among the valid ones: [1 0 1 1] gives [0 0 1 2].
+    """Position of each token among the valid ones: [1 0 1 1] gives [0 0 1 2].
 
-    Padding takes no place, which is why leaving a camera out equals masking it.
+    Padding takes no position, which is why leaving a camera out equals masking it.
     """
     return jnp.cumsum(valid, axis=1) - 1
 

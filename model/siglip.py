@@ -53,7 +53,7 @@ def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Param
 
 
 def sincos_2d(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "1 s e"]:
-    """A starting position embedding that says row and column apart: a quarter of the width each of
+    """A starting position embedding that distinguishes row and column: a quarter of the width each of
     sin and cos of row and column. Learned from there on. A width not divisible by 4 is filled with zeros."""
     _, tokens, width = shape
     side, quarter = round(tokens**0.5), width // 4

@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns int32 ids [s] and bool mask [s]. With `state` [d] in [-1, 1], the prompt holds the state
-        (pi05). Prompts longer than `max_tokens` lose their end; `length` tells which do."""
+        (pi05). Prompts longer than `max_tokens` lose their end; compare `length`."""
         ...
 
     def length(self, text: str, state: np.ndarray | None = None) -> int:

@@ -59,7 +59,8 @@ class Checkpoints:
     def __init__(self, directory: Path, config: CheckpointConfig | None = None) -> None:
         self.directory = directory.resolve()
         options = (
-            ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+            # Orbax's own read_only does the same and warns about it on every start.
+            ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=False, enable_async_checkpointing=False)
             if config is None
             else ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
@@ -85,7 +86,7 @@ class Checkpoints:
 
         FailedWork when the disk is full or cannot be written; the checkpoints before stay as they are.
         """
-        self.finish()
+        self.finish()  # one at a time: a second one under way would hold another copy of the state in host memory
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
@@ -117,7 +118,7 @@ class Checkpoints:
         return dataclasses.replace(like, step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Reads the newest checkpoint that is whole; damaged ones are set aside, loudly. None if there is none."""
+        """Reads the newest checkpoint that is whole; moves damaged ones away, with a warning. None if there is none."""
         reasons = []
         for step in reversed(self.steps()):
             restored, reason = None, "another process could not read it"
@@ -125,17 +126,19 @@ class Checkpoints:
                 restored = self.restore(step, like)
             except FailedWork as error:
                 reason = str(error)
+            # All processes must go on from the same step: one that could read what another could not would train on
+            # other samples, and the run would hang or diverge at the first collective.
             if hosts.all_agree(restored is not None):
                 return restored
             reasons.append(reason)
-            print(f"WARNING: {reason}; falling back to the checkpoint before", file=sys.stderr)
+            print(f"WARNING: {reason}; falling back to the checkpoint before it", file=sys.stderr)
             self._set_aside(step)
-        if reasons:
+        if reasons:  # never start over by itself: days of training would be overwritten by step 1
             raise FailedWork("no checkpoint can be read: " + "; ".join(reasons))
         return None
 
     def close(self) -> None:
-        """Finishes and lets go; what could not be written goes to stderr, for another error may be under way."""
+        """Finishes and closes; what could not be written goes to stderr, for another error may be under way."""
         try:
             self.finish()
         except FailedWork as error:

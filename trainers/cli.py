@@ -115,9 +115,9 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
-    from trainers import plan
     from trainers.mesh import build_mesh
-    from trainers.prompt_counts import count_prompts
+    from trainers.planning import plan
+    from trainers.planning.prompt_counts import count_prompts
     from trainers.prompts import PromptEncoder
     from trainers.run import RunDirectory
     from trainers.setup import set_up
@@ -227,7 +227,10 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as optimizer.b2=0.99")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {text}: expected a YAML value; found {value!r}") from None
     given = {setting: getattr(arguments, setting) for _, setting, _, _ in FLAGS}
     given |= {name: getattr(arguments, name) for name in ("model", "weights", "tokenizer", "freeze", "fsdp")}
     return overrides | {name: value for name, value in given.items() if value is not None}

@@ -13,6 +13,7 @@ import yaml
 
 from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
 from pipelines.contract.errors import UsageError, nearest
+from trainers.config_document import read_config, read_settings
 
 SCHEMA = "embodimix.run/v1"
 Stage = Literal["pretrain", "posttrain"]
@@ -90,7 +91,7 @@ class RunConfig:
     batches_ahead: batches that are read while one is computed; 0 for what the stream finds right.
     log_every: steps between lines of metrics. eval_every: steps between measurements of the flow loss of held-out
     episodes, on at most eval_samples of each group; 0 for none. peak_tflops: a device's peak, for the share of it that
-    is used (MFU); None takes it from the table in `trainers.work`. wandb: the project at Weights & Biases to report to.
+    is used (MFU); None takes it from the table in `trainers.planning.work`. wandb: the project at Weights & Biases.
     """
 
     schema: str = SCHEMA
@@ -283,16 +284,8 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Reads settings from a YAML file, as dotted names. UsageError names the file and the line."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {path}: not YAML: {error}") from error
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"--config {path}: expected settings as 'name: value'; found {type(tree).__name__}")
-    return flattened(tree)
+    """Reads settings from a YAML file, as dotted names. UsageError names the file, the line and the column."""
+    return read_settings(path, RunConfig, SET_BY_COMMAND)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -301,16 +294,18 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(_plain(tree), sort_keys=False)
 
 
-def from_yaml(text: str) -> RunConfig:
-    """Reads back `to_yaml`."""
-    tree = yaml.safe_load(text)
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-        raise UsageError(f"expected a run config with schema {SCHEMA!r}; found {found!r}")
-    tree["policy"] = config_from_dict(tree["policy"])
-    tree["optimizer"] = OptimizerConfig(**tree["optimizer"])
-    tree["checkpoints"] = CheckpointConfig(**tree["checkpoints"])
-    return RunConfig(**tree | {"cameras": tuple(tree["cameras"]), "freeze": tuple(tree["freeze"])})
+def from_yaml(path: Path) -> RunConfig:
+    """Reads back `to_yaml`. UsageError names the file and the line of what is no setting, twice there, or missing."""
+    tree = read_config(path, RunConfig, "the config of a run")
+    if tree["schema"] != SCHEMA:
+        raise UsageError(f"{path}: expected a run config with schema {SCHEMA!r}; found {tree['schema']!r}")
+    try:
+        policy = config_from_dict(tree["policy"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: policy: {error}") from error
+    nested = {"optimizer": OptimizerConfig(**tree["optimizer"]), "checkpoints": CheckpointConfig(**tree["checkpoints"])}
+    names = {name: checked(name, tree[name], tuple[str, ...]) for name in ("cameras", "freeze") if name in tree}
+    return RunConfig(**tree | nested | names | {"policy": policy})
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:

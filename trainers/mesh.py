@@ -46,6 +46,7 @@ def split_array(mesh: Mesh | AbstractMesh, leaf: Any) -> PartitionSpec:
     With fsdp 4: f32 [1024, 4096] -> (None, 'fsdp'); f32 [1024] -> (); f32 [4097, 1023] -> ().
     """
     fsdp = mesh.shape["fsdp"]
+    # The longest axis, not always the first: stacked layers have 18 or 27 of them, which 8 devices do not divide.
     size = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
     fitting = [axis for axis, length in enumerate(leaf.shape) if length % fsdp == 0]
     if fsdp == 1 or size < MIN_SPLIT_BYTES or not fitting:

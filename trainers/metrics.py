@@ -29,6 +29,8 @@ class MetricsWriter:
         from tensorboardX.proto.summary_pb2 import Summary
 
         self._wandb = None if config.wandb is None else open_wandb(run, config)
+        # A kill between a checkpoint and the next leaves lines of steps that will be done again; kept, they would stand
+        # twice, with numbers that belong to no checkpoint.
         keep_until(run.metrics_path, step)
         self._file = open(run.metrics_path, "a", buffering=1)
         self._summary = Summary

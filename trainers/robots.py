@@ -1,4 +1,4 @@
-"""The robots that a run knows: slots, names, units and rates per norm key, kept in the run so that it can act alone."""
+"""The robots that a run knows: slots, names, units and rates per norm key, kept so that it can act without datasets."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np
 
 
 def open_loop_steps(control_hz: float, horizon: int) -> int:
-    """How many actions of a chunk are carried out before the next look, at most the horizon.
+    """How many actions of a chunk are carried out before the next observation, at most the horizon.
 
     50 Hz and 20 Hz are the paper's, 25 and 16 actions; the seconds between are on the line through both, and other
     rates keep the seconds of the nearer one, which no source states.

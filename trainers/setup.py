@@ -61,7 +61,7 @@ def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
 
 
 def check_request(run: RunDirectory, request: TrainingRequest) -> None:
-    """UsageError if the run directory or the starting run are not what the command says."""
+    """UsageError if the run directory or the starting run are not what the command expects."""
     if run.exists() and not request.resume:
         raise UsageError(
             f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
@@ -120,7 +120,7 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
 
 
 def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
-    """The statistics that go before the datasets' own: this run's, else those of the run it starts from.
+    """The statistics that replace the datasets' own: this run's, else those of the run it starts from.
 
     What a policy learned means something only under the normalization it learned it with, so post-training keeps
     pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.

@@ -155,6 +155,7 @@ def build_gradients(config: RunConfig) -> Callable[..., tuple[Tree, Array, Array
     """Returns the function (state, batch, seed key) -> (gradients, loss, loss of each sample) of its next step."""
 
     def gradients(state: TrainState, batch: TrainBatch, seed: Array) -> tuple[Tree, Array, Array]:
+        # The step is folded in: with the seed alone, every step would learn to remove one and the same noise.
         return _gradients(config, state, batch, jax.random.fold_in(seed, state.step))
 
     return gradients
@@ -164,6 +165,8 @@ def _gradients(config: RunConfig, state: TrainState, batch: TrainBatch, key: Arr
     """Gradients of the weighted mean over the whole batch, its loss, and each sample's, part by part."""
     noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
     weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
+    # The weights of the whole batch, not of a part: a mean of the parts' means would weigh short episodes differently
+    # with every --accumulate.
     total = jnp.maximum(weights.sum(), 1e-6)
 
     def part_loss(trained: Tree, part: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -184,6 +187,8 @@ def _accumulated(
     gradient: Callable[[Any], Any], whole: tuple[Any, ...], trained: Tree, parts: int
 ) -> tuple[Tree, Array, Array]:
     """Adds up over `parts` parts, each taking every parts-th sample, so that all devices work on every part."""
+    # Every parts-th sample rather than one run of samples after another: samples are split over devices in runs, so
+    # that a run of them would lie on a few devices while the others waited.
     split = jax.tree.map(lambda array: array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), whole)
 
     def add(carry: tuple[Tree, jax.Array], part: tuple[Any, ...]) -> tuple[tuple[Tree, jax.Array], Array]:

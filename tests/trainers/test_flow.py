@@ -61,8 +61,8 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
     assert chains[0] == chains[1]
     config = RunDirectory(tmp_path / "whole").read_config()
     assert (config.policy.horizon, config.cameras) == (10, ("base_0_rgb", "left_wrist_0_rgb"))
-    report = evaluate(EvaluationRequest(run=tmp_path / "whole", samples=6, batch_size=6))
-    assert set(report["groups"][0]["error"]) == {"rad", "gripper"}
+    report = evaluate(EvaluationRequest(run=tmp_path / "whole", samples=6, batch_size=6)).report
+    assert set(report.groups[0].error) == {"rad", "gripper"}
     serves_without_the_data(tmp_path / "whole", spec)
 
 

@@ -11,7 +11,7 @@ import pytest
 from model.tokenizer import SmallTokenizer
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig, resolve
-from trainers.prompt_counts import count_texts, mixture_texts
+from trainers.planning.prompt_counts import count_texts, mixture_texts
 from trainers.prompts import PromptEncoder, open_tokenizer
 
 LONG = (

@@ -18,11 +18,11 @@ from trainers.config import flattened
 from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.metrics import keep_until, read_metrics
+from trainers.planning.work import train_flops
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, abstract_state, fresh_state, read_best
 from trainers.train import train
 from trainers.validation import Validation
-from trainers.work import train_flops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]

@@ -91,7 +91,7 @@ def ablation_markdown(rows: Sequence[AblationRow]) -> str:
 
 
 def cells(row: AblationRow) -> tuple[str, ...]:
-    """What the table says of a row, in the order of `HEADS`."""
+    """The cells of a row, in the order of `HEADS`."""
     low, high = row.interval
     return (
         NAMES[row.policy],

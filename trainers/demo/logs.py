@@ -81,7 +81,7 @@ PLANS = {"full": FULL, "quick": QUICK}
 
 
 def recordings(series: Series, seed: int, number: int) -> Iterator[tuple[Recording, Flaw]]:
-    """Yields the demonstrations of a series, each with what is wrong with it; `number` tells the series apart."""
+    """Yields the demonstrations of a series, each with what is wrong with it; `number` distinguishes the series."""
     count = series.episodes + len(series.flaws)
     for k in range(count):
         flaw: Flaw = "none"

@@ -181,8 +181,8 @@ def _rollouts(results: Results) -> str:
         rows.append(f"<tr><td>{html.escape(outcomes[0].task)}@{outcomes[0].robot}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy looks, carries out the first part of its chunk, and looks again. With two cubes on the "
-        "table, the sentence decides which one counts.</p>"
+        "policy, the policy observes, carries out the first part of its chunk, and observes again. With two cubes on "
+        "the table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
     )
 

@@ -43,7 +43,7 @@ class Trial:
 
 
 class Instructor(Protocol):
-    """Says what the policy is asked at a look."""
+    """Chooses what the policy is asked with each observation."""
 
     def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
 
@@ -102,7 +102,7 @@ def ask_script(body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class AskHighLevel:
-    """Asks what a high-level policy says."""
+    """Asks with the sentence that a high-level policy chooses."""
 
     policy: HighLevelPolicy
 

@@ -34,8 +34,8 @@ Tree = Any
 class EvaluationRequest:
     """What the command asks for.
 
-    spec: another mixture than the run's; stage: with what it says of another stage than the run's. samples: at most
-    that many per group. flow_sweep: other numbers of flow steps to state the error for.
+    spec: another mixture than the run's. stage: the stage whose overrides in it apply, by default the run's.
+    samples: at most that many per group. flow_sweep: other numbers of flow steps to state the error for.
     """
 
     run: Path

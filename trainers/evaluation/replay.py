@@ -1,4 +1,4 @@
-"""One batch of a run computed again: each sample's loss, inputs and gradients, to find what made a loss not finite."""
+"""One batch of a run computed again: each sample's loss, inputs and gradients, to find what was not finite."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -63,7 +63,7 @@ class Replay:
 
 
 def replay(path: Path, step: int | None = None) -> Replay:
-    """Trains from the newest checkpoint before the step up to it, saving nothing, and looks at its batch.
+    """Trains from the newest checkpoint before the step up to it, saving nothing, and computes its batch again.
 
     step: counted as in the metrics; None for the newest that stopped the run. Writes RUN/replay_step_N.json and .html,
     and returns the report. UsageError where no step stopped the run; FailedWork if the mixture has changed.

@@ -1,4 +1,4 @@
-"""Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` speaks it."""
+"""Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` packs it."""
 
 from typing import Any
 

@@ -136,7 +136,7 @@ class PolicyServer:
         print(json.dumps(self.metadata() | {"port": port}), flush=True)
         print(f"robots: ws://{self._request.host}:{port}  page: http://{self._request.host}:{port}/", file=sys.stderr)
         if self._request.api_key is None and self._request.host not in LOCAL:
-            print("WARNING: whoever reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
+            print("WARNING: anybody who reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
         await stop.wait()
         return await self.finish(server)
 

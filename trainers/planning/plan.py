@@ -9,11 +9,12 @@ import jax
 from jax.sharding import AbstractMesh
 
 from mixtures.mixture import Mixture
+from model.params import param_count
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
-from trainers.prompt_counts import PromptCounts
+from trainers.planning.prompt_counts import PromptCounts
+from trainers.planning.work import forward_flops
 from trainers.setup import abstract_state
-from trainers.work import forward_flops
 
 SCHEMA = "embodimix.train_plan/v1"
 Tree = Any
@@ -69,7 +70,7 @@ def make_plan(
     device_tflops: float | None = None,
     prompts: PromptCounts | None = None,
 ) -> TrainPlan:
-    """device_tflops: what one device attains, for the hours. prompts: see `trainers.prompt_counts`."""
+    """device_tflops: what one device attains, for the hours. prompts: see `trainers.planning.prompt_counts`."""
     devices = jax.device_count()
     state = abstract_state(config)
     mesh = AbstractMesh((max(devices // config.fsdp, 1), config.fsdp), AXES)
@@ -85,7 +86,7 @@ def make_plan(
         model=config.model,
         devices=devices,
         fsdp=config.fsdp,
-        parameters=ParameterCounts(trained=count(state.trained), frozen=count(state.frozen)),
+        parameters=ParameterCounts(trained=param_count(state.trained), frozen=param_count(state.frozen)),
         device_gib={name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()},
         batch_mib=config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
         steps=config.steps,
@@ -104,11 +105,6 @@ def make_plan(
         ),
         prompts=prompts,
     )
-
-
-def count(tree: Tree) -> int:
-    """Values in all arrays."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def device_bytes(mesh: AbstractMesh, tree: Tree) -> int:

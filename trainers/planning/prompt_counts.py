@@ -13,7 +13,8 @@ from trainers.prompts import PromptEncoder
 @dataclass(frozen=True, kw_only=True)
 class PromptCounts:
     """distinct: different sentences of the mixture. cut: those that lose their end. alike: those that the model then
-    cannot tell from another one. longest: tokens of the longest, of max_tokens. example: one that is cut, or ''."""
+    cannot distinguish from another one. longest: tokens of the longest, of max_tokens. example: one that is cut, or
+    ''."""
 
     distinct: int
     cut: int
@@ -47,7 +48,7 @@ def mixture_texts(mixture: Mixture) -> set[str]:
 
 
 def count_texts(texts: Iterable[str], encoder: PromptEncoder, n_states: int = 0) -> PromptCounts:
-    """Counts sentences as `PromptCounts` says. n_states: numbers of a state that come with each (pi0.5)."""
+    """Counts sentences by the rules of `PromptCounts`. n_states: numbers of a state that come with each (pi0.5)."""
     distinct = sorted(set(texts))
     lengths = {text: encoder.length(text, n_states) for text in distinct}
     cut = [text for text in distinct if lengths[text] > encoder.max_tokens]

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh
 from tests.support.toy_mixture import open_toy_mixture
 from trainers.config import RunConfig, resolve
 from trainers.mesh import AXES
-from trainers.plan import ParameterCounts, TrainPlan, device_bytes, make_plan, render
+from trainers.planning.plan import ParameterCounts, TrainPlan, device_bytes, make_plan, render
 
 
 def plan_of(tmp_path: Path, **overrides: Any) -> TrainPlan:
