@@ -3,7 +3,7 @@ BIN := .venv/bin
 # The modules that hold the contracts between the parts, and mixtures, are type-checked strictly.
 CONTRACT := pipelines/contract pipelines/storage pipelines/shards pipelines/segments/tables.py
 
-.PHONY: demo test test-flink lint bench clean
+.PHONY: demo test test-flink fuzz lint bench clean
 
 demo: .venv
 	$(BIN)/embodimix demo
@@ -16,6 +16,10 @@ test: lint
 test-flink: .venv
 	$(BIN)/python tests/support/flink_setup.py .cache/flink
 	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/pipelines/conversion/test_cluster.py tests/pipelines/conversion/test_faults.py -rs
+
+# Damaged and hostile inputs of every format, fifty times as many as the tests try.
+fuzz: .venv
+	EMBODIMIX_FUZZ_TIMES=50 $(BIN)/python -m pytest -n auto tests/pipelines/sources/test_fuzz.py tests/pipelines/sources/test_fuzz_trees.py
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -52,8 +52,9 @@ dataset lacks are counted and named. Segments that overlap become layers ann, an
 """
 _REVIEW = """example:
   embodimix annotate review data/in_house/1.0.0 --table segments/model.parquet --double 0.1
-  opens http://127.0.0.1:8765/; every edit is saved in DATASET/segments/review.sqlite, and when the review ends
-  everyone's finished segments are written as DATASET/segments/NAME.parquet
+  prints a link to http://127.0.0.1:8765/ with a token; every edit is saved in DATASET/segments/review.sqlite, and when
+  the review ends everyone's finished segments are written as DATASET/segments/NAME.parquet
+The token is a new one, or that of --token-file, or of the environment variable EMBODIMIX_REVIEW_TOKEN.
 """
 _MERGE = """example:
   embodimix annotate merge data/in_house/1.0.0 segments/ann.parquet segments/bob.parquet --prefer ann
@@ -95,9 +96,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     review.add_argument("--table", nargs="+", default=[], type=as_storage_path, metavar="TABLE", help="show these too")
     review.add_argument("--out", type=as_storage_path, metavar="DIR", help="where the work is kept; DATASET/segments")
     review.add_argument("--double", type=float, default=0.0, metavar="F", help="share that two people mark blind")
-    review.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need --token")
-    review.add_argument("--port", type=int, default=8765, help="8765 unless said; 0 takes a free one")
-    review.add_argument("--token", default="", help="ask for this in the URL")
+    review.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    review.add_argument("--port", type=int, default=8765, help="port to listen on (8765); 0 takes a free one")
+    token = review.add_mutually_exclusive_group()
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token that the link must carry")
+    token.add_argument("--no-token", action="store_true", help="let every user of this machine in, under any name")
     review.set_defaults(run=_review)
     export = _add(actions, "export", "write segments in the format of another tool", _EXPORT)
     export.add_argument(
@@ -123,10 +126,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     imported.set_defaults(run=_import)
     merge = _add(actions, "merge", "decide between segment tables and bake them into a new minor version", _MERGE)
     merge.add_argument("tables", nargs="*", type=as_storage_path, metavar="TABLE", help="segment tables (Parquet)")
-    merge.add_argument("--version", metavar="X.Y.Z", help="the new version; the next minor one unless said")
-    merge.add_argument(
-        "--out", type=as_storage_path, metavar="DIR", help="its folder; beside the dataset's unless said"
-    )
+    merge.add_argument("--version", metavar="X.Y.Z", help="the new version (default: the next minor one)")
+    merge.add_argument("--out", type=as_storage_path, metavar="DIR", help="its folder (default: beside the dataset's)")
     merge.add_argument(
         "--table", type=as_storage_path, metavar="FILE", help="write the merged table here, and bake nothing"
     )
@@ -138,15 +139,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_label_options(label: argparse.ArgumentParser) -> None:
-    label.add_argument("--backend", choices=("rules", "http", "command"), help="told by --url or --command unless said")
+    label.add_argument(
+        "--backend", choices=("rules", "http", "command"), help="default: the one that --url or --command implies"
+    )
     label.add_argument(
         "--table", type=as_storage_path, metavar="TABLE", help="label these segments, not those in the shards"
     )
     label.add_argument("--url", default="", help="an endpoint with the chat-completions protocol")
     label.add_argument("--model", default="", help="the model's name at that endpoint")
     label.add_argument("--key-variable", default="", metavar="NAME", help="environment variable that holds the key")
+    label.add_argument(
+        "--plain-http-key", action="store_true", help="send the key to another machine without encryption, too"
+    )
     label.add_argument("--command", nargs="+", dest="program", default=[], metavar="WORD", help="a program to ask")
-    label.add_argument("--name", default="", help="the annotator's name in the table; the model's unless said")
+    label.add_argument("--name", default="", help="the annotator's name in the table (default: the model's)")
     label.add_argument(
         "--out", type=as_storage_path, metavar="DIR", help="where table and answers go; DATASET/segments"
     )
@@ -155,7 +161,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
     label.add_argument("--usd-out", type=float, default=0.0, metavar="X", help="price of a million tokens received")
     label.add_argument("--max-usd", type=float, metavar="X", help="stop before more than this is spent")
-    label.add_argument("--estimate", action="store_true", help="say what it would take, and ask nothing")
+    label.add_argument("--estimate", action="store_true", help="print what it would take, and ask nothing")
     label.add_argument("--beam", action="store_true", help="ask by a Beam job")
     label.set_defaults(run=_label, takes_beam_options=True)
 
@@ -179,15 +185,16 @@ def _add(actions: Any, name: str, about: str, epilog: str) -> argparse.ArgumentP
 def _propose(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.parameters import load_parameters
-    from annotation_tools.proposals import propose_table, summarize_lengths
+    from annotation_tools.proposals import ANNOTATOR, propose_table, summarize_lengths
     from pipelines.segments.propose import ProposeParameters
-    from pipelines.segments.tables import write_segments
+    from pipelines.segments.tables import check_own_table, write_segments
 
     store = EpisodeStore(arguments.dataset)
     parameters = load_parameters(arguments.parameters) if arguments.parameters else ProposeParameters()
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    table = propose_table(store, parameters, created, version("embodimix"))
     out = arguments.out or arguments.dataset / "segments" / "proposals.parquet"
+    check_own_table(out, ANNOTATOR, "proposal")
+    table = propose_table(store, parameters, created, version("embodimix"))
     write_segments(out, table)
     summary = summarize_lengths(store, table)
     if arguments.json:
@@ -248,7 +255,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _review(arguments: argparse.Namespace) -> int:
-    from annotation_tools.review.session import ReviewOptions, serve
+    from annotation_tools.review.session import ReviewOptions, read_token, serve
 
     options = ReviewOptions(
         dataset=arguments.dataset,
@@ -257,7 +264,8 @@ def _review(arguments: argparse.Namespace) -> int:
         double=arguments.double,
         host=arguments.host,
         port=arguments.port,
-        token=arguments.token,
+        token=read_token(arguments.token_file),
+        is_open=arguments.no_token,
     )
     paths = serve(options)
     print(json.dumps([str(path) for path in paths]) if arguments.json else "\n".join(f"wrote {path}" for path in paths))

@@ -45,7 +45,9 @@ class Conflict:
     annotators: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"episode {self.episode_id}: {' and '.join(self.annotators)} disagree"
+        names = list(dict.fromkeys(self.annotators))
+        who = " and ".join(names) if len(names) > 1 else f"two tables of {names[0]}"
+        return f"episode {self.episode_id}: {who} disagree"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +66,29 @@ def merge_tables(
     A person goes before a model, a model before the source's own segments, those before a proposal; among equals an
     annotator in `prefer` (the earlier the better), then the adjudicated one. People who say the same do not
     disagree. Where people still differ it is a conflict, unless `conflicts` is "latest": then the newest counts,
-    as it does among machines.
+    as it does among machines. So is one name with different segments in two tables. A table given twice counts once,
+    and the order of the tables changes nothing.
     """
     layers: dict[str, list[list[Annotation]]] = {}
-    everything = sorted((a for table in tables for a in table), key=lambda a: (a.layer, a.segment.start))
-    for (episode_id, _, _), layer in groupby(everything, key=lambda a: a.layer):
-        layers.setdefault(episode_id, []).append(list(layer))
+    # Each table for itself: two machines may have used one name, and their segments must not be taken for one layer.
+    for table in tables:
+        for (episode_id, _, _), rows in groupby(sorted(table, key=_by_step), key=lambda a: a.layer):
+            layer = list(rows)
+            if layer not in layers.setdefault(episode_id, []):
+                layers[episode_id].append(layer)
     chosen: list[Annotation] = []
     left: list[Conflict] = []
-    for episode_id, candidates in layers.items():
+    for episode_id, candidates in sorted(layers.items()):
         best = max(_trust(layer[0], prefer) for layer in candidates)
         top = [layer for layer in candidates if _trust(layer[0], prefer) == best]
+        # Equal segments are no conflict, whoever made them: two people who agree need no judge.
         differ = len({tuple(a.segment for a in layer) for layer in top}) > 1
         if differ and best[0] == _TRUST.index("human") and conflicts == "fail":
             names = tuple(sorted(layer[0].annotator for layer in top))
             left.append(Conflict(episode_id=episode_id, annotators=names))
         else:
-            chosen += sorted(top, key=lambda layer: (max(a.created for a in layer), layer[0].annotator))[-1]
+            newest = max(top, key=_recency)
+            chosen += newest
     return Merged(annotations=tuple(chosen), conflicts=tuple(left))
 
 
@@ -125,6 +133,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
             fingerprint, n_changed = _bake_shard(dataset, files, segments, out, stamp)
             baked.setdefault(split, []).append(fingerprint)
             changed += n_changed
+    # The metadata comes last: a folder with dataset_info.json is a whole dataset to every reader.
     for name in ("statistics.json", "rejects.parquet"):
         if (dataset.path / name).exists():
             write_atomically(out / name, (dataset.path / name).read_bytes())
@@ -220,6 +229,16 @@ def _write_manifest(
     write_atomically(out / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
+def _by_step(annotation: Annotation) -> tuple[tuple[str, str, str], int, int]:
+    return annotation.layer, annotation.segment.start, annotation.segment.end
+
+
+def _recency(layer: list[Annotation]) -> tuple[str, str, str]:
+    """When a layer was made; equal times are decided by name and content, so that the order of tables is not."""
+    content = json.dumps([asdict(annotation.segment) for annotation in layer])
+    return max(a.created for a in layer), layer[0].annotator, content
+
+
 def _trust(annotation: Annotation, prefer: Sequence[str]) -> tuple[int, int, bool]:
     name = annotation.annotator
     wanted = len(prefer) - prefer.index(name) if name in prefer else 0
@@ -241,6 +260,7 @@ def _bake_shard(
     dataset: Dataset, files: ShardPaths, segments: Mapping[str, Sequence[Segment]], out: StoragePath, stamp: str
 ) -> tuple[Fingerprint, int]:
     source, where = read_fingerprint(files.sidecar), parse_shard_name(files.shard.name)
+    # Names source bytes and segments, so that a rerun keeps only shards that it would write the same again.
     options_hash = hashlib.sha256(f"{source.options_hash} {source.sha256} {stamp}".encode()).hexdigest()[:16]
     shard, sidecar = where.shard_path(out), where.sidecar_path(out)
     if shard.exists() and sidecar.exists():
@@ -287,6 +307,7 @@ def _append(
         record_offset=offset - HEADER_BYTES,
         record_length=len(payload),
     )
+    # Read back as a reader would: offsets in the index come from the bytes that were written, not from a plan of them.
     parsed = parse_example(payload)
     pictures = {}
     for camera in cameras:

@@ -43,7 +43,8 @@ from pipelines.contract.images import to_jpeg
 from pipelines.conversion.local_workers import descendants
 
 if TYPE_CHECKING:
-    from pipelines.conversion.plan import Job, ShardId
+    from pipelines.conversion.plan import Job
+    from pipelines.shards.sidecar import ShardId
 
 SIZES = ((180, 320), (256, 256), (480, 640))
 _N_STORED = 8

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from benchmarks.stream import jpeg, memory_mb
 from mixtures.index.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
+from mixtures.index.sealed import seal
 from mixtures.index.tables import _state_of_files
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.statistics import save_statistics, summarize_episode
@@ -166,6 +167,7 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
         "vocabularies": vocabularies,
     }
     (folder / "table.json").write_text(json.dumps(content))
+    seal(folder)
 
 
 def _measure(groups: int, episodes: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000
   embodimix mix plan mixture.yaml --explain 'in_house/fold shirt@arx'
   embodimix mix plan mixture.yaml --stage posttrain --html plan.html
+  embodimix mix plan mixture.yaml --model pi0 --tokenizer paligemma_tokenizer.model
   embodimix mix plan mixtures/specs/oxe_magic_soup.yaml --published
 """
 LOCK_EXAMPLE = """example:
@@ -49,6 +50,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     plan.add_argument("--explain", metavar="GROUP", help="say how one group came to its share")
     about = "plan from the sizes in the spec or the datasets' statistics, without their index"
     plan.add_argument("--published", action="store_true", help=about)
+    plan.add_argument("--model", metavar="NAME", help="count the prompts that this model cuts (tiny, pi0, pi0-small)")
+    plan.add_argument("--tokenizer", metavar="FILE", help="the model's tokenizer; the built-in one by default")
+    plan.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a prompt, in place of the model's")
 
     lock = _action(actions, "lock", "write down what a spec resolves to, or check it", LOCK_EXAMPLE, run_lock)
     _add_spec(lock)
@@ -98,7 +102,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         plan = plan_published(load_spec(arguments.spec, arguments.root, arguments.stage), arguments.draws)
     else:
         mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
-        plan = plan_of(mixture)
+        plan = plan_of(mixture, _long_texts(arguments, mixture))
     if arguments.explain:
         print(explain(plan, arguments.explain))
     else:
@@ -106,6 +110,17 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.html:
         _write(arguments.html, plan_page(plan, mixture))
     return 0
+
+
+def _long_texts(arguments: argparse.Namespace, mixture: Any) -> Any:
+    """The mixture's prompts against the tokens of the model that was named, None without one."""
+    if not arguments.model and not arguments.max_tokens:
+        return None
+    from mixtures.stream.text_shares import count_long_texts, text_shares
+
+    model = arguments.model or "tiny"
+    encode, max_tokens = arguments.tokens_by_model(model, arguments.tokenizer, arguments.max_tokens)
+    return count_long_texts(text_shares(mixture), encode, max_tokens)
 
 
 def run_lock(arguments: argparse.Namespace) -> int:

@@ -4,15 +4,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
+from mixtures.actions.pools import Pools
 from mixtures.groups.tree import Group
 from mixtures.index.tables import CompiledTable
-from mixtures.specs.spec import MixtureSpec
+from mixtures.specs.spec import ActionRule, MixtureSpec
+from pipelines.contract.errors import UsageError
 from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
+# What locks of earlier versions do not say: they pooled by norm key, and drew the phrases of proposals.
+_BEFORE = {"normalization": {"by": "norm_key"}}
+_SPOKEN = {"proposals": True}
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
 
 
@@ -28,6 +34,8 @@ class Lockable(Protocol):
     @property
     def tables(self) -> Sequence[CompiledTable]: ...
     @property
+    def pools(self) -> Pools: ...
+    @property
     def statistics(self) -> Mapping[str, NormStatistics]: ...
 
 
@@ -39,7 +47,8 @@ def make_lock(mixture: Lockable) -> dict[str, Any]:
         "name": spec.name,
         "seed": spec.seed,
         "draws": mixture.draws,
-        "action": asdict(spec.action),
+        "action": action_settings(spec.action),
+        "normalization": asdict(spec.normalization),
         "language": asdict(spec.language),
         "kinds": asdict(spec.kinds),
         "corrupt_images": spec.corrupt_images,
@@ -58,15 +67,41 @@ def make_lock(mixture: Lockable) -> dict[str, Any]:
             }
             for table in mixture.tables
         ],
+        "pools": {
+            pool.name: {"datasets": list(pool.datasets), "control_hz": list(pool.control_hz), "units": pool.units}
+            for pool in mixture.pools.pools
+        },
         "statistics": {key: _digest(asdict_statistics(value)) for key, value in mixture.statistics.items()},
     }
 
 
+def read_lock(path: Path) -> dict[str, Any]:
+    """Reads a lock file. Raises UsageError for one that is cut, or is none."""
+    try:
+        lock = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: expected a mixture spec or a lock file, found: {error}") from error
+    found = lock.get("schema") if isinstance(lock, dict) else type(lock).__name__
+    if found != SCHEMA:
+        raise UsageError(f"{path}: expected schema {SCHEMA!r}, found {found!r}")
+    if missing := [
+        key for key in ("seed", "action", "language", "groups", "datasets", "statistics") if key not in lock
+    ]:
+        raise UsageError(f"{path}: expected a whole lock, found none of {', '.join(missing)}; write it again")
+    return lock
+
+
+def action_settings(rule: ActionRule) -> dict[str, Any]:
+    """The action rule as locks hold it; a rotation form only where a mixture asks for one, as before there were any."""
+    return {key: value for key, value in asdict(rule).items() if (key, value) != ("rotation", "euler")}
+
+
 def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two locks, one sentence each; a dataset may lie at another path."""
+    old, new = ({**_BEFORE, **lock, "language": {**_SPOKEN, **lock["language"]}} for lock in (old, new))
     differences = [
         f"{key}: {old.get(key)!r} became {new.get(key)!r}"
-        for key in ("schema", "seed", "action", "language", "kinds", "corrupt_images")
+        for key in ("schema", "seed", "action", "normalization", "language", "kinds", "corrupt_images")
         if old.get(key) != new.get(key)
     ]
     differences += _compare_groups(_by_name(old["groups"]), _by_name(new["groups"]))

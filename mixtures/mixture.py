@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.chunk_statistics import chunk_statistics
-from mixtures.actions.normalizer import Normalizer, relative_slots
+from mixtures.actions.normalizer import Normalizer, action_form
+from mixtures.actions.pool_statistics import find_pool
+from mixtures.actions.pools import Pools
 from mixtures.groups.resolved import resolve
+from mixtures.groups.selection import validation_source
 from mixtures.groups.shares import Branch
 from mixtures.groups.tree import Group, SplitIndex, share_out
 from mixtures.index.overlays import overlay_segments
@@ -23,7 +26,8 @@ from mixtures.specs.spec import Entry, MixtureSpec, Source, load_spec
 from mixtures.stores.arrow import is_remote
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError, nearest
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS
+from pipelines.shards.dataset import read_info
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
 
@@ -31,7 +35,9 @@ from pipelines.shards.statistics import NormStatistics, load_statistics, save_st
 class Mixture:
     """A spec with its datasets open; see `open_mixture`. tree: what the groups' shares follow from.
 
-    statistics: by norm key, merged over the datasets; absolute_statistics: the same where actions are relative.
+    pools: which steps are normalized by the same statistics. statistics: by pool, merged over the datasets;
+    absolute_statistics: the same where actions are relative. members: half ranges by pool and dataset, see `Resolved`.
+    unplaced: episodes of stored validation splits that no group takes.
     """
 
     spec: MixtureSpec
@@ -40,6 +46,9 @@ class Mixture:
     tree: Branch
     groups: tuple[Group, ...]
     splits: Mapping[str, SplitIndex]
+    pools: Pools
+    members: Mapping[str, Mapping[str, tuple[float, ...]]]
+    unplaced: Mapping[str, int]
     statistics: Mapping[str, NormStatistics]
     absolute_statistics: Mapping[str, NormStatistics]
     parts: Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -66,11 +75,15 @@ class Mixture:
             raise UsageError(f"mixture {self.spec.name!r} has no group {name!r}. {nearest(name, names)}")
         return names.index(name)
 
+    def rates_of(self, norm_key: str) -> tuple[float, ...]:
+        """The control rates of the steps that one pool normalizes, ascending."""
+        return find_pool(self.pools.pools, norm_key).control_hz
+
     def action_mean(self, norm_key: str) -> NDArray[np.float64]:
-        """The mean physical action of a norm key, absolute, float64 [18]."""
-        is_relative = np.zeros(N_SLOTS, np.bool_)
-        if self.spec.action.mode == "relative_to_first_state":
-            is_relative, _ = relative_slots(norm_key, self.parts[norm_key])
+        """The mean physical action of a pool, absolute, float64 [18]."""
+        form = action_form(norm_key, self.parts[norm_key], self.spec.action.mode, self.spec.action.rotation)
+        is_relative = form.relative.copy()
+        is_relative[[slot for triple in form.rotations for slot in triple]] = True
         stored, used = (s[norm_key].action.mean for s in (self.absolute_statistics, self.statistics))
         return np.where(is_relative, stored, used)
 
@@ -110,7 +123,7 @@ class Mixture:
             listed = "\n  ".join(differences)
             raise FailedWork(
                 f"{self.spec.path}: the mixture is not the one that was locked:\n  {listed}\n"
-                "Restore the datasets and the spec, or lock it anew and start a new run."
+                "Restore the datasets and the spec, or lock the mixture again and start a new run."
             )
 
 
@@ -127,7 +140,7 @@ def open_mixture(
 
     draws: samples that training will draw, for max_epochs, in place of the spec's. root: where relative dataset paths
     start, in place of the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
-    statistics file whose norm keys replace the merged ones, so that post-training normalizes as pretraining did.
+    statistics file whose pools replace the merged ones, so that post-training normalizes as pretraining did.
     stage: the training stage whose overrides apply (see `mixtures.specs.stages`); none where the spec names none.
 
     Raises UsageError for mistakes in the spec (with file, line and column), FailedWork for datasets that are missing,
@@ -136,15 +149,17 @@ def open_mixture(
     spec = load_spec(path, root, stage)
     cache = cache_folder(cache)
     tables = _open_tables(spec, cache)
-    resolved = resolve(spec, tables, cache)
+    given = None if statistics is None else load_statistics(statistics)
+    frozen = None if given is None else {key: value.control_hz for key, value in given.items()}
+    resolved = resolve(spec, tables, cache, frozen)
     draws = draws or spec.draws
     tree, groups = share_out(spec, resolved.facts, draws)
     used = dict(resolved.statistics)
     action = spec.action
-    if action.mode == "relative_to_first_state" or action.rate_hz is not None:
-        used = chunk_statistics(used, tuple(tables.values()), resolved.parts, action, cache)
-    if statistics is not None:
-        used |= {key: value for key, value in load_statistics(statistics).items() if key in used}
+    if action.changes_actions:
+        used = chunk_statistics(used, tuple(tables.values()), resolved.pools, resolved.parts, action, cache)
+    if given is not None:
+        used |= {key: value for key, value in given.items() if key in used}
     return Mixture(
         spec=spec,
         draws=draws,
@@ -152,11 +167,18 @@ def open_mixture(
         tree=tree,
         groups=groups,
         splits=resolved.splits,
+        pools=resolved.pools,
+        members=resolved.members,
+        unplaced=resolved.unplaced,
         statistics=used,
         absolute_statistics=resolved.statistics,
         parts=resolved.parts,
         normalizer=Normalizer(
-            statistics=used, parts=resolved.parts, mode=action.mode, normalization=action.normalization
+            statistics=used,
+            parts=resolved.parts,
+            mode=action.mode,
+            normalization=action.normalization,
+            rotation=action.rotation,
         ),
     )
 
@@ -165,13 +187,23 @@ def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
     tables: dict[Source, CompiledTable] = {}
     for entry in spec.root.all_entries():
         if entry.source not in tables:
-            tables[entry.source] = _open_table(entry, cache)
+            tables[entry.source] = _open_table(entry, entry.split, cache)
+    # Behind the tables that are drawn from, so that those keep their numbers.
+    for entry in spec.root.all_entries():
+        source = validation_source(entry, spec.validation)
+        if source is not None and source not in tables and source[1] in _splits_of(tables[entry.source]):
+            tables[source] = _open_table(entry, source[1], cache)
     return tables
 
 
-def _open_table(entry: Entry, cache: Path) -> CompiledTable:
+def _splits_of(table: CompiledTable) -> list[str]:
+    info, _ = read_info(Path(table.home))
+    return [split["name"] for split in info["splits"]]
+
+
+def _open_table(entry: Entry, split: str, cache: Path) -> CompiledTable:
     try:
-        table = open_table(entry.path, entry.split, cache)
+        table = open_table(entry.path, split, cache)
         return overlay_segments(table, entry.segments, cache) if entry.segments else table
     except UsageError as error:
         raise SpecError(entry.mark, str(error)) from error

@@ -51,6 +51,24 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
     parser.add_argument(
+        "--units",
+        default="",
+        metavar="U",
+        help="units of the source's joints where it does not state them: degrees or percent (LeRobot SO-100, Koch)",
+    )
+    parser.add_argument(
+        "--channels",
+        default="",
+        metavar="ORDER",
+        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb",
+    )
+    parser.add_argument(
+        "--relabel",
+        default="",
+        choices=("never", "reached_states"),
+        help="reached_states: actions are what the state did, as Octo and OpenVLA train on Bridge; drops the last step",
+    )
+    parser.add_argument(
         "--camera",
         action="append",
         default=[],
@@ -61,6 +79,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
     parser.add_argument(
         "--val-fraction", type=float, default=0.0, metavar="F", help="move this share of train to val, by hash"
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="take an input that lacks files (rlds); each lost record counts",
     )
     parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
     parser.add_argument(
@@ -94,7 +117,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter
+    from pipelines.mapping.adapters import get_adapter, with_channels
 
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
@@ -110,6 +133,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
     adapter = with_cameras(adapter, arguments.camera)
+    if arguments.channels:
+        adapter = with_channels(adapter, arguments.channels)
+    if arguments.relabel:
+        adapter = replace(adapter, relabel=arguments.relabel)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
 
@@ -159,11 +186,13 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         adapter=adapter,
         robot=arguments.robot,
         task=arguments.task,
+        units=arguments.units,
         n_shards=arguments.shards,
         splits=tuple(split for split in arguments.splits.split(",") if split),
         val_fraction=arguments.val_fraction,
         statistics=arguments.statistics,
         append=arguments.append,
+        partial=arguments.partial,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ def run_train(arguments: argparse.Namespace) -> int:
     )
     if arguments.plan:
         return _print_plan(request, arguments)
+    # A setting of this machine, not of the run: `mixtures.stores.shard_cache` reads it in every process.
+    for variable, value in (("SHARD_CACHE", arguments.shard_cache), ("SHARD_CACHE_GB", arguments.shard_cache_gb)):
+        if value is not None:
+            os.environ[f"EMBODIMIX_{variable}"] = str(value)
     summary = train(request)
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
@@ -179,6 +184,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
     parser.add_argument("--device-tflops", type=float, metavar="X", help="what a device attains, for --plan's hours")
+    about = "folder on local disk for copies of shards of object stores, filled in the background"
+    parser.add_argument("--shard-cache", metavar="DIR", help=about)
+    parser.add_argument("--shard-cache-gb", type=float, metavar="X", help="most gigabytes of these copies (100)")
     parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
     parser.add_argument("--distributed", action="store_true", help="one of many processes; the cluster tells which")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster's help")

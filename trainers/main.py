@@ -14,6 +14,7 @@ import trainers.cli
 import trainers.demo.cli
 import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
+from trainers.planning.prompt_tokens import tokens_by_model
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
 # A write that fails for lack of room names no file, unlike one that fails to open.
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not getattr(parsed, "takes_beam_options", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.beam_options = rest
+    parsed.tokens_by_model = tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
     try:
         code = parsed.run(parsed)
         sys.stdout.flush()

@@ -25,7 +25,10 @@ MARGINS = {"rad": np.pi, "m": 1.0, "gripper": 1.0, "rad/s": 5.0, "m/s": 2.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Robot:
-    """One norm key. parts: action slots of each part; control_hz: rates of its data, ascending."""
+    """One norm key, or one pool of it (`norm key@15hz`, `norm key@dataset`).
+
+    parts: action slots of each part; control_hz: rates of its data, ascending.
+    """
 
     norm_key: str
     parts: Mapping[str, tuple[int, ...]]
@@ -81,8 +84,7 @@ def write_robots(path: Path, mixture: Mixture) -> None:
     rate = mixture.spec.action.rate_hz
     robots = {}
     for key, parts in mixture.parts.items():
-        rates = {hz for group in mixture.groups if key in group.norm_keys for hz in group.control_hz}
-        robots[key] = {"parts": parts, "control_hz": sorted(rates) if rate is None else [rate]}
+        robots[key] = {"parts": parts, "control_hz": list(mixture.rates_of(key)) if rate is None else [rate]}
     write_atomically(path, json.dumps({"schema": SCHEMA, "robots": robots}, indent=1).encode())
 
 
@@ -103,7 +105,9 @@ def read_robots(path: Path) -> dict[str, Robot]:
 def find_robot(robots: Mapping[str, Robot], name: str | None) -> Robot:
     """The robot whose norm key is `name` or begins with it (`ur5e`, `franka/ee_delta`); without name, the only one."""
     found = [
-        robot for key, robot in robots.items() if name is None or key == name or key.startswith(name.rstrip("/") + "/")
+        robot
+        for key, robot in robots.items()
+        if name is None or key == name or key.startswith((name.rstrip("/") + "/", f"{name}@"))
     ]
     if len(found) == 1:
         return found[0]

@@ -70,7 +70,12 @@ class RunDirectory:
 
     def read_lock(self) -> dict[str, Any]:
         """UsageError where it is missing: what the run trained on would no longer be known."""
-        return json.loads(self._present(self.lock_path).read_text())
+        path = self._present(self.lock_path)
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            message = f"{path}: expected the lock that the run wrote when it started, found: {error}. Restore it"
+            raise UsageError(message) from error
 
     def recorded_statistics(self) -> Path:
         """The file that normalizes what this run's policy sees and does. UsageError where it is missing."""

@@ -184,8 +184,8 @@ def match_segments(overlap: Floats, least: float) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     used_a: set[int] = set()
     used_b: set[int] = set()
-    for place in np.argsort(-overlap[rows, columns], kind="stable"):
-        i, j = int(rows[place]), int(columns[place])
+    for k in np.argsort(-overlap[rows, columns], kind="stable"):
+        i, j = int(rows[k]), int(columns[k])
         if i not in used_a and j not in used_b:
             pairs.append((i, j))
             used_a.add(i)
@@ -302,15 +302,15 @@ def _alpha_estimate(markings: Markings, seed: int, n_resamples: int) -> Interval
     episodes = sorted({episode for layer in markings.layers.values() for episode in layer})
     names = sorted(markings.layers)
     counts, weights, owner = [], [], []
-    for place, episode in enumerate(episodes):
+    for number, episode in enumerate(episodes):
         labels, steps = _pieces(markings, episode, [n for n in names if episode in markings.layers[n]])
         for row, weight in zip(labels, steps, strict=True):
             counts.append(np.bincount(row, minlength=len(markings.labels)))
             weights.append(weight)
-            owner.append(place)
-    table, lengths, place_of = np.array(counts, float), np.array(weights, float), np.array(owner)
+            owner.append(number)
+    table, lengths, episode_of = np.array(counts, float), np.array(weights, float), np.array(owner)
     resample = _Resample(len(episodes), seed, n_resamples)
-    return resample.of(lambda times: krippendorff_alpha(table, lengths * times[place_of]))
+    return resample.of(lambda times: krippendorff_alpha(table, lengths * times[episode_of]))
 
 
 def _pieces(markings: Markings, episode: str, annotators: Sequence[str]) -> tuple[Ints, Floats]:
@@ -322,9 +322,9 @@ def _pieces(markings: Markings, episode: str, annotators: Sequence[str]) -> tupl
     uncovered = markings.labels.index(UNCOVERED)
     labels = np.full((len(middles), len(chosen)), uncovered, np.int64)
     for column, marking in enumerate(chosen):
-        place = np.searchsorted(marking.starts_s, middles, side="right") - 1
-        inside = (place >= 0) & (middles < marking.ends_s[np.maximum(place, 0)])
-        labels[inside, column] = marking.labels[place[inside]]
+        segment = np.searchsorted(marking.starts_s, middles, side="right") - 1
+        inside = (segment >= 0) & (middles < marking.ends_s[np.maximum(segment, 0)])
+        labels[inside, column] = marking.labels[segment[inside]]
     return labels, np.round(lengths * hz)
 
 

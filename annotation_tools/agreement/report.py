@@ -1,21 +1,13 @@
 """The report of an agreement: the numbers as JSON, as lines for a terminal, and as one HTML page with plots."""
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from annotation_tools.agreement.agree import OVERLAPS, TOLERANCES_S, Agreement, IntervalEstimate, PairAgreement
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .7rem; border-bottom: 1px solid #ccc; }
-th { text-align: left; } td { font-variant-numeric: tabular-nums; } .bad { color: #a40000; font-weight: 600; }
-svg { max-width: 100%; height: auto; }
-"""
+from pipelines.pages.charts import intervals
+from pipelines.pages.page import page, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,43 +67,31 @@ def to_lines(agreement: Agreement) -> list[str]:
 
 
 def to_html(agreement: Agreement, shortfalls: Sequence[str], title: str) -> str:
-    """One page that needs nothing else: tables, and plots as SVG."""
+    """One page that needs nothing else: shortfalls first, then tables and charts."""
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>",
-        f"<h1>{html.escape(title)}</h1>",
-        *(f"<p class=bad>{html.escape(line)}</p>" for line in shortfalls),
+        f"<h1>{escape(title)}</h1>",
+        *(f'<p class="bad">{escape(line)}</p>' for line in shortfalls),
         f"<p>Krippendorff's alpha over all annotators: <b>{agreement.alpha}</b>. Brackets hold 95 % intervals from "
         "resampling episodes.</p>",
     ]
     for pair in agreement.pairs:
-        body = "".join(f"<tr><td>{name}<td>{estimate}" for name, estimate in rows_of(pair))
-        names = f"{html.escape(pair.a)} and {html.escape(pair.b)}"
-        parts.append(f"<h2>{names}, {pair.n_episodes} episodes</h2><table>{body}</table>{_bars(pair)}")
+        names = f"{escape(pair.a)} and {escape(pair.b)}"
+        rows = [(name, str(estimate)) for name, estimate in rows_of(pair)]
+        parts.append(f"<h2>{names}, {pair.n_episodes} episodes</h2>{table(('statistic', 'value'), rows)}{_chart(pair)}")
     if agreement.drifts:
-        body = "".join(
-            f"<tr><td>{html.escape(d.annotator)}<td>{d.f1[0]:.3f}<td>{d.f1[1]:.3f}<td>{d.offset_s[0]:+.3f}"
-            f"<td>{d.offset_s[1]:+.3f}"
+        header = ("annotator", "F1, earlier half", "F1, later half", "offset s, earlier", "offset s, later")
+        drifts = [
+            (d.annotator, f"{d.f1[0]:.3f}", f"{d.f1[1]:.3f}", f"{d.offset_s[0]:+.3f}", f"{d.offset_s[1]:+.3f}")
             for d in agreement.drifts
-        )
-        head = "<tr><th>annotator<th>F1, earlier half<th>F1, later half<th>offset s, earlier<th>offset s, later"
-        parts.append(f"<h2>Drift</h2><table>{head}{body}</table>")
-    return "\n".join(parts) + "\n"
+        ]
+        parts.append(f"<h2>Drift</h2>{table(header, drifts)}")
+    return page(title, parts)
 
 
-def _bars(pair: PairAgreement) -> str:
-    rows = [(name, estimate) for name, estimate in rows_of(pair) if not name.startswith("boundary offset")]
-    figure = Figure(figsize=(8, 0.32 * len(rows) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    for place, (_, estimate) in enumerate(rows):
-        axes.plot([estimate.low, estimate.high], [place, place], color="#2a5d9f", linewidth=6, alpha=0.35)
-        axes.plot([estimate.value], [place], "o", color="#2a5d9f")
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(min([0.0, *(e.low for _, e in rows if e.low < 0)]), 1.02)
-    axes.grid(axis="x", alpha=0.4)
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
+def _chart(pair: PairAgreement) -> str:
+    """Every statistic but the offset, which is no part of 1, with its interval."""
+    rows = [(name, e.value, e.low, e.high) for name, e in rows_of(pair) if not name.startswith("boundary offset")]
+    return intervals(rows, low=min([0.0, *(low for _, _, low, _ in rows if low < 0)]))
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """AgiBot World: `task_info/task_<n>.json`, whose episodes hold `label_info.action_config` and `key_frame`.
 
 Episodes are known by `episode_id`, the number of their folder. A recovery is also a key frame "Failure recovery"; an
-idle segment has the skill "Idle". Arms, success and confidence have no place there. Frames are the source's, half open.
+idle segment has the skill "Idle". The format cannot hold arms, success and confidence. Frames are the source's, half
+open.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 Both ends of a range count. CALVIN names no episode, only ranges of frames: an export says in embodimix_episodes.json
 which episode each range is; for other files `--names` gives it, by `first-last`. Sentences are stored, embeddings are
-not: `emb` has width 0. Kind goes into `task`; arms, success and confidence have no place.
+not: `emb` has width 0. Kind goes into `task`; the format cannot hold arms, success and
+confidence.
 """
 
 import io

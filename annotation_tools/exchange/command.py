@@ -15,7 +15,7 @@ from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, stam
 from annotation_tools.exchange.numbering import read_numbers
 from annotation_tools.merge import read_tables
 from pipelines.contract.errors import UsageError
-from pipelines.segments.tables import check_segments, overlay, write_segments
+from pipelines.segments.tables import check_own_table, check_segments, overlay, write_segments
 
 WITH_SOURCE = ("lerobot", "groot")
 
@@ -62,6 +62,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     rows = stamp(store, found, annotator, created, version("embodimix"))
     check_segments(rows, store.keys(found), str(arguments.source))
     out = arguments.out or arguments.dataset / "segments" / f"{annotator}.parquet"
+    check_own_table(out, annotator, "source")
     write_segments(out, rows)
     if arguments.json:
         content = {"episodes": len(found), "segments": len(rows), "absent": absent, "table": str(out)}

@@ -1,6 +1,6 @@
 """ELAN: one `<episode_id>.eaf` per episode with the tiers text, kind, arms, success and confidence.
 
-Times are in ms, which tells steps apart up to 500 Hz. Read back, a tier that is missing leaves the default.
+Times are in ms, which separates steps up to 500 Hz. A tier that is missing leaves the default.
 """
 
 import re

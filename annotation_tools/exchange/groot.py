@@ -1,8 +1,8 @@
 """GR00T: an annotation column of LeRobot v2 episode files, whose numbers are texts of `meta/tasks.jsonl`.
 
 GR00T's reader looks the column up under the name that `meta/modality.json` declares, and its numbers in tasks.jsonl.
-Episodes are known by `episode_index`, in the file's name and its column. Every step has one text; kind, arms, success
-and confidence have no place, and two neighbouring segments of one text become one.
+Episodes are known by `episode_index`, in the file's name and its column. Every step has one text: the format
+cannot hold kind, arms, success and confidence, and two neighbouring segments of one text become one.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Label Studio: `tasks.json` of video timelines; the label of a region is its kind, its text a text area of its own.
 
-Frames count from 1 and both ends of a range belong to it. Arms and confidence have no place there. The labelling
-configuration that fits:
+Frames count from 1 and both ends of a range belong to it. The format cannot hold arms and confidence.
+The labelling configuration that fits:
 
     <View>
       <Video name="video" value="$video" frameRate="$control_hz"/>

@@ -2,7 +2,7 @@
 
 As `lerobot.datasets.language` of LeRobot 0.6 has them (the v3.1 row schema). A segment is a row of style `subtask` that
 holds from its time until the next one; a gap is a row without content. Episodes are known by the column
-`episode_index`. Kind, arms, success and confidence have no place there.
+`episode_index`. The format cannot hold kind, arms, success and confidence.
 """
 
 import json

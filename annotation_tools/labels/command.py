@@ -24,7 +24,7 @@ from annotation_tools.labels.run import (
 from annotation_tools.merge import read_tables
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
-from pipelines.segments.tables import overlay, write_segments
+from pipelines.segments.tables import check_own_table, overlay, write_segments
 from pipelines.storage.paths import StoragePath
 
 
@@ -37,6 +37,8 @@ def run_label(arguments: argparse.Namespace) -> int:
     store = EpisodeStore(arguments.dataset)
     proposals = read_proposals(store, arguments.table)
     out = arguments.out or arguments.dataset / "segments"
+    # Before anything is asked and paid for.
+    check_own_table(out / f"{name}.parquet", name, "model")
     cache = AnswerCache(out / "answers")
     estimate = estimate_run(store, labeler, proposals, cache)
     if not arguments.json:
@@ -49,15 +51,15 @@ def run_label(arguments: argparse.Namespace) -> int:
     table, letters = out / f"{name}.parquet", out / f"{name}.dead_letters.jsonl"
     write_segments(table, outcome.annotations)
     write_dead_letters(letters, outcome.dead_letters)
-    _tell(arguments.json, outcome, len(proposals), table, letters)
+    _report(arguments.json, outcome, len(proposals), table, letters)
     return 1 if outcome.dead_letters or outcome.stopped else 0
 
 
 def choose_labeler(arguments: argparse.Namespace) -> Labeler:
     """Makes the labeler that the options name. Raises UsageError where they name none, or more than one."""
-    told = "http" if arguments.url else "command" if arguments.program else None
-    backend = arguments.backend or told
-    if backend is None or (told and backend != told) or (arguments.url and arguments.program):
+    implied = "http" if arguments.url else "command" if arguments.program else None
+    backend = arguments.backend or implied
+    if backend is None or (implied and backend != implied) or (arguments.url and arguments.program):
         raise UsageError("expected one of --backend rules, --url URL --model NAME, --command PROGRAM")
     if backend == "rules":
         return RulesLabeler(name=arguments.name or "rules")
@@ -69,6 +71,7 @@ def choose_labeler(arguments: argparse.Namespace) -> Labeler:
         url=arguments.url,
         model=arguments.model,
         key_variable=arguments.key_variable,
+        is_plain_allowed=arguments.plain_http_key,
         name=arguments.name,
         usd_in=arguments.usd_in,
         usd_out=arguments.usd_out,
@@ -135,7 +138,7 @@ def _run(
         )
 
 
-def _tell(as_json: bool, outcome: LabelOutcome, n_episodes: int, table: StoragePath, letters: StoragePath) -> None:
+def _report(as_json: bool, outcome: LabelOutcome, n_episodes: int, table: StoragePath, letters: StoragePath) -> None:
     labelled = len([key for key, _ in groupby(outcome.annotations, key=lambda a: a.episode_id)])
     if as_json:
         found = {"table": str(table), "episodes": labelled, "of": n_episodes, "dead_letters": len(outcome.dead_letters)}

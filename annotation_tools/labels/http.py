@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import ipaddress
 import json
 import math
 import os
@@ -24,12 +25,14 @@ class HttpLabeler:
     """Asks `model` at `url`, for example http://localhost:8000/v1.
 
     key_variable: the environment variable that holds the key, so that no key is stored anywhere; without it none is
-    sent. usd_in, usd_out: prices per million tokens.
+    sent. is_plain_allowed: send the key over plain http to another machine, too. usd_in, usd_out: prices per million
+    tokens.
     """
 
     url: str
     model: str
     key_variable: str = ""
+    is_plain_allowed: bool = False
     name: str = ""
     timeout_s: float = 120.0
     usd_in: float = 0.0
@@ -37,8 +40,17 @@ class HttpLabeler:
     wants_pictures: bool = True
 
     def __post_init__(self) -> None:
-        if urllib.parse.urlsplit(self.url).scheme not in ("http", "https"):
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https"):
             raise UsageError(f"--url: expected http:// or https://, found {self.url!r}")
+        if "@" in parts.netloc:
+            raise UsageError("--url: expected no name or password in it; name the key with --key-variable")
+        is_readable = parts.scheme == "http" and not _is_this_machine(parts.hostname or "")
+        if self.key_variable and is_readable and not self.is_plain_allowed:
+            raise UsageError(
+                f"--url {self.url}: expected https:// where a key is sent to another machine, found http://, which "
+                "anyone on the way can read. Use https, or --plain-http-key if the network is your own."
+            )
         if not self.name:
             object.__setattr__(self, "name", self.model.rsplit("/", 1)[-1])
 
@@ -49,16 +61,21 @@ class HttpLabeler:
     def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         body = json.dumps(self._body(request, complaint)).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key := os.environ.get(self.key_variable, ""):
-            headers["Authorization"] = f"Bearer {key}"
+        if self.key_variable:
+            headers["Authorization"] = f"Bearer {self._key()}"
         question = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
         try:
-            with urllib.request.urlopen(question, timeout=self.timeout_s) as reply:
+            with _OPENER.open(question, timeout=self.timeout_s) as reply:
                 return self._read(reply.read(_MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             raise _failure(self.url, error) from error
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             raise Unavailable(f"{self.url}: expected an answer, found {error}") from error
+
+    def _key(self) -> str:
+        if key := os.environ.get(self.key_variable, ""):
+            return key
+        raise FailedWork(f"--key-variable: expected a key in {self.key_variable}, found no such environment variable")
 
     def estimate(self, request: LabelRequest) -> Usage:
         """Four letters a token; a picture by the tiles of 512 x 512 that cover a contact sheet of three cameras."""
@@ -99,9 +116,31 @@ class HttpLabeler:
         return LabelerAnswer(text=text if isinstance(text, str) else "", usage=spent)
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Lets a redirect stand as the answer: followed, it would carry the key to whatever host it names."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
     said = error.read(300).decode(errors="replace")
     message = f"{url}: HTTP {error.code}: {said}"
+    if 300 <= error.code < 400:
+        target = error.headers.get("Location", "")
+        return FailedWork(f"{url}: expected an answer, found a redirect to {target!r}, which is not followed")
     if error.code == 429 or error.code >= 500:
         wait = error.headers.get("Retry-After", "")
         return Unavailable(message, float(wait) if wait.isdecimal() else 0.0)

@@ -72,7 +72,7 @@ class Labeler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RulesLabeler:
-    """Names the step of manipulation that a segment's grippers tell: grasp, release, regrasp; no pictures, no cost."""
+    """Names the step of manipulation that a segment's gripper events show: grasp, release or regrasp; without cost."""
 
     name: str = "rules"
     fingerprint: str = "rules/1"

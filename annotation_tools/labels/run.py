@@ -85,7 +85,7 @@ class AnswerCache:
 
 
 class _Budget:
-    """Lets questions through at a steady rate, and none once the money is spent."""
+    """Admits questions at a steady rate, and none once the budget is spent."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self.limits, self.clock, self.sleep = limits, clock, sleep
@@ -246,7 +246,7 @@ def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None
 
 
 def _remembering(request: LabelRequest, found: Sequence[Segment]) -> LabelRequest:
-    """Tells what was labelled just before, where that is known, in place of the proposal's text."""
+    """The request with the label just before it, where that is known, in place of the proposal's text."""
     return replace(request, before=found[-1].text) if found else request
 
 

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from annotation_tools.episodes import Brief
 from annotation_tools.merge import ADJUDICATED
 from annotation_tools.review.store import Status
 
 View = Literal["todo", "mine", "adjudicate", "all"]
+VIEWS: tuple[View, ...] = get_args(View)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Queue:
 
     @classmethod
     def of(cls, briefs: Mapping[str, Brief], double: float = 0.0) -> "Queue":
-        """Sorts the episodes; ties keep the order of the dataset. double: the share to mark twice, told by the ids."""
+        """Sorts the episodes; ties keep the order of the dataset. double: the share to mark twice."""
         order = sorted(briefs, key=lambda episode_id: briefs[episode_id].confidence)
         doubled = frozenset(episode_id for episode_id in order if double > 0 and _share_of(episode_id) < double)
         return cls(briefs=briefs, order=tuple(order), doubled=doubled)

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from annotation_tools.episodes import EpisodeStore, check_annotator
 from annotation_tools.merge import ADJUDICATED
-from annotation_tools.review.queue import Queue, visible_annotators
+from annotation_tools.review.queue import VIEWS, Queue, visible_annotators
 from annotation_tools.review.store import ReviewStore, StaleSave
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import EmbodimixError, UsageError
@@ -32,6 +32,8 @@ STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost")
 _COOKIE = "embodimix_review"
 _MAX_BODY = 1 << 20
+_LONGEST_S = 1e7
+_LONGEST_TEXT = 1000
 _POLICY = "default-src 'self'; img-src 'self' blob:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
@@ -95,7 +97,8 @@ class _Guard:
         if self.token:
             given = request.query_params.get("token", "")
             if given and hmac.compare_digest(given.encode(), self.token.encode()):
-                response = RedirectResponse(request.url.path)
+                # To the page itself, whatever was asked: a path such as //evil.example is another host to a browser.
+                response = RedirectResponse("/")
                 response.set_cookie(_COOKIE, self.token, httponly=True, samesite="strict")
                 return response
             if not hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self.token.encode()):
@@ -149,9 +152,9 @@ def _session(request: Request) -> Response:
 def _list_episodes(request: Request) -> Response:
     review: Review = request.app.state.review
     asked = request.query_params
-    view = asked.get("view", "todo")
-    if view not in ("todo", "mine", "adjudicate", "all"):
-        raise UsageError(f"view: expected todo, mine, adjudicate or all, found {view!r}")
+    view = next((name for name in VIEWS if name == asked.get("view", "todo")), None)
+    if view is None:
+        raise UsageError(f"view: expected one of {', '.join(VIEWS)}, found {asked['view']!r}")
     offset, limit = _number(asked.get("offset", "0"), 10**9), _number(asked.get("limit", "50"), 200)
     annotator = check_annotator(asked.get("annotator", ""))
     statuses, holders = review.store.statuses(), review.store.holders(time.time())
@@ -162,7 +165,7 @@ def _list_episodes(request: Request) -> Response:
         holders,
         offset,
         limit,
-        asked.get("query", ""),  # type: ignore[arg-type]
+        asked.get("query", ""),
     )
     rows = [
         {
@@ -266,9 +269,10 @@ def _save_segments(review: Review, episode_id: str, body: dict[str, Any]) -> Res
     author = check_annotator(body.get("author") or annotator)
     if status not in ("draft", "done"):
         raise UsageError(f"status: expected draft or done, found {status!r}")
-    revision, seconds = body.get("revision"), body.get("seconds", 0)
-    if not isinstance(revision, int) or not isinstance(seconds, int | float):
-        raise UsageError(f"revision, seconds: expected numbers, found {revision!r}, {seconds!r}")
+    revision: Any = body.get("revision")
+    seconds = body.get("seconds", 0)
+    if not _is_number(revision, int) or not _is_number(seconds, int, float) or not 0 <= seconds <= _LONGEST_S:
+        raise UsageError(f"revision, seconds: expected numbers, found {revision!r:.40}, {seconds!r:.40}")
     brief = review.episodes.brief(episode_id)
     key = review.key(brief.episode_id)
     segments = _parse_segments(body.get("segments"))
@@ -301,6 +305,11 @@ def _save_segments(review: Review, episode_id: str, body: dict[str, Any]) -> Res
     return JSONResponse({"revision": new})
 
 
+def _is_number(value: Any, *kinds: type[float]) -> bool:
+    """Whether a value is a number that SQLite can hold; `true` is none."""
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 2**53
+
+
 def _parse_segments(rows: Any) -> list[Segment]:
     """Reads what the page sends, whose shape is not trusted. Raises UsageError."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -318,8 +327,13 @@ def _parse_segments(rows: Any) -> list[Segment]:
     for row in rows:
         if row.keys() - kinds.keys() - {"source"} or not all(isinstance(row.get(k), t) for k, t in kinds.items()):
             raise UsageError(f"segment: expected {', '.join(kinds)}, found {json.dumps(row)[:200]}")
-        arms = tuple(str(arm) for arm in row["arms"])
-        segments.append(Segment(**{**row, "arms": arms, "text": row["text"][:1000], "source": "human"}))
+        if not all(_is_number(row[k], int, float) for k in ("start", "end", "success", "confidence")):
+            raise UsageError("segment: expected numbers of at most 15 digits in start, end, success, confidence")
+        if not all(isinstance(arm, str) for arm in row["arms"]):
+            raise UsageError(f"segment: arms: expected names, found {row['arms']!r:.80}")
+        if len(row["text"]) > _LONGEST_TEXT:
+            raise UsageError(f"segment: text: expected {_LONGEST_TEXT} letters at most, found {len(row['text'])}")
+        segments.append(Segment(**{**row, "arms": tuple(row["arms"]), "source": "human"}))
     return sorted(segments, key=lambda segment: (segment.start, segment.end))
 
 
@@ -336,10 +350,16 @@ def _export(request: Request) -> Response:
 
 
 async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request, which can be written back as JSON in UTF-8.
+
+    Python's reader takes more than that: `1e999`, `NaN` and half surrogate pairs. Saved once, they would break every
+    page, the progress and the export for everybody.
+    """
     try:
         body = json.loads(await request.body())
-    except ValueError as error:
-        raise UsageError(f"expected JSON, found {error}") from error
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"expected JSON of Unicode text and finite numbers, found {type(error).__name__}") from error
     if not isinstance(body, dict):
         raise UsageError("expected a JSON object")
     return body

@@ -1,10 +1,12 @@
 """Running the review: which files it works on, who may connect, and what is written when it ends."""
 
+import os
+import re
 import secrets
 import socket
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,12 +21,15 @@ from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation
 from pipelines.storage.paths import StoragePath
 
+TOKEN_VARIABLE = "EMBODIMIX_REVIEW_TOKEN"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewOptions:
     """tables: segments to show as lanes of their own. double: the share that two people mark blind, 0..1.
 
-    host: other than loopback only with a token. token: "" on loopback means that none is asked for.
+    host: where to listen. token: asked of every visitor; made here where it is empty. is_open: asks for no token, on
+    loopback only: then every user of this machine can save under any name.
     """
 
     dataset: StoragePath
@@ -33,16 +38,18 @@ class ReviewOptions:
     double: float = 0.0
     host: str = "127.0.0.1"
     port: int = 8765
-    token: str = ""
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    is_open: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.double <= 1:
             raise UsageError(f"--double: expected 0 to 1, found {self.double}")
-        if self.host not in LOOPBACK and len(self.token) < 16:
-            raise UsageError(
-                f"--host {self.host}: other machines could connect, so a token of 16 letters or more is needed: "
-                f"--token {secrets.token_urlsafe(16)}"
-            )
+        if self.is_open and self.host not in LOOPBACK:
+            raise UsageError(f"--host {self.host}: other machines could connect, so --no-token is refused")
+        if not self.is_open and len(self.token) < 16:
+            raise UsageError(f"expected a token of 16 letters or more, found {len(self.token)}")
+        if not self.is_open and not re.fullmatch(r"[\w.~-]+", self.token, re.ASCII):
+            raise UsageError("expected a token of letters, digits and - . _ ~, which a link can hold")
 
 
 def open_review(options: ReviewOptions) -> Review:
@@ -66,6 +73,22 @@ def open_review(options: ReviewOptions) -> Review:
     )
 
 
+def read_token(path: Path | None) -> str:
+    """The token of a file, else of the environment variable EMBODIMIX_REVIEW_TOKEN, else a new one.
+
+    Never of the command line, which every user of the machine can read. Raises UsageError for a file without one.
+    """
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(16)
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file {path}: expected a file with a token, found {error}") from error
+    if not token:
+        raise UsageError(f"--token-file {path}: expected a file with a token, found an empty one")
+    return token
+
+
 def serve(options: ReviewOptions) -> Sequence[Path]:
     """Serves the page until interrupted; then writes everyone's finished segments as tables and returns the files.
 
@@ -73,10 +96,11 @@ def serve(options: ReviewOptions) -> Sequence[Path]:
     """
     review = open_review(options)
     hosts = LOOPBACK if options.host in LOOPBACK else ("*",)
-    app = make_app(review, hosts=hosts, token=options.token)
+    token = "" if options.is_open else options.token
+    app = make_app(review, hosts=hosts, token=token)
     with closing(_listen(options)) as listener, closing(review.store):
         shown = f"http://{options.host}:{listener.getsockname()[1]}/"
-        print(f"review {shown}{'?token=' + options.token if options.token else ''}   (Ctrl+C ends it)", flush=True)
+        print(f"review {shown}{'?token=' + token if token else ''}   (Ctrl+C ends it)", flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
         try:
             server.run(sockets=[listener])

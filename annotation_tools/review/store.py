@@ -1,6 +1,9 @@
 """What people said in the review: saved step by step in SQLite, so that a kill at any moment loses nothing saved."""
 
+import hashlib
+import itertools
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -11,7 +14,8 @@ from typing import Literal
 
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
-from pipelines.segments.tables import Annotation, write_segments
+from pipelines.segments.tables import Annotation, to_parquet
+from pipelines.storage.files import write_atomically
 
 Status = Literal["draft", "done"]
 HOLD_S = 90.0
@@ -23,6 +27,7 @@ CREATE TABLE IF NOT EXISTS layer (
 CREATE TABLE IF NOT EXISTS kept (
     episode_id TEXT, annotator TEXT, segments TEXT, reason TEXT, created TEXT, author TEXT);
 CREATE TABLE IF NOT EXISTS hold (episode_id TEXT, annotator TEXT, until REAL, PRIMARY KEY (episode_id, annotator));
+CREATE TABLE IF NOT EXISTS exported (annotator TEXT, sha256 TEXT, PRIMARY KEY (annotator, sha256));
 """
 
 
@@ -159,7 +164,9 @@ class ReviewStore:
 
     def work(self) -> list[Work]:
         """What everyone has done, by name."""
-        rows = self._rows("SELECT annotator, status, seconds FROM layer ORDER BY seconds", ())
+        found = self._rows("SELECT annotator, status, seconds FROM layer ORDER BY seconds", ())
+        # Files of earlier versions may hold seconds that JSON has no number for; one of them must not stop the page.
+        rows = [(name, status, seconds if math.isfinite(seconds) else 0.0) for name, status, seconds in found]
         result = []
         for name in sorted({row[0] for row in rows}):
             spent = [seconds for annotator, status, seconds in rows if annotator == name and status == "done"]
@@ -169,7 +176,11 @@ class ReviewStore:
         return result
 
     def export(self, directory: Path, tool_version: str) -> list[Path]:
-        """Writes everyone's finished layers as segment tables, `<annotator>.parquet`; returns the files."""
+        """Writes everyone's finished layers as segment tables, `<annotator>.parquet`; returns the files.
+
+        A file of that name that no export of this store wrote (a labeler's table, or the same person's from another
+        machine) stays: the table is then `<annotator>-2.parquet`, and a merge shows where the two disagree.
+        """
         paths = []
         layers = self._layers("WHERE status = 'done' ORDER BY annotator, episode_id", ())
         for annotator in sorted({layer.annotator for layer in layers}):
@@ -186,9 +197,21 @@ class ReviewStore:
                 if layer.annotator == annotator
                 for segment in layer.segments
             ]
-            paths.append(directory / f"{annotator}.parquet")
-            write_segments(paths[-1], rows)
+            content = to_parquet(rows)
+            paths.append(self._own_path(directory, annotator))
+            # Noted before it is written: after a kill in between, the file must still count as this store's own.
+            row = (annotator, hashlib.sha256(content).hexdigest())
+            with self._lock:
+                self._database.execute("INSERT OR IGNORE INTO exported VALUES (?, ?)", row)
+            write_atomically(paths[-1], content)
         return paths
+
+    def _own_path(self, directory: Path, annotator: str) -> Path:
+        """The first of `<annotator>.parquet`, `<annotator>-2.parquet`, ... that is free or was written by an export."""
+        own = {sha256 for (sha256,) in self._rows("SELECT sha256 FROM exported WHERE annotator = ?", (annotator,))}
+        names = (f"{annotator}{'' if n == 1 else f'-{n}'}.parquet" for n in itertools.count(1))
+        paths = (directory / name for name in names)
+        return next(p for p in paths if not p.exists() or hashlib.sha256(p.read_bytes()).hexdigest() in own)
 
     def _rows(self, query: str, values: tuple[str | float, ...]) -> list[tuple]:
         # One connection serves all threads; without the lock a reader could see half a transaction.
@@ -206,7 +229,7 @@ class ReviewStore:
                 episode_hash=row[3],
                 segments=_segments(row[4]),
                 status=row[5],
-                seconds=row[6],
+                seconds=row[6] if math.isfinite(row[6]) else 0.0,
                 created=row[7],
                 author=row[8],
             )
@@ -228,7 +251,9 @@ class _transaction:
 
 
 def _segments(text: str) -> tuple[Segment, ...]:
-    return tuple(Segment(**{**row, "arms": tuple(row["arms"])}) for row in json.loads(text))
+    """Segments as they were saved; what an earlier version let in that UTF-8 cannot say is replaced."""
+    whole = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace").decode()
+    return tuple(Segment(**{**row, "arms": tuple(row["arms"])}) for row in json.loads(whole))
 
 
 def _nothing(episode_id: str, annotator: str) -> Layer:

@@ -1,1 +1,1 @@
-"""Action chunks and their normalization."""
+"""Action chunks, which steps share statistics, and normalization."""

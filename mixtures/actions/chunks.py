@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.normalizer import wrap_angle
+from mixtures.actions.rotations import wrap_angle
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.contract.slots import N_SLOTS

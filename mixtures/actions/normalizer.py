@@ -1,4 +1,4 @@
-"""Actions relative to a chunk's first state, and the normalization of states and chunks by norm key."""
+"""Actions relative to a chunk's first state, and the normalization of states and chunks by pool of statistics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,30 +8,127 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.specs.grammar import ActionMode, Normalization
+from mixtures.actions.rotations import euler_to_relative, relative_to_euler, unwrap_chunk, wrap_angle
+from mixtures.specs.grammar import ActionMode, Normalization, RotationForm
 from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_absolute
 from pipelines.shards.statistics import Affine, NormStatistics
 
 RELATIVE_PARTS = ("arm0", "arm1", "torso")
+ARMS = ("arm0", "arm1")
 _ROTATIONS = slice(3, 6)
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionForm:
+    """How the chunks of one pool are stated. relative, angles: bool [18]; rotations: the slots of roll, pitch, yaw.
+
+    relative: slots that are stated from the first state on. angles: slots of Euler angles, unwrapped inside a chunk.
+    rotations: of arms that are stated as rotation vectors; their slots are neither relative nor angles.
+    """
+
+    relative: Mask
+    angles: Mask
+    rotations: tuple[Triple, ...] = ()
+
+
+def action_form(
+    norm_key: str, parts: Mapping[str, Sequence[int]], mode: ActionMode, rotation: RotationForm = "euler"
+) -> ActionForm:
+    """The form of a norm key's (or pool's) chunks under a mixture's action rule.
+
+    Arms and torso of modes whose actions are targets (joint_position, ee_absolute) can be relative; grippers, the base
+    and modes whose actions are changes stay as they are. Only ee_absolute has Euler angles.
+
+    >>> parts = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
+    >>> form = action_form("a/ee_absolute/pi18/v1", parts, "relative_to_first_state")
+    >>> np.flatnonzero(form.relative).tolist(), np.flatnonzero(form.angles).tolist()
+    ([0, 1, 2, 3, 4, 5], [3, 4, 5])
+    >>> action_form("a/ee_absolute/pi18/v1", parts, "absolute", "relative_rotvec").rotations
+    ((3, 4, 5),)
+    """
+    relative, angles = np.zeros(N_SLOTS, np.bool_), np.zeros(N_SLOTS, np.bool_)
+    control_mode = norm_key.split("/")[1]
+    if is_absolute(control_mode) and mode == "relative_to_first_state":
+        for part in RELATIVE_PARTS:
+            relative[list(parts.get(part, ()))] = True
+    rotations: list[Triple] = []
+    if control_mode == "ee_absolute":
+        for part in ARMS:
+            slots = tuple(parts.get(part, ()))[_ROTATIONS]
+            if rotation == "relative_rotvec" and len(slots) == 3:
+                rotations.append((slots[0], slots[1], slots[2]))
+                relative[list(slots)] = False
+            else:
+                angles[list(slots)] = True
+    return ActionForm(relative=relative, angles=angles, rotations=tuple(rotations))
+
+
+def to_form(
+    action: NDArray[Any], state: NDArray[Any], known: Mask, action_mask: Mask, forms: Sequence[ActionForm]
+) -> NDArray[np.float64]:
+    """Physical chunks [b, h, 18] as their forms state them; float64. state: of the first step, [b, 18].
+
+    known: bool [b, 18], slots that are both measured and commanded. A slot that is not measured stays absolute, and its
+    angles are unwrapped from the chunk's first target on.
+    """
+    moved = action.astype(np.float64)
+    relative, angles = _masks(forms, "relative") & known, _masks(forms, "angles") & action_mask
+    for triple, rows in _rotations(forms, known):
+        target, first = moved[np.ix_(rows, range(moved.shape[1]), triple)], state[np.ix_(rows, triple)]
+        moved[np.ix_(rows, range(moved.shape[1]), triple)] = euler_to_relative(target, first.astype(np.float64))
+    if angles.any():
+        start = np.where(angles & known, state, moved[:, 0]).astype(np.float64)
+        moved = np.where(angles[:, None], unwrap_chunk(moved, start), moved)
+    moved -= np.where(relative, state, 0)[:, None]
+    return moved
+
+
+def from_form(
+    action: NDArray[np.float64], state: NDArray[Any], known: Mask, forms: Sequence[ActionForm]
+) -> NDArray[np.float64]:
+    """The inverse of `to_form`, with angles in (-pi, pi]."""
+    physical = action + np.where(_masks(forms, "relative") & known, state, 0)[:, None]
+    angles = _masks(forms, "angles")
+    if angles.any():
+        physical = np.where(angles[:, None], wrap_angle(physical), physical)
+    for triple, rows in _rotations(forms, known):
+        cut = np.ix_(rows, range(physical.shape[1]), triple)
+        physical[cut] = relative_to_euler(physical[cut], state[np.ix_(rows, triple)].astype(np.float64))
+    return physical
+
+
+def _masks(forms: Sequence[ActionForm], name: str) -> Mask:
+    return np.stack([getattr(form, name) for form in forms]) if forms else np.zeros((0, N_SLOTS), np.bool_)
+
+
+def _rotations(forms: Sequence[ActionForm], known: Mask) -> list[tuple[Triple, NDArray[np.int64]]]:
+    """The samples of every triple of rotation slots that is measured and commanded."""
+    triples = dict.fromkeys(triple for form in forms for triple in form.rotations)
+    has = {
+        triple: np.array([triple in form.rotations for form in forms]) & known[:, list(triple)].all(axis=1)
+        for triple in triples
+    }
+    return [(triple, np.flatnonzero(rows)) for triple, rows in has.items() if rows.any()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizer:
     """Maps physical states and action chunks to what the model sees, and back.
 
-    statistics: by norm key; those of the actions are of relative values where the mode is relative. parts: by norm
-    key, the action slots of each part of the robot.
+    statistics: by pool, which is the norm key where a mixture does not divide it (see `mixtures.actions.pools`); those
+    of the actions are of the form that the chunks have. parts: by pool, the action slots of each part of the robot.
     """
 
     statistics: Mapping[str, NormStatistics]
     parts: Mapping[str, Mapping[str, tuple[int, ...]]]
     mode: ActionMode
     normalization: Normalization
+    rotation: RotationForm = "euler"
 
     def normalize_state(self, norm_keys: Sequence[str], state: Floats, mask: Mask) -> Floats:
         """Physical [b, 18] to normalized float32 [b, 18], unclipped; slots outside mask [b, 18] are 0."""
@@ -43,9 +140,8 @@ class Normalizer:
     ) -> Floats:
         """Physical chunks [b, h, 18] to normalized float32 [b, h, 18]; state [b, 18] is that of the first step."""
         moved: NDArray[Any] = action
-        if self.mode == "relative_to_first_state":
-            relative, wraps = self.relative_slots(norm_keys, state_mask & action_mask)
-            moved = absolute_to_relative(action, state, relative, wraps)
+        if self._changes(norm_keys):
+            moved = to_form(action, state, state_mask & action_mask, action_mask, self._forms_of(norm_keys))
         center, half_range = self._affines("action", norm_keys)
         values = np.subtract(moved, center[:, None])
         values /= half_range[:, None]
@@ -59,31 +155,34 @@ class Normalizer:
         """The inverse of `normalize_action`: absolute physical chunks, float32 [b, h, 18]; masked slots are 0."""
         center, half_range = self._affines("action", norm_keys)
         physical = action * half_range[:, None] + center[:, None]
-        if self.mode == "relative_to_first_state":
-            relative, wraps = self.relative_slots(norm_keys, state_mask & action_mask)
-            physical = relative_to_absolute(physical, state, relative, wraps)
+        if self._changes(norm_keys):
+            physical = from_form(physical, state, state_mask & action_mask, self._forms_of(norm_keys))
         return np.where(action_mask[:, None], physical, 0).astype(np.float32)
 
-    def relative_slots(self, norm_keys: Sequence[str], mask: Mask) -> tuple[Mask, Mask]:
-        """Which slots of each sample are relative, and which of those are angles that wrap; both bool [b, 18]."""
-        rows = [self._rows[key] for key in norm_keys]
-        return self._relative[rows] & mask, self._wraps[rows] & mask
+    def _changes(self, norm_keys: Sequence[str]) -> bool:
+        """Whether any sample's chunk has another form than the recorded one."""
+        return any(self._changed[key] for key in set(norm_keys))
+
+    def _forms_of(self, norm_keys: Sequence[str]) -> list[ActionForm]:
+        return [self._forms[key] for key in norm_keys]
+
+    @cached_property
+    def _forms(self) -> dict[str, ActionForm]:
+        return {key: action_form(key, self.parts[key], self.mode, self.rotation) for key in self.statistics}
+
+    @cached_property
+    def _changed(self) -> dict[str, bool]:
+        return {
+            key: bool(form.relative.any() or form.angles.any() or form.rotations) for key, form in self._forms.items()
+        }
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {key: row for row, key in enumerate(self.statistics)}
 
     @cached_property
-    def _relative(self) -> Mask:
-        return np.array([relative_slots(key, self.parts[key])[0] for key in self.statistics])
-
-    @cached_property
-    def _wraps(self) -> Mask:
-        return np.array([relative_slots(key, self.parts[key])[1] for key in self.statistics])
-
-    @cached_property
     def _tables(self) -> dict[str, NDArray[np.float64]]:
-        """Per array, centers and half ranges of all norm keys, float64 [2, keys, 18]."""
+        """Per array, centers and half ranges of all pools, float64 [2, pools, 18]."""
 
         def stack(affines: Sequence[Affine]) -> NDArray[np.float64]:
             return np.array([[a.center for a in affines], [a.half_range for a in affines]])
@@ -98,47 +197,3 @@ class Normalizer:
         """Centers and half ranges of the samples, float64 [2, b, 18]."""
         rows = self._rows
         return self._tables[array].take([rows[key] for key in norm_keys], axis=1)
-
-
-def relative_slots(norm_key: str, parts: Mapping[str, tuple[int, ...]]) -> tuple[Mask, Mask]:
-    """The slots that a chunk states relative to its first state, and those among them that are angles; bool [18].
-
-    Arms and torso of modes whose actions are places (joint_position, ee_absolute); grippers, the base and modes
-    whose actions are changes stay as they are. The rotations of ee_absolute wrap to (-pi, pi].
-
-    >>> relative, wraps = relative_slots("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)})
-    >>> np.flatnonzero(relative).tolist(), np.flatnonzero(wraps).tolist()
-    ([0, 1, 2, 3, 4, 5], [3, 4, 5])
-    """
-    relative, wraps = np.zeros(N_SLOTS, np.bool_), np.zeros(N_SLOTS, np.bool_)
-    control_mode = norm_key.split("/")[1]
-    if is_absolute(control_mode):
-        for part in RELATIVE_PARTS:
-            relative[list(parts.get(part, ()))] = True
-            if control_mode == "ee_absolute" and part != "torso":
-                wraps[list(parts.get(part, ())[_ROTATIONS])] = True
-    return relative, wraps
-
-
-def absolute_to_relative(action: Floats, state: Floats, relative: Mask, wraps: Mask) -> NDArray[np.float64]:
-    """action [b, h, 18] minus state [b, 18] in the relative slots [b, 18]; float64."""
-    moved = action.astype(np.float64) - np.where(relative, state, 0)[:, None]
-    return np.where(wraps[:, None], wrap_angle(moved), moved)
-
-
-def relative_to_absolute(
-    action: NDArray[np.float64], state: Floats, relative: Mask, wraps: Mask
-) -> NDArray[np.float64]:
-    """The inverse of `absolute_to_relative`, for angles in (-pi, pi]."""
-    moved = action + np.where(relative, state, 0)[:, None]
-    return np.where(wraps[:, None], wrap_angle(moved), moved)
-
-
-def wrap_angle(angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same angle in (-pi, pi]; angles that are there already stay as they are, bit for bit.
-
-    >>> wrap_angle(np.array([4.0, -4.0, 1.0])).round(4).tolist()
-    [-2.2832, 2.2832, 1.0]
-    """
-    inside = (angle > -np.pi) & (angle <= np.pi)
-    return np.where(inside, angle, np.pi - (np.pi - angle) % (2 * np.pi))

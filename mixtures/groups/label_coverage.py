@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixtures.groups.selection import Selected
-from mixtures.index.compiling import KINDS, SEGMENT, SOURCES
+from mixtures.index.compiling import FROM_PROPOSAL, KINDS, SEGMENT, SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The segments of a group's episodes. texts: part of the recorded steps whose segment has a sentence.
+    """The segments of a group's episodes. texts: part of the recorded steps whose segment has a sentence; the phrases
+    of proposals count only where the mixture draws them.
 
     sentences: different ones. kinds, sources: parts of the segmented steps of each, those above 0. median_s: of the
     segments' lengths, None without segments. instructions: different sentences about whole episodes.
@@ -27,13 +28,15 @@ class Labels:
     median_s: float | None
 
 
-def labels_of(parts: Sequence[Selected]) -> Labels:
-    """The labels of the episodes of a group's parts."""
+def labels_of(parts: Sequence[Selected], proposals: bool) -> Labels:
+    """The labels of the episodes of a group's parts. proposals: whether their phrases are texts."""
     found = [_segments(part) for part in parts]
     segments = np.concatenate([np.empty(0, SEGMENT), *(rows for rows, _, _ in found)])
     texts = pa.chunked_array([texts for _, texts, _ in found], pa.large_string())
     seconds = np.concatenate([np.empty(0), *(seconds for _, _, seconds in found)])
     spoken = pc.greater(pc.utf8_length(texts), 0).to_numpy().astype(np.bool_)
+    if not proposals:
+        spoken &= segments["source"] != FROM_PROPOSAL
     recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in parts)
     return Labels(
         texts=float(segments["n_steps"][spoken].sum()) / recorded,

@@ -3,61 +3,95 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mixtures.actions.pool_statistics import pool_statistics, rows_of_pool
+from mixtures.actions.pools import Pool, Pools, assign_pools, members_of
 from mixtures.groups.label_coverage import Labels
 from mixtures.groups.selection import select_groups, walk
 from mixtures.groups.tree import GroupFacts, SplitIndex, facts_of, split_index
+from mixtures.index.mapped import map_file
+from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
-from pipelines.contract.errors import FailedWork
-from pipelines.shards.statistics import NormStatistics, load_statistics, merge_statistics, save_statistics
+from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
-FORMAT = "embodimix.resolved/v3"
+FORMAT = "embodimix.resolved/v4"
 SPLITS = ("train", "validation")
 _ARRAYS = ("group_edges", "table", "row", "edges", "steps")
-_TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "slots")
+_TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "dataset_steps", "dataset_episodes", "slots")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """Groups in the order of the spec, the samples of both splits, and per norm key statistics and robot parts."""
+    """Groups in the order of the spec, the samples of both splits, and per pool statistics and robot parts.
+
+    members: by pool and dataset (name/version) the half ranges of state and action, float64 [36], nan where unused.
+    unplaced: held-out episodes of stored validation splits that belong to no group, by dataset.
+    """
 
     facts: tuple[GroupFacts, ...]
     splits: Mapping[str, SplitIndex]
+    pools: Pools
     statistics: Mapping[str, NormStatistics]
     parts: Mapping[str, Mapping[str, tuple[int, ...]]]
+    members: Mapping[str, Mapping[str, tuple[float, ...]]]
+    unplaced: Mapping[str, int]
 
 
-def resolve(spec: MixtureSpec, tables: Mapping[Source, CompiledTable], cache: Path) -> Resolved:
+def resolve(
+    spec: MixtureSpec,
+    tables: Mapping[Source, CompiledTable],
+    cache: Path,
+    frozen: Mapping[str, tuple[float, ...]] | None = None,
+) -> Resolved:
     """Resolves a spec over its opened tables (by source), or loads what was resolved before.
 
-    Raises SpecError for filters that match nothing, FailedWork for statistics that are missing or unreadable.
+    frozen: pools, with their rates, that statistics of a run are given for. Raises SpecError for filters that match
+    nothing, FailedWork for statistics that are missing or unreadable.
     """
-    folder = cache / "resolved" / _identity(spec, tables)
-    if not (folder / "facts.json").exists():
-        _save(_resolve(spec, tables), folder)
+    folder = cache / "resolved" / _identity(spec, tables, frozen)
+    ensure_sealed(folder, lambda scratch: _save(_resolve(spec, tables, frozen), scratch))
     return _load(folder)
 
 
-def _resolve(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> Resolved:
-    grouped = select_groups(spec, tables)
+def _resolve(
+    spec: MixtureSpec, tables: Mapping[Source, CompiledTable], frozen: Mapping[str, tuple[float, ...]] | None
+) -> Resolved:
+    selection = select_groups(spec, tables)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
-    facts = tuple(facts_of(group) for group in grouped)
-    keys = sorted({key for group in facts for key in group.norm_keys})
-    splits = {name: split_index([getattr(group, name) for group in grouped], numbers) for name in SPLITS}
-    parts = {key: _parts(key, tables.values()) for key in keys}
-    return Resolved(facts=facts, splits=splits, statistics=_merged_statistics(spec, tables, keys), parts=parts)
+    pools = assign_pools(members_of(tables.values()), spec.normalization.by, spec.action.rate_hz, frozen)
+    facts = tuple(facts_of(group, pools, numbers, spec.language.proposals) for group in selection.groups)
+    used = {name for group in facts for name in group.norm_keys}
+    pools = replace(pools, pools=tuple(pool for pool in pools.pools if pool.name in used))
+    splits = {name: split_index([getattr(group, name) for group in selection.groups], numbers) for name in SPLITS}
+    parts = {name: _parts(name, pools, tables.values()) for name in sorted(used)}
+    statistics, members = pool_statistics(spec, tables, pools, parts)
+    return Resolved(
+        facts=facts,
+        splits=splits,
+        pools=pools,
+        statistics=statistics,
+        parts=parts,
+        members={pool: {d: _half_ranges(s) for d, s in found.items()} for pool, found in members.items()},
+        unplaced=selection.unplaced,
+    )
 
 
-def _identity(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> str:
+def _half_ranges(statistics: NormStatistics) -> tuple[float, ...]:
+    """Half ranges of state and action under the quantile map, without floors: [36], nan where nothing moves."""
+    found = [np.where(a.count > 0, (a.q99 - a.q01) / 2, np.nan) for a in (statistics.state, statistics.action)]
+    return tuple(np.concatenate(found).tolist())
+
+
+def _identity(
+    spec: MixtureSpec, tables: Mapping[Source, CompiledTable], frozen: Mapping[str, tuple[float, ...]] | None
+) -> str:
     """Names what a spec resolves to: its entries, filters, grouping and validation, and the data they stand on."""
     entries = [
         (path, node.weighting.group_by, [_unmarked(asdict(e)) for e in node.entries]) for path, node in walk(spec.root)
@@ -66,7 +100,15 @@ def _identity(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> str:
         (key, table.fingerprint, _file_state(os.path.join(table.home, "statistics.json")))
         for key, table in tables.items()
     ]
-    identity = json.dumps([FORMAT, entries, asdict(spec.validation), asdict(spec.kinds), content])
+    rules = [
+        asdict(spec.validation),
+        asdict(spec.kinds),
+        asdict(spec.normalization),
+        spec.action.rate_hz,
+        spec.language.proposals,
+    ]
+    known = None if frozen is None else sorted(frozen.items())
+    identity = json.dumps([FORMAT, entries, *rules, known, content])
     return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
@@ -86,23 +128,21 @@ def _file_state(path: str) -> tuple[int, int]:
 
 
 def _save(resolved: Resolved, folder: Path) -> None:
-    """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        for split, index in resolved.splits.items():
-            for name in _ARRAYS:
-                if getattr(index, name) is not None:
-                    np.save(scratch / f"{split}-{name}.npy", getattr(index, name))
-        save_statistics(scratch / "statistics.json", resolved.statistics)
-        content = {"facts": [asdict(group) for group in resolved.facts], "parts": resolved.parts}
-        (scratch / "facts.json").write_text(json.dumps(content))
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / "facts.json").exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Writes what was resolved into an empty folder."""
+    for split, index in resolved.splits.items():
+        for name in _ARRAYS:
+            if getattr(index, name) is not None:
+                np.save(folder / f"{split}-{name}.npy", getattr(index, name))
+    save_statistics(folder / "statistics.json", resolved.statistics)
+    content = {
+        "facts": [asdict(group) for group in resolved.facts],
+        "parts": resolved.parts,
+        "pools": [asdict(pool) for pool in resolved.pools.pools],
+        "pool_of": [[[*key, name] for key, name in names.items()] for names in resolved.pools.names],
+        "members": resolved.members,
+        "unplaced": resolved.unplaced,
+    }
+    (folder / "facts.json").write_text(json.dumps(content))
 
 
 def _load(folder: Path) -> Resolved:
@@ -116,6 +156,19 @@ def _load(folder: Path) -> Resolved:
         splits=splits,
         statistics=load_statistics(folder / "statistics.json"),
         parts={key: {part: tuple(s) for part, s in parts.items()} for key, parts in content["parts"].items()},
+        pools=_pools(content["pools"], content["pool_of"]),
+        members={pool: {d: tuple(h) for d, h in found.items()} for pool, found in content["members"].items()},
+        unplaced=content["unplaced"],
+    )
+
+
+def _pools(pools: Sequence[Mapping[str, Any]], names: Sequence[Sequence[tuple[str, float, str]]]) -> Pools:
+    return Pools(
+        pools=tuple(
+            Pool(**{key: tuple(value) if isinstance(value, list) else value for key, value in pool.items()})
+            for pool in pools
+        ),
+        names=tuple({(key, hz): name for key, hz, name in one} for one in names),
     )
 
 
@@ -125,36 +178,24 @@ def _facts(group: Mapping[str, Any]) -> GroupFacts:
 
 
 def _array(path: Path) -> Any:
+    """An array that `np.save` wrote, mapped where it is large; None where there is none."""
     if not path.exists():
         return None
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 1 << 16 else np.load(path)
-    return array.view(np.ndarray)
+    if path.stat().st_size <= 1 << 16:
+        return np.load(path)
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        assert version == (1, 0), version
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        return np.frombuffer(map_file(path)[file.tell() :], kind).reshape(shape)
 
 
-def _merged_statistics(
-    spec: MixtureSpec, tables: Mapping[Source, CompiledTable], keys: Sequence[str]
-) -> dict[str, NormStatistics]:
-    """The statistics of all datasets of a mixture, merged by norm key. Raises FailedWork where some are missing."""
-    loaded: dict[str, dict[str, NormStatistics]] = {}
-    for entry in spec.root.all_entries():
-        file = Path(tables[entry.source].home) / "statistics.json"
-        if entry.path not in loaded:
-            loaded[entry.path] = load_statistics(file)
-        missing = set(tables[entry.source].vocabularies["norm_key"]) - set(loaded[entry.path])
-        if missing:
-            raise FailedWork(f"{entry.mark}: {file}: expected statistics of {', '.join(sorted(missing))}, found none")
-    merged = merge_statistics(list(loaded.values()))
-    return {key: merged[key] for key in keys}
-
-
-def _parts(norm_key: str, tables: Iterable[CompiledTable]) -> dict[str, tuple[int, ...]]:
-    """The action slots of each part of the robots of a norm key: all that any episode names."""
+def _parts(name: str, pools: Pools, tables: Iterable[CompiledTable]) -> dict[str, tuple[int, ...]]:
+    """The action slots of each part of the robots of a pool: all that any episode names."""
     parts: dict[str, set[int]] = {}
-    for table in tables:
-        if norm_key not in table.vocabularies["norm_key"]:
-            continue
-        mine = table.codes("norm_key") == table.vocabularies["norm_key"].index(norm_key)
-        for code in np.unique(table.codes("parts")[mine]):
+    for number, table in enumerate(tables):
+        rows = rows_of_pool(number, table, pools, name)
+        for code in np.unique(table.codes("parts")[rows]):
             for part, slots in json.loads(table.vocabularies["parts"][code]).items():
                 parts.setdefault(part, set()).update(slots)
     return {part: tuple(sorted(slots)) for part, slots in parts.items()}

@@ -1,7 +1,7 @@
 """What a mixture draws from: filters, caps and the validation split turned into lists of episodes and steps."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -58,17 +58,53 @@ class Grouped:
     validation: tuple[Selected, ...]
 
 
-def select_groups(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> list[Grouped]:
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The groups of a mixture. unplaced: episodes of stored validation splits that no group takes, by dataset."""
+
+    groups: tuple[Grouped, ...]
+    unplaced: Mapping[str, int]
+
+
+def select_groups(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> Selection:
     """Every group of a mixture, in the order of the spec. tables: by source.
 
     Raises SpecError for a filter that names what no dataset has, and for a dataset of which nothing is left.
     """
     check_filter_values(spec, tables)
     groups: list[Grouped] = []
+    unplaced: dict[str, int] = {}
     for path, node in walk(spec.root):
         selected = [select(entry, tables[entry.source], spec.kinds) for entry in node.entries]
-        groups += [_split(group, spec.validation) for group in _group(path, node, selected)]
-    return groups
+        stored = [
+            _select_stored(entry, tables[source], spec.kinds)
+            for entry in node.entries
+            if (source := validation_source(entry, spec.validation)) in tables
+        ]
+        held = {group.name: group.train for group in _group(path, node, [part for part in stored if len(part.rows)])}
+        fixed = {validation_source(part.entry, spec.validation) for part in stored}
+        for group in _group(path, node, selected):
+            groups.append(_split(group, spec.validation, fixed, held.pop(group.name, ())))
+        for part in (part for parts in held.values() for part in parts):
+            label = f"{part.table.name}/{part.table.version}"
+            unplaced[label] = unplaced.get(label, 0) + len(part.rows)
+    return Selection(groups=tuple(groups), unplaced=unplaced)
+
+
+def validation_source(entry: Entry, rule: ValidationRule) -> Source | None:
+    """The stored split that serves an entry as validation, if the rule names one and the entry draws from another."""
+    if rule.split is None or rule.split == entry.split:
+        return None
+    return entry.path, rule.split, entry.segments
+
+
+def _select_stored(entry: Entry, table: CompiledTable, kinds: KindRule) -> Selected:
+    """What an entry's filters leave of its stored validation split, which may be nothing; its cap is for training."""
+    try:
+        return select(replace(entry, cap_steps=None), table, kinds)
+    except SpecError:
+        none = np.empty(0, np.int64)
+        return Selected(entry=entry, table=table, rows=none, counts=none, steps=None)
 
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
@@ -267,22 +303,31 @@ def _group(path: str, node: Node, selected: Sequence[Selected]) -> Iterator[Grou
         yield Grouped(name=f"{path}/{label}" if path else label, place=path, train=tuple(parts), validation=())
 
 
-def _split(group: Grouped, rule: ValidationRule) -> Grouped:
+def _split(
+    group: Grouped, rule: ValidationRule, fixed: Collection[Source | None] = (), stored: tuple[Selected, ...] = ()
+) -> Grouped:
     """Holds out episodes by their motion: words below the fraction, and the lowest up to the minimum; never all.
 
-    Copies of one episode have one word, so they stay on one side.
+    Copies of one episode have one word, so they stay on one side. Of entries with a stored validation split, whose
+    sources are `fixed`, nothing more is held out; `stored` are their episodes for this group.
     """
-    if rule.fraction == 0 and rule.min_per_group == 0:
-        return group
-    joined = np.concatenate([validation_words(part.table)[part.rows] for part in group.train])
+    divided = [part for part in group.train if validation_source(part.entry, rule) not in fixed]
+    if (rule.fraction == 0 and rule.min_per_group == 0) or not divided:
+        return replace(group, validation=stored)
+    joined = np.concatenate([validation_words(part.table)[part.rows] for part in divided])
     ordered = np.unique(joined)
     n_held = int((ordered < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())
-    n_held = min(max(n_held, rule.min_per_group), len(ordered) - 1)
+    fewest = rule.min_per_group - sum(len(part.rows) for part in stored)
+    n_rest = 0 if len(divided) < len(group.train) else 1
+    n_held = min(max(n_held, fewest, 0), len(ordered) - n_rest)
     held = np.isin(joined, ordered[:n_held])
     train: list[Selected] = []
-    validation: list[Selected] = []
+    validation: list[Selected] = list(stored)
     start = 0
     for part in group.train:
+        if not any(part is other for other in divided):
+            train.append(part)
+            continue
         mine = held[start : start + len(part.rows)]
         start += len(part.rows)
         for parts, chosen in ((train, ~mine), (validation, mine)):

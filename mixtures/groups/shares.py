@@ -102,6 +102,8 @@ def bounded_shares(
     [0.4, 0.4, 0.2]
     """
     total = float(shares.sum())
+    if (lower > upper).any():
+        raise ValueError(f"a smallest share of {lower[lower > upper][0]:.4g} is over the largest of the same group")
     if lower.sum() > total + TOLERANCE:
         raise ValueError(f"the smallest shares add up to {lower.sum():.4g}, more than the {total:.4g} to give")
     if upper.sum() < total - TOLERANCE:
@@ -123,7 +125,7 @@ def resolve_shares(root: Branch) -> tuple[Share, ...]:
     for pool in dict.fromkeys(share.pool for share in shares):
         rows = [i for i, share in enumerate(shares) if share.pool == pool]
         lower = np.array([shares[i].leaf.lower for i in rows])
-        upper = np.array([max(shares[i].leaf.upper, shares[i].leaf.lower) for i in rows])
+        upper = np.array([shares[i].leaf.upper for i in rows])
         if not lower.any() and (upper >= final[rows]).all():
             continue
         try:
@@ -165,5 +167,5 @@ def _weight(child: Branch | Leaf, alpha: float) -> float:
 
 
 def _infeasible(pool: str, reason: str) -> str:
-    place = f"group {pool!r}" if pool else "the mixture"
-    return f"the bounds of {place} cannot be met: {reason}; lower min_share, raise max_epochs, or draw less"
+    together = f"group {pool!r}" if pool else "the mixture"
+    return f"the bounds of {together} cannot be met: {reason}; lower min_share, raise max_epochs, or draw less"

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixtures.actions.pools import Pools
 from mixtures.groups.label_coverage import Labels, labels_of
-from mixtures.groups.selection import Grouped, Selected, has_language
+from mixtures.groups.selection import Grouped, Selected, has_language, walk
 from mixtures.groups.shares import Branch, Leaf, Share, resolve_shares
 from mixtures.specs.spec import Entry, MixtureSpec, Node
 from pipelines.contract.document import SpecError
@@ -24,7 +25,8 @@ class GroupFacts:
     place: the path of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
     ones; min_share, max_epochs: the tightest of theirs. language: part of the steps whose episode has an instruction
     or task name; segments: part of the steps with a segment; None where unknown. cameras: part of the episodes that
-    have each camera. slots: action slots in use. labels: what its segments say, None where unknown.
+    have each camera. slots: action slots in use. labels: what its segments say, None where unknown. norm_keys: the
+    pools of statistics that normalize it. dataset_steps, dataset_episodes: of each of `datasets`.
     """
 
     name: str
@@ -41,6 +43,8 @@ class GroupFacts:
     control_hz: tuple[float, ...]
     norm_keys: tuple[str, ...]
     datasets: tuple[str, ...]
+    dataset_steps: tuple[int, ...]
+    dataset_episodes: tuple[int, ...]
     language: float | None
     segments: float | None
     cameras: Mapping[str, float]
@@ -103,6 +107,7 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
         if limited:
             message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
             raise SpecError(limited.mark, message)
+    _check_bounds(spec, facts, draws)
     places: dict[str, list[GroupFacts]] = {}
     for group in _multiplied(spec, facts):
         places.setdefault(group.place, []).append(group)
@@ -113,6 +118,23 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
     all_steps = sum(group.n_steps for group in facts)
     groups = (Group(**vars(group), share=shares[group.name], raw_share=group.n_steps / all_steps) for group in facts)
     return tree, tuple(groups)
+
+
+def _check_bounds(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None) -> None:
+    """Refuses a group whose min_share wants more draws than its max_epochs allows."""
+    entries = {place: node.entries for place, node in walk(spec.root)}
+    for group in facts:
+        upper = _largest_share(group, draws)
+        if group.min_share <= upper:
+            continue
+        # The entry that asks for the share, which may have it from a group above.
+        entry = next(entry for entry in entries[group.place] if entry.min_share == group.min_share)
+        raise SpecError(
+            entry.mark,
+            f"min_share {group.min_share:g} and max_epochs {group.max_epochs:g} of group {group.name!r} contradict "
+            f"each other: {draws:,} draws of {group.n_steps:,} steps allow a share of {upper:.4g}. "
+            "Lower min_share, raise max_epochs, or draw less",
+        )
 
 
 def _multiplied(spec: MixtureSpec, facts: Sequence[GroupFacts]) -> list[GroupFacts]:
@@ -139,9 +161,7 @@ def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], d
 
 def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
     """The numbers of a group that decide its share."""
-    upper = 1.0
-    if group.max_epochs is not None and draws is not None:
-        upper = min(group.max_epochs * group.n_steps / draws, 1.0)
+    upper = _largest_share(group, draws)
     counts = {"steps": group.n_steps, "hours": group.hours, "episodes": group.n_episodes}
     if counts[count] <= 0:
         raise UsageError(f"group {group.name!r}: expected its {count}, by which the spec counts, found none")
@@ -150,9 +170,21 @@ def _leaf(group: GroupFacts, count: str, draws: int | None) -> Leaf:
     )
 
 
-def facts_of(group: Grouped) -> GroupFacts:
-    """A group's numbers."""
+def _largest_share(group: GroupFacts, draws: int | None) -> float:
+    """The share that max_epochs allows a group."""
+    if group.max_epochs is None or draws is None:
+        return 1.0
+    return min(group.max_epochs * group.n_steps / draws, 1.0)
+
+
+def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int], proposals: bool) -> GroupFacts:
+    """A group's numbers. numbers: each table's number by its `id`. proposals: whether their phrases are texts."""
     train = group.train
+    by_dataset: dict[str, list[int]] = {}
+    for part in train:
+        counts = by_dataset.setdefault(f"{part.table.name}/{part.table.version}", [0, 0])
+        counts[0] += int(part.counts.sum())
+        counts[1] += len(part.rows)
     n_episodes, n_steps = sum(len(part.rows) for part in train), _n_steps(train)
     cameras = np.sum([part.table.camera_mask[part.rows].sum(axis=0) for part in train], axis=0)
     slots = np.any([part.table.action_mask[part.rows].any(axis=0) for part in train], axis=0)
@@ -169,14 +201,16 @@ def facts_of(group: Grouped) -> GroupFacts:
         hours=_hours(train),
         **limits_of([part.entry for part in train], [int(part.counts.sum()) for part in train]),
         robot=_values(train, "robot"),
-        norm_keys=_values(train, "norm_key"),
+        norm_keys=tuple(sorted({name for part in train for name in _pools_of(part, pools, numbers)})),
         control_hz=tuple(sorted({float(hz) for part in train for hz in np.unique(part.table.control_hz[part.rows])})),
-        datasets=tuple(dict.fromkeys(f"{part.table.name}/{part.table.version}" for part in train)),
+        datasets=tuple(by_dataset),
+        dataset_steps=tuple(steps for steps, _ in by_dataset.values()),
+        dataset_episodes=tuple(episodes for _, episodes in by_dataset.values()),
         language=spoken / n_steps,
         segments=segmented / recorded,
         cameras={camera: float(n / n_episodes) for camera, n in zip(CAMERAS, cameras, strict=True)},
         slots=tuple(np.flatnonzero(slots).tolist()),
-        labels=labels_of(train),
+        labels=labels_of(train, proposals),
     )
 
 
@@ -206,6 +240,10 @@ def split_index(groups: Sequence[Sequence[Selected]], numbers: Mapping[int, int]
         edges=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         steps=steps,
     )
+
+
+def _pools_of(part: Selected, pools: Pools, numbers: Mapping[int, int]) -> tuple[str, ...]:
+    return pools.of_rows(numbers[id(part.table)], part.table, part.rows)
 
 
 def _steps(part: Selected) -> NDArray[np.int32]:

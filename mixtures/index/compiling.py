@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -13,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mixtures.index.stated import STATED, stated_runs
 from mixtures.randomness import mix64, mix64_int
 from pipelines.contract.episode import SegmentKind, SegmentSource
 from pipelines.contract.slots import CAMERAS, N_SLOTS
@@ -20,7 +18,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
-FORMAT = "embodimix.compiled/v4"
+FORMAT = "embodimix.compiled/v6"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
 STEP = np.dtype(
     [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
@@ -41,6 +39,7 @@ EPISODE = np.dtype(
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
 KINDS: tuple[str, ...] = get_args(SegmentKind)
 SOURCES: tuple[str, ...] = get_args(SegmentSource)
+FROM_SOURCE, FROM_PROPOSAL = SOURCES.index("source"), SOURCES.index("proposal")
 # One segment: what it is, who made it, and the row of its episode.
 SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (
@@ -51,6 +50,7 @@ _EPISODE_COLUMNS = (
     "success",
     "language",
     "segments",
+    "instructions",
     "state_mask",
     "action_mask",
     "camera_mask",
@@ -61,18 +61,9 @@ _EPISODE_COLUMNS = (
 
 
 def compile_table(dataset: Dataset, split: str, folder: Path) -> None:
-    """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        content = _write_files(dataset, split, scratch)
-        (scratch / "table.json").write_text(json.dumps(content))
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / "table.json").exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Writes the compiled files of a split into an empty folder."""
+    content = _write_files(dataset, split, folder)
+    (folder / "table.json").write_text(json.dumps(content))
 
 
 def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
@@ -110,7 +101,12 @@ class _Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, BinaryIO] = {}
-        self.texts: dict[str, list[pa.Array]] = {"episode_id": [], "language": [], "segment_text": []}
+        self.texts: dict[str, list[pa.Array]] = {
+            "episode_id": [],
+            "language": [],
+            "segment_text": [],
+            "stated_text": [],
+        }
         self.vocabularies: dict[str, dict[str, int]] = {name: {} for name in CODED}
         self.n_episodes = self.n_steps = self.n_segments = 0
         self.append("first_step", np.zeros(1, np.int64))
@@ -145,6 +141,7 @@ class _Writer:
             self.append(name, array)
         self.append("motion", motion_words(np.concatenate([steps["state"], action], axis=1), first))
         self.add_segments(rows["segments"], first)
+        self.add_stated(rows, first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))
         self.texts["language"].append(one_array(rows["language"]).cast(pa.large_list(pa.large_string())))
         self.n_episodes += len(lengths)
@@ -168,6 +165,16 @@ class _Writer:
         self.append("segments", found)
         self.texts["segment_text"].append(segments.field("text").cast(pa.large_string()))
         self.n_segments += len(lengths)
+
+    def add_stated(self, rows: pa.Table, first: NDArray[np.int64]) -> None:
+        """Appends the sentences that hold for some steps only; `first` counts from this sidecar's first step."""
+        runs = stated_runs(rows)
+        found = np.empty(len(runs), STATED)
+        for i, (row, (start, end, _)) in enumerate(runs):
+            begin = self.n_steps + first[row]
+            found[i] = (begin + start, begin + end, self.n_episodes + row)
+        self.append("stated", found)
+        self.texts["stated_text"].append(pa.array([text for _, (_, _, text) in runs], pa.large_string()))
 
     def finish(self) -> None:
         """Writes the texts."""

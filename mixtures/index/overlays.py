@@ -1,9 +1,6 @@
 """Segment tables laid over a dataset's own segments, compiled beside its index; no picture is touched."""
 
 import hashlib
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mixtures.index.compiling import FORMAT, KINDS, SEGMENT, SOURCES, count_segmented, save_column, segment_of_step
+from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
@@ -29,8 +27,7 @@ def overlay_segments(table: CompiledTable, paths: Sequence[str], cache: Path) ->
         digest.update(_content_digest(path))
     name = digest.hexdigest()
     folder = cache / "overlays" / hashlib.sha256(f"{FORMAT}/{name}".encode()).hexdigest()[:32]
-    if not (folder / "segment_text.arrow").exists():
-        _compile(table, paths, folder)
+    ensure_sealed(folder, lambda scratch: _compile(table, paths, scratch))
     return replace(table, fingerprint=name, segment_folder=folder)
 
 
@@ -43,30 +40,21 @@ def _content_digest(path: str) -> bytes:
 
 
 def _compile(table: CompiledTable, paths: Sequence[str], folder: Path) -> None:
-    """Writes the folder under another name and renames it when it is whole; who comes second changes nothing."""
+    """Writes the compiled files of the segments into an empty folder."""
     segments = _overlaid(table, paths)
     begin = [table.first_step[row] + s.start for row, found in enumerate(segments) for s in found]
     lengths = [s.end - s.start for found in segments for s in found]
     flat = [s for found in segments for s in found]
     of_step = segment_of_step(np.array(begin, np.int64), np.array(lengths, np.int64), table.n_steps, 0)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        of_step.tofile(scratch / "segment.bin")
-        count_segmented(of_step, table.first_step).tofile(scratch / "n_segmented.bin")
-        records = [
-            (KINDS.index(s.kind), SOURCES.index(s.source), s.confidence, row, s.end - s.start)
-            for row, found in enumerate(segments)
-            for s in found
-        ]
-        np.array(records, SEGMENT).tofile(scratch / "segments.bin")
-        save_column(scratch / "segment_text.arrow", pa.array([s.text for s in flat], pa.large_string()))
-        os.rename(scratch, folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    of_step.tofile(folder / "segment.bin")
+    count_segmented(of_step, table.first_step).tofile(folder / "n_segmented.bin")
+    records = [
+        (KINDS.index(s.kind), SOURCES.index(s.source), s.confidence, row, s.end - s.start)
+        for row, found in enumerate(segments)
+        for s in found
+    ]
+    np.array(records, SEGMENT).tofile(folder / "segments.bin")
+    save_column(folder / "segment_text.arrow", pa.array([s.text for s in flat], pa.large_string()))
 
 
 def _overlaid(table: CompiledTable, paths: Sequence[str]) -> list[list[Segment]]:

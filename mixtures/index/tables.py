@@ -5,7 +5,6 @@ Reading one sample touches a few pages of them; nothing is parsed and memory doe
 
 import hashlib
 import json
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.index.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
+from mixtures.index.mapped import map_file
+from mixtures.index.sealed import ensure_sealed
 from mixtures.index.shard_times import check_times
+from mixtures.index.stated import STATED
 from mixtures.index.texts import TextLists, Texts
 from mixtures.stores.arrow import is_remote
 from mixtures.stores.remote import mirror_metadata, open_mirror, shard_sizes
@@ -202,6 +204,27 @@ class CompiledTable:
         """The same as `segment_texts`, for a few of many."""
         return Texts(self.segment_texts)
 
+    def source_text_at(self, step: int) -> str:
+        """The source's own sentence for a step (a row of `steps`), "" where it states none for single steps."""
+        number = int(np.searchsorted(self._stated["first"], step, side="right")) - 1
+        return self._stated_texts[number] if number >= 0 and step < self._stated["end"][number] else ""
+
+    def source_texts(self, row: int) -> frozenset[str]:
+        """The source's own sentences for single steps of an episode; empty for one whose text holds for all steps.
+
+        They are those of the shards, whatever segments a table or a merge laid over them.
+        """
+        first, end = np.searchsorted(self._stated["episode"], [row, row + 1])
+        return frozenset(self._stated_texts[number] for number in range(first, end))
+
+    @cached_property
+    def _stated(self) -> NDArray[Any]:
+        return self._array("stated", STATED)
+
+    @cached_property
+    def _stated_texts(self) -> Texts:
+        return Texts(load_column(self.folder / "stated_text.arrow"))
+
     @cached_property
     def is_remote(self) -> bool:
         """Whether the shards lie in an object store."""
@@ -216,10 +239,7 @@ class CompiledTable:
         return {attribute: self._array(f"{attribute}_code", np.int32) for attribute in CODED}
 
     def _array(self, name: str, kind: Any, width: int | None = None, folder: Path | None = None) -> NDArray[Any]:
-        with open((folder or self.folder) / f"{name}.bin", "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return np.empty((0,) if width is None else (0, width), kind)
-            array = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
+        array = np.frombuffer(map_file((folder or self.folder) / f"{name}.bin"), kind)
         return array if width is None else array.reshape(-1, width)
 
 
@@ -236,19 +256,25 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
     """
     home = str(mirror_metadata(path, cache)) if is_remote(path) else path
     folder = cache / "tables" / _state_of_files(home, split)
-    if not (folder / "table.json").exists() or not os.path.exists(os.path.join(home, INFO_FILE)):
+    if not os.path.exists(os.path.join(home, INFO_FILE)):
+        read_info(Path(home))  # says what a dataset without its metadata is
+
+    def write(scratch: Path) -> None:
         info, _ = read_info(Path(home))
         splits = [entry["name"] for entry in info["splits"]]
         if split not in splits:
             raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
         dataset = open_mirror(Path(home), path) if is_remote(path) else Dataset.open(path)
-        compile_table(dataset, split, folder)
+        compile_table(dataset, split, scratch)
+
+    ensure_sealed(folder, write)
     table = _load(folder, path, home)
     found = _remote_sizes(table) if table.is_remote else [_local_state(shard) for shard in table.shards]
     for shard, expected, (size, _) in zip(table.shards, table.shard_sizes, found, strict=True):
         _check_size(shard, expected, size)
     if not table.is_remote:
-        check_times(folder, Path(home), [Path(shard) for shard in table.shards], [time_ns for _, time_ns in found])
+        times = folder.with_name(f"{folder.name}.shard_times.json")
+        check_times(times, Path(home), [Path(shard) for shard in table.shards], [time_ns for _, time_ns in found])
     return table
 
 
@@ -309,4 +335,4 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 
 def load_column(path: Path) -> pa.Array:
     """Maps an Arrow array from a file."""
-    return one_array(pa.ipc.open_file(pa.memory_map(str(path))).read_all().column(0))
+    return one_array(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all().column(0))

@@ -1,16 +1,14 @@
 """What changed between two mixtures, and what it does to shares and epochs."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixtures.locks import SCHEMA, compare_locks
+from mixtures.locks import compare_locks, read_lock
 from mixtures.mixture import open_mixture
 from mixtures.reports.terminal import align
 from mixtures.specs.grammar import Stage
-from pipelines.contract.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +65,7 @@ def load_lock(
     """The lock of a spec (*.yaml, which is opened) or of a lock file (*.json). Raises UsageError for other JSON."""
     if not path.endswith(".json"):
         return open_mixture(path, root=root, draws=draws, stage=stage).lock()
-    try:
-        lock = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: expected a mixture spec or a lock file, found: {error}") from error
-    found = lock.get("schema") if isinstance(lock, dict) else type(lock).__name__
-    if found != SCHEMA:
-        raise UsageError(f"{path}: expected schema {SCHEMA!r}, found {found!r}")
-    return lock
+    return read_lock(Path(path))
 
 
 def render(comparison: Comparison, draws: int | None) -> str:

@@ -2,8 +2,9 @@
 
 from html import escape
 
-from mixtures.reports.charts import bars, page, table
 from mixtures.reports.compare import Comparison, cells
+from pipelines.pages.charts import bars
+from pipelines.pages.page import page, table
 
 MOST_BARS = 40
 

@@ -21,7 +21,7 @@ def read_losses(path: str) -> dict[str, float]:
     try:
         groups = json.loads(Path(path).read_text())["groups"]
         losses = {group["name"]: float(group["flow_loss"]) for group in groups}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: expected the JSON report of `embodimix eval`, found: {error!r}") from error
     broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
     if broken:

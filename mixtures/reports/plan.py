@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mixtures.actions.pools import Pool
 from mixtures.groups.label_coverage import Labels
-from mixtures.groups.shares import Branch
+from mixtures.groups.shares import Branch, Share
 from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
+from mixtures.reports.findings import dataset_shares, find_in_mixture
 from mixtures.reports.terminal import align
+from mixtures.stream.text_shares import LongTexts
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
 
@@ -35,6 +38,22 @@ HEADER = (
     "held out",
 )
 LABEL_HEADER = ("texts", "median s", "labels by")
+DATASET_HEADER = ("dataset", "raw %", "final %")
+POOL_HEADER = ("pool of statistics", "steps", "units", "Hz", "rule", "datasets")
+SHARE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPool:
+    """One pool of statistics as a plan shows it, see `mixtures.actions.pools`. rule: of its scales."""
+
+    name: str
+    norm_key: str
+    units: str
+    control_hz: tuple[float, ...]
+    datasets: tuple[str, ...]
+    n_steps: int
+    rule: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +61,8 @@ class MixturePlan:
     """A mixture's groups with their shares. draws: samples that training will draw, None unknown.
 
     is_published: the numbers come from the spec's published sizes or statistics files, not from the datasets' index;
-    filters and held-out episodes are then not in them.
+    filters and held-out episodes are then not in them. pools: of statistics. findings: what looks wrong beyond single
+    groups. texts: prompts against a model's number of tokens, where one was named.
     """
 
     name: str
@@ -53,6 +73,9 @@ class MixturePlan:
     groups: tuple[Group, ...]
     is_published: bool = False
     stage: str | None = None
+    pools: tuple[PlannedPool, ...] = ()
+    findings: tuple[str, ...] = ()
+    texts: LongTexts | None = None
 
     def flags(self, group: Group) -> tuple[str, ...]:
         """What looks wrong with a group, with the reason."""
@@ -85,6 +108,13 @@ class MixturePlan:
             "n_episodes": sum(group.n_episodes for group in self.groups),
             "n_steps": sum(group.n_steps for group in self.groups),
             "hours": sum(group.hours for group in self.groups),
+            "flags": list(self.findings),
+            "datasets": [
+                {"name": name, "raw_share": raw, "share": share}
+                for name, (raw, share) in dataset_shares(self.groups).items()
+            ],
+            "pools": [asdict(pool) for pool in self.pools],
+            "texts": None if self.texts is None else asdict(self.texts),
             "groups": [self._group_to_json(group) for group in self.groups],
         }
 
@@ -117,9 +147,10 @@ class MixturePlan:
         }
 
 
-def plan_of(mixture: Mixture) -> MixturePlan:
-    """The plan of an opened mixture."""
+def plan_of(mixture: Mixture, texts: LongTexts | None = None) -> MixturePlan:
+    """The plan of an opened mixture. texts: its prompts against a model's number of tokens."""
     spec = mixture.spec
+    long_texts = (str(texts),) if texts is not None and texts.n_cut else ()
     return MixturePlan(
         name=spec.name,
         path=str(spec.path),
@@ -128,7 +159,15 @@ def plan_of(mixture: Mixture) -> MixturePlan:
         tree=mixture.tree,
         groups=mixture.groups,
         stage=spec.stage,
+        pools=tuple(_planned(mixture, pool) for pool in mixture.pools.pools),
+        findings=(*find_in_mixture(mixture), *long_texts),
+        texts=texts,
     )
+
+
+def _planned(mixture: Mixture, pool: Pool) -> PlannedPool:
+    rule = mixture.statistics[pool.name].action.rule
+    return PlannedPool(**vars(pool), units=pool.units, rule=rule)
 
 
 def explain(plan: MixturePlan, name: str) -> str:
@@ -148,9 +187,10 @@ def explain(plan: MixturePlan, name: str) -> str:
         lines.append(f"  {level.name}: {level.part:.4%} of the level above, {reason}")
     lines.append(f"  product of these parts: {share.unbounded:.4%}")
     if leaf.lower > 0 or leaf.upper < 1:
-        place = f"group {share.pool!r}" if share.pool else "the whole mixture"
+        together = f"group {share.pool!r}" if share.pool else "the whole mixture"
         lines.append(f"  bounds: at least {leaf.lower:.4%} (min_share), at most {leaf.upper:.4%} (max_epochs)")
-        lines.append(f"  after scaling the groups of {place} so that all bounds hold: {share.final:.4%}")
+        lines.append(f"  after scaling the groups of {together} so that all bounds hold: {share.final:.4%}")
+        lines.append(f"  {_holding_bound(share)}")
     elif abs(share.final - share.unbounded) > 1e-12:
         lines.append(
             f"  others of {share.pool or 'the mixture'} met a bound, so this one is scaled to {share.final:.4%}"
@@ -160,6 +200,15 @@ def explain(plan: MixturePlan, name: str) -> str:
             f"  in {plan.draws:,} draws: {share.final * plan.draws:,.0f} samples, {_epochs(plan, group)} epochs"
         )
     return "\n".join([*lines, *(f"  ! {flag}" for flag in plan.flags(group))])
+
+
+def _holding_bound(share: Share) -> str:
+    """Which of a group's bounds its share meets."""
+    if abs(share.final - share.leaf.lower) < SHARE_TOLERANCE:
+        return "min_share holds: without it the group would get less"
+    if abs(share.final - share.leaf.upper) < SHARE_TOLERANCE:
+        return "max_epochs holds: without it the group would get more"
+    return "neither bound is met: the share lies between them"
 
 
 def render(plan: MixturePlan) -> str:
@@ -192,6 +241,13 @@ def render(plan: MixturePlan) -> str:
     lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align((*HEADER, *LABEL_HEADER), rows)]
     if plan.is_published:
         lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
+    shares = dataset_shares(plan.groups)
+    if len(shares) > 1:
+        lines += ["", *align(DATASET_HEADER, dataset_rows(plan))]
+    if plan.pools:
+        lines += ["", *align(POOL_HEADER, pool_rows(plan))]
+    if plan.texts is not None and not plan.texts.n_cut:
+        lines.append(f"Prompts: {plan.texts}.")
     lines += [f"! {sentence}" for sentence in flag_sentences(plan)]
     if plan.draws is None:
         lines.append("Give --draws N (or `draws:` in the spec) to see expected draws and effective epochs.")
@@ -199,10 +255,31 @@ def render(plan: MixturePlan) -> str:
 
 
 def flag_sentences(plan: MixturePlan) -> list[str]:
-    """Every flag with its group; behind the first 40 only how many there are more."""
-    found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
+    """What looks wrong with the mixture, then with its groups; behind the first 40 only how many there are more."""
+    found = [*plan.findings, *(f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group))]
     more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
     return found[:MOST_FLAGS] + more
+
+
+def dataset_rows(plan: MixturePlan) -> list[tuple[str, ...]]:
+    """Cells under `DATASET_HEADER`, the largest share first."""
+    shares = sorted(dataset_shares(plan.groups).items(), key=lambda item: -item[1][1])
+    return [(name, f"{100 * raw:.2f}", f"{100 * share:.2f}") for name, (raw, share) in shares]
+
+
+def pool_rows(plan: MixturePlan) -> list[tuple[str, ...]]:
+    """Cells under `POOL_HEADER`."""
+    return [
+        (
+            pool.name,
+            f"{pool.n_steps:,}",
+            pool.units,
+            ", ".join(f"{hz:g}" for hz in pool.control_hz),
+            pool.rule,
+            ", ".join(pool.datasets),
+        )
+        for pool in plan.pools
+    ]
 
 
 def row(plan: MixturePlan, group: Group) -> tuple[str, ...]:

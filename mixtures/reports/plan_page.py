@@ -7,9 +7,20 @@ from numpy.typing import NDArray
 
 from mixtures.groups.shares import resolve_shares, with_alpha
 from mixtures.mixture import Mixture
-from mixtures.reports.charts import bars, histogram, legend, lines, page, sparkline, table
-from mixtures.reports.plan import HEADER, MixturePlan, flag_sentences, parts_in_words, row
+from mixtures.reports.plan import (
+    DATASET_HEADER,
+    HEADER,
+    POOL_HEADER,
+    MixturePlan,
+    dataset_rows,
+    flag_sentences,
+    parts_in_words,
+    pool_rows,
+    row,
+)
 from pipelines.contract.errors import UsageError
+from pipelines.pages.charts import bars, histogram, legend, lines, sparkline
+from pipelines.pages.page import page, table
 
 MOST_BARS = 40
 MOST_LINES = 8
@@ -20,7 +31,8 @@ ALPHAS = np.linspace(0, 1, 41)
 
 def plan_page(plan: MixturePlan, mixture: Mixture | None) -> str:
     """The page of a plan. mixture: the opened mixture, None for a plan from published sizes."""
-    sections = [_head(plan), table(HEADER, [row(plan, group) for group in plan.groups]), _flags(plan), _shares(plan)]
+    sections = [_head(plan), table(HEADER, [row(plan, group) for group in plan.groups]), _flags(plan)]
+    sections += [_datasets(plan), _pools(plan), _shares(plan)]
     if plan.draws is not None:
         sections.append(_epochs(plan))
     sections.append(_sweep(plan))
@@ -44,6 +56,14 @@ def _head(plan: MixturePlan) -> str:
 def _flags(plan: MixturePlan) -> str:
     items = "".join(f"<p class='flag'>{escape(sentence)}</p>" for sentence in flag_sentences(plan))
     return f"<h2>Flags</h2>{items or '<p>Nothing looks wrong.</p>'}"
+
+
+def _datasets(plan: MixturePlan) -> str:
+    return f"<h2>Shares by dataset</h2>{table(DATASET_HEADER, dataset_rows(plan))}"
+
+
+def _pools(plan: MixturePlan) -> str:
+    return f"<h2>Pools of statistics</h2>{table(POOL_HEADER, pool_rows(plan))}" if plan.pools else ""
 
 
 def _shares(plan: MixturePlan) -> str:

@@ -8,11 +8,12 @@ import numpy as np
 import simplejpeg
 
 from mixtures.mixture import Group, Mixture
-from mixtures.reports.charts import legend, lines, page
 from mixtures.reports.plan import slots_in_words
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.slots import CAMERAS
 from pipelines.contract.units import describe_unit, part_quantities
+from pipelines.pages.charts import legend, lines
+from pipelines.pages.page import page
 
 PICTURE_QUALITY = 80
 

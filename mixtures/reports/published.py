@@ -78,6 +78,12 @@ def _record(entry: Entry, node: Node, sizes: Sizes, robot: str, control_mode: st
 def _facts(path: str, label: str, parts: Sequence[_Published]) -> GroupFacts:
     steps = [part.steps for part in parts]
     known = [part for part in parts if part.control_hz > 0]
+    steps_of: dict[str, int] = {}
+    episodes_of: dict[str, int] = {}
+    for part in parts:
+        dataset = "/".join(Path(part.entry.path).parts[-2:])
+        steps_of[dataset] = steps_of.get(dataset, 0) + part.steps
+        episodes_of[dataset] = episodes_of.get(dataset, 0) + part.episodes
     return GroupFacts(
         name=f"{path}/{label}" if path else label,
         place=path,
@@ -90,7 +96,9 @@ def _facts(path: str, label: str, parts: Sequence[_Published]) -> GroupFacts:
         robot=tuple(sorted({part.robot for part in parts})),
         control_hz=tuple(sorted({part.control_hz for part in known})),
         norm_keys=(),
-        datasets=tuple(dict.fromkeys("/".join(Path(part.entry.path).parts[-2:]) for part in parts)),
+        datasets=tuple(steps_of),
+        dataset_steps=tuple(steps_of.values()),
+        dataset_episodes=tuple(episodes_of.values()),
         language=None,
         segments=None,
         cameras={},

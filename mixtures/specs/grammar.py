@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pipelines.contract.document import AnyOf, Fields, Kind, ListOf, MapOf, Named, Number, TextKind
+from pipelines.contract.document import AnyOf, Fields, Flag, Kind, ListOf, MapOf, Named, Number, TextKind
 from pipelines.contract.document import json_schema as document_schema
 from pipelines.contract.episode import SegmentKind, SegmentSource
 from pipelines.contract.slots import CAMERAS
@@ -15,12 +15,16 @@ Predicate = Literal["idle", "recovery", "segment", "success", "failure", "langua
 Stage = Literal["pretrain", "posttrain"]
 ActionMode = Literal["absolute", "relative_to_first_state"]
 Normalization = Literal["quantile", "zscore"]
+RotationForm = Literal["euler", "relative_rotvec"]
+PoolBy = Literal["norm_key", "dataset"]
 GROUP_KEYS: tuple[str, ...] = get_args(GroupKey)
 COUNTS: tuple[str, ...] = get_args(Count)
 PREDICATES: tuple[str, ...] = get_args(Predicate)
 STAGES: tuple[str, ...] = get_args(Stage)
 ACTION_MODES: tuple[str, ...] = get_args(ActionMode)
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+ROTATIONS: tuple[str, ...] = get_args(RotationForm)
+POOLS: tuple[str, ...] = get_args(PoolBy)
 STEP_PREDICATES = ("idle", "recovery", "segment")
 # What else a filter's mapping may ask: of episodes, of a step's place and segment, and of physical values of slots.
 EPISODE_LIMITS = {
@@ -153,6 +157,7 @@ _LANGUAGE = Fields(
     fields={
         "segment": Number(about="weight of segment texts", at_least=0),
         "task": Number(about="weight of task texts", at_least=0),
+        "proposals": Flag(about="whether motion phrases of proposals are texts of segments; false by default"),
     },
 )
 _GROUP_MULTIPLIERS = MapOf(
@@ -227,6 +232,7 @@ MIXTURE = Fields(
                 "fraction": Number(about="part of the episodes", at_least=0, at_most=0.5),
                 "by": TextKind(about="what is held out together: episode", choices=("episode",)),
                 "min_per_group": Number(about="fewest held-out episodes of a group", integer=True, at_least=0),
+                "split": TextKind(about="the stored split that serves as validation where a dataset has it"),
             },
         ),
         "action": Fields(
@@ -236,7 +242,15 @@ MIXTURE = Fields(
                 "rate_hz": Number(about="rate to resample every source to; its own unless said", above=0, at_most=1000),
                 "mode": TextKind(about="absolute or relative_to_first_state", choices=ACTION_MODES),
                 "normalization": TextKind(about="quantile or zscore", choices=NORMALIZATIONS),
+                "rotation": TextKind(
+                    about="rotations of ee_absolute: euler, or relative_rotvec (from the first state)",
+                    choices=ROTATIONS,
+                ),
             },
+        ),
+        "normalization": Fields(
+            about="which steps share statistics",
+            fields={"by": TextKind(about="one of " + ", ".join(POOLS), choices=POOLS)},
         ),
     },
 )

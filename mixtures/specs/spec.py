@@ -1,7 +1,7 @@
 """The mixture spec `embodimix.mixture/v1` as data: a YAML file and all that it includes, checked and frozen.
 
-The outermost file's `seed`, `language`, `validation`, `action`, `draws` and `stages` hold for the whole mixture. An
-included file brings its groups, its `weighting` and its `filters`.
+The outermost file's `seed`, `language`, `validation`, `action`, `normalization`, `draws` and `stages` hold for the
+whole mixture. An included file brings its groups, its `weighting` and its `filters`.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +21,8 @@ from mixtures.specs.grammar import (
     STEP_PREDICATES,
     ActionMode,
     Normalization,
+    PoolBy,
+    RotationForm,
     Stage,
 )
 from mixtures.specs.stages import GroupChanges, changed, lay_over
@@ -144,31 +146,55 @@ class KindRule:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRule:
-    """How often a sample's text is its segment's or its task's; a sample without a segment takes the task's."""
+    """How often a sample's text is its segment's or its task's; a sample without a segment takes the task's.
+
+    proposals: whether the motion phrase of a proposal counts as a segment's text.
+    """
 
     segment: float = 0.5
     task: float = 0.5
+    proposals: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRule:
-    """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it."""
+    """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it.
+
+    split: the stored split that is held out in place of a part of `train`, of datasets that have it.
+    """
 
     fraction: float = 0.0
     min_per_group: int = 0
+    split: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionRule:
     """The action chunk: its steps, absolute or relative to its first state, and how it is normalized.
 
-    rate_hz: the rate that sources are resampled to, None for each source's own.
+    rate_hz: the rate that sources are resampled to, None for each source's own. rotation: of end-effector targets.
     """
 
     horizon: int = 50
     rate_hz: float | None = None
     mode: ActionMode = "absolute"
     normalization: Normalization = "quantile"
+    rotation: RotationForm = "euler"
+
+    @property
+    def changes_actions(self) -> bool:
+        """Whether chunks have other values than the recorded actions, so that they need statistics of their own."""
+        return self.mode != "absolute" or self.rate_hz is not None or self.rotation != "euler"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationRule:
+    """Which steps share statistics: those of one norm key, or of one norm key and dataset.
+
+    See `mixtures.actions.pools`.
+    """
+
+    by: PoolBy = "norm_key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +216,7 @@ class MixtureSpec:
     group_multipliers: tuple[tuple[str, float, Mark], ...] = ()
     validation: ValidationRule = ValidationRule()
     action: ActionRule = ActionRule()
+    normalization: NormalizationRule = NormalizationRule()
     stage: Stage | None = None
 
 
@@ -213,6 +240,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
         "kinds": KindRule(**_plain(document, "kinds")),
         "validation": ValidationRule(**{k: v for k, v in _plain(document, "validation").items() if k != "by"}),
         "action": ActionRule(**_plain(document, "action")),
+        "normalization": NormalizationRule(**_plain(document, "normalization")),
     }
     if values["language"].segment + values["language"].task == 0:
         raise SpecError(document["language"].mark, "expected a weight above 0 for segment or task, found both 0")

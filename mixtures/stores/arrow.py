@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from mixtures.stores import gcs, retry, s3
+from mixtures.stores import gcs, s3
 from mixtures.stores.ranges import RangeReader, RangeRequest
-from mixtures.stores.retry import with_store_retries
 from pipelines.contract.errors import UsageError
+from pipelines.storage import retry
+from pipelines.storage.retry import with_store_retries
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -33,7 +34,7 @@ def range_reader() -> RangeReader:
 
 
 def needs_client(path: str) -> bool:
-    """Says whether only the store's own client knows how to be let in; it costs some four times as much a read."""
+    """Says whether only the store's own client has credentials; it costs some four times as much a read."""
     return path.startswith("s3://") and s3.find_credentials() is None
 
 
@@ -47,7 +48,7 @@ def open_object(path: str) -> Any:
     system, key = locate(path)
     if path.startswith("gs://"):
         bucket, _, name = key.partition("/")
-        return gcs.GcsObject(bucket=bucket, key=name, answer_s=retry.ANSWER_S)
+        return gcs.GcsObject(bucket=bucket, key=name, answer_s=retry.STORE_ANSWER_S)
     return with_store_retries(lambda: system.open_input_file(key), path)
 
 
@@ -92,12 +93,13 @@ def _file_system(scheme: str, process: int) -> "FileSystem":
         options = _endpoint("AWS_ENDPOINT_URL")
         return fs.S3FileSystem(
             **options,
-            request_timeout=retry.ANSWER_S,
-            connect_timeout=retry.ANSWER_S,
+            request_timeout=retry.STORE_ANSWER_S,
+            connect_timeout=retry.STORE_ANSWER_S,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
         )
     options = _endpoint("CLOUD_STORAGE_EMULATOR_ENDPOINT")
-    return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=timedelta(seconds=retry.ANSWER_S))
+    limit = timedelta(seconds=retry.STORE_ANSWER_S)
+    return fs.GcsFileSystem(**options, anonymous=bool(options), retry_time_limit=limit)
 
 
 def _endpoint(variable: str) -> dict[str, str]:

@@ -9,7 +9,10 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 RECEIVE_BYTES = 1 << 18
 MOST_HEAD_BYTES = 1 << 16
+# What a store may send beyond the range that was asked for: a page of error text, or a whole small object.
+MOST_SPARE_BYTES = 1 << 26
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+_RANGE = re.compile(rb"\r\ncontent-range:[ \t]*bytes[ \t]+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _END = b"\r\n\r\n"
 
@@ -24,12 +27,49 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContentRange:
+    """Which bytes of an object an answer says it holds: `first` to `last`, both included; `total` None if unknown."""
+
+    first: int
+    last: int
+    total: int | None
+
+    def fault(self, offset: int, length: int, n_received: int) -> str:
+        """What is wrong with an answer to `length` bytes at `offset`; "" where nothing is.
+
+        >>> ContentRange(first=5, last=9, total=10).fault(5, 8, 5)
+        ''
+        >>> ContentRange(first=0, last=4, total=10).fault(5, 5, 5)
+        'asked for bytes 5-9, answered bytes 0-4 of 10'
+        """
+        end = offset + length if self.total is None else min(offset + length, self.total)
+        if (self.first, self.last + 1) == (offset, end) and n_received == end - offset:
+            return ""
+        total = "unknown" if self.total is None else self.total
+        short = f" in {n_received} bytes" if n_received != self.last + 1 - self.first else ""
+        return (
+            f"asked for bytes {offset}-{offset + length - 1}, answered bytes {self.first}-{self.last} of {total}{short}"
+        )
+
+
+def parse_content_range(head: bytes) -> ContentRange | None:
+    """Reads the header Content-Range out of an answer's head, which begins with the status line."""
+    if (found := _RANGE.search(head)) is None:
+        return None
+    return ContentRange(first=int(found[1]), last=int(found[2]), total=None if found[3] == b"*" else int(found[3]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class HttpResponse:
-    """A whole answer. stays_open: whether the connection takes another request."""
+    """A whole answer. stays_open: whether the connection takes another request.
+
+    content_range: which bytes of the object it says it holds.
+    """
 
     status: int
     content: bytes
     stays_open: bool
+    content_range: ContentRange | None = None
 
 
 class Connection:
@@ -48,6 +88,8 @@ class Connection:
         self._buffer = b""
         self._parts: list[bytes] = []
         self._left, self._status, self._stays_open = 0, 0, True
+        self._most_bytes = MOST_SPARE_BYTES
+        self._range: ContentRange | None = None
         family, place = address
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
@@ -59,8 +101,9 @@ class Connection:
     def has_answer_begun(self) -> bool:
         return bool(self._buffer or self._status)
 
-    def ask(self, request: bytes) -> None:
-        """Sends a request head, now or once the connection is open."""
+    def ask(self, request: bytes, n_bytes: int) -> None:
+        """Sends the head of a request for `n_bytes`, now or once the connection is open."""
+        self._most_bytes = n_bytes + MOST_SPARE_BYTES
         self._request, self._buffer, self._status = request, b"", 0
         if self._is_open:
             self._send()
@@ -135,7 +178,10 @@ class Connection:
         if self._left > 0:
             return None
         self.is_fresh = False
-        return HttpResponse(status=self._status, content=b"".join(self._parts), stays_open=self._stays_open)
+        content = b"".join(self._parts)
+        return HttpResponse(
+            status=self._status, content=content, stays_open=self._stays_open, content_range=self._range
+        )
 
     def _read_head(self, head: bytes) -> None:
         if not head.startswith(b"HTTP/1.") or not head[9:12].isdigit():
@@ -143,6 +189,10 @@ class Connection:
         self._status = int(head[9:12])
         length = _LENGTH.search(head)
         self._left = int(length[1]) if length else 0
+        self._range = parse_content_range(head)
+        # Before anything of it is kept: a store, or who stands in its place, could fill the memory of a training run.
+        if self._left > self._most_bytes:
+            raise ConnectionError(f"an answer of {self._left} bytes, at most {self._most_bytes} were expected")
         if length is None and self._status < 300:
             raise ConnectionError("an answer that does not say its length")
         self._stays_open = length is not None and _CLOSES.search(head) is None

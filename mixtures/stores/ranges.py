@@ -1,4 +1,4 @@
-"""Many byte ranges of objects at once: one thread, hundreds of kept connections, retries and time patience.
+"""Many byte ranges of objects at once: one thread, hundreds of kept connections, retries and time limits.
 
 A thread to each read costs more processor time than the reads; here a read costs some 0.1 ms.
 """
@@ -12,16 +12,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from mixtures.stores import retry
 from mixtures.stores.connection import Connection, HttpResponse, Server, find_addresses
 from pipelines.contract.errors import EmbodimixError, FailedWork
+from pipelines.storage import retry
 
 Range = tuple[str, int, int]
 WAIT_S = 600.0
 SWEEP_S = 0.5
-GONE, PAST_THE_END, UNKNOWN_PERSON = 404, 416, 401
-RETRIED = (401, 408, 429, 500, 502, 503, 504)
+RETRIED = (
+    HTTPStatus.UNAUTHORIZED,  # once, with fresh credentials
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +74,14 @@ class Fetch:
 class RangeReader:
     """Reads ranges of objects in a thread of its own; `fetch` returns at once.
 
-    request_of: makes the request of a range, anew for every attempt. in_flight: most connections to one server.
+    request_of: makes the request of a range, again for every attempt. in_flight: most connections to one server.
     refresh: called after an answer 401, to get fresh credentials.
     """
 
     def __init__(self, request_of: Requests, in_flight: int, refresh: Callable[[], None] = lambda: None) -> None:
         self.in_flight = in_flight
         self._request_of, self._refresh = request_of, refresh
-        self._lines: dict[Server, _Line] = {}
+        self._pools: dict[Server, _ConnectionPool] = {}
         self._new: deque[_Read] = deque()
         self._later: list[tuple[float, int, _Read]] = []
         self._numbers = itertools.count()
@@ -144,33 +152,33 @@ class RangeReader:
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             self._new.append(heapq.heappop(self._later)[2])
-        touched: set[_Line] = set()
+        touched: set[_ConnectionPool] = set()
         while self._new:
             read = self._new[0]  # stays there, so that nothing that goes wrong here can lose it
             if read.fetch._error is None:
                 try:
                     request = self._request_of(read.path, read.offset, read.length)
-                    line = self._lines.setdefault(request.server, _Line(request.server))
-                    line.queue.append((read, request.head))
-                    touched.add(line)
+                    pool = self._pools.setdefault(request.server, _ConnectionPool(request.server))
+                    pool.queue.append((read, request.head))
+                    touched.add(pool)
                 except OSError as error:  # for example, no credentials
                     self._failed(read, error)
                 except EmbodimixError as error:
                     read.fetch._fail(FailedWork(str(error)))
             self._new.popleft()
-        for line in touched:
-            self._start(line)
+        for pool in touched:
+            self._start(pool)
 
-    def _start(self, line: "_Line") -> None:
-        while line.queue and (line.free or len(line.busy) < self.in_flight):
-            read, head = line.queue.popleft()
-            connection = line.free.pop() if line.free else None
+    def _start(self, pool: "_ConnectionPool") -> None:
+        while pool.queue and (pool.free or len(pool.busy) < self.in_flight):
+            read, head = pool.queue.popleft()
+            connection = pool.free.pop() if pool.free else None
             try:
                 if connection is None:
-                    connection = line.open()
+                    connection = pool.open()
                     self._selector.register(connection.socket, connection.events, connection)
-                line.busy[connection] = (read, time.monotonic() + retry.ANSWER_S)
-                connection.ask(head)
+                pool.busy[connection] = (read, time.monotonic() + retry.STORE_ANSWER_S)
+                connection.ask(head, read.length)
             except OSError as error:
                 if connection is None:
                     self._failed(read, error)
@@ -183,65 +191,72 @@ class RangeReader:
             answer = connection.proceed()
         except OSError as error:
             self._broken(connection, error)
-            self._start(self._lines[connection.server])
+            self._start(self._pools[connection.server])
             return
         if connection.events != before or connection.socket is not descriptor:
             self._selector.unregister(descriptor)
             self._selector.register(connection.socket, connection.events, connection)
         if answer is None:
             return
-        line = self._lines[connection.server]
-        read, _ = line.busy.pop(connection, (None, 0.0))
+        pool = self._pools[connection.server]
+        read, _ = pool.busy.pop(connection, (None, 0.0))
         if read is None:  # an answer that nobody asked for
-            line.free.remove(connection)
+            pool.free.remove(connection)
             self._drop(connection)
             return
         if answer.stays_open:
-            line.free.append(connection)
+            pool.free.append(connection)
         else:
             self._drop(connection)
         self._answered(read, answer)
-        self._start(line)
+        self._start(pool)
 
     def _answered(self, read: "_Read", answer: HttpResponse) -> None:
-        if answer.status == 206:
-            read.fetch._put(read.number, answer.content)
-        elif answer.status == 200:  # a server that sends all whatever was asked for
+        if answer.status == HTTPStatus.PARTIAL_CONTENT:
+            self._take(read, answer)
+        elif answer.status == HTTPStatus.OK:  # a server that sends all whatever was asked for
             read.fetch._put(read.number, answer.content[read.offset : read.offset + read.length])
-        elif answer.status == PAST_THE_END:
+        elif answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             read.fetch._put(read.number, b"")
-        elif answer.status in RETRIED and not (answer.status == UNKNOWN_PERSON and read.attempts):
-            if answer.status == UNKNOWN_PERSON:
+        elif answer.status in RETRIED and not (answer.status == HTTPStatus.UNAUTHORIZED and read.attempts):
+            if answer.status == HTTPStatus.UNAUTHORIZED:
                 self._refresh()
             self._failed(read, OSError(f"answer {answer.status}: {_start_of(answer.content)}"))
         else:
-            found = "no such object" if answer.status == GONE else f"answer {answer.status}"
-            said = _start_of(answer.content)
-            read.fetch._fail(
-                FailedWork(f"{read.path}: expected an object that may be read, found: {found}. The store says: {said}")
-            )
+            found = "no such object" if answer.status == HTTPStatus.NOT_FOUND else f"answer {answer.status}"
+            stated = f"{found}. The store says: {_start_of(answer.content)}"
+            read.fetch._fail(FailedWork(f"{read.path}: expected an object that may be read, found: {stated}"))
+
+    def _take(self, read: "_Read", answer: HttpResponse) -> None:
+        """Takes a part of an object, if it is the part that was asked for; other bytes would be other pictures."""
+        found = answer.content_range
+        fault = "no Content-Range" if found is None else found.fault(read.offset, read.length, len(answer.content))
+        if fault:
+            self._failed(read, OSError(f"answer 206: {fault}"))
+        else:
+            read.fetch._put(read.number, answer.content)
 
     def _broken(self, connection: Connection, error: OSError) -> None:
-        """A connection failed: its read is tried again; at once if the store had only grown tired of waiting."""
-        line = self._lines[connection.server]
-        read, _ = line.busy.pop(connection, (None, 0.0))
-        if connection in line.free:
-            line.free.remove(connection)
+        """A connection failed: its read is retried, at once if the store had only closed an idle connection."""
+        pool = self._pools[connection.server]
+        read, _ = pool.busy.pop(connection, (None, 0.0))
+        if connection in pool.free:
+            pool.free.remove(connection)
         self._drop(connection)
         if read is not None and not connection.is_fresh and not connection.has_answer_begun and not read.was_stale:
             read.was_stale = True
             self._new.append(read)
         elif read is not None:
-            line.addresses = []
+            pool.addresses = []
             self._failed(read, error)
 
     def _failed(self, read: "_Read", error: OSError) -> None:
         read.attempts += 1
-        if read.attempts >= retry.ATTEMPTS:
+        if read.attempts >= retry.STORE_ATTEMPTS:
             message = f"{read.path}: the store failed {read.attempts} times, last with: {error}"
             read.fetch._fail(FailedWork(message))
             return
-        due = time.monotonic() + retry.delay_s(read.attempts)
+        due = time.monotonic() + retry.store_pause_s(read.attempts)
         heapq.heappush(self._later, (due, next(self._numbers), read))
 
     def _drop(self, connection: Connection) -> None:
@@ -254,24 +269,24 @@ class RangeReader:
     def _sweep(self) -> None:
         """Gives up connections that took too long."""
         now = time.monotonic()
-        for line in list(self._lines.values()):
-            late = [connection for connection, (_, deadline) in line.busy.items() if deadline < now]
+        for pool in list(self._pools.values()):
+            late = [connection for connection, (_, deadline) in pool.busy.items() if deadline < now]
             for connection in late:
-                self._broken(connection, TimeoutError(f"no answer in {retry.ANSWER_S:g} s"))
-            self._start(line)
+                self._broken(connection, TimeoutError(f"no answer in {retry.STORE_ANSWER_S:g} s"))
+            self._start(pool)
 
     def _waiting(self) -> "Iterator[_Read]":
         yield from self._new
         yield from (read for _, _, read in self._later)
-        for line in self._lines.values():
-            yield from (read for read, _ in line.queue)
-            yield from (read for read, _ in line.busy.values())
+        for pool in self._pools.values():
+            yield from (read for read, _ in pool.queue)
+            yield from (read for read, _ in pool.busy.values())
 
     def _tidy_up(self) -> None:
         for read in self._waiting():
             read.fetch._fail(FailedWork(f"{read.path}: the reader was closed before the object came"))
-        for line in self._lines.values():
-            for connection in [*line.busy, *line.free]:
+        for pool in self._pools.values():
+            for connection in [*pool.busy, *pool.free]:
                 connection.close()
         self._selector.close()
         self._wake.close()
@@ -288,7 +303,7 @@ class _Read:
         self.attempts, self.was_stale = 0, False
 
 
-class _Line:
+class _ConnectionPool:
     """The connections to one server, and what waits for them."""
 
     def __init__(self, server: Server) -> None:

@@ -8,6 +8,7 @@ import configparser
 import hashlib
 import hmac
 import os
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +17,11 @@ from urllib.parse import quote, urlparse
 
 from mixtures.stores.connection import Server
 from mixtures.stores.ranges import RangeRequest
+from pipelines.contract.errors import UsageError
 
 SIGNED_FOR_S = 120
+# The name becomes part of the host that the key is sent to; older buckets have capitals and _.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _NO_CONTENT = hashlib.sha256(b"").hexdigest()
 
 
@@ -59,6 +63,8 @@ def range_request(path: str, offset: int, length: int) -> RangeRequest:
 def _signed(path: str, now: int, credentials: Credentials, endpoint: str | None) -> tuple[Server, bytes]:
     """The server and the head of a request up to its range, which needs no signature."""
     bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(f"{path}: expected a bucket of 3 to 63 of a-z 0-9 . -, found {bucket!r}")
     place = "/" + quote(key, safe="/-_.~")
     if endpoint:
         parts = urlparse(endpoint if "://" in endpoint else f"http://{endpoint}")

@@ -16,7 +16,7 @@ from mixtures.index.tables import CompiledTable
 from mixtures.mixture import Mixture
 from mixtures.stores.arrow import IN_FLIGHT
 from mixtures.stores.ranges import WAIT_S
-from mixtures.stores.shard_cache import ShardCache
+from mixtures.stores.shard_cache import ShardCache, shard_cache_of_process
 from mixtures.stream.buffers import BufferPool
 from mixtures.stream.gather import Rows, choose_language, gather_rows
 from mixtures.stream.pictures import BatchPictures
@@ -44,6 +44,7 @@ class Batch:
     where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
     language: the text drawn for each sample; is_segment_text: bool [b], whether it is its segment's.
+    norm_key: the pool that normalizes each sample: its norm key, or a part of it (see `mixtures.actions.pools`).
     control_hz: rate of the chunk's steps, float32 [b].
     """
 
@@ -105,7 +106,8 @@ class Stream:
     seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
     scaled to add up to 1. threads: that read and decode; one a core and one more unless
     given, two a core where shards lie in an object store.
-    stage: keeps copies of shards of object stores on local disk, see `ShardCache`.
+    stage: keeps copies of shards of object stores on local disk, see `ShardCache`; the one that the environment sets
+    unless given (`train --shard-cache`).
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     While its threads run, Python's threads take turns every 0.5 ms instead of 5 (`sys.setswitchinterval`): a thread
     that has decoded a picture would else wait for the one that prepares a batch, its core idle.
@@ -140,7 +142,7 @@ class Stream:
         self._group_numbers = self._drawn_groups(groups)
         self._sampler = self._make_sampler()
         self._window = lru_cache(maxsize=8)(self._draw_window)
-        self._files = OpenShards(stage)
+        self._files = OpenShards(stage or shard_cache_of_process())
         self._pool = BufferPool((len(CAMERAS), self._rows_per_host, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self._is_remote = any(table.is_remote for table in mixture.tables)
         n_cores = len(os.sched_getaffinity(0))
@@ -273,7 +275,8 @@ class Stream:
 
     def _read(self, samples: Samples, next_position: int, images: NDArray[np.uint8]) -> "_Pending":
         table, row = self.index.table[samples.episode], self.index.row[samples.episode]
-        rows = gather_rows(self.mixture.tables, table, row, samples.step, self.mixture.spec.action)
+        mixture = self.mixture
+        rows = gather_rows(mixture.tables, table, row, samples.step, mixture.spec.action, mixture.pools.names)
         executor = self._executor or self._start_threads()
         corrupt = self.corrupt if self.mixture.spec.corrupt_images == "black" else None
         size = min(SAMPLES_PER_TASK, -(-len(row) // self._threads)) or 1
@@ -339,6 +342,8 @@ class Stream:
     def _episode_row(self, group: int, episode: int) -> EpisodeRow:
         table, row = self._where(episode)
         texts = {name: table.vocabularies[name][table.codes(name)[row]] for name in ("robot", "task", "norm_key")}
+        pool = self.mixture.pools.names[self.index.table[episode]]
+        texts["norm_key"] = pool[texts["norm_key"], float(table.control_hz[row])]
         return EpisodeRow(
             row=episode,
             dataset=table.name,

@@ -1,6 +1,6 @@
 """From samples to their vectors, masks, texts and the places of their pictures, out of the compiled index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
-from mixtures.index.compiling import EPISODE, STEP
+from mixtures.index.compiling import EPISODE, FROM_PROPOSAL, STEP
 from mixtures.index.tables import CompiledTable
 from mixtures.randomness import position_hash
 from mixtures.specs.spec import ActionRule, LanguageRule
@@ -22,7 +22,8 @@ class Rows:
     """What the index says of b samples: physical vectors, masks, names, and where each picture lies.
 
     image_offset: int64 [b, 3] in the shard `table.shards[shard]`; image_length: int64 [b, 3], 0 for no picture.
-    is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps.
+    is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps. step_row:
+    rows of the tables' `steps`. norm_key: the pools that normalize.
     """
 
     tables: list[CompiledTable]
@@ -37,6 +38,7 @@ class Rows:
     shard: NDArray[np.int32]
     image_offset: NDArray[np.int64]
     image_length: NDArray[np.int64]
+    step_row: list[int]
     segment: NDArray[np.int32]
     norm_key: list[str]
     episode_id: list[str]
@@ -48,8 +50,9 @@ def gather_rows(
     row: NDArray[np.int64],
     step: NDArray[np.int64],
     rule: ActionRule,
+    pools: Sequence[Mapping[tuple[str, float], str]],
 ) -> Rows:
-    """Reads the index at `step` of episode `row` of `tables[table]`, for b samples.
+    """Reads the index at `step` of episode `row` of `tables[table]`, for b samples. pools: see `Pools.names`.
 
     Slices of mapped files are joined: numpy lets other threads run at every `take`, and a thread that decodes then
     takes its turn for longer than the copy lasts.
@@ -78,9 +81,13 @@ def gather_rows(
         shard=episodes["shard"],
         image_offset=episodes["image_base"] + steps["image_start"],
         image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
+        step_row=here,
         segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
         norm_key=[
-            t.vocabularies["norm_key"][key] for t, key in zip(owners, episodes["norm_key"].tolist(), strict=True)
+            pools[number][tables[number].vocabularies["norm_key"][key], hz]
+            for number, key, hz in zip(
+                table.tolist(), episodes["norm_key"].tolist(), episodes["control_hz"].tolist(), strict=True
+            )
         ],
         episode_id=[t.episode_id_at[i] for t, i in zip(owners, numbers, strict=True)],
     )
@@ -136,27 +143,43 @@ def choose_language(
 ) -> tuple[list[str], NDArray[np.bool_]]:
     """The text of every sample, and whether it is its segment's; a pure function of seed and position.
 
-    A sample without a segment text takes one of its episode's instructions, each as likely, or else the task's name.
+    The phrase of a proposal is a segment's text only where the rule asks for it. A sample without a segment text takes
+    one of the instructions of its step, each as likely, or else the task's name.
     """
     segments = rows.segment
     if (segments >= 0).any():
         drawn = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task)
         segments = np.where(drawn < rule.segment, segments, -1)
     words = position_hash(seed, "instruction", positions)
-    samples = zip(rows.tables, rows.row.tolist(), segments.tolist(), words.tolist(), strict=True)
+    samples = zip(rows.tables, rows.row.tolist(), rows.step_row, segments.tolist(), words.tolist(), strict=True)
     texts, is_segment = [], np.zeros(len(positions), np.bool_)
-    for i, (table, row, segment, word) in enumerate(samples):
-        text = table.segment_text_at[segment] if segment >= 0 else ""
+    for i, (table, row, step, segment, word) in enumerate(samples):
+        text = _segment_text(table, segment, rule.proposals)
         is_segment[i] = bool(text)
-        texts.append(text or _task_text(table, row, word))
+        texts.append(text or _task_text(table, row, step, word))
     return texts, is_segment
 
 
-def _task_text(table: CompiledTable, row: int, word: int) -> str:
-    instructions = [text for text in table.languages_at[row] if text]
+def _segment_text(table: CompiledTable, segment: int, proposals: bool) -> str:
+    if segment < 0 or (not proposals and table.segments["source"][segment] == FROM_PROPOSAL):
+        return ""
+    return table.segment_text_at[segment]
+
+
+def _task_text(table: CompiledTable, row: int, step: int, word: int) -> str:
+    """One of the instructions that hold for a step of an episode.
+
+    Where the source states sentences of single steps, those of other steps do not hold for this one: a robot that is
+    asked to close the drawer while it opens one learns the wrong thing. So a step takes an instruction of the whole
+    episode, else its own sentence, else none.
+    """
+    of_steps = table.source_texts(row)
+    instructions = [text for text in table.languages_at[row] if text and text not in of_steps]
     if instructions:
         return instructions[word % len(instructions)]
-    return table.vocabularies["task"][table.codes("task")[row]]
+    own = table.source_text_at(step) if of_steps else ""
+    task = table.vocabularies["task"][table.codes("task")[row]]
+    return own or ("" if task in of_steps else task)
 
 
 def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Exact byte ranges out of shards, on this host or in an object store, checked against what the index says of them."""
 
 import os
+import resource
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +9,14 @@ from typing import Any
 
 from mixtures.stores.arrow import IN_FLIGHT, is_remote, needs_client, open_object, range_reader
 from mixtures.stores.ranges import WAIT_S, Fetch, Range, RangeReader
-from mixtures.stores.retry import with_store_retries
 from mixtures.stores.shard_cache import ShardCache
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.retry import transient_cause, with_retries
+from pipelines.storage.retry import transient_cause, with_retries, with_store_retries
 
+# Open shards of local datasets, at most: opening one again costs some 10 microseconds, of the 800 of a sample.
 MAX_OPEN = 256
 MAX_OPEN_REMOTE = 16_384
+WANTED_DESCRIPTORS = 4096
 
 
 class OpenShards:
@@ -25,7 +27,9 @@ class OpenShards:
 
     def __init__(self, stage: ShardCache | None = None) -> None:
         self.stage = stage
-        self._local = _Handles(_LocalFile, MAX_OPEN)
+        if stage is not None:
+            stage.join()
+        self._local = _Handles(_LocalFile, _most_open())
         self._remote = _Handles(open_object, MAX_OPEN_REMOTE)
         self._lock = threading.Lock()
         self._reader: RangeReader | None = None
@@ -54,7 +58,7 @@ class OpenShards:
         return data if len(data) == length else _checked(data, path, offset, length)
 
     def expect(self, path: str, offset: int, length: int) -> None:
-        """Says that a range of a local file will be read soon, so that disk and decoding work at once."""
+        """Announces a range of a local file that will be read soon, so that disk and decoding work at once."""
         try:
             self._local.get(path).expect(length, offset)
         except OSError:
@@ -75,7 +79,7 @@ class OpenShards:
             self.stage.close()
 
     def _read_again(self, path: str, offset: int, length: int, error: OSError) -> bytes:
-        """Reads from a file opened anew, if the error is of the kind that passes on disks behind a network."""
+        """Opens the file again and reads, if the error is of the kind that passes on disks behind a network."""
         try:
             if transient_cause(error) is None:
                 raise error
@@ -107,6 +111,22 @@ class OpenShards:
         return with_store_retries(lambda: handle.read_at(length, offset), path)
 
 
+def _most_open() -> int:
+    """How many shards stay open: a quarter of the descriptors that this process may have, once it has asked for more.
+
+    The rest is for connections, checkpoints and what else trains in this process.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            pass  # containers may forbid it; fewer shards stay open then
+    return MAX_OPEN if soft == resource.RLIM_INFINITY else max(1, min(MAX_OPEN, soft // 4))
+
+
 class Reads:
     """Ranges that were begun; those of local files are read when they are asked for."""
 
@@ -131,7 +151,7 @@ class Reads:
 
 
 class _Handles:
-    """Open files by path; the one opened first makes room."""
+    """Open files by path; the one that was opened first is closed for a new one."""
 
     def __init__(self, opener: Any, most: int) -> None:
         self.opener, self.most = opener, most

@@ -11,7 +11,8 @@ import yaml
 
 from pipelines.contract.errors import UsageError, nearest
 
-MAX_DEPTH = 16
+# Groups nest by two levels each, so that 20 groups inside one another take some 45; what is deeper holds itself.
+MAX_DEPTH = 64
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -173,6 +174,9 @@ def read_document(
         found = error.problem_mark or error.context_mark
         mark = Mark(file=str(path), line=found.line + 1 if found else 1, column=found.column + 1 if found else 1)
         raise SpecError(mark, f"not valid YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError) as error:  # a NUL byte; brackets by the thousand
+        fault = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise SpecError(Mark(file=str(path), line=1, column=1), f"not valid YAML: {fault}") from None
     if node is None:
         raise SpecError(Mark(file=str(path), line=1, column=1), f"expected {what}, found an empty file")
     return _Reader(str(path), named).read(node, kind, 0)

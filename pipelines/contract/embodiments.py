@@ -48,6 +48,7 @@ _ENTRY = Fields(
         "control_hz": Number(about="a rate in Hz"),
         "cameras": ListOf(about="camera slots", item=TextKind(about="a camera slot")),
         "base": TextKind(about="how the robot drives"),
+        "joint_names": ListOf(about="names of an arm's joints, base to tool", item=TextKind(about="a joint's name")),
         "joint": _VECTORS,
         "ee": _VECTORS,
     },
@@ -77,6 +78,7 @@ class Embodiment:
     """One robot.
 
     control_hz: its usual control rate. cameras: the camera slots it usually has. base: how it drives.
+    joint_names: what its drivers call the joints of an arm, from the base to the tool, without the arm's side.
     joint, ee: its slots in joint modes and in end-effector modes; None where it is not driven that way.
     """
 
@@ -85,6 +87,7 @@ class Embodiment:
     control_hz: float
     cameras: tuple[str, ...]
     base: BaseKind = "none"
+    joint_names: tuple[str, ...] = ()
     joint: Vectors | None = None
     ee: Vectors | None = None
 
@@ -178,6 +181,7 @@ def _build(name: str, entry: Mapping[str, Any]) -> Embodiment:
         control_hz=float(entry["control_hz"]),
         cameras=tuple(entry["cameras"]),
         base=entry.get("base", "none"),
+        joint_names=tuple(entry.get("joint_names", ())),
         joint=vectors.get("joint"),
         ee=vectors.get("ee"),
     )

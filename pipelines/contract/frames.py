@@ -37,6 +37,31 @@ class SwappedChannels(Sequence[Image]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
             return SwappedChannels(self._frames[index])
-        frame = self._frames[index]
-        pixels = decode_image(frame) if isinstance(frame, bytes) else frame
-        return np.ascontiguousarray(pixels[..., ::-1])
+        return np.ascontiguousarray(_pixels(self._frames[index])[..., ::-1])
+
+
+class TurnedFrames(Sequence[Image]):
+    """The frames of `frames` set upright: first mirrored along an axis, then turned clockwise.
+
+    flip: `vertical` (rows in reverse order), `horizontal` (columns), or empty. rotate: 0, 90, 180 or 270 degrees.
+    """
+
+    def __init__(self, frames: Sequence[Image], flip: str, rotate: int) -> None:
+        self._frames = frames
+        self._flip = flip
+        self._rotate = rotate
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return TurnedFrames(self._frames[index], self._flip, self._rotate)
+        pixels = _pixels(self._frames[index])
+        if self._flip:
+            pixels = np.flip(pixels, 0 if self._flip == "vertical" else 1)
+        return np.ascontiguousarray(np.rot90(pixels, -self._rotate // 90))
+
+
+def _pixels(frame: Image) -> NDArray[np.uint8]:
+    return decode_image(frame) if isinstance(frame, bytes) else frame

@@ -83,10 +83,14 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a reader's scan of an input found: episodes in any order, and what it could not use."""
+    """What a reader's scan of an input found: episodes in any order, and what it could not use.
+
+    tasks: the instructions (or, without any, names of tasks) that the scan saw stated, where it costs nothing to see.
+    """
 
     episodes: tuple[EpisodeLocation, ...]
     rejects: tuple[Reject, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ RejectReason = Literal[
     "no_action",
     "no_camera",
     "no_overlap",
+    "no_reached_state",
     "no_steps",
     "non_finite",
     "one_step",
@@ -172,6 +173,9 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "first_step": Explanation("the first step, which the entry leaves out on purpose", "Nothing."),
     "first_step_zero_action": Explanation(
         "the first step with an action of zeros, which the entry leaves out on purpose", "Nothing."
+    ),
+    "no_reached_state": Explanation(
+        "the last step, which no state follows to relabel its action by (`relabel: reached_states`)", "Nothing."
     ),
     "camera_delay_shift": Explanation(
         "the step that is lost where pictures came one step late (Bridge before 2021-07-23)", "Nothing."

@@ -12,11 +12,19 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
-from pipelines.conversion.plan import ConversionPlan, ShardId
+from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
-from pipelines.shards.sidecar import SCHEMA, ShardName, read_fingerprint, read_sidecar, read_version, write_sidecar
+from pipelines.shards.sidecar import (
+    SCHEMA,
+    ShardId,
+    ShardName,
+    read_fingerprint,
+    read_sidecar,
+    read_version,
+    write_sidecar,
+)
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
 
@@ -33,11 +41,16 @@ class Base:
     def keys(self) -> frozenset[str]:
         """Every source episode that the base knows, kept or left out."""
         rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
-        return frozenset([*rejected, *(entry["source_key"] for entry in self.manifest["episodes"])])
+        return frozenset([*rejected, *map(record_key, self.manifest["episodes"])])
 
     @property
     def n_shards(self) -> dict[str, int]:
         return {split: len(shards) for split, shards in self.dataset.splits.items()}
+
+
+def record_key(entry: Mapping[str, Any]) -> str:
+    """The name that the scan gave an episode of a manifest; an older manifest has it as the source key."""
+    return str(entry.get("record_key", entry["source_key"]))
 
 
 def load_base(folder: StoragePath, base_version: str, version: str, adapter: Adapter) -> Base:
@@ -116,6 +129,7 @@ def _result_of(told: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], n
         KeptEpisode(
             source_uri=entry["source_uri"],
             source_key=entry["source_key"],
+            record_key=record_key(entry),
             place=tuple(entry["place"]),
             n_steps=entry["n_steps"],
             missing_cameras=tuple(entry["missing_cameras"]),

@@ -11,9 +11,10 @@ from apache_beam.pvalue import AsSingleton
 from pipelines.conversion.cancelling import at_work
 from pipelines.conversion.fork_pool import in_worker
 from pipelines.conversion.measure import Measured, check_cameras, measure_shard, merge_measured, settle_measured
-from pipelines.conversion.plan import Job, ShardId
+from pipelines.conversion.plan import Job
 from pipelines.conversion.results import ShardResult
 from pipelines.conversion.write import finish_shard
+from pipelines.shards.sidecar import ShardId
 
 _NAMESPACE = "embodimix"
 

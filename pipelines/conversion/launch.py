@@ -7,7 +7,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
-from pipelines.contract.native import Found
+from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
@@ -54,8 +55,10 @@ _REMOTE_POLL_S = 10.0
 class ConversionRequest:
     """What the user asked for.
 
+    units: the units of the source's joints, where the adapter has a choice and the source does not state them.
     append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
     long is stopped. input_cache_gb: what a worker process keeps on its disk of an input in an object store.
+    partial: an input that lacks files is taken as it is.
     """
 
     source: str
@@ -65,6 +68,7 @@ class ConversionRequest:
     adapter: Adapter
     robot: str = ""
     task: str = ""
+    units: str = ""
     n_shards: int | None = None
     splits: tuple[str, ...] = ()
     val_fraction: float = 0.0
@@ -73,6 +77,7 @@ class ConversionRequest:
     n_workers: int | None = None
     no_progress_s: float = 600.0
     input_cache_gb: float = DEFAULT_KEPT_GB
+    partial: bool = False
     beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +113,7 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
+    conversion = with_units(conversion)
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
@@ -116,6 +122,7 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
             # A launcher that was killed at its very end left it.
             remove_tree(job.work)
             return counts
+        report_promised(conversion.source, plan.rejects)
         prepare_output(job, plan, statistics_of(conversion, base))
         every = tuple(sorted(plan.shards))
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
@@ -135,6 +142,15 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
         n_planned += base.manifest["counts"]["episodes_in"]
         results += carry_shards(base, plan, job.place)
         return finish_dataset(job, n_planned, measured, results, (*plan.rejects, *base.rejects))
+
+
+def with_units(conversion: ConversionRequest) -> ConversionRequest:
+    """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
+    if not conversion.adapter.by_units and not conversion.units:
+        return conversion
+    from pipelines.sources.lerobot_units import choose_units
+
+    return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
 
 
 def find_base(conversion: ConversionRequest) -> Base | None:
@@ -164,10 +180,31 @@ def find_episodes(conversion: ConversionRequest) -> Found:
     """Scans the input. Raises UsageError when it is not what the format's reader expects, FailedWork when it cannot be
     read."""
     reader = reader_of(conversion.adapter.format)
+    find = getattr(reader, "find_part", None) if conversion.partial else reader.find
+    if find is None:
+        raise UsageError(f"--partial: format {conversion.adapter.format} promises no files; leave the option out")
     try:
-        return with_retries(lambda: reader.find(conversion.source, conversion.adapter), conversion.source)
+        found: Found = with_retries(lambda: find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
+    if conversion.task and len(found.tasks) > 1:
+        listed = ", ".join(map(repr, sorted(found.tasks)[:3]))
+        raise UsageError(
+            f"--task: expected an input of one task, found {len(found.tasks)} ({listed}). Leave --task out, or convert "
+            "each task by itself"
+        )
+    return found
+
+
+def report_promised(source: str, rejects: Sequence[Reject]) -> None:
+    """Says before any work begins what the input promises and does not hold."""
+    reasons = Counter(reject.reason for reject in rejects if reject.level == "episode")
+    if reasons:
+        listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+        print(
+            f"{source}: {reasons.total()} episodes cannot be read ({listed}); the first: {rejects[0].detail}",
+            file=sys.stderr,
+        )
 
 
 def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:
@@ -187,6 +224,7 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         appended_to=conversion.append,
         fixed_cameras=base.dataset.cameras if base else (),
         input_cache_gb=conversion.input_cache_gb,
+        partial=conversion.partial,
     )
     return replace(job, options_hash=options_hash(job, plan, frozen))
 

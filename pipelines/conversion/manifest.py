@@ -125,6 +125,7 @@ def make_manifest(
         "adapter": json.loads(_to_json(job.adapter)),
         "robot": job.robot or None,
         "task": job.task or None,
+        "partial": job.partial,
         "appended_to": job.appended_to or None,
         "counts": dict(counts),
         "shards": [
@@ -141,6 +142,7 @@ def make_manifest(
             {
                 "source_uri": kept.source_uri,
                 "source_key": kept.source_key,
+                "record_key": kept.record_key,
                 "split": result.shard.split,
                 "place": list(kept.place),
                 "shard": result.shard.shard,
@@ -187,6 +189,7 @@ def make_card(job: Job, measured: Measured, counts: Mapping[str, Any]) -> str:
         f"- Adapter: `{job.adapter.name}` (format {job.adapter.format}); converter: {job.converter}, "
         f"options `{job.options_hash}`",
         f"- Steps left out by the adapter: {counts['steps_dropped']}",
+        *_partial_line(job, counts),
         "",
         "## Robots and control modes",
         "",
@@ -199,6 +202,13 @@ def make_card(job: Job, measured: Measured, counts: Mapping[str, Any]) -> str:
     lines += ["", "## Left out", "", "| reason | rows in rejects.parquet |", "|---|---|"]
     lines += [f"| {reason} | {n} |" for reason, n in counts["rejects"].items()] or ["| nothing | 0 |"]
     return "\n".join(lines) + "\n"
+
+
+def _partial_line(job: Job, counts: Mapping[str, Any]) -> list[str]:
+    if not job.partial:
+        return []
+    n = counts["rejects"].get("promised_missing", 0)
+    return [f"- A part of its source, taken on purpose (`--partial`): {n} promised episodes were not there"]
 
 
 def _all_rejected(job: Job, rejects: Sequence[Reject]) -> str:

@@ -1,18 +1,20 @@
 """The first pass over a shard: statistics and cameras of its episodes, without looking at a pixel."""
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, nearest
-from pipelines.contract.native import Rejected
+from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.contract.slots import CAMERAS
-from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import episodes_at_hand, read_episode
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.statistics import (
     NormStatistics,
     load_statistics,
@@ -28,16 +30,35 @@ from pipelines.storage.retry import with_retries
 class Measured:
     """What the first pass learns without looking at a pixel.
 
-    statistics: by norm key. cameras: episodes per camera of the dataset.
+    statistics: by norm key. cameras: episodes per camera of the dataset. names: hashes of the names that the source
+    itself gives its episodes; repeated: those of more than one episode, which therefore name none.
     """
 
     statistics: Mapping[str, NormStatistics]
     cameras: Mapping[str, int]
     n_episodes: int = 0
+    names: frozenset[int] = frozenset()
+    repeated: frozenset[int] = frozenset()
 
     @property
     def dataset_cameras(self) -> tuple[str, ...]:
         return tuple(camera for camera in CAMERAS if camera in self.cameras)
+
+
+def hash_name(name: str) -> int:
+    """Returns 64 bits of a name: the names of a million episodes would not fit what Beam hands around."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", errors="surrogatepass")).digest()[:8], "big")
+
+
+def name_uniquely(episode: Episode, located: EpisodeLocation, repeated: Set[int]) -> Episode:
+    """Returns the episode under a key that no other of the input has.
+
+    Its own name where the source gives one, with the record it stands in where several have that name.
+    """
+    reference = episode.reference
+    if reference.key == located.reference.key or hash_name(reference.key) not in repeated:
+        return episode
+    return replace(episode, reference=replace(reference, key=f"{reference.key}#{located.reference.key}"))
 
 
 def measure_shard(job: Job, shard: ShardId) -> Measured:
@@ -51,6 +72,7 @@ def measure_shard(job: Job, shard: ShardId) -> Measured:
 def _measure_shard(job: Job, shard: ShardId) -> Measured:
     vectors, n_episodes = PendingVectors(), 0
     cameras: Counter[str] = Counter()
+    names: Counter[int] = Counter()
     for located in episodes_at_hand(job, load_references(job, shard), pictures=False):
         try:
             episode = read_episode(job, located, CAMERAS)
@@ -59,7 +81,15 @@ def _measure_shard(job: Job, shard: ShardId) -> Measured:
         vectors.add(episode)
         n_episodes += 1
         cameras.update(list(episode.images))
-    return Measured(statistics=vectors.summarize(), cameras=dict(cameras), n_episodes=n_episodes)
+        if episode.reference.key != located.reference.key:
+            names[hash_name(episode.reference.key)] += 1
+    return Measured(
+        statistics=vectors.summarize(),
+        cameras=dict(cameras),
+        n_episodes=n_episodes,
+        names=frozenset(names),
+        repeated=frozenset(name for name, n in names.items() if n > 1),
+    )
 
 
 class PendingVectors:
@@ -102,12 +132,18 @@ class PendingVectors:
 def merge_measured(parts: Sequence[Measured]) -> Measured:
     """Merges the measurements of several shards; the order does not matter."""
     cameras: Counter[str] = Counter()
+    names: set[int] = set()
+    repeated: set[int] = set()
     for part in parts:
         cameras.update(part.cameras)
+        repeated |= part.repeated | (part.names & names)
+        names |= part.names
     return Measured(
         statistics=merge_statistics([part.statistics for part in parts]),
         cameras=dict(sorted(cameras.items())),
         n_episodes=sum(part.n_episodes for part in parts),
+        names=frozenset(names),
+        repeated=frozenset(repeated),
     )
 
 
@@ -144,7 +180,9 @@ def settle_measured(measured: Measured, job: Job) -> Measured:
         counts = {camera: measured.cameras.get(camera, 0) for camera in job.fixed_cameras}
         measured = replace(measured, cameras=counts)
     save_statistics(job.work / "statistics.json", measured.statistics)
+    measured = replace(measured, names=frozenset())
     numbers = {"cameras": dict(measured.cameras), "n_episodes": measured.n_episodes}
+    numbers |= {"repeated": sorted(measured.repeated)}
     write_atomically(job.work / "measured.json", json.dumps(numbers).encode())
     return measured
 
@@ -154,4 +192,6 @@ def load_measured(job: Job) -> Measured | None:
     path = job.work / "measured.json"
     if not path.exists():
         return None
-    return Measured(statistics=load_statistics(job.work / "statistics.json"), **json.loads(path.read_text()))
+    numbers = json.loads(path.read_text())
+    numbers["repeated"] = frozenset(numbers.get("repeated", ()))
+    return Measured(statistics=load_statistics(job.work / "statistics.json"), **numbers)

@@ -12,6 +12,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import EpisodeLocation, Found, Reject
 from pipelines.conversion.code_hash import code_hash
 from pipelines.mapping.adapters import Adapter
+from pipelines.shards.sidecar import ShardId
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
 from pipelines.storage.paths import StoragePath, as_storage_path
@@ -22,24 +23,12 @@ EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class ShardId:
-    """Shard number `shard` of `n_shards` of a split."""
-
-    split: str
-    shard: int
-    n_shards: int
-
-    @property
-    def file_stem(self) -> str:
-        return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a worker must know to convert any shard; small, since it travels with every bundle.
 
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
+    partial: the input lacks files, and is taken so on purpose.
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
     input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
     """
@@ -54,6 +43,7 @@ class Job:
     appended_to: str = ""
     fixed_cameras: tuple[str, ...] = ()
     input_cache_gb: float = DEFAULT_KEPT_GB
+    partial: bool = False
     options_hash: str = ""
 
     @property

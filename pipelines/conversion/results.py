@@ -5,17 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.contract.native import Reject
-from pipelines.conversion.plan import Job, ShardId
+from pipelines.conversion.plan import Job
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import finished_shard
 from pipelines.storage.paths import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptEpisode:
-    """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality."""
+    """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality.
+
+    source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
+    the input gave it, by file and number, which decides its shard and tells what an append already knows.
+    """
 
     source_uri: str
     source_key: str
+    record_key: str
     place: tuple[int, ...]
     n_steps: int
     missing_cameras: tuple[str, ...]

@@ -9,11 +9,12 @@ from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.images import codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
 from pipelines.contract.slots import CAMERAS
-from pipelines.conversion.measure import Measured
-from pipelines.conversion.plan import Job, ShardId, load_references
+from pipelines.conversion.measure import Measured, name_uniquely
+from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import episodes_at_hand, read_episode
 from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
 from pipelines.segments.propose import idle_in, motion_of, propose_segments
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import write_shard
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import with_urls
@@ -48,8 +49,10 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     cameras = measured.dataset_cameras or CAMERAS
 
     def on_reject(reference: Reference, reason: str, detail: str) -> None:
-        kept.pop(reference.key, None)
-        rejects.append(make_reject(reference, reason, detail))
+        described = kept.pop(reference.key, None)
+        # Rejects are named by their record: not every one was read so far that its own name is known.
+        key = described.record_key if described else reference.key
+        rejects.append(make_reject(replace(reference, key=key), reason, detail))
 
     def read_all() -> Iterator[Episode]:
         for located in episodes_at_hand(job, references, pictures=True):
@@ -58,6 +61,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
             except Rejected as error:
                 on_reject(located.reference, error.reason, error.detail)
                 continue
+            episode = name_uniquely(episode, located, measured.repeated)
             kept[episode.reference.key] = _describe(episode, located)
             yield annotate(episode)
             if episode.reference.key in kept:
@@ -115,6 +119,7 @@ def _describe(episode: Episode, located: EpisodeLocation) -> KeptEpisode:
     return KeptEpisode(
         source_uri=episode.reference.uri,
         source_key=episode.reference.key,
+        record_key=located.reference.key,
         place=located.place,
         n_steps=episode.n_steps,
         missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),

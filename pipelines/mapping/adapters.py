@@ -3,14 +3,14 @@
 import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pipelines.contract.document import MarkedValue, SpecError, read_registry, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
-from pipelines.mapping.cameras import DrawEach, available_cameras, parse_camera
+from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
 
@@ -18,6 +18,7 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
+Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz": (3, (0, 1, 2)),
@@ -98,9 +99,13 @@ class Adapter:
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
     that statistics are this entry's own.
+    by_units: units that the source may have -> the entry for them, where the source does not state which (see
+    `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    camera_forms: how each camera slot's pictures are stored, where not as everybody's.
+    relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
@@ -113,6 +118,8 @@ class Adapter:
     control_mode: str
     control_hz: float | None = None
     units: Units = "metric"
+    by_units: Mapping[str, str] = field(default_factory=dict)
+    units_known: str = ""
     aliases: tuple[str, ...] = ()
     cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_cameras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -127,6 +134,8 @@ class Adapter:
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()
     swapped_channels: tuple[str, ...] = ()
+    camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
+    relabel: Relabel = "never"
     note: str = ""
     shift_before: str = ""
 
@@ -136,6 +145,9 @@ class Adapter:
         _check_choice(where, "control_mode", self.control_mode, CONTROL_MODES)
         _check_choice(where, "drop_first", self.drop_first, get_args(DropFirst))
         _check_choice(where, "units", self.units, get_args(Units))
+        _check_choice(where, "relabel", self.relabel, get_args(Relabel))
+        if self.relabel != "never" and self.control_mode != "ee_delta":
+            raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
         for camera in (*self.cameras, *self.optional_cameras):
             _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
@@ -148,6 +160,11 @@ class Adapter:
         """Slot -> native names, in the order of the slots."""
         both = {**self.cameras, **self.optional_cameras}
         return {camera: both[camera] for camera in CAMERAS if camera in both}
+
+    def form_of(self, camera: str) -> CameraForm:
+        """How the pictures of a native camera (or of a slot, where logs name slots) are stored."""
+        slots = [slot for slot, names in self.all_cameras.items() if camera in names]
+        return self.camera_forms.get(slots[0] if slots else camera, CameraForm())
 
     def used_cameras(self, there: Collection[str]) -> set[str]:
         """The native cameras that fill slots, of those that an episode has."""
@@ -183,6 +200,12 @@ def get_adapter(name: str) -> Adapter:
 def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
     """Builds one adapter from an entry that Python code wrote. Raises UsageError on unknown keys and values."""
     return _build(name, read_value(entry, ENTRY, f"adapter {name}").unmarked())
+
+
+def with_channels(adapter: Adapter, text: str) -> Adapter:
+    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`."""
+    slots = adapter.all_cameras or {camera: (camera,) for camera in CAMERAS}
+    return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
 
 
 def parse_selector(text: str) -> Selector:
@@ -233,11 +256,12 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
     for key in ("aliases", "language", "compressed", "swapped_channels"):
         values[key] = tuple(entry.get(key, ()))
-    values["drawn"] = {}
+    values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):
         choices = {slot: parse_camera(f"adapter {name}: {slot}", spec) for slot, spec in entry.get(key, {}).items()}
         values[key] = {slot: choice.names for slot, choice in choices.items()}
         values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
+        values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
     return Adapter(name=name, **values)
 
 

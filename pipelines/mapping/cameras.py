@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,23 @@ from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
 
 DrawEach = Literal["step", "episode"]
+Flip = Literal["vertical", "horizontal"]
+Channels = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraForm:
+    """How a source stores the pictures of a slot's cameras, so that they come out upright and in RGB.
+
+    flip: the axis along which they are mirrored (vertical: row 0 is at the bottom). rotate: degrees clockwise that set
+    them upright, after the flip. channels: rgb, bgr (red and blue exchanged), or None where only `swapped_channels`
+    says it. range: the greatest value, 1 or 255, of pictures stored as floating-point numbers; 0 where it is not known.
+    """
+
+    flip: Flip | None = None
+    rotate: int = 0
+    channels: Channels | None = None
+    range: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +38,52 @@ class CameraChoice:
 
     names: tuple[str, ...]
     each: DrawEach | None = None
+    form: CameraForm = CameraForm()
 
 
 def parse_camera(where: str, spec: Any) -> CameraChoice:
-    """Reads what an entry says of one slot: `name`, `[name, other]`, or `{draw: [name, other], each: step}`.
+    """Reads what an entry says of one slot: `name`, `[name, other]`, or a mapping with one of these under `from`, or
+    with `draw: [name, other]`, and with how pictures are stored. Raises UsageError.
 
-    >>> parse_camera("base_0_rgb", {"draw": ["exterior_1", "exterior_2"]})
-    CameraChoice(names=('exterior_1', 'exterior_2'), each='step')
+    >>> choice = parse_camera("base_0_rgb", {"draw": ["exterior_1", "exterior_2"], "rotate": 180})
+    >>> choice.names, choice.each, choice.form.rotate
+    (('exterior_1', 'exterior_2'), 'step', 180)
     """
-    if isinstance(spec, Mapping):
-        names = tuple(spec["draw"])
-        if len(set(names)) < 2:
-            raise UsageError(f"{where}: draw: expected two cameras or more, found {', '.join(names) or 'none'}")
-        return CameraChoice(names=names, each=spec.get("each", "step"))
-    return CameraChoice(names=tuple(spec) if isinstance(spec, list) else (spec,))
+    if not isinstance(spec, Mapping):
+        return CameraChoice(names=tuple(spec) if isinstance(spec, list) else (spec,))
+    if ("from" in spec) == ("draw" in spec) or "from" in spec and "each" in spec:
+        raise UsageError(f"{where}: expected cameras under `from`, or under `draw` (and `each`), found {dict(spec)}")
+    form = CameraForm(**{key: spec[key] for key in ("flip", "rotate", "channels", "range") if key in spec})
+    if form.rotate not in (0, 90, 180, 270) or form.range not in (0, 1, 255):
+        raise UsageError(f"{where}: expected rotate 90, 180 or 270 and range 1 or 255, found {dict(spec)}")
+    if "from" in spec:
+        return replace(parse_camera(where, spec["from"]), form=form)
+    names = tuple(spec["draw"])
+    if len(set(names)) < 2:
+        raise UsageError(f"{where}: draw: expected two cameras or more, found {', '.join(names) or 'none'}")
+    return CameraChoice(names=names, each=spec.get("each", "step"), form=form)
+
+
+def parse_channels(
+    text: str, slots: Mapping[str, Sequence[str]], forms: Mapping[str, CameraForm]
+) -> dict[str, CameraForm]:
+    """Returns the forms with the order of colours that a user states: `bgr`, or `cam_high=bgr,cam_low=rgb`.
+
+    slots: the native cameras of each slot; a camera is named as the source or the slots name it. Raises UsageError for
+    another, and for another order than rgb and bgr.
+    """
+    stated_forms = dict(forms)
+    for stated in text.split(","):
+        camera, _, channels = stated.strip().rpartition("=")
+        order = next((known for known in get_args(Channels) if known == channels), None)
+        if order is None:
+            raise UsageError(f"--channels: the order {channels!r} is unknown. {nearest(channels, get_args(Channels))}")
+        chosen = [slot for slot, names in slots.items() if camera in ("", slot, *names)]
+        if not chosen:
+            known = [name for slot, names in slots.items() for name in (slot, *names)]
+            raise UsageError(f"--channels: camera {camera!r} is none of the entry's. {nearest(camera, known)}")
+        stated_forms |= {slot: replace(forms.get(slot, CameraForm()), channels=order) for slot in chosen}
+    return stated_forms
 
 
 def available_cameras(names: Sequence[str], each: DrawEach | None, there: Collection[str]) -> tuple[str, ...]:

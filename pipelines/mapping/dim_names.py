@@ -25,12 +25,12 @@ def columns_by_name(native: NativeEpisode, key: str, names: Sequence[str]) -> li
     return [given.index(name) for name in names]
 
 
-def check_names(native: NativeEpisode, parts: Mapping[str, PartSource]) -> None:
+def check_names(native: NativeEpisode, parts: Mapping[str, PartSource], joints: Sequence[str] = ()) -> None:
     """Raises Rejected (wrong_names) where an entry's columns contradict the names that the source gives them.
 
     Contradictions: of two arms, arm0 (the left) holds dims named right, or arm1 left; a gripper is not the dim that is
-    named so, or an arm takes it; numbered joints, or x, y, z, stand in another order. Names that say none of this
-    (motor_a) are not judged.
+    named so, or an arm takes it; numbered joints, or x, y, z, or an arm's joints as the robot's registry entry names
+    them (`joints`, base to tool) stand in another order. Names that say none of this (motor_a) are not judged.
     """
     has_two_arms = any(part.endswith("1") for part in parts)
     for part, source in parts.items():
@@ -39,7 +39,10 @@ def check_names(native: NativeEpisode, parts: Mapping[str, PartSource]) -> None:
             if source.names or selector.start is None or selector.stop is None or len(given) < selector.stop:
                 continue
             taken = list(given[selector.start : selector.stop])
-            if fault := _contradiction(part, source, taken, given, has_two_arms):
+            fault = _contradiction(part, source, taken, given, has_two_arms)
+            if not fault and part.startswith("arm") and source.form == "joints":
+                fault = _wrong_joints(taken, joints)
+            if fault:
                 raise Rejected(
                     "wrong_names",
                     f"{part}: {selector}: {fault}; the source names these dims {', '.join(taken)}. "
@@ -66,6 +69,16 @@ def _contradiction(
         if sorted(axes) == list(_AXES) and axes != list(_AXES):
             return f"expected x, y, z, found {', '.join(axes)}"
     return _wrong_numbers(words) if part.startswith("arm") and source.form == "joints" else ""
+
+
+def _wrong_joints(taken: Sequence[str], joints: Sequence[str]) -> str:
+    """The robot's own joints in another order: UR's driver lists them by the alphabet, the elbow first."""
+    names = ["_".join(_words(name)) for name in taken]
+    found = [[i for i, name in enumerate(names) if joint in name] for joint in joints]
+    order = [at[0] for at in found if len(at) == 1]
+    if len(order) < len(joints) or len(set(order)) < len(order) or order == sorted(order):
+        return ""
+    return f"expected the robot's joints in the order {', '.join(joints)}, found another"
 
 
 def _wrong_numbers(words: Sequence[Sequence[str]]) -> str:

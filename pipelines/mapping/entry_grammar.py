@@ -4,7 +4,7 @@ from typing import get_args
 
 from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
-from pipelines.mapping.cameras import DrawEach
+from pipelines.mapping.cameras import Channels, DrawEach, Flip
 
 _TEXT_LIST = ListOf(about="a list of names", item=TextKind(about="a name"), may_be_empty=True)
 _NAMES = AnyOf(about="a name or a list of names", kinds=(TextKind(about="a name"), _TEXT_LIST))
@@ -13,15 +13,19 @@ _NUMBERS = AnyOf(
     kinds=(Number(about="a number"), ListOf(about="a list of numbers", item=Number(about="a number"))),
 )
 _FLAGS = MapOf(about="native flags and their values", value=Scalar(about="true, false or a number"))
-_DRAW = Fields(
-    about="a draw among cameras",
+CAMERA = Fields(
+    about="a camera: native names or a draw among them, and how its pictures are stored",
     fields={
+        "from": _NAMES,
         "draw": ListOf(about="native cameras", item=TextKind(about="a name")),
         "each": TextKind(about="how often one is drawn", choices=get_args(DrawEach)),
+        "flip": TextKind(about="along which axis pictures are mirrored", choices=get_args(Flip)),
+        "rotate": Number(about="degrees by which pictures are to be turned clockwise", integer=True),
+        "channels": TextKind(about="the order of the colours", choices=get_args(Channels)),
+        "range": Number(about="the greatest value of pictures that are no bytes, 1 or 255", integer=True),
     },
-    required=("draw",),
 )
-_CAMERA = AnyOf(about="a native camera, a list of them, or a draw", kinds=(*_NAMES.kinds, _DRAW))
+_CAMERA = AnyOf(about="a native camera, a list of them, or a mapping of these", kinds=(*_NAMES.kinds, CAMERA))
 _CAMERAS = Fields(about="camera slots", fields={camera: _CAMERA for camera in CAMERAS})
 
 PART = Fields(
@@ -56,6 +60,7 @@ ENTRY = Fields(
         "control_mode": TextKind(about="a control mode", choices=CONTROL_MODES),
         "control_hz": Number(about="a rate in Hz", above=0),
         "units": TextKind(about="the units of vectors", choices=("metric", "native")),
+        "by_units": MapOf(about="units and the entries for them", value=TextKind(about="an entry")),
         "aliases": _TEXT_LIST,
         "cameras": _CAMERAS,
         "optional_cameras": _CAMERAS,
@@ -69,6 +74,7 @@ ENTRY = Fields(
         "keep_when": _FLAGS,
         "compressed": _TEXT_LIST,
         "swapped_channels": _TEXT_LIST,
+        "relabel": TextKind(about="what takes the place of the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },

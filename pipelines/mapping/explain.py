@@ -147,6 +147,15 @@ def _filters(adapter: Adapter) -> Iterator[str]:
         yield f"keeps     only episodes with {key} = {value}; the others are counted as filtered"
     for camera in adapter.swapped_channels:
         yield f"swaps     red and blue of {camera}"
+    for slot, form in adapter.camera_forms.items():
+        changes = [f"flip {form.flip}"] if form.flip else []
+        changes += [f"rotate {form.rotate} degrees clockwise"] if form.rotate else []
+        changes += ["swap red and blue"] if form.channels == "bgr" else []
+        changes += [f"numbers up to {form.range}"] if form.range else []
+        if changes:
+            yield f"pictures  of {slot}: {', '.join(changes)}"
+    if adapter.relabel == "reached_states":
+        yield "relabels  arm actions by the change of the state; the last step is dropped and counted"
     for key in adapter.compressed:
         yield f"unpacks   {key} (zlib)"
     if adapter.shift_before:

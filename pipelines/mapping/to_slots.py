@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.embodiments import Embodiment, Slots
 from pipelines.contract.episode import Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels
+from pipelines.contract.frames import SwappedChannels, TurnedFrames
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
@@ -16,6 +16,7 @@ from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Sel
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
+from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
 from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
 
@@ -38,12 +39,15 @@ def to_episode(
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
     native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
+    if adapter.relabel == "reached_states":
+        slots = embodiment.vectors(adapter.control_mode).action
+        native, (action, _) = relabel_reached(native, (state, state_mask), (action, action_mask), slots)
+        state = state[:-1]
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     t = native.n_steps
     images = _choose_frames(native, adapter, embodiment, cameras)
-    if not images and native.cameras_found:
-        sought = ", ".join(name for names in adapter.all_cameras.values() for name in names)
-        raise Rejected("no_camera", f"expected one of {sought}; found {native.cameras_found}")
+    if cameras and not images:
+        raise Rejected("no_camera", explain_no_camera(native, adapter, embodiment))
     language = (task,) if task else native.language or ((adapter.task,) if adapter.task else ())
     # A task that the user states replaces whatever the source says, its sentences of single steps too.
     segments = () if task or native.step_text is None else source_segments(native.step_text, t)
@@ -123,7 +127,9 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     parts = {}
     for part in slots:
         key, numbers = dims[part]
-        selectors = tuple(Selector(key=key, start=i, stop=i + 1) for i in numbers)
+        # An arm is one stretch of columns, so that names which give it another order are noticed.
+        spans = [(numbers[0], numbers[-1] + 1)] if part.startswith("arm") else [(i, i + 1) for i in numbers]
+        selectors = tuple(Selector(key=key, start=start, stop=stop) for start, stop in spans)
         if part.startswith("gripper"):
             parts[part] = PartSource(sources=selectors, form="value", open=0.0, closed=1.0)
         else:
@@ -214,7 +220,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     needed: dict[str, int] = {}
     named: dict[str, set[str]] = {}
     for parts in parts_of(adapter, embodiment):
-        check_names(native, parts)
+        check_names(native, parts, embodiment.joint_names)
         for source in parts.values():
             for selector in source.sources:
                 if selector.stop is not None:
@@ -297,16 +303,30 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
     return native, state, action
 
 
+def explain_no_camera(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> str:
+    """Says which native names were sought for which slot, and what is there, of what type, in the reader's words."""
+    names = native_cameras(adapter, embodiment)
+    sought = "; ".join(f"{slot}: {' or '.join(choices)}" for slot, choices in names.items())
+    found = native.cameras_found or ", ".join(sorted(native.frames)) or "no pictures"
+    missing = "".join(f"; {name} is listed, but its files are missing" for name in native.missing_cameras)
+    return f"expected {sought}; found {found}{missing}"
+
+
+def native_cameras(adapter: Adapter, embodiment: Embodiment) -> Mapping[str, Sequence[str]]:
+    """Slot -> native names; of `inhouse_log/v1` they are the slots' own."""
+    return adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
+
+
 def _choose_frames(
     native: NativeEpisode, adapter: Adapter, embodiment: Embodiment, cameras: Sequence[str]
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of each camera slot that the dataset and this episode have."""
-    names = adapter.all_cameras or {camera: (camera,) for camera in embodiment.cameras}
+    names = native_cameras(adapter, embodiment)
     frames: dict[str, Sequence[Image]] = {}
     for slot in cameras:
         each = adapter.drawn.get(slot)
         used = available_cameras(names.get(slot, ()), each, native.frames)
-        there = [_in_rgb(native.frames[name], name in adapter.swapped_channels) for name in used]
+        there = [_upright_rgb(native.frames[name], adapter, name) for name in used]
         if each and len(there) > 1:
             frames[slot] = DrawnFrames(there, draw_cameras(native.reference.key, slot, used, native.n_steps, each))
         elif there:
@@ -314,8 +334,12 @@ def _choose_frames(
     return frames
 
 
-def _in_rgb(frames: Sequence[Image], is_swapped: bool) -> Sequence[Image]:
-    return SwappedChannels(frames) if is_swapped else frames
+def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
+    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
+    form = adapter.form_of(camera)
+    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+        frames = SwappedChannels(frames)
+    return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
 
 
 def _count_draws(images: Mapping[str, Sequence[Image]], native: NativeEpisode, adapter: Adapter) -> dict[str, float]:

@@ -53,7 +53,7 @@ MAX_HOLE_S = 0.5
 # A stream slower than 2 Hz pauses longer between any two samples; there a hole is one that lacks a sample.
 _HOLE_PERIODS = 1.5
 # Steps that an entry leaves out of every episode are no loss of this one.
-_ON_PURPOSE = ("first_step", "first_step_zero_action", "camera_delay_shift")
+_ON_PURPOSE = ("first_step", "first_step_zero_action", "camera_delay_shift", "no_reached_state")
 _PAUSE_NOTE = "/longest_pause_ms"
 
 

@@ -22,7 +22,7 @@ class MotionParameters:
     end effector's rotation counts for. gripper_low, gripper_high: hysteresis thresholds, as fractions of the
     range of the gripper within the episode; a gripper whose range is under `gripper_range` never acts.
     gripper_debounce_s: an opening or closing that lasts less does not count. gripper_settle_s: the longest time
-    that a gripper is given to reach its new place. idle_s: the shortest stretch of stillness that is idle.
+    that a gripper may take to reach its new position. idle_s: the shortest stretch of stillness that is idle.
     """
 
     smoothing_s: float = 0.3

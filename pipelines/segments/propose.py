@@ -73,7 +73,7 @@ def propose_segments(
 
     Boundaries lie at gripper events, speed minima, changes of direction, starts and stops, of either arm, the
     base or the torso; long uneventful stretches are cut evenly. Every segment lasts `shortest_s` to `longest_s`
-    (an episode shorter than that is one segment). The confidence, 0..1, tells how clear its two boundaries are.
+    (an episode shorter than that is one segment). The confidence, 0..1, says how clear its two boundaries are.
     motion: the episode's, if it is measured already.
     """
     motion = motion or motion_of(episode, parameters)
@@ -117,16 +117,20 @@ def change_points(motion: Motion, parameters: ProposeParameters = ProposeParamet
     for part in motion.parts:
         turns = _turns(part, max(1, round(parameters.turn_s * hz)), parameters)
         strengths[:n] = np.maximum(strengths[:n], parameters.direction * turns)
+    # Inside stillness a minimum or a turn is noise; only the edges of stillness, below, may cut.
     strengths[:n][motion.is_idle] = 0.0
     for part in motion.parts:
         if part.part in ("base", "torso"):
             strengths[_starts_and_stops(part, hz)] = parameters.base
     for start, end in runs(motion.is_idle):
         if motion.is_idle[start]:
+            # A stop shorter than a second may be a pause within one movement, so it cuts with less certainty.
             clear = parameters.idle_edge * min(1.0, (end - start) / hz)
             strengths[[start, end]] = np.maximum(strengths[[start, end]], clear)
+    # After the fingers have closed, not when they begin to: a grasp belongs to the movement that led to it.
     for event in motion.events:
         strengths[event.end] = max(strengths[event.end], parameters.gripper)
+    # One change shows in several signals, a few steps apart: without this, each would count as a boundary of its own.
     strengths = _strongest(strengths, max(1, round(parameters.apart_s * hz)))
     strengths[[0, n]] = 1.0
     return strengths
@@ -195,10 +199,13 @@ def _choose_boundaries(strengths: Floats, control_hz: float, parameters: Propose
     shortest = max(1, math.ceil(parameters.shortest_s * control_hz - 1e-9))
     longest = max(shortest, math.floor(parameters.longest_s * control_hz + 1e-9))
     if n < 2 * shortest:
-        return [0, n]
+        return [0, n]  # Any cut would leave a part under `shortest`.
+    # The grid keeps every length reachable where nothing happens for longer than `longest`. Change points alone could
+    # leave no path to the end, and the episode would be one segment of any length.
     grid = np.arange(0, n, max(1, min(shortest, longest - shortest)))
     steps = np.union1d(np.flatnonzero(strengths), grid)
     gains = parameters.event_weight * strengths[steps] - parameters.cut_cost
+    # Squared logarithm: half and double the target length are equally wrong, and mild deviations cost little.
     excess = np.log(np.arange(1, longest + 1) / (parameters.target_s * control_hz))
     costs = np.where(excess < 0, parameters.short_weight, parameters.long_weight) * excess**2
     best = np.full(len(steps), -np.inf)
@@ -209,6 +216,8 @@ def _choose_boundaries(strengths: Floats, control_hz: float, parameters: Propose
     for node in range(1, len(steps)):
         first, last = firsts[node], lasts[node]
         if first < last:
+            # The whole path counts, not the next cut: taking the strongest point at once would leave a remainder too
+            # short to be a segment, or move every later boundary.
             totals = best[first:last] - costs[steps[node] - steps[first:last] - 1]
             chosen = int(totals.argmax())
             best[node], came_from[node] = totals[chosen] + gains[node], first + chosen
@@ -226,9 +235,12 @@ def _recoveries(motion: Motion, parameters: ProposeParameters) -> Bools:
     for gripper in motion.grippers:
         events = [event for event in motion.events if event.part == gripper]
         arm = paths.get(gripper)
+        # Closed, opened, closed again: the third event shows that the first grasp was not meant to end so.
         for first, opening, again in zip(events, events[1:], events[2:], strict=False):
             if arm is None or not first.closes or opening.start - first.end > parameters.recovery_s * motion.control_hz:
                 continue
+            # In the unit of the path: metres for poses, radians for joints; one limit for both would call every
+            # joint-space carry a failed grasp.
             gone = float(np.linalg.norm(arm.path[opening.start] - arm.path[min(first.end, motion.n_steps - 1)]))
             if gone < (parameters.recovery_m if arm.is_pose else parameters.recovery_rad):
                 marked[opening.start : again.end] = True

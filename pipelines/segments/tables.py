@@ -1,6 +1,8 @@
-"""Segment tables: Parquet files beside a dataset that say anew what happens in its episodes."""
+"""Segment tables: Parquet files beside a dataset that describe what happens in its episodes, in place of its own."""
 
 import hashlib
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
-from pipelines.storage.files import atomic_file
+from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
 SCHEMA = "embodimix.segments/v1"
@@ -71,7 +73,7 @@ class EpisodeKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with a segment or between two of them. A gap is told, but may be meant."""
+    """What is wrong with a segment or between two of them. A gap is reported, but may be intended."""
 
     kind: FaultKind
     episode_id: str
@@ -92,7 +94,7 @@ class Fault:
 def episode_hash(state: NDArray[np.float32], action: NDArray[np.float32]) -> str:
     """Names an episode's movement: 32 hex digits of the sha256 over physical state and action, float32 [t, 18].
 
-    It stays the same when only texts or pictures are converted anew, so that segment tables keep their hold.
+    It stays the same when only texts or pictures change in a new conversion, so that segment tables still fit.
     """
     digest = hashlib.sha256(b"embodimix.motion/v1")
     for array in (state, action):
@@ -123,9 +125,31 @@ def to_annotations(table: pa.Table) -> list[Annotation]:
 
 def write_segments(path: StoragePath, annotations: Iterable[Annotation]) -> None:
     """Writes a segment table, atomically: a reader sees the old file or the new one."""
+    write_atomically(path, to_parquet(annotations))
+
+
+def to_parquet(annotations: Iterable[Annotation]) -> bytes:
+    """A segment table as the bytes of its file; equal annotations give equal bytes."""
     table = to_table(annotations).replace_schema_metadata({"schema": SCHEMA})
-    with atomic_file(path) as file:
-        pq.write_table(table, file, compression="zstd")
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def check_own_table(path: StoragePath, annotator: str, source: SegmentSource) -> None:
+    """Raises FailedWork where a table is at `path` that anyone but `annotator` made, so that none is overwritten.
+
+    The layers `annotator-2`, ... that an import makes of overlapping segments count as the annotator's own.
+    """
+    if not path.exists():
+        return
+    for annotation in read_segments(path):
+        is_own = re.fullmatch(rf"{re.escape(annotator)}(-\d+)?", annotation.annotator)
+        if not is_own or annotation.segment.source != source:
+            raise FailedWork(
+                f"{path}: expected a table of {annotator} ({source}) or none, found segments that would be lost, of "
+                f"{annotation.annotator} ({annotation.segment.source}). Give another name or --out."
+            )
 
 
 def read_segments(path: StoragePath) -> list[Annotation]:
@@ -154,7 +178,7 @@ def find_faults(annotations: Iterable[Annotation], episodes: Mapping[str, Episod
         segments = list(layer)
         episode = episodes.get(episode_id)
         if episode is None:
-            detail = "the dataset has no such episode; was it converted anew?"
+            detail = "the dataset has no such episode; was it converted again from other data?"
             faults.append(_fault("unknown episode", segments[0], detail))
             continue
         others = [a for a in segments if a.episode_hash != episode.episode_hash]
@@ -197,6 +221,15 @@ def overlay(tables: Iterable[Sequence[Annotation]]) -> dict[str, tuple[Segment, 
     return result
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file: JSON's escapes can hold half a surrogate pair, which UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _by_layer(annotation: Annotation) -> tuple[tuple[str, str, str], int, int]:
     return annotation.layer, annotation.segment.start, annotation.segment.end
 
@@ -233,10 +266,12 @@ def _own_faults(annotation: Annotation, n_steps: int) -> list[Fault]:
         ("success", segment.success in (-1, 0, 1), "1, 0 or -1"),
         ("confidence", 0 <= segment.confidence <= 1, "0 to 1"),
         ("text", bool(segment.text.strip()), "words"),
+        ("letters", is_unicode(segment.text), "text without lone surrogates"),
     )
     for name, is_good, expected in checks:
         if not is_good:
-            detail = f"{name}: expected {expected}, found {getattr(segment, name)!r}"
+            found = segment.text if name == "letters" else getattr(segment, name)
+            detail = f"{name}: expected {expected}, found {found!r}"
             faults.append(_fault("value", annotation, detail))
     return faults
 

@@ -226,8 +226,8 @@ def _parse_integers(payload: Payload, start: int, end: int) -> NDArray[np.int64]
     sizes = np.diff(np.concatenate([starts, [len(data)]]))
     if sizes.max() > _MAX_VARINT_BYTES:
         raise CorruptExample(f"expected varints of at most {_MAX_VARINT_BYTES} bytes, found {sizes.max()}")
-    place = np.arange(len(data)) - np.repeat(starts, sizes)
-    bits = (data & 0x7F).astype(np.uint64) << (7 * place).astype(np.uint64)
+    digit = np.arange(len(data)) - np.repeat(starts, sizes)
+    bits = (data & 0x7F).astype(np.uint64) << (7 * digit).astype(np.uint64)
     return np.add.reduceat(bits, starts).view(np.int64)
 
 

@@ -94,22 +94,38 @@ class PictureRanges:
     lengths: NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardName:
-    """The parts of `<name>-<split>.tfrecord-00000-of-00016`."""
+@dataclass(frozen=True, kw_only=True, order=True)
+class ShardId:
+    """Shard number `shard` of `n_shards` of a split."""
 
-    name: str
     split: str
     shard: int
     n_shards: int
 
     @property
+    def number(self) -> str:
+        """For example 00000-of-00016."""
+        return f"{self.shard:05d}-of-{self.n_shards:05d}"
+
+    @property
+    def file_stem(self) -> str:
+        """The name of files that belong to the shard, without their ending."""
+        return f"{self.split}-{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardName(ShardId):
+    """A shard of the dataset `name`: the parts of `<name>-<split>.tfrecord-00000-of-00016`."""
+
+    name: str
+
+    @property
     def file_name(self) -> str:
-        return f"{self.name}-{self.split}.tfrecord-{self.shard:05d}-of-{self.n_shards:05d}"
+        return f"{self.name}-{self.split}.tfrecord-{self.number}"
 
     @property
     def sidecar_name(self) -> str:
-        return f"{self.split}-{self.shard:05d}-of-{self.n_shards:05d}.parquet"
+        return f"{self.file_stem}.parquet"
 
     def shard_path(self, directory: StoragePath) -> StoragePath:
         return directory / self.file_name

@@ -66,6 +66,7 @@ def write_shard(
     n_rejected = 0
     spool_folder = None if isinstance(directory, RemotePath) else str(directory)
     _forget_other_options(where.sidecar_path(directory), options_hash)
+    # The shard first, the sidecar last: a sidecar that exists is the sign that its shard is whole.
     with atomic_file(where.shard_path(directory)) as file:
         output = _HashingFile(file)
         for episode in episodes:
@@ -80,8 +81,9 @@ def write_shard(
                 )
                 rows.append(_append(output, record, where, len(rows)))
             except DiskFull:
-                raise
+                raise  # Not the episode's fault: as a reject, every later episode would be lost for the same reason.
             except FailedWork as error:
+                # A store that fails for a moment does not make the episode a bad one; the whole shard is tried again.
                 if passing := transient_cause(error):
                     raise passing from error
                 n_rejected += 1
@@ -112,7 +114,11 @@ def finished_shard(
 
 
 def _forget_other_options(sidecar: StoragePath, options_hash: str) -> None:
-    """Removes the sidecar of another shard of that name; one of these very options tells of the same bytes."""
+    """Removes the sidecar of another shard of that name; one with the same options describes the same bytes.
+
+    The new shard replaces the old one before its sidecar is written. Without this, a kill in between would leave the
+    new bytes under the old index, and every byte range would point into the wrong picture.
+    """
     if sidecar.exists() and read_fingerprint(sidecar).options_hash != options_hash:
         sidecar.unlink(missing_ok=True)
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.contract.episode import DroppedSteps
+from pipelines.contract.reject_reasons import RejectReason
+
 Nanoseconds = NDArray[np.int64]
 Floats = NDArray[np.float64]
 # A command stream within this of the control rate is the clock itself; any other is resampled.
@@ -120,6 +123,31 @@ def make_grid(command: Nanoseconds, first: int, last: int, control_hz: float) ->
     start = max(first, int(command[0]))
     n = int((last - start) * control_hz / 1e9) + 1 if last >= start else 0
     return start + np.round(np.arange(n) * 1e9 / control_hz).astype(np.int64)
+
+
+def lost_at_ends(
+    command: Nanoseconds, grid: Nanoseconds, control_hz: float, *, before: RejectReason, after: RejectReason
+) -> tuple[DroppedSteps, ...]:
+    """The steps that commands were given for and the episode's grid lacks, at its start and its end.
+
+    before, after: the reasons for those at the start and at the end.
+
+    >>> command, grid = np.arange(0, 500, 50) * 1_000_000, np.arange(100, 500, 50) * 1_000_000
+    >>> lost_at_ends(command, grid, 20.0, before="missing_frames", after="no_overlap")
+    (DroppedSteps(start=0, end=2, reason='missing_frames'),)
+    """
+    period_ns = 1e9 / control_hz
+    if np.isin(grid, command).all():
+        n_before, n_after = int((command < grid[0]).sum()), int((command > grid[-1]).sum())
+    else:
+        n_before = max(0, int((int(grid[0]) - int(command[0])) / period_ns))
+        n_after = max(0, int((int(command[-1]) - int(grid[-1])) / period_ns))
+    behind = n_before + len(grid)
+    lost = (
+        DroppedSteps(start=0, end=n_before, reason=before),
+        DroppedSteps(start=behind, end=behind + n_after, reason=after),
+    )
+    return tuple(stretch for stretch in lost if stretch.end > stretch.start)
 
 
 def latest_index(stamps: Nanoseconds, grid: Nanoseconds) -> NDArray[np.int64]:

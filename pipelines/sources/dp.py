@@ -1,16 +1,18 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
 import json
-import math
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
-from pipelines.contract.episode import Reference
+from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import (
     EpisodeLocation,
@@ -18,38 +20,70 @@ from pipelines.contract.native import (
     NativeEpisode,
     Rejected,
     check_array_size,
-    check_frames_size,
 )
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources.folders import find_folders, key_of, source_root
-from pipelines.sources.zarr import ZarrFrames
+from pipelines.sources.float_pictures import note_floats
+from pipelines.sources.folders import Scan, key_of, make_scan_reject, scan_files, scan_folders, source_root
+from pipelines.sources.zarr_store import (
+    METADATA,
+    READ_ERRORS,
+    Store,
+    check_chunks,
+    open_camera,
+    open_store,
+)
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
+from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "dp_replay"
-_ARRAYS = (".zarray", "zarr.json")
+_BOOKKEEPING = (*METADATA, ".zgroup", ".zattrs", ".zmetadata")
 # A chunk of zarr v2 (0.0.0 or 0/0/0) or v3 (c/0/0/0).
 _CHUNK = re.compile(r"(?P<array>.+?)/(?:c/)?(?P<first>\d+)(?:[./]\d+)*")
-# What zarr and its codecs raise on damaged stores.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
+# Rates closer than this are the same: recorders miss some beats.
+_RATE_TOLERANCE = 0.2
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists the episodes of every replay buffer (`*.zarr`, `*.zarr.zip`) at or below `source`."""
+    """Lists the episodes of every replay buffer (`*.zarr`, `*.zarr.zip`) at or below `source`.
+
+    A store that is no replay buffer, and rows behind the last episode's end, are rejects. Raises FailedWork where a
+    buffer needs a codec that is not installed, and where no store can be read.
+    """
     root = source_root(source)
-    stores: list[StoragePath] = [root] if root.name.endswith((".zarr", ".zarr.zip")) else []
-    if not stores:
-        folders = find_folders(root, lambda folder, names: folder.endswith(".zarr"))
-        stores = sorted([*folders, *root.rglob("*.zarr.zip")], key=str)
-    if not stores:
-        raise UsageError(f"{source}: expected replay buffers such as data.zarr at or below it, found none")
-    episodes = []
-    for store in stores:
+    scan = _find_stores(root)
+    episodes: list[EpisodeLocation] = []
+    rejects = list(scan.rejects)
+    for store in scan.found:
         name = key_of(store, root)
-        for i, (start, end) in enumerate(_find_ends(store)):
+        try:
+            ends = _find_ends(store)
+        except Rejected as error:
+            rejects.append(make_scan_reject(store, root, error.reason, error.detail))
+            continue
+        for i, (start, end) in enumerate(ends.spans):
             reference = Reference(uri=str(store), key=f"{name}#{i}")
             episodes.append(EpisodeLocation(reference=reference, place=(start, end), group=name))
-    return Found(episodes=tuple(episodes))
+        if ends.left_over:
+            reject = make_scan_reject(store, root, "unlisted", f"{store}: {ends.left_over}")
+            rejects.append(replace(reject, source_key=f"{name}#rest"))
+    if not episodes and rejects:
+        raise FailedWork(rejects[0].detail)
+    if not episodes:
+        raise UsageError(f"{source}: expected replay buffers such as data.zarr at or below it, found none")
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def _find_stores(root: StoragePath) -> Scan:
+    if root.name.endswith((".zarr", ".zarr.zip")) and (isinstance(root, RemotePath) or root.exists()):
+        return Scan(found=(root,))
+    folders = scan_folders(root, lambda folder, names: folder.endswith(".zarr"))
+    zips = scan_files(root, "*.zarr.zip")
+    # Both look at the same folders: what neither can list is named once.
+    rejects = {reject.source_key: reject for reject in (*folders.rejects, *zips.rejects)}
+    inside = tuple(f"{folder}/" for folder in folders.found)
+    files = [path for path in zips.found if not str(path).startswith(inside)]
+    return Scan(found=tuple(sorted([*folders.found, *files], key=str)), rejects=tuple(rejects.values()))
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
@@ -59,7 +93,7 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     if store.name.endswith(".zip"):
         return own_file(located, listing, pictures)
     every, (start, end) = listing.below(store), located.place
-    metadata = {place: stat for place, stat in every.items() if place.name in _ARRAYS}
+    metadata = {place: stat for place, stat in every.items() if place.name in METADATA}
     with fetched(metadata):
         arrays = {place.parent.url: _read_json(local_path(place)) for place in metadata}
     return {
@@ -96,55 +130,135 @@ def _is_wanted(first: int, array: Mapping[str, Any], start: int, end: int, pictu
 
 
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
-    """Reads one episode; arrays and frames go by their key below `data`. Raises Rejected on damaged or short arrays."""
+    """Reads one episode; arrays and frames go by their key below `data`.
+
+    Raises Rejected on damaged or short arrays, and where a chunk of an array that the entry reads is not stored.
+    """
     (start, end), path = located.place, located.reference.uri
-    arrays, frames = {}, {}
+    arrays: dict[str, NDArray] = {}
+    frames: dict[str, Sequence[Image]] = {}
+    others: list[str] = []
+    needed = _needed_keys(adapter)
     try:
-        data = _open(local_path(as_storage_path(path)))["data"]
-        for key, array in data.arrays():
+        store, group = open_store(local_path(as_storage_path(path)))
+        for key, array in _arrays_below(group, "data"):
+            where = f"{path}: data/{key}"
             if array.shape[0] < end:
-                raise Rejected("unequal_lengths", f"{path}: data/{key}: expected {end} rows, found {array.shape[0]}")
-            if array.dtype == np.uint8 and array.ndim == 4:
-                check_frames_size(f"{path}: data/{key}", array.shape, math.prod(array.chunks))
-                frames[key] = ZarrFrames(array, np.arange(start, end))
+                raise Rejected("unequal_lengths", f"{where}: expected {end} rows, found {array.shape[0]}")
+            if array.ndim == 4 and (array.dtype == np.uint8 or array.dtype.kind == "f"):
+                frames[key] = open_camera(store, array, np.arange(start, end), adapter.form_of(key), where)
             elif array.dtype.kind in "fiub" and array.ndim <= 2:
-                where, shape = f"{path}: data/{key}", (end - start, *array.shape[1:])
-                check_array_size(where, shape, array.dtype.itemsize)
-                check_array_size(where, array.chunks, array.dtype.itemsize)
-                arrays[key] = np.asarray(array[start:end])
-    except _READ_ERRORS as error:
+                if (numbers := _read_rows(store, array, start, end, where, key in needed)) is not None:
+                    arrays[key] = numbers
+            elif array.ndim == 4:
+                others.append(f"{key} ({array.dtype} {list(array.shape)})")
+    except READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
-    times = arrays["timestamp"].astype(np.float64).reshape(-1) if "timestamp" in arrays else None
-    if times is not None and not (np.diff(times) > 0).all():
-        times = None
+    times, hz, inferred = _read_times(arrays.get("timestamp"), end - start, adapter, path)
     return NativeEpisode(
-        reference=located.reference, n_steps=end - start, arrays=arrays, frames=frames, timestamp_s=times
+        reference=located.reference,
+        n_steps=end - start,
+        arrays=arrays,
+        frames=frames,
+        timestamp_s=times,
+        control_hz=hz,
+        cameras_found=", ".join([*frames, *others]) or "no array of pictures [t, y, x, 3] below data",
+        inferred=inferred | note_floats(frames),
     )
 
 
-def _open(path: Path) -> zarr.Group:
-    store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path
-    return zarr.open_group(store, mode="r")
+def _needed_keys(adapter: Adapter) -> set[str]:
+    """The arrays that the entry reads; a buffer may hold others, of whose chunks nothing depends."""
+    parts = (*adapter.state.values(), *adapter.action.values())
+    return {selector.key for part in parts for selector in part.sources} | {*adapter.idle_when, "timestamp"}
 
 
-def _find_ends(store: StoragePath) -> list[tuple[int, int]]:
-    """First and end row of every episode, from a disk or an object store."""
+def _read_rows(store: Store, array: zarr.Array, start: int, end: int, where: str, is_needed: bool) -> NDArray | None:
+    """The rows of an array of numbers; None where one that is not needed is not stored whole."""
+    check_array_size(where, (end - start, *array.shape[1:]), array.dtype.itemsize)
+    check_array_size(where, array.chunks, array.dtype.itemsize)
+    try:
+        check_chunks(store, array, start, end, where)
+    except Rejected as error:
+        if is_needed or error.reason != "missing_chunk":
+            raise
+        return None
+    return np.asarray(array[start:end])
+
+
+def _read_times(
+    stamps: NDArray | None, t: int, adapter: Adapter, path: str
+) -> tuple[NDArray[np.float64] | None, float | None, dict[str, str]]:
+    """The times of the steps (s), the rate where they state another than the entry's, and what was concluded.
+
+    Times that repeat or go back are kept as they are, for `check` to report. Raises Rejected where they are no numbers.
+    """
+    if stamps is None:
+        return None, None, {}
+    times = stamps.astype(np.float64).reshape(-1)
+    if len(times) != t or not np.isfinite(times).all():
+        raise Rejected(
+            "wrong_times", f"{path}: data/timestamp: expected {t} finite numbers, found {times[:3].tolist()}"
+        )
+    steps = np.diff(times)
+    if not (steps > 0).all():
+        return times, None, {"times": "replay buffer: time stamps that repeat or go back were kept as they are"}
+    rate = 1.0 / float(np.median(steps)) if len(steps) else 0.0
+    if not adapter.control_hz or not rate or abs(rate / adapter.control_hz - 1) <= _RATE_TOLERANCE:
+        return times, None, {}
+    inferred = {"control_rate": "replay buffer: the rate is that of its time stamps, not the entry's"}
+    return times, round(rate, 3), inferred
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ends:
+    """First and end row of every episode, and what lies behind the last one, as a sentence; empty for nothing."""
+
+    spans: tuple[tuple[int, int], ...]
+    left_over: str = ""
+
+
+def _arrays_below(root: zarr.Group, name: str) -> Iterator[tuple[str, zarr.Array]]:
+    group = root[name]
+    if not isinstance(group, zarr.Group):
+        raise KeyError(f"expected a group {name}, found an array")
+    yield from group.arrays()
+
+
+def _find_ends(store: StoragePath) -> _Ends:
+    """The episodes of a store on a disk or in an object store. Raises Rejected when it is no replay buffer."""
     if not isinstance(store, RemotePath):
         return _read_ends(store)
     files = store.matching("") if store.name.endswith(".zip") else store.matching("**")
-    few = {place: stat for place, stat in files.items() if not place.url.startswith(f"{store.url}/data/")}
+    start = f"{store.url}/data/"
+    few = {path: stat for path, stat in files.items() if not path.url.startswith(start) or path.name in _BOOKKEEPING}
     with fetched(few):
         return _read_ends(local_path(store))
 
 
-def _read_ends(path: Path) -> list[tuple[int, int]]:
-    """First and end row of every episode. Raises FailedWork when the store is no replay buffer."""
+def _read_ends(path: Path) -> _Ends:
     try:
-        stored = _open(path)["meta/episode_ends"]
+        store, group = open_store(path)
+        stored = group["meta/episode_ends"]
+        if not isinstance(stored, zarr.Array):
+            raise KeyError("meta/episode_ends")
         check_array_size(f"{path}: meta/episode_ends", stored.shape, 8)
+        check_chunks(store, stored, 0, stored.shape[0], f"{path}: meta/episode_ends")
         ends = np.asarray(stored[:], np.int64)
-    except _READ_ERRORS as error:
-        raise FailedWork(f"{path}: expected a replay buffer with meta/episode_ends, found {error}") from error
-    if not (np.diff(ends, prepend=0) > 0).all():
-        raise FailedWork(f"{path}: meta/episode_ends: expected numbers that increase, found {ends[:5].tolist()} ...")
-    return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+        lengths = {key: array.shape[0] for key, array in _arrays_below(group, "data") if array.ndim}
+    except (*READ_ERRORS, zipfile.BadZipFile) as error:
+        if passing := transient_cause(error):
+            raise passing from error
+        detail = f"{path}: expected a replay buffer with meta/episode_ends, found {error}"
+        raise Rejected("unreadable_zarr", detail) from error
+    if ends.ndim != 1 or not (np.diff(ends, prepend=0) > 0).all():
+        found = ends.reshape(-1)[:5].tolist()
+        detail = f"{path}: meta/episode_ends: expected numbers that increase, found {found} ..."
+        raise Rejected("unreadable_zarr", detail)
+    spans = tuple(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    last = int(ends[-1]) if len(ends) else 0
+    beyond = {key: n for key, n in lengths.items() if n > last}
+    if not beyond:
+        return _Ends(spans=spans)
+    key, n = max(beyond.items(), key=lambda item: item[1])
+    return _Ends(spans=spans, left_over=f"data/{key} has {n} rows, meta/episode_ends ends at {last}")

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.flags import parse_flag
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
+from pipelines.contract.instructions import clean_instruction
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.alignment import Pairing, pair_frames
 from pipelines.sources.camera_rows import RATE_TOLERANCE, CameraRows, keep_paired
-from pipelines.sources.folders import find_folders, key_of, source_root
+from pipelines.sources.folders import check_regular, key_of, make_scan_reject, read_regular, scan_folders, source_root
+from pipelines.sources.foreign_files import open_hdf5
+from pipelines.sources.hdf5 import read_array
 from pipelines.sources.video import VideoClock, VideoFrames, read_clock
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path
@@ -29,6 +32,7 @@ _INSTRUCTIONS = ("language_instruction1", "language_instruction2", "language_ins
 _GROUPS = ("action", "observation/robot_state", "observation/controller_info")
 _ANNOTATIONS = "aggregated-annotations"
 _WANTED = re.compile(r"trajectory\.h5|metadata_[^/]*\.json|recordings/MP4/[^/]+(?<!-stereo)\.mp4")
+_METADATA = re.compile(r"metadata_.*\.json")
 _STEP_START = "observation/timestamp/control/step_start"
 _CAMERA_TIMES = "observation/timestamp/cameras"
 # A serial becomes a path, and a foreign file says what it is.
@@ -39,17 +43,37 @@ _CAMERA_HZ = 60.0
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every folder with a trajectory.h5 at or below `source`; failed episodes are listed too."""
+    """Lists every folder with a trajectory.h5 at or below `source`; failed episodes are listed too.
+
+    A folder with an episode's other files and without a trajectory.h5 is a reject.
+    """
     root = source_root(source)
     _list_annotations.cache_clear()
     _load_annotations.cache_clear()
-    folders = find_folders(root, lambda _, names: "trajectory.h5" in names)
-    if not folders:
+    bare: set[str] = set()
+
+    def is_episode(folder: str, names: Sequence[str]) -> bool:
+        if "trajectory.h5" in names:
+            return True
+        if not any(name == "recordings" or _METADATA.fullmatch(name) for name in names):
+            return False
+        bare.add(folder)
+        return True
+
+    scan = scan_folders(root, is_episode)
+    lacking = [
+        make_scan_reject(folder, root, "missing_file", f"{folder}: expected trajectory.h5, found none")
+        for folder in scan.found
+        if str(folder) in bare
+    ]
+    folders = [folder for folder in scan.found if str(folder) not in bare]
+    if not (folders or lacking or scan.rejects):
         raise UsageError(f"{source}: expected folders with a trajectory.h5 below it, found none")
     return Found(
         episodes=tuple(
             EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
-        )
+        ),
+        rejects=(*scan.rejects, *lacking),
     )
 
 
@@ -65,7 +89,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """
     folder = local_path(as_storage_path(located.reference.uri))
     try:
-        with h5py.File(folder / "trajectory.h5", "r") as file:
+        check_regular(folder / "trajectory.h5")
+        with open_hdf5(folder / "trajectory.h5") as file:
             arrays, times, serials, attributes = _read_h5(file)
             received = _read_received(file, serials)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
@@ -84,7 +109,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         for name, camera in cameras.items()
         if (camera.frames[kept] >= 0).all()
     }
-    current_task = str(metadata.get("current_task") or attributes.get("current_task") or "")
+    current_task = clean_instruction(_text_of(metadata.get("current_task") or attributes.get("current_task")))
     language = _read_annotations(folder).get(str(metadata.get("uuid")), ()) or ((current_task,) if current_task else ())
     return NativeEpisode(
         reference=located.reference,
@@ -130,9 +155,8 @@ def _read_h5(file: h5py.File) -> tuple[dict[str, NDArray], NDArray | None, dict[
             raise KeyError(f"expected the group {group}, found {', '.join(file)}")
         for key, value in file[group].items():
             if isinstance(value, h5py.Dataset) and value.dtype.kind in "fiub":
-                check_array_size(f"{file.filename}: {group}/{key}", value.shape, value.dtype.itemsize)
-                arrays[f"{group}/{key}"] = value[:]
-    times = file[_STEP_START][:] / 1000.0 if _STEP_START in file else None
+                arrays[f"{group}/{key}"] = read_array(value, f"{file.filename}: {group}/{key}")
+    times = read_array(file[_STEP_START], _STEP_START) / 1000.0 if _STEP_START in file else None
     types = file["observation/camera_type"] if "observation/camera_type" in file else {}
     serials = {serial: int(value[0]) for serial, value in types.items() if len(value)}
     return arrays, times, serials, dict(file.attrs)
@@ -273,16 +297,20 @@ def _list_annotations(folder: Path) -> tuple[Path, ...]:
 @functools.lru_cache(maxsize=4)
 def _load_annotations(path: Path) -> Mapping[str, tuple[str, ...]]:
     return {
-        uuid: tuple(text for key in _INSTRUCTIONS if (text := str(entry.get(key) or "").strip()))
+        uuid: tuple(text for key in _INSTRUCTIONS if (text := clean_instruction(_text_of(entry.get(key)))))
         for uuid, entry in _read_json(path).items()
         if isinstance(entry, dict)
     }
 
 
+def _text_of(value: Any) -> str | bytes:
+    return value if isinstance(value, (str, bytes)) else ""
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
         raise Rejected("unreadable_metadata", f"{path}: expected JSON: {error}") from error
     if not isinstance(content, dict):
         raise Rejected("unreadable_metadata", f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -1,8 +1,11 @@
-"""Frames that lie in HDF5 files, read one by one when asked for; ALOHA's and robomimic's layouts of them."""
+"""HDF5 files: opened in one way, chunks that must exist, arrays of numbers, frames read when asked for."""
 
 import math
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,16 +13,96 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image
 from pipelines.contract.images import CorruptImage
-from pipelines.contract.native import Rejected, check_array_size, check_frames_size
+from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_array_size, check_frames_size
+from pipelines.mapping.adapters import Adapter
+from pipelines.sources.float_pictures import FloatFrames
+from pipelines.sources.folders import check_regular
+from pipelines.storage.paths import RemotePath, StoragePath
 
 # What h5py raises on damaged files.
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+# A group or dataset with this attribute, not false, declares that chunks which are not stored are zeros.
+SPARSE = "sparse"
+# Deflate shrinks nothing further than this, so that smaller chunks cannot unpack to more than MAX_CHUNK_BYTES.
+_DEFLATE_RATIO = 1032
+_WINDOW_BYTES = 1 << 20
+
+
+@contextmanager
+def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
+    """Opens a file to be read; of one in an object store, only what is asked for is read.
+
+    Raises Rejected for a pipe or a device, OSError for what is no HDF5 file or is locked by its writer.
+    """
+    if isinstance(path, RemotePath):
+        with path.open() as stream, h5py.File(stream, "r") as file:
+            yield file
+        return
+    check_regular(path)
+    with h5py.File(path, "r") as file:
+        yield file
+
+
+def check_chunks(dataset: h5py.Dataset, where: str) -> None:
+    """Raises Rejected where a part of the array is not stored: HDF5 reads it as zeros, as if they were measured.
+
+    A dataset, its group or its file with the attribute `sparse` declares that zeros are meant. Raises Rejected, too,
+    where a chunk unpacks to more than it has room for.
+    """
+    if dataset.size == 0:
+        return
+    is_sparse = any(node.attrs.get(SPARSE, False) for node in (dataset, dataset.parent, dataset.file))
+    if dataset.chunks is None:
+        if dataset.id.get_storage_size() == 0 and not is_sparse:
+            raise Rejected("missing_chunk", f"{where}: expected {list(dataset.shape)} numbers, found none stored")
+        return
+    sizes = _stored_sizes(dataset)
+    expected = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if len(sizes) < expected and not is_sparse:
+        raise Rejected(
+            "missing_chunk",
+            f"{where}: expected {expected} chunks, found {len(sizes)}; the others would be read as zeros",
+        )
+    _check_unpacked_sizes(dataset, sizes, where)
+
+
+def _stored_sizes(dataset: h5py.Dataset) -> dict[tuple[int, ...], int]:
+    """Bytes in the file of every chunk that is stored, by the position of its first value."""
+    sizes: dict[tuple[int, ...], int] = {}
+    dataset.id.chunk_iter(lambda chunk: sizes.update({chunk.chunk_offset: chunk.size}))
+    return sizes
+
+
+def _check_unpacked_sizes(dataset: h5py.Dataset, sizes: Mapping[tuple[int, ...], int], where: str) -> None:
+    """Unpacks, without keeping it, what could fill the memory: HDF5 itself looks at the size when it is too late."""
+    assert dataset.chunks is not None
+    room = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if dataset.compression != "gzip":
+        return
+    for offset, size in sizes.items():
+        if size * _DEFLATE_RATIO > MAX_CHUNK_BYTES and _unpacked_size(dataset, offset, room) > room:
+            raise Rejected("absurd_size", f"{where}: expected chunks of {room} bytes, found one that unpacks to more")
+
+
+def _unpacked_size(dataset: h5py.Dataset, offset: tuple[int, ...], most: int) -> int:
+    """How many bytes a deflated chunk holds, counted up to just above `most`; damaged ones are left to HDF5."""
+    _, packed = dataset.id.read_direct_chunk(offset)
+    unpacking, n = zlib.decompressobj(), 0
+    try:
+        while packed and n <= most:
+            n += len(unpacking.decompress(packed, _WINDOW_BYTES))
+            packed = unpacking.unconsumed_tail
+    except zlib.error:
+        return 0
+    return n
 
 
 class Hdf5Frames(Sequence[Image]):
-    """Frames of one dataset of a file: uint8 [t, y, x, 3], or padded JPEG bytes uint8 [t, length].
+    """Frames of one dataset of a file: numbers [t, y, x, 3], or the bytes of encoded pictures.
 
-    lengths: bytes of each JPEG, if the file tells; without them the padding of zeros is left for the decoder.
+    Encoded pictures are rows uint8 [t, length] or texts of fixed width, padded with zeros, or rows of any length.
+    lengths: int64 [n, t], the bytes of each picture as the file states them, a row per camera in an order that it
+    does not state; a picture's own end, before the padding, must be one of its step's.
     """
 
     def __init__(self, path: Path, key: str, n: int, lengths: NDArray[np.int64] | None = None) -> None:
@@ -39,28 +122,65 @@ class Hdf5Frames(Sequence[Image]):
         try:
             if self._dataset is None:
                 self._dataset = h5py.File(self._path, "r")[self._key]
-            frame = np.asarray(self._dataset[index])
+            frame = self._dataset[index]
         except READ_ERRORS as error:
             raise CorruptImage(f"{self._path}: {self._key}: frame {index}: {error}") from error
-        if frame.ndim == 3:
+        if isinstance(frame, np.ndarray) and frame.ndim == 3:
             return frame
-        length = len(frame) if self._lengths is None else int(self._lengths[index])
-        return frame[:length].tobytes()
+        return self._encoded(frame, index)
+
+    def _encoded(self, frame: Any, index: int) -> bytes:
+        """The picture without the zeros behind it; no JPEG or PNG ends in one."""
+        data = (frame.tobytes() if isinstance(frame, np.ndarray) else bytes(frame)).rstrip(b"\0")
+        if self._lengths is not None and len(data) not in self._lengths[:, index]:
+            stated = ", ".join(str(length) for length in self._lengths[:, index])
+            raise CorruptImage(
+                f"{self._path}: {self._key}: frame {index}: expected one of compress_len's {stated} bytes, "
+                f"found {len(data)}"
+            )
+        return data
 
 
 def open_frames(
-    path: Path, group: h5py.Group, t: int, lengths: Mapping[str, NDArray[np.int64]]
+    path: Path,
+    group: h5py.Group | Mapping[str, Any],
+    t: int,
+    adapter: Adapter,
+    lengths: NDArray[np.int64] | None = None,
 ) -> dict[str, Sequence[Image]]:
     """Returns the frames of every camera of a group by name. Raises Rejected when a camera has not `t` of them."""
     frames: dict[str, Sequence[Image]] = {}
     for name, dataset in group.items():
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8 or dataset.ndim not in (2, 4):
+        if not isinstance(dataset, h5py.Dataset) or not (is_encoded(dataset) or is_pictures(dataset)):
             continue
+        where = f"{path}: {dataset.name}"
         if len(dataset) != t:
-            raise Rejected("missing_frames", f"{path}: {dataset.name}: expected {t} frames, found {len(dataset)}")
-        check_frames_size(f"{path}: {dataset.name}", dataset.shape, math.prod(dataset.chunks or ()))
-        frames[name] = Hdf5Frames(path, dataset.name, t, lengths.get(name))
+            raise Rejected("missing_frames", f"{where}: expected {t} frames, found {len(dataset)}")
+        check_frames_size(where, dataset.shape, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
+        check_chunks(dataset, where)
+        camera = Hdf5Frames(path, dataset.name, t, lengths if is_encoded(dataset) else None)
+        frames[name] = FloatFrames(camera, where, adapter.form_of(name).range) if dataset.dtype.kind == "f" else camera
     return frames
+
+
+def is_pictures(dataset: h5py.Dataset) -> bool:
+    """Whether a dataset holds pictures as numbers, [t, y, x, 3]; those of other numbers than bytes may be floats."""
+    return dataset.ndim == 4 and (dataset.dtype == np.uint8 or dataset.dtype.kind == "f")
+
+
+def is_encoded(dataset: h5py.Dataset) -> bool:
+    """Whether a dataset holds encoded pictures: padded rows of bytes, texts of bytes, or rows of any length."""
+    if dataset.ndim == 2:
+        return dataset.dtype == np.uint8
+    rows = h5py.check_vlen_dtype(dataset.dtype)
+    return dataset.ndim == 1 and (dataset.dtype.kind == "S" or (rows is not None and np.dtype(rows) == np.uint8))
+
+
+def read_array(dataset: h5py.Dataset, where: str) -> NDArray:
+    """Returns a whole array of numbers. Raises Rejected where a part is not stored, or it is larger than any is."""
+    check_array_size(where, dataset.shape, dataset.dtype.itemsize)
+    check_chunks(dataset, where)
+    return np.asarray(dataset[...])
 
 
 def read_arrays(group: h5py.Group, keys: Sequence[str], t: int, where: str) -> dict[str, NDArray]:
@@ -71,6 +191,5 @@ def read_arrays(group: h5py.Group, keys: Sequence[str], t: int, where: str) -> d
             continue
         if len(group[key]) != t:
             raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} rows, found {len(group[key])}")
-        check_array_size(f"{where}: {key}", group[key].shape, group[key].dtype.itemsize)
-        arrays[key] = np.asarray(group[key][:])
+        arrays[key] = read_array(group[key], f"{where}: {key}")
     return arrays

@@ -10,6 +10,7 @@ from pipelines.contract.embodiments import fit_parts
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.flags import parse_flag
+from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
@@ -107,7 +108,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         cameras_found=describe_cameras(meta, episode, rows.pictures, _names_in(root)),
         dropped=dropped,
         notes={"time_error_s": max(camera.error_s for camera in videos)} if videos else {},
-        inferred=_inferred(meta, episode, rows, times, videos),
+        inferred=_inferred(meta, episode, rows, times, videos)
+        | ({"units": adapter.units_known} if adapter.units_known else {}),
     )
 
 
@@ -139,14 +141,26 @@ def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray])
     indices: Any = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
     listed = [text for text in episode.tasks if " " in text.strip()]
-    return tuple(dict.fromkeys(text.strip() for text in [*named, *listed] if text.strip()))
+    cleaned = (clean_instruction(text) for text in [*named, *listed])
+    return tuple(dict.fromkeys(text for text in cleaned if text))
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
-    """Returns the names of a feature's dims, which LeRobot stores as a list or as lists by group."""
+    """Returns the names of a feature's dims, in every form that LeRobot's datasets have them.
+
+    A list; lists in a list; lists by group, `{"motors": [...]}`; numbers by name, `{"x": 0, "y": 1}`.
+
+    >>> flatten_names({"motors": ["waist", "shoulder"]})
+    ('waist', 'shoulder')
+    """
     if isinstance(names, Mapping):
+        if all(isinstance(number, int) for number in names.values()):
+            return tuple(str(name) for name, _ in sorted(names.items(), key=lambda item: item[1]))
         return tuple(name for group in names.values() for name in flatten_names(group))
-    return tuple(str(name) for name in names) if isinstance(names, Sequence) and not isinstance(names, str) else ()
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return ()
+    nested = (flatten_names(name) if isinstance(name, Mapping | list) else (str(name),) for name in names)
+    return tuple(name for group in nested for name in group)
 
 
 def _locate_single(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation], list[Reject]]:

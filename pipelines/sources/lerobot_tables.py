@@ -1,7 +1,6 @@
 """Rows of LeRobot's Parquet tables: numbers by column, pictures in columns, and the sentence of each step."""
 
 import itertools
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,9 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image
 from pipelines.contract.images import CorruptImage
+from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import Rejected, check_array_size
+from pipelines.sources.folders import check_regular
 from pipelines.sources.lerobot_meta import PARQUET_ERRORS, EpisodeFiles, Meta
 from pipelines.storage.mirror import local_path
 from pipelines.storage.paths import StoragePath
@@ -99,8 +100,8 @@ def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Row
     """
     assert episode.data is not None
     path = local_path(episode.data)
-    check_regular(path)
     try:
+        check_regular(path)
         with pq.ParquetFile(path) as file:
             check_array_size(str(path), (file.metadata.num_rows,), 8)
             pictures = tuple(field.name for field in file.schema_arrow if holds_pictures(field.type))
@@ -131,9 +132,9 @@ def runs_of(path: StoragePath) -> list[tuple[int, int, int]]:
     An episode whose rows do not lie together is there several times. Empty where the file has no such column. Raises
     Rejected where the file cannot be read.
     """
-    if isinstance(path, Path):
-        check_regular(path)
     try:
+        if isinstance(path, Path):
+            check_regular(path)
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file)
             if "episode_index" not in parquet.schema_arrow.names:
@@ -178,21 +179,11 @@ def read_step_text(meta: Meta, rows: Rows, times_s: NDArray[np.float64]) -> tupl
         return _look_up(rows.arrays["subtask_index"], meta.subtasks)
     for name in _SUBTASK_TEXTS:
         if name in rows.columns:
-            return tuple(str(text or "").strip() for text in rows.columns[name])
+            return tuple(clean_instruction(text or "") for text in rows.columns[name])
     for name in _TASK_COLUMNS:
         if name in rows.arrays and len(np.unique(rows.arrays[name])) > 1:
             return _look_up(rows.arrays[name], meta.tasks)
     return None
-
-
-def check_regular(path: Path) -> None:
-    """Raises Rejected for a FIFO or a device, which would be waited for for ever, and for a folder."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise Rejected("missing_file", f"{path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise Rejected("unsafe_file", f"{path}: expected a file, found no regular one")
 
 
 def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -> tuple[int, pa.Table]:
@@ -269,7 +260,7 @@ def _is_text(name: str, kind: pa.DataType) -> bool:
 
 def _look_up(numbers: NDArray[np.float64], texts: Mapping[int, str]) -> tuple[str, ...]:
     named = [-1 if np.isnan(number) else int(number) for number in numbers.reshape(-1)]
-    return tuple(texts.get(number, "").strip() for number in named)
+    return tuple(clean_instruction(texts.get(number, "")) for number in named)
 
 
 def _read_persistent(rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
@@ -289,4 +280,4 @@ def _read_persistent(rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...
     # Times are float32 in both columns; a step that begins a subtask must not fall a rounding error before it.
     starts = np.array([time for time, _ in subtasks]) - 1e-4
     latest = np.searchsorted(starts, times_s, side="right") - 1
-    return tuple("" if i < 0 else (subtasks[i][1] or "").strip() for i in latest)
+    return tuple("" if i < 0 else clean_instruction(subtasks[i][1] or "") for i in latest)

@@ -15,6 +15,9 @@ from pipelines.sources.lerobot_meta import EpisodeFiles, Meta, VideoSpan
 from pipelines.sources.video import VideoClock, read_clock
 from pipelines.storage.mirror import local_path
 
+# A video whose rate is so far from the dataset's is another one, even where every row finds a frame.
+_OTHER_RATE = 0.25
+_MOST_LOST = 0.1
 # A video may hold so much more than its rows before it is asked which of its frames the rows are of.
 MAX_SURPLUS_S = 0.5
 
@@ -51,8 +54,10 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
     path = local_path(span.path)
     clock = read_clock(path)
     rate = clock.rate_hz
-    if rate and abs(rate / fps - 1) > RATE_TOLERANCE:
-        raise Rejected("wrong_rate", f"{path}: expected {fps:g} frames a second (info.json), found {rate:.4g}")
+    wrong_rate = Rejected("wrong_rate", f"{path}: expected {fps:g} frames a second (info.json), found {rate:.4g}")
+    off = abs(rate / fps - 1) if rate else 0.0
+    if off > _OTHER_RATE:
+        raise wrong_rate
     period_s = 1 / (rate or fps)
     inferred = {}
     shift_s = _file_shift(span, clock, period_s)
@@ -73,6 +78,9 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
         inferred["video_numbers"] = "LeRobot: time stamps do not rise; frames were paired with rows by number"
     else:
         pairing = pair_frames(times.seconds, shown_s[inside], period_s)
+        # Few frames at uneven times seem to have another rate, and pair all the same.
+        if off > RATE_TOLERANCE and pairing.n_lost > _MOST_LOST * len(times.seconds):
+            raise wrong_rate
     if pairing.shift_s and abs(pairing.shift_s) > FRAME_TOLERANCE * period_s:
         inferred["row_clock"] = (
             f"LeRobot: the rows' clock begins {-pairing.shift_s:.3f} s after the video's, with as many rows as frames; "

@@ -1,50 +1,65 @@
-"""robomimic: one HDF5 file with many demonstrations."""
+"""robomimic's layout: one HDF5 file with many demonstrations, as robosuite, LIBERO, RoboCasa and Isaac Lab write it."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
+from pipelines.contract.flags import parse_flag
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources.folders import find_files, key_of, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, open_frames, read_arrays
+from pipelines.sources.float_pictures import note_floats
+from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
+from pipelines.sources.hdf5 import READ_ERRORS, open_frames, open_hdf5, read_array, read_arrays
+from pipelines.sources.hdf5_texts import read_instruction, read_json, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
+from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "robomimic"
 _SPLITS = {"train": "train", "valid": "val"}
+_LIBERO_KEYS = {"ee_pos", "ee_ori"}
+# How a demonstration's own attribute or array says whether it succeeded: Isaac Lab's, and others by its example.
+_SUCCESS_KEYS = ("success", "is_success", "task_success")
 
 
 def find(source: str, adapter: Adapter) -> Found:
     """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; the masks train and valid become splits.
 
-    source: a folder or one file.
+    source: a folder or one file. A file that cannot be read, and a demonstration that a mask or a count of the file
+    promises and that is not there, are rejects.
     """
     root = source_root(source)
-    is_file = root.name.endswith(".hdf5") if isinstance(root, RemotePath) else root.is_file()
-    paths = [root] if is_file else find_files(root, "*.hdf5")
-    if not paths:
+    is_file = root.name.endswith((".hdf5", ".h5")) if isinstance(root, RemotePath) else root.is_file()
+    paths: tuple[StoragePath, ...] = (root,) if is_file else ()
+    rejects: list[Reject] = []
+    if not is_file:
+        scan = scan_files(root, "*.hdf5", "*.h5")
+        paths, rejects = scan.found, list(scan.rejects)
+    if not paths and not rejects:
         raise UsageError(f"{source}: expected robomimic files (*.hdf5) at or below it, found none")
-    episodes = []
+    episodes: list[EpisodeLocation] = []
+    tasks: dict[str, None] = {}
     for path in paths:
-        name = key_of(path, root)
         try:
-            with _opened(path) as file:
-                splits = _read_splits(file)
-                demos = sorted(file["data"]) if "data" in file else []
-        except READ_ERRORS as error:
-            raise FailedWork(f"{path}: expected a robomimic file, found {error}") from error
-        if not demos:
-            raise FailedWork(f"{path}: expected demonstrations under data, found none; take the file away, or mend it")
-        for demo in demos:
-            reference = Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train"))
-            episodes.append(EpisodeLocation(reference=reference, group=name))
-    return Found(episodes=tuple(episodes))
+            with open_hdf5(path) as file:
+                found = _list_demos(file, path, root)
+                tasks |= dict.fromkeys(_list_tasks(file))
+        except (Rejected, *READ_ERRORS) as error:
+            if passing := transient_cause(error):
+                raise passing from error
+            detail = f"{path}: expected a robomimic file with demonstrations under data, found {error}"
+            rejects.append(make_scan_reject(path, root, "unreadable_hdf5", detail))
+            continue
+        episodes += found.episodes
+        rejects += found.rejects
+    if not episodes:
+        raise FailedWork(f"{rejects[0].detail}; take the file away, or mend it")
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects), tasks=tuple(tasks))
 
 
 files_of = own_file
@@ -53,51 +68,166 @@ files_of = own_file
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one demonstration; arrays go by `actions` and `obs/...`, frames by camera (`agentview_image`).
 
-    Raises Rejected when the file is damaged or the arrays are of unequal lengths.
+    Raises Rejected when the file is damaged, the arrays are of unequal lengths, or fewer than the file promises.
     """
     path, demo = local_path(as_storage_path(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
+    where = f"{path}#{demo}"
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             group = file["data"][demo]
             t = len(group["actions"])
+            _check_promised(group, t, where)
             found = {key: item for key, item in group["obs"].items() if isinstance(item, h5py.Dataset)}
-            vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3]
-            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, f"{path}#{demo}")
-            frames = open_frames(path, group["obs"], t, {})
+            _check_dialect(set(found), file["data"], adapter, where)
+            _check_controller(file["data"], adapter, where)
+            vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3 and item.dtype.kind in "fiub"]
+            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where)
+            frames = open_frames(path, group["obs"], t, adapter)
+            names = {key: read_names(group[key]) for key in arrays}
             hz = _read_control_hz(file)
+            instruction = read_instruction(group) or read_instruction(file["data"])
+            step_text = read_step_text(group, t, where) or read_step_text(group["obs"], t, where)
+            success, inferred = read_success(group, arrays)
     except READ_ERRORS as error:
-        raise Rejected("unreadable_hdf5", f"{path}#{demo}: {error}") from error
+        raise Rejected("unreadable_hdf5", f"{where}: {error}") from error
     rewards = arrays.get("rewards")
     return NativeEpisode(
         reference=located.reference,
         n_steps=t,
         arrays=arrays,
         frames=frames,
+        dim_names={key: stated for key, stated in names.items() if stated},
         control_hz=hz,
-        success=-1 if rewards is None else int(np.max(rewards, initial=0.0) > 0),
+        task=instruction,
+        language=(instruction,) if instruction else (),
+        step_text=step_text,
+        success=success,
         reward=None if rewards is None else rewards.astype(np.float32).reshape(t),
+        inferred=inferred | note_floats(frames),
     )
 
 
-@contextmanager
-def _opened(place: StoragePath) -> Iterator[h5py.File]:
-    """A file on a disk, or one of an object store of which only what is asked for is read."""
-    if not isinstance(place, RemotePath):
-        with h5py.File(place, "r") as file:
-            yield file
+def read_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
+    """Returns 1, 0 or -1 (unknown), and how it was concluded where the file does not say it outright.
+
+    A `success` attribute or array says it. A sparse reward (0 and 1 only) that reaches 1 does, since robosuite gives
+    it for nothing else. `dones` that are set say it as well (robomimic marks states of success), unless shaped
+    rewards lie beside them. Rewards of all zeros say nothing: RoboCasa's good demonstrations have them.
+    """
+    for key in _SUCCESS_KEYS:
+        if key in group.attrs:
+            return parse_flag(group.attrs[key]), {}
+        if isinstance(dataset := group.get(key), h5py.Dataset) and dataset.size:
+            return parse_flag(np.asarray(dataset[...]).reshape(-1)[-1]), {}
+    rewards, dones = arrays.get("rewards", np.zeros(0)), arrays.get("dones", np.zeros(0))
+    is_sparse = bool(np.isin(rewards, (0, 1)).all())
+    if is_sparse and (rewards == 1).any():
+        return 1, {"success": "success read from a sparse reward of 1"}
+    if is_sparse and (dones == 1).any():
+        return 1, {"success": "success read from robomimic's dones"}
+    return -1, {}
+
+
+def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
+    """The demonstrations of a file, and those that its masks or counts promise. Raises KeyError where it has none."""
+    data, name = file["data"], key_of(path, root)
+    demos = sorted(data)
+    if not demos:
+        raise KeyError("no demonstrations")
+    splits = _read_splits(file)
+    episodes = [
+        EpisodeLocation(
+            reference=Reference(uri=str(path), key=f"{name}#{demo}", split=splits.get(demo, "train")), group=name
+        )
+        for demo in demos
+    ]
+    lost = {demo: f"the mask of {split} names {demo}" for demo, split in splits.items() if demo not in data}
+    n_promised = int(data.attrs.get("num_demos", 0))
+    for number in range(len(demos), n_promised - len(lost)):
+        lost[f"lost_{number}"] = f"num_demos promises {n_promised} demonstrations"
+    rejects = [
+        replace(
+            make_scan_reject(path, root, "promised_missing", f"{path}: {why}, found {len(demos)} others"),
+            source_key=f"{name}#{demo}",
+        )
+        for demo, why in lost.items()
+    ]
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def _list_tasks(file: h5py.File) -> list[str]:
+    """The instructions that a file states, or else the name of its environment."""
+    data = file["data"]
+    stated = [read_instruction(demo) for demo in data.values() if isinstance(demo, h5py.Group)]
+    stated += [read_instruction(data)] if not all(stated) else []
+    content = read_json(data.attrs.get("env_args"))
+    name = content.get("env_name") if isinstance(content, Mapping) else None
+    return [text for text in stated if text] or ([str(name)] if name else [])
+
+
+def _check_promised(group: h5py.Group, t: int, where: str) -> None:
+    promised = int(group.attrs.get("num_samples", t))
+    if promised > t:
+        raise Rejected("promised_missing", f"{where}: num_samples promises {promised} steps, found {t}")
+    if promised < t:
+        raise Rejected("unequal_lengths", f"{where}: expected the {promised} steps of num_samples, found {t}")
+
+
+def _check_dialect(keys: set[str], data: h5py.Group, adapter: Adapter, where: str) -> None:
+    """Raises Rejected for LIBERO's keys under another entry, and for pictures that an entry would turn wrongly."""
+    wanted = {selector.key for part in adapter.state.values() for selector in part.sources}
+    if keys >= _LIBERO_KEYS and not any(key.removeprefix("obs/") in keys for key in wanted):
+        raise Rejected(
+            "missing_key",
+            f"{where}: expected {', '.join(sorted(wanted))}, found LIBERO's keys; give --adapter libero_hdf5",
+        )
+    turned = [form for form in adapter.camera_forms.values() if form.flip or form.rotate]
+    if turned and data.attrs.get("macros_image_convention") == "opencv":
+        raise Rejected(
+            "wrong_attributes",
+            f"{where}: the file says that pictures are upright "
+            f"(macros_image_convention opencv); entry {adapter.name} would turn them",
+        )
+
+
+def _check_controller(data: h5py.Group, adapter: Adapter, where: str) -> None:
+    """Raises Rejected where the file's own controller is another than the entry's scale is of.
+
+    robosuite states it in env_args: one controller, or since 1.5 one for each part of the robot.
+    """
+    source = adapter.action.get("arm0")
+    arguments = read_json(data.attrs.get("env_args"))
+    kwargs = arguments.get("env_kwargs") if isinstance(arguments, Mapping) else None
+    stated = kwargs.get("controller_configs") if isinstance(kwargs, Mapping) else None
+    if isinstance(stated, Mapping) and isinstance(stated.get("body_parts"), Mapping):
+        stated = next(iter(stated["body_parts"].values()))
+    if source is None or not isinstance(source.scale, tuple) or not isinstance(stated, Mapping):
         return
-    with place.open() as stream, h5py.File(stream, "r") as file:
-        yield file
+    expected = {"type": "OSC_POSE", "control_delta": True, "input_type": "delta", "output_max": list(source.scale)}
+    for key, value in expected.items():
+        found = stated.get(key, value)
+        if key == "output_max" and isinstance(found, (int, float)):
+            found = [found] * len(source.scale)
+        if found != value:
+            raise Rejected(
+                "wrong_attributes",
+                f"{where}: entry {adapter.name} expects a controller with {key} {value}, env_args states {found}; "
+                "it needs an entry with another control_mode or `scale`",
+            )
 
 
 def _read_splits(file: h5py.File) -> dict[str, str]:
     masks = file["mask"] if "mask" in file else {}
-    named = {split: [name.decode() for name in masks[mask][:]] for mask, split in _SPLITS.items() if mask in masks}
-    return {demo: split for split, demos in named.items() for demo in demos}
+    names = {
+        split: [name.decode("utf-8", "replace") for name in read_array(masks[mask], f"mask/{mask}")]
+        for mask, split in _SPLITS.items()
+        if mask in masks
+    }
+    return {demo: split for split, demos in names.items() for demo in demos}
 
 
 def _read_control_hz(file: h5py.File) -> float | None:
     try:
-        return float(json.loads(file["data"].attrs["env_args"])["env_kwargs"]["control_freq"])
+        return float(read_json(file["data"].attrs["env_args"])["env_kwargs"]["control_freq"])
     except (KeyError, ValueError, TypeError):
         return None

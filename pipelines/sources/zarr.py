@@ -2,35 +2,27 @@
 
 import asyncio
 import functools
-import json
-import math
-import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore, StorePath
 
 from pipelines.contract.embodiments import load_embodiments
-from pipelines.contract.episode import Image, Reference
-from pipelines.contract.errors import UsageError
-from pipelines.contract.images import CorruptImage, to_jpeg
-from pipelines.contract.native import (
-    EpisodeLocation,
-    Found,
-    NativeEpisode,
-    Rejected,
-    check_array_size,
-    check_frames_size,
-)
+from pipelines.contract.episode import DroppedSteps, Image, Reference
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.flags import parse_flag
+from pipelines.contract.instructions import clean_instruction
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources.alignment import hold, interpolate, latest_index, make_grid, report_stream
-from pipelines.sources.folders import find_folders, key_of, source_root
+from pipelines.mapping.cameras import CameraForm
+from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
+from pipelines.sources.folders import key_of, make_scan_reject, scan_folders, source_root
+from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
 from pipelines.storage.paths import RemotePath, as_storage_path
 
@@ -45,22 +37,39 @@ _SIDEWAYS_M_S = 1e-6
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
 _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
 _REQUIRED = ("joints/position", "gripper/position", "command/joint_position", "command/gripper")
+_RESAMPLED = "in-house log: commands run at another rate than control_hz; steps are an even grid at control_hz"
+# Attributes that name columns, and the arrays whose columns they name.
+_NAMED = {
+    "joint_names": ("joints/position", "command/joint_position"),
+    "gripper_names": ("gripper/position", "command/gripper"),
+}
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
-# What zarr and its codecs raise on damaged stores.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every `*.zarr` folder at or below `source`."""
+    """Lists every `*.zarr` folder at or below `source`; one without metadata is a reject."""
     root = source_root(source)
-    folders = find_folders(root, lambda folder, names: "zarr.json" in names and folder.endswith(".zarr"))
-    if not folders:
+    bare: list[str] = []
+
+    def is_log(folder: str, names: Sequence[str]) -> bool:
+        if not folder.endswith(".zarr"):
+            return False
+        bare.extend([] if "zarr.json" in names else [folder])
+        return True
+
+    scan = scan_folders(root, is_log)
+    lacking = [
+        make_scan_reject(as_storage_path(folder), root, "missing_file", f"{folder}: expected zarr.json, found none")
+        for folder in bare
+    ]
+    logs = [folder for folder in scan.found if str(folder) not in bare]
+    rejects = (*scan.rejects, *lacking)
+    if not logs and rejects:
+        raise FailedWork(f"{source}: expected {SCHEMA} logs, found none that can be read: {rejects[0].detail}")
+    if not logs:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
-    return Found(
-        episodes=tuple(
-            EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
-        )
-    )
+    episodes = [EpisodeLocation(reference=Reference(uri=str(log), key=key_of(log, root))) for log in logs]
+    return Found(episodes=tuple(episodes), rejects=rejects)
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
@@ -79,72 +88,44 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        attributes, arrays = _open_arrays(local_path(as_storage_path(path)))
+        store, attributes, arrays = open_arrays(local_path(as_storage_path(path)))
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
-        numbers = _read_numbers(arrays, path)
+        numbers = _read_numbers(store, arrays, path)
         streams = _read_streams(numbers, path)
         cameras, missing = _open_cameras(arrays, numbers, attributes, path)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
-    return _align(located.reference, attributes, streams, cameras, missing)
-
-
-def _open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, zarr.Array]]:
-    """The log's attributes, and its arrays by name; asking the group for every array costs more than reading it."""
-    attributes = json.loads((folder / "zarr.json").read_bytes())["attributes"]
-    store = LocalStore(folder, read_only=True)
-    arrays = {}
-    for parent, below, files in os.walk(folder):
-        metadata = json.loads(Path(parent, "zarr.json").read_bytes()) if "zarr.json" in files else {}
-        if metadata.get("node_type") == "array":
-            below.clear()
-            name = Path(parent).relative_to(folder).as_posix()
-            arrays[name] = zarr.Array.from_dict(StorePath(store, name), metadata)
-    return attributes, arrays
+    opened = {
+        slot: Camera(times=times, array=array, store=store, form=adapter.form_of(slot))
+        for slot, (times, array) in cameras.items()
+    }
+    return _align(located.reference, attributes, streams, opened, missing)
 
 
 Stream = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-class ZarrFrames(Sequence[Image]):
-    """Frames of a zarr array in the order of `numbers`, as JPEG; one chunk is held at a time.
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """One camera of a log: stamps int64 [n] (ns) and pictures uint8 [n, y, x, 3]."""
 
-    A camera slower than the control rate shows a frame for several steps; it is encoded once.
-    """
+    times: NDArray[np.int64]
+    array: zarr.Array
+    store: Store
+    form: CameraForm
 
-    def __init__(self, array: zarr.Array, numbers: NDArray[np.int64]) -> None:
-        self._array = array
-        self._numbers = numbers
-        self._chunk_number = -1
-        self._chunk: NDArray[np.uint8] = np.zeros((0, 0, 0, 3), np.uint8)
-        self._last: tuple[int, bytes] = (-1, b"")
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return ZarrFrames(self._array, self._numbers[index])
-        number, length = int(self._numbers[index]), self._array.chunks[0]
-        if number == self._last[0]:
-            return self._last[1]
-        if number // length != self._chunk_number:
-            start = number // length * length
-            try:
-                self._chunk = np.asarray(self._array[start : start + length])
-            except _READ_ERRORS as error:
-                raise CorruptImage(f"{self._array.store_path}: frame {number}: {error}") from error
-            self._chunk_number = number // length
-        self._last = number, to_jpeg(self._chunk[number % length])
-        return self._last[1]
+    def frames_at(self, grid: NDArray[np.int64]) -> Sequence[Image]:
+        """For every grid time the latest picture that is not in the future."""
+        where = str(self.array.store_path)
+        return open_camera(self.store, self.array, latest_index(self.times, grid), self.form, where)
 
 
 def _align(
     reference: Reference,
     attributes: Mapping[str, Any],
     streams: Mapping[str, Stream],
-    cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]],
+    cameras: Mapping[str, Camera],
     missing: tuple[str, ...],
 ) -> NativeEpisode:
     path = reference.uri
@@ -161,27 +142,46 @@ def _align(
     arrays = {}
     for key, (times, values) in streams.items():
         arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
-    frames = {slot: ZarrFrames(array, latest_index(times, grid)) for slot, (times, array) in cameras.items()}
-    task = str(attributes.get("task") or "").strip()
-    names = [str(name) for name in attributes.get("joint_names", ())]
+    task = clean_instruction(str(attributes.get("task") or ""))
+    is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
     return NativeEpisode(
         reference=reference,
         n_steps=len(grid),
         arrays=arrays,
-        frames=frames,
+        frames={slot: camera.frames_at(grid) for slot, camera in cameras.items()},
         robot=str(attributes.get("robot")),
-        dim_names={"joints/position": names, "command/joint_position": names},
+        dim_names=_dim_names(attributes, streams, path),
         control_hz=control_hz,
         timestamp_s=(grid - grid[0]) / 1e9,
         task=task,
         language=(task,) if task else (),
-        success=-1 if attributes.get("success") is None else int(bool(attributes["success"])),
+        success=parse_flag(attributes.get("success")),
         missing_cameras=missing,
+        dropped=_lost_steps(streams, cameras, grid, control_hz),
         notes=_make_notes(streams, cameras, grid),
+        inferred={} if is_command else {"resampled": _RESAMPLED},
     )
 
 
-def _read_numbers(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, NDArray]:
+def _dim_names(attributes: Mapping[str, Any], streams: Mapping[str, Stream], path: str) -> dict[str, list[str]]:
+    """The names of the columns of joints and, where the log states them (`gripper_names`), of grippers.
+
+    Raises Rejected where there are more or fewer names than columns.
+    """
+    found: dict[str, list[str]] = {}
+    for attribute, keys in _NAMED.items():
+        stated = attributes.get(attribute) or ()
+        for key in keys if stated else ():
+            width = streams[key][1].shape[1]
+            if not isinstance(stated, (list, tuple)) or len(stated) != width:
+                raise Rejected(
+                    "wrong_dims", f"{path}: {attribute}: expected {width} names, one a column, found {stated}"
+                )
+            found[key] = [str(name) for name in stated]
+    return found
+
+
+def _read_numbers(store: Store, arrays: Mapping[str, zarr.Array], path: str) -> dict[str, NDArray]:
     """Every array that alignment needs, read at once: in turns, zarr takes longer to wait than to read."""
     wanted = {
         key: array
@@ -190,6 +190,7 @@ def _read_numbers(arrays: Mapping[str, zarr.Array], path: str) -> dict[str, NDAr
     }
     for key, array in wanted.items():
         check_array_size(f"{path}: {key}", array.shape, 8)
+        check_chunks(store, array, 0, array.shape[0] if array.ndim else 0, f"{path}: {key}")
 
     async def read_all() -> list[Any]:
         return await asyncio.gather(*(array.async_array.getitem(slice(None)) for array in wanted.values()))
@@ -244,22 +245,47 @@ def _open_cameras(
             continue
         times, array = _read_stamps(numbers, f"camera/{name}", path), arrays[f"camera/{name}/rgb"]
         if array.ndim != 4 or array.dtype != np.uint8 or array.shape[0] != len(times):
-            raise Rejected("unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3]")
-        check_frames_size(f"{path}: camera {name}", array.shape, math.prod(array.chunks))
+            found = f"{array.dtype} {list(array.shape)}"
+            raise Rejected(
+                "unequal_lengths", f"{path}: camera {name}: expected uint8 [{len(times)}, y, x, 3], found {found}"
+            )
         cameras[slot] = times, array
     return cameras, tuple(missing)
 
 
-def _span(
-    streams: Mapping[str, Stream], cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]]
-) -> tuple[int, int]:
+def _span(streams: Mapping[str, Stream], cameras: Mapping[str, Camera]) -> tuple[int, int]:
     """From when to when (ns) every stream has a value; one that is held has it for a period after its last sample."""
     interpolated = [times for key, (times, _) in streams.items() if _STATES.get(key, False)]
     held = [times for key, (times, _) in streams.items() if not _STATES.get(key, False)]
-    held += [times for times, _ in cameras.values()]
+    held += [camera.times for camera in cameras.values()]
     ends = [int(times[-1]) for times in interpolated]
     ends += [int(times[-1] + np.median(np.diff(times))) for times in held if len(times) > 1]
     return max(int(times[0]) for times in interpolated + held), min(ends)
+
+
+def _lost_steps(
+    streams: Mapping[str, Stream],
+    cameras: Mapping[str, Camera],
+    grid: NDArray[np.int64],
+    control_hz: float,
+) -> tuple[DroppedSteps, ...]:
+    """The steps at both ends for which a command was given and some stream had not begun, or had ended."""
+    command, _ = streams["command/joint_position"]
+    first, last = _span(streams, cameras)
+    begins_late = any(int(camera.times[0]) == first for camera in cameras.values())
+    ends_early = any(_end_of(camera.times) == last for camera in cameras.values())
+    return lost_at_ends(
+        command,
+        grid,
+        control_hz,
+        before="missing_frames" if begins_late else "no_overlap",
+        after="missing_frames" if ends_early else "no_overlap",
+    )
+
+
+def _end_of(times: NDArray[np.int64]) -> int:
+    """Until when (ns) a stream that is held has a value: a period after its last sample."""
+    return int(times[-1] + np.median(np.diff(times))) if len(times) > 1 else int(times[-1])
 
 
 def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
@@ -280,14 +306,18 @@ def _check_base(path: str, robot: Any, streams: Mapping[str, Stream]) -> None:
 
 
 def _make_notes(
-    streams: Mapping[str, Stream], cameras: Mapping[str, tuple[NDArray[np.int64], zarr.Array]], grid: NDArray[np.int64]
+    streams: Mapping[str, Stream], cameras: Mapping[str, Camera], grid: NDArray[np.int64]
 ) -> dict[str, float]:
-    """Per stream its gaps, lost samples and longest pause; per camera the greatest age of an image; all in ms."""
+    """Per stream its gaps, lost samples and longest pause while the episode lasts, and the greatest age of a sample.
+
+    Pauses and ages are in ms.
+    """
     stamps = {key.split("/")[0]: times for key, (times, _) in streams.items()}
-    stamps |= {slot: times for slot, (times, _) in cameras.items()}
+    stamps |= {slot: camera.times for slot, camera in cameras.items()}
     notes: dict[str, float] = {}
     for name, times in stamps.items():
-        report = report_stream(times)
+        first = max(int(latest_index(times, grid[:1])[0]), 0)
+        report = report_stream(times[first : int(np.searchsorted(times, grid[-1], side="right")) + 1])
         notes[f"{name}/n_gaps"] = report.n_gaps
         notes[f"{name}/n_lost"] = report.n_lost
         notes[f"{name}/longest_pause_ms"] = round(report.longest_pause_ms, 3)

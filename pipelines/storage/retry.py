@@ -1,4 +1,9 @@
-"""Reads that fail for a moment, of networks and their disks: tried again after growing pauses, then failed by name."""
+"""Reads that fail for a moment, of networks and their disks: retried after growing pauses, then failed by name.
+
+Two policies, for two kinds of reader. Files of a source are read by a worker that holds nothing else up, so pauses are
+long enough for a file server to come back (10 s in all). Ranges of object stores are read by the hundred beside a
+running training, and stores throttle single requests for moments: five attempts within 3 s.
+"""
 
 import errno
 import re
@@ -10,6 +15,10 @@ from pipelines.contract.errors import FailedWork
 
 Result = TypeVar("Result")
 PAUSES_S = (0.5, 2.0, 8.0)
+STORE_ATTEMPTS = 5
+STORE_FIRST_PAUSE_S = 0.2
+# How long a store may take to answer one request.
+STORE_ANSWER_S = 20.0
 _FOR_A_MOMENT = frozenset(
     {
         errno.EIO,
@@ -48,15 +57,41 @@ def with_retries(work: Callable[[], Result], what: str) -> Result:
         raise FailedWork(f"{what}: failed {len(PAUSES_S) + 1} times, the last time with: {error}") from error
 
 
+def store_pause_s(attempts: int) -> float:
+    """How long to wait before an object store is asked again, after so many failed attempts.
+
+    >>> [store_pause_s(n) for n in (1, 2, 3, 4)]
+    [0.2, 0.4, 0.8, 1.6]
+    """
+    return STORE_FIRST_PAUSE_S * 2 ** (attempts - 1)
+
+
+def with_store_retries(read: Callable[[], Result], what: str) -> Result:
+    """Runs a read of an object store again while the store fails; then raises FailedWork that names it.
+
+    What is missing or forbidden stays so, and fails at once.
+    """
+    for attempt in range(1, STORE_ATTEMPTS + 1):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError) as error:
+            raise FailedWork(f"{what}: expected an object that may be read, found: {error}") from error
+        except OSError as error:
+            if attempt == STORE_ATTEMPTS:
+                raise FailedWork(f"{what}: the store failed {STORE_ATTEMPTS} times, last with: {error}") from error
+            time.sleep(store_pause_s(attempt))
+    raise AssertionError("the loop returns or raises")
+
+
 def transient_cause(error: BaseException | None) -> OSError | None:
     """Returns what is behind an error if it may pass by itself, and None where the bytes themselves are wrong.
 
-    Libraries that read files tell the number in the text: HDF5 says `errno = 5`.
+    Libraries that read files put the number into the text: HDF5 says `errno = 5`.
     """
     while error is not None:
         if isinstance(error, OSError):
-            told = re.search(r"errno = (\d+)", str(error))
-            number = int(told[1]) if told else error.errno
+            stated = re.search(r"errno = (\d+)", str(error))
+            number = int(stated[1]) if stated else error.errno
             if number in _FOR_A_MOMENT or isinstance(error, (ConnectionError, TimeoutError)) or _is_of_a_store(error):
                 return error
         error = error.__cause__

@@ -191,8 +191,18 @@ def test_label_without_a_labeler_or_with_stray_options_is_wrong_use(dataset: Pat
 
 
 def test_a_review_for_other_machines_needs_a_token(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["annotate", "review", str(dataset), "--host", "0.0.0.0"]) == 2
-    assert "a token of 16 letters or more is needed" in capsys.readouterr().err
+    assert main(["annotate", "review", str(dataset), "--host", "0.0.0.0", "--no-token"]) == 2
+    assert "other machines could connect, so --no-token is refused" in capsys.readouterr().err
+
+
+def test_a_table_of_others_is_not_written_over(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "propose", str(dataset)]) == 0
+    table = dataset / "segments" / "proposals.parquet"
+    before = table.read_bytes()
+    assert main(["annotate", "label", str(dataset), "--backend", "rules", "--name", "proposals"]) == 1
+    assert "found segments that would be lost, of kinematics (proposal)" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert main(["annotate", "propose", str(dataset)]) == 0
 
 
 def test_a_dataset_in_an_object_store_is_proposed_labelled_and_merged(

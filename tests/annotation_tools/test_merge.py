@@ -188,3 +188,16 @@ def test_the_manifest_of_a_bake_names_the_new_shards_and_where_they_come_from(
     files = Dataset.open(tmp_path / "1.1.0").splits["train"]
     hashes = [hashlib.sha256(file.shard.read_bytes()).hexdigest() for file in files]
     assert [shard["sha256"] for shard in manifest["shards"]] == hashes
+
+
+def test_the_order_of_the_tables_changes_nothing() -> None:
+    tables = [[said("a", "m1", "model")], [said("b", "m2", "model")], [said("c", "m2", "model", episode_id="e0")]]
+    assert merge_tables(tables) == merge_tables(tables[::-1])
+    assert texts(*tables) == ["c", "b"]
+
+
+def test_one_name_in_two_tables_is_one_layer_only_where_they_agree() -> None:
+    assert texts([said("a")], [said("a")]) == ["a"]
+    merged = merge_tables([[said("a")], [said("b")]])
+    assert [str(conflict) for conflict in merged.conflicts] == ["episode e1: two tables of ann disagree"]
+    assert texts([said("a")], [said("b", created="2024-06-01T00:00:00Z")], conflicts="latest") == ["b"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mixtures.groups.selection import select_groups, validation_words
+from mixtures.locks import read_lock
 from mixtures.mixture import Mixture, open_mixture
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, UsageError
@@ -300,3 +301,21 @@ def test_two_groups_with_one_name_are_refused(folder: Path) -> None:
     body = f"groups:\n  - {{name: x, groups: [{{name: y, {data}}}]}}\n  - {{name: x/y, {data}}}\n"
     with pytest.raises(UsageError, match="two groups have one name"):
         opened(folder, body)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected a mixture spec or a lock file"),
+        ("[" * 100_000, "expected a mixture spec or a lock file"),
+        ("[]", "expected schema 'embodimix.lock/v1', found 'list'"),
+        (
+            '{"schema": "embodimix.lock/v1", "seed": 0}',
+            "expected a whole lock, found none of action, language, groups",
+        ),
+    ],
+)
+def test_a_lock_that_is_cut_or_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "m.lock.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_lock(tmp_path / "m.lock.json")

@@ -25,6 +25,7 @@ from tests.support.checkout import ROOT
 from tests.support.native_files import picture
 
 Floats = NDArray[np.float64]
+SPEED_M_S = 0.5
 CARDS = yaml.safe_load((ROOT / "tests/support/oxe_cards.yaml").read_text())["cards"]
 
 # Where each dataset keeps the state that RDT publishes ranges of, as its data/preprocess_scripts read it.
@@ -177,6 +178,76 @@ def read_ranges(path: Path) -> dict[str, dict[str, Quantity]]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """From the mean to the least, to the greatest and back to the mean, all dims together, at a control rate."""
+
+    hz: float
+    length_m: float
+
+    @property
+    def share(self) -> Floats:
+        """[t] in -1 (least) .. 0 (mean) .. 1 (greatest)."""
+        n = max(4, int(np.ceil(self.length_m / SPEED_M_S * self.hz)))
+        return np.concatenate(
+            [np.linspace(0, -1, n), np.linspace(-1, 1, 2 * n)[1:], np.linspace(1, 0, n)[1:]]  # fmt: skip
+        )
+
+    def of(self, quantity: Quantity) -> Floats:
+        share = self.share
+        down, up = quantity.least - quantity.mean, quantity.greatest - quantity.mean
+        return quantity.mean + np.where(share < 0, -share * down, share * up)
+
+
+ZERO = Quantity(least=0, greatest=0, mean=0, low=0, high=0)
+UNIT = Quantity(least=0, greatest=1, mean=0.5, low=0, high=1)
+
+
+def state_motion(ranges: dict[str, Quantity], hz: float, side: str = "") -> Motion:
+    """One arm that visits the published least and greatest of every quantity at 0.5 m/s."""
+    ends = [ranges.get(f"{side}eef_pos_{axis}", ZERO) for axis in "xyz"]
+    joints = [ranges.get(f"{side}arm_joint_{i}_pos", ZERO) for i in range(7)]
+    # Both arms and their joints take as long as the longest of their ways, at 0.5 m/s or 1 rad/s.
+    spans = [q.greatest - q.least for name, q in ranges.items() if "eef_pos" in name or "_joint_" in name]
+    way = Way(hz=hz, length_m=float(np.linalg.norm(spans)))
+    rotation = mean_rotation([ranges.get(f"{side}eef_angle_{i}", ZERO).mean for i in range(6)])
+    return Motion(
+        xyz=np.stack([way.of(end) for end in ends], axis=1),
+        rotation=rotation * Rotation.from_rotvec(np.outer(0.3 * way.share + 0.1, [0.1, 0, 1])),
+        openness=way.of(ranges.get(f"{side}gripper_open", UNIT)),
+        joints=np.stack([way.of(joint) for joint in joints], axis=1),
+        changes=np.zeros((len(way.share), 7)),
+    )
+
+
+def mean_rotation(columns: list[float]) -> Rotation:
+    """The rotation whose matrix begins with about these two columns; none where they are not published."""
+    first, second = np.array(columns[:3]), np.array(columns[3:])
+    if not first.any() or not second.any():
+        return Rotation.identity()
+    first = first / np.linalg.norm(first)
+    second = second - first * (first @ second)
+    second = second / np.linalg.norm(second)
+    return Rotation.from_matrix(np.stack([first, second, np.cross(first, second)], axis=1))
+
+
+def action_motion(ranges: dict[str, Quantity], rows: Floats) -> Motion:
+    """rows [t], of all dims together: -1..1 of the way to what 98 % stay within; +-inf the published extremes."""
+    share, values = np.where(np.isfinite(rows), rows, 0), []
+    for name in ("x", "y", "z", "roll", "pitch", "yaw", "gripper"):
+        q = ranges[name]
+        typical = q.mean + np.where(share < 0, share * (q.mean - q.low), share * (q.high - q.mean))
+        values.append(np.select([np.isposinf(rows), np.isneginf(rows)], [q.greatest, q.least], typical))
+    changes = np.stack(values, axis=1)
+    return Motion(
+        xyz=changes[:, :3],
+        rotation=Rotation.from_rotvec(np.tile([0.0, 0.0, 0.01], (len(rows), 1))),
+        openness=np.round(changes[:, 6]),
+        joints=np.zeros((len(rows), 7)),
+        changes=changes,
+    )
+
+
 def native_episode(adapter: Adapter, t: int, *layers: tuple[Mapping[str, str], Motion]) -> NativeEpisode:
     """Returns an episode of `t` steps with every key of the dataset's card; each layer puts a motion into some keys."""
     card = CARDS[adapter.name]
@@ -200,7 +271,7 @@ def native_episode(adapter: Adapter, t: int, *layers: tuple[Mapping[str, str], M
 
 def encode(word: str, motion: Motion) -> Floats:
     """Returns [t, k], the columns that one word stands for."""
-    match = re.fullmatch(r"(left:)?([+a-z-]+?)(\d*)(?:([*/])([\d.]+))?", word)
+    match = re.fullmatch(r"(left:)?([+a-z-]+?)(\d*)(?:([*/])(-?[\d.]+))?", word)
     if not match:
         raise ValueError(f"expected a word such as xyz*1000 or zeros3, found {word!r}")
     side, name, count, sign, factor = match.groups()

@@ -92,6 +92,9 @@ class ToyMixture:
     def save_statistics(self, path: Path) -> None:
         save_statistics(path, self.statistics)
 
+    def rates_of(self, norm_key: str) -> tuple[float, ...]:
+        return (20.0,)
+
     def action_mean(self, norm_key: str) -> np.ndarray:
         return self.statistics[norm_key].action.mean
 

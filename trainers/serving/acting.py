@@ -65,6 +65,7 @@ class Actor:
         normalizer = Normalizer(
             statistics=load_statistics(directory.recorded_statistics()),
             mode=action["mode"],
+            rotation=action.get("rotation", "euler"),  # runs before version 0.2 have no other
             parts={key: robot.parts for key, robot in robots.items()},
             normalization=action["normalization"],
         )

@@ -452,3 +452,45 @@ def test_a_beam_job_labels_like_a_local_run(store: EpisodeStore, tmp_path: Path,
     assert beamed.annotations == local.annotations and len(beamed.annotations) > 5
     assert [(letter.episode_id, letter.reason) for letter in beamed.dead_letters] == [(victim, "rejected")]
     assert isinstance(beamed.dead_letters[0], DeadLetter)
+
+
+def test_a_key_follows_no_redirect(
+    store: EpisodeStore, tmp_path: Path, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_KEY", "k-123")
+    elsewhere = endpoint(lambda number, question: completion(good(question)))
+    here = endpoint(lambda number, question: (307, b"", {"Location": f"{elsewhere.url}/chat/completions"}))
+    with pytest.raises(FailedWork, match="expected an answer, found a redirect to .*, which is not followed"):
+        run(store, labeler(here, key_variable="LABEL_KEY"), tmp_path)
+    assert elsewhere.headers == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/v1", "http://10.0.0.7:8000/v1", "http://localhost.evil.example/v1"]
+)
+def test_a_key_goes_to_no_other_machine_in_the_clear(url: str) -> None:
+    with pytest.raises(UsageError, match="expected https:// where a key is sent to another machine"):
+        HttpLabeler(url=url, model="m", key_variable="LABEL_KEY")
+    assert HttpLabeler(url=url, model="m", key_variable="LABEL_KEY", is_plain_allowed=True).url == url
+    assert HttpLabeler(url=url, model="m").url == url
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "http://127.0.0.1/v1", "http://[::1]:8000/v1"])
+def test_a_key_may_go_to_this_machine_in_the_clear(url: str) -> None:
+    assert HttpLabeler(url=url, model="m", key_variable="LABEL_KEY").url == url
+
+
+def test_a_url_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UsageError, match="expected no name or password") as refused:
+        HttpLabeler(url="https://me:hunter2@example.com/v1", model="m")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_that_is_not_there_is_named_before_anything_is_sent(
+    store: EpisodeStore, tmp_path: Path, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LABEL_KEY", raising=False)
+    asked = endpoint(lambda number, question: completion(good(question)))
+    with pytest.raises(FailedWork, match="expected a key in LABEL_KEY, found no such environment variable"):
+        run(store, labeler(asked, key_variable="LABEL_KEY"), tmp_path)
+    assert asked.questions == []

@@ -57,7 +57,9 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "trainers.main", "annotate", "review", str(self.dataset)]
         command += ["--port", str(self.port), *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # One token, so that a page that was open before a restart is still let in.
+        environment = os.environ | {"EMBODIMIX_REVIEW_TOKEN": "one-token-of-all-starts"}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
         self.url = self.process.stdout.readline().split()[1]
         self.port = int(re.findall(r":(\d+)/", self.url)[0])

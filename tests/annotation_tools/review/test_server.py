@@ -12,7 +12,7 @@ import pytest
 
 from annotation_tools.episodes import Brief
 from annotation_tools.review.queue import Queue
-from annotation_tools.review.session import ReviewOptions
+from annotation_tools.review.session import ReviewOptions, read_token
 from pipelines.contract.errors import UsageError
 from tests.support.annotation_episodes import make_dataset
 from tests.support.annotation_server import LocalServer
@@ -159,10 +159,78 @@ def test_with_a_token_nothing_is_answered_without_it(tmp_path: Path, server: Loc
         guarded.end()
 
 
-def test_other_machines_are_let_in_only_with_a_token(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--host 0.0.0.0: other machines could connect, so a token"):
-        ReviewOptions(dataset=tmp_path, host="0.0.0.0")
-    assert ReviewOptions(dataset=tmp_path, host="0.0.0.0", token="a-long-enough-token").host == "0.0.0.0"
+def test_the_link_with_the_token_leads_to_the_page_and_nowhere_else(tmp_path: Path, server: LocalServer) -> None:
+    guarded = LocalServer(Path(shutil.copytree(server.dataset, tmp_path / "1.0.0")), token="s3cret-s3cret-s3cret")
+    try:
+        for path in ("/", "//evil.example/", "/\\evil.example", "/%2f%2fevil.example"):
+            connection = http.client.HTTPConnection("127.0.0.1", int(guarded.url.rstrip("/").rsplit(":", 1)[1]))
+            connection.putrequest("GET", f"{path}?token=s3cret-s3cret-s3cret")
+            connection.endheaders()
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["location"]) == (307, "/")
+            connection.close()
+    finally:
+        guarded.end()
+
+
+def test_a_review_asks_for_a_token_of_its_own(tmp_path: Path) -> None:
+    first, second = ReviewOptions(dataset=tmp_path), ReviewOptions(dataset=tmp_path)
+    assert len(first.token) >= 16 and first.token != second.token
+    with pytest.raises(UsageError, match="expected a token of 16 letters or more, found 5"):
+        ReviewOptions(dataset=tmp_path, token="short")
+    with pytest.raises(UsageError, match="letters, digits"):
+        ReviewOptions(dataset=tmp_path, token="sixteen letters & more")
+
+
+def test_only_this_machine_is_let_in_without_a_token(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--host 0.0.0.0: other machines could connect, so --no-token is refused"):
+        ReviewOptions(dataset=tmp_path, host="0.0.0.0", is_open=True)
+    assert ReviewOptions(dataset=tmp_path, is_open=True).host == "127.0.0.1"
+
+
+def test_the_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("from-a-file-of-mine\n")
+    monkeypatch.setenv("EMBODIMIX_REVIEW_TOKEN", "from-the-environment")
+    assert read_token(tmp_path / "token") == "from-a-file-of-mine"
+    assert read_token(None) == "from-the-environment"
+    (tmp_path / "empty").write_text("\n")
+    for name in ("empty", "missing"):
+        with pytest.raises(UsageError, match=f"--token-file .*{name}: expected a file with a token"):
+            read_token(tmp_path / name)
+
+
+POISONS = [
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "seconds": 1e999, "segments": []}',
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "seconds": NaN, "segments": []}',
+    b'{"annotator": "pat", "revision": 1e999, "status": "draft", "segments": []}',
+    b'{"annotator": "pat", "revision": true, "status": "draft", "segments": []}',
+    b'{"annotator": "pat", "revision": 99999999999999999999, "status": "draft", "segments": []}',
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "segments": [{"start": 0, "end": 5, "text": "\\ud800", '
+    b'"kind": "subtask", "arms": [], "success": -1, "confidence": 1.0}]}',
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "segments": [{"start": 0, "end": 5, "text": "a", '
+    b'"kind": "subtask", "arms": ["\\udfff"], "success": -1, "confidence": 1.0}]}',
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "segments": [{"start": 0, "end": 5, "text": "a", '
+    b'"kind": "subtask", "arms": [], "success": -1, "confidence": 1e999}]}',
+    b'{"annotator": "pat", "revision": 0, "status": "draft", "segments": [{"start": false, "end": 5, "text": "a", '
+    b'"kind": "subtask", "arms": [[]], "success": -1, "confidence": 1.0}]}',
+    b'{"annotator": "pat", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("body", POISONS, ids=range(len(POISONS)))
+def test_a_save_that_json_or_unicode_cannot_hold_breaks_nothing(server: LocalServer, body: bytes) -> None:
+    path = f"/api/episodes/{first_id(server)}"
+    status, answer = ask(server, f"{path}/segments", "PUT", body, PAGE)
+    assert status == 422 and "expected" in answer["error"]
+    assert ask(server, f"{path}?annotator=ann")[0] == ask(server, "/api/progress")[0] == 200
+    assert ask(server, "/api/export", "POST", {}, PAGE)[0] == 200
+
+
+def test_a_text_that_is_too_long_is_refused_rather_than_cut(server: LocalServer) -> None:
+    segment = {"start": 0, "end": 5, "text": "x" * 1001, "kind": "idle", "arms": [], "success": -1, "confidence": 1.0}
+    status, answer = put(server, annotator="lea", segments=[segment])
+    assert status == 422 and "text: expected 1000 letters at most, found 1001" in answer["error"]
 
 
 def test_a_page_of_a_hundred_thousand_episodes_comes_at_once() -> None:

@@ -1,13 +1,16 @@
 """Tests of `annotation_tools.review.store` and `review_queue`: nothing saved is lost, blind is blind."""
 
+import json
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from annotation_tools.episodes import Brief, EpisodeStore, check_annotator
+from annotation_tools.merge import merge_tables
 from annotation_tools.review.queue import Queue, visible_annotators
 from annotation_tools.review.store import ReviewStore, StaleSave, Work
 from pipelines.contract.episode import Segment
@@ -68,6 +71,7 @@ def test_of_many_saves_at_once_one_wins_and_the_rest_is_kept(store: ReviewStore)
 
 KILLED = """
 import os, signal, sys
+from dataclasses import asdict
 from pathlib import Path
 from annotation_tools.review.store import ReviewStore
 from pipelines.contract.episode import Segment
@@ -193,3 +197,59 @@ def test_blind_episodes_hide_the_other_until_both_are_done() -> None:
     assert visible_annotators(blind, "a", "ann", {"ann": "done", "bob": "done"}) == {"ann", "bob"}
     assert visible_annotators(blind, "a", "adjudicated", {"ann": "done", "bob": "done"}) == {"ann", "bob"}
     assert visible_annotators(queue(), "a", "ann", {"bob": "done"}) == {"bob"}
+
+
+def export_done(store: ReviewStore, directory: Path, annotator: str = "ann", text: str = "reach") -> list[str]:
+    """Saves one finished episode and exports everybody's; the names of the files."""
+    segments = (Segment(start=0, end=20, text=text, source="human"),)
+    layer = store.layer("e1", annotator)
+    revision = layer.revision if layer else 0
+    store.save("e1", annotator, segments, base_revision=revision, episode_hash="h", status="done")
+    return [path.name for path in store.export(directory, "0.1.0")]
+
+
+def test_an_export_never_writes_over_a_table_it_did_not_write(store: ReviewStore, tmp_path: Path) -> None:
+    foreign = tmp_path / "proposals.parquet"
+    foreign.write_bytes(b"a labeler's table")
+    assert export_done(store, tmp_path, "proposals") == ["proposals-2.parquet"]
+    assert export_done(store, tmp_path, "proposals", text="lift") == ["proposals-2.parquet"]
+    assert foreign.read_bytes() == b"a labeler's table"
+    assert [a.segment.text for a in read_segments(tmp_path / "proposals-2.parquet")] == ["lift"]
+
+
+def test_one_name_on_two_machines_gives_two_tables_that_a_merge_finds_in_conflict(tmp_path: Path) -> None:
+    stores = [ReviewStore(tmp_path / name / "review.sqlite") for name in ("here", "there")]
+    shared = tmp_path / "shared"
+    assert export_done(stores[0], shared, text="reach") == ["ann.parquet"]
+    assert export_done(stores[1], shared, text="lift") == ["ann-2.parquet"]
+    assert export_done(stores[0], shared, text="reach") == ["ann.parquet"]
+    tables = [read_segments(shared / name) for name in ("ann.parquet", "ann-2.parquet")]
+    merged = merge_tables(tables)
+    assert [str(conflict) for conflict in merged.conflicts] == ["episode e1: two tables of ann disagree"]
+    assert merge_tables([tables[0], tables[0]]).annotations == tuple(tables[0])
+
+
+def test_an_export_that_was_killed_before_its_file_was_written_is_still_its_own(
+    store: ReviewStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_done(store, tmp_path, text="reach")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("annotation_tools.review.store.write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_done(store, tmp_path, text="lift")
+    assert export_done(store, tmp_path, text="lift") == ["ann.parquet"]
+
+
+def test_what_an_earlier_version_let_in_stops_nobody(store: ReviewStore) -> None:
+    save(store, REACH, 0)
+    store._database.execute(
+        "UPDATE layer SET seconds = 9e999, segments = ?",
+        (json.dumps([{**asdict(REACH[0]), "text": "a\ud800"}]),),
+    )
+    (layer,) = store.layers("e1")
+    assert (layer.segments[0].text, layer.seconds) == ("a?", 0.0)
+    assert store.work() == [Work(annotator="ann", done=0, drafts=1, median_s=0.0)]

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from mixtures.actions.chunks import ANGLE, HOLD, LINEAR, SUM, resample, slot_kinds
-from mixtures.actions.normalizer import absolute_to_relative, relative_to_absolute
+from mixtures.actions.normalizer import action_form, from_form, to_form
+from mixtures.actions.rotations import euler_to_relative, relative_to_euler, wrap_angle
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode
@@ -124,11 +126,81 @@ def test_relative_rotations_wrap_and_invert(folder: Path) -> None:
     assert np.abs(back - batch.action_physical).max() < 1e-6
 
 
-def test_relative_and_back_is_exact_for_random_chunks() -> None:
+TWO_ARMS = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,), "arm1": (7, 8, 9, 10, 11, 12), "gripper1": (13,)}
+
+
+@pytest.mark.parametrize("mode", ["absolute", "relative_to_first_state"])
+@pytest.mark.parametrize("rotation", ["euler", "relative_rotvec"])
+@pytest.mark.parametrize("control_mode", ["joint_position", "ee_absolute", "ee_delta"])
+def test_every_form_and_back_is_exact_for_random_chunks(mode: str, rotation: str, control_mode: str) -> None:
     rng = np.random.default_rng(0)
-    action, state = rng.uniform(-3, 3, (5, 4, 18)).astype(np.float32), rng.uniform(-3, 3, (5, 18)).astype(np.float32)
-    relative = rng.random((5, 18)) < 0.5
-    wraps = relative & (rng.random((5, 18)) < 0.5)
-    moved = absolute_to_relative(action, state, relative, wraps)
-    assert np.abs(moved[np.broadcast_to(wraps[:, None], moved.shape)]).max() <= np.pi
-    assert np.abs(relative_to_absolute(moved, state, relative, wraps) - action).max() < 1e-12
+    state = rng.uniform(-3, 3, (5, 18)).astype(np.float32)
+    steps = rng.uniform(-0.2, 0.2, (5, 4, 18))
+    action = wrap_angle(state[:, None] + np.cumsum(steps, axis=1)).astype(np.float32)
+    known, commanded = rng.random((5, 18)) < 0.8, np.ones((5, 18), np.bool_)
+    forms = [action_form(f"a/{control_mode}/pi18/v1", TWO_ARMS, mode, rotation)] * 5  # type: ignore[arg-type]
+    moved = to_form(action, state, known, commanded, forms)
+    assert np.abs(from_form(moved, state, known, forms) - action).max() < 1e-6
+
+
+def test_targets_that_cross_pi_do_not_jump_inside_a_chunk() -> None:
+    """A hand that points down: roll near pi, its sign changed by noise."""
+    roll = np.array([3.10, -3.12, 3.13, -3.10])
+    action = np.zeros((1, 4, 18), np.float32)
+    action[0, :, 3] = roll
+    known = np.ones((1, 18), np.bool_)
+    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, "absolute")
+    for start, expected in (
+        (3.11, [3.10, 3.1632, 3.13, 3.1832]),
+        (-3.13, [-3.1832, -3.12, -3.1532, -3.10]),
+    ):
+        state = np.full((1, 18), start, np.float32)
+        moved = to_form(action, state, known, known, [form])
+        assert moved[0, :, 3] == pytest.approx(expected, abs=1e-4)
+        assert from_form(moved, state, known, [form])[0, :, 3] == pytest.approx(roll, abs=1e-6)
+    unmeasured = to_form(action, np.full((1, 18), -3.13, np.float32), ~known, known, [form])
+    assert unmeasured[0, :, 3] == pytest.approx([3.10, 3.1632, 3.13, 3.1832], abs=1e-4)
+
+
+def test_a_turn_through_pitch_90_is_smooth_as_a_rotation_vector() -> None:
+    """The hand pitches from 85 to 95 degrees; Euler angles that stay within 90 flip roll and yaw by pi on the way."""
+    degrees = np.arange(11) + 85.5
+    rpy = Rotation.from_euler("y", degrees[:, None], degrees=True).as_euler("xyz")
+    action = np.zeros((1, 11, 18), np.float32)
+    action[0, :, 3:6] = rpy
+    assert np.abs(np.diff(rpy, axis=0)).max() > 3
+    state, known = action[:, 0], np.ones((1, 18), np.bool_)
+    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, "absolute", "relative_rotvec")
+    moved = to_form(action, state, known, known, [form])
+    expected = np.stack([np.zeros(11), np.radians(degrees - 85.5), np.zeros(11)], axis=1)
+    assert np.abs(moved[0, :, 3:6] - expected).max() < 1e-6
+    back = from_form(moved, state, known, [form])[0, :, 3:6]
+    turned = Rotation.from_euler("xyz", back) * Rotation.from_euler("xyz", rpy).inv()
+    assert turned.magnitude().max() < 1e-6
+
+
+def test_a_source_whose_pitch_passes_90_gets_its_own_angles_back() -> None:
+    rpy = np.stack([np.full(5, 0.2), np.linspace(1.5, 1.7, 5), np.full(5, -0.4)], axis=1)
+    found = relative_to_euler(euler_to_relative(rpy[None], rpy[:1]), rpy[:1])
+    assert np.abs(found[0] - rpy).max() < 1e-9
+
+
+def test_rotation_vectors_have_the_axes_of_the_robots_base() -> None:
+    """A hand that points down (roll pi) and turns by 0.1 about the base's z axis: the vector is (0, 0, 0.1)."""
+    down = np.array([[np.pi, 0.0, 0.3]])
+    target = np.array([[[np.pi, 0.0, 0.4]]])
+    assert euler_to_relative(target, down)[0, 0] == pytest.approx([0, 0, 0.1], abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["absolute", "relative_to_first_state"])
+def test_a_mixture_of_rotation_vectors_inverts(folder: Path, mode: str) -> None:
+    mixture = opened(folder, "turning", f"{{horizon: 4, mode: {mode}, rotation: relative_rotvec}}")
+    with Stream(mixture, batch_size=1) as stream:
+        batch = stream.gather([0] * 10, list(range(10)))
+    back = mixture.unnormalize_batch_action(batch, batch.action)
+    turned = Rotation.from_euler("xyz", back[..., 3:6].reshape(-1, 3))
+    recorded = Rotation.from_euler("xyz", batch.action_physical[..., 3:6].reshape(-1, 3))
+    assert (turned * recorded.inv()).magnitude().max() < 1e-5
+    assert np.abs(back - batch.action_physical)[..., [0, 1, 2, 6]].max() < 1e-5
+    assert np.abs(batch.action[..., 3:6]).max() < 1.5
+    assert mixture.lock()["action"]["rotation"] == "relative_rotvec"

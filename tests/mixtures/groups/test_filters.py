@@ -94,8 +94,8 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
     }
     (group,) = opened(folder, "", tables).groups
     assert group.labels == Labels(
-        texts=pytest.approx(26 / 44),
-        sentences=4,
+        texts=pytest.approx(6 / 44),
+        sentences=2,
         instructions=2,
         median_s=0.7,
         kinds=pytest.approx({"subtask": 14 / 26, "recovery": 10 / 26, "idle": 2 / 26}),
@@ -106,7 +106,7 @@ def test_sources_and_confidence_are_those_of_the_segment_tables(folder: Path) ->
 def test_labels_are_those_of_the_episodes_that_are_drawn_from(folder: Path) -> None:
     (group,) = opened(folder, "{keep: {max_steps: 12}}").groups
     assert group.labels is not None
-    assert (group.labels.sentences, group.labels.median_s, group.labels.texts) == (2, 0.6, 0.5)
+    assert (group.labels.sentences, group.labels.median_s, group.labels.texts) == (0, 0.6, 0.0)
 
 
 def test_parts_are_told_from_the_largest_on() -> None:

@@ -47,7 +47,7 @@ def texts(mixture: Mixture, row: int) -> list[str]:
         return stream.gather([row] * 12, list(range(12))).language
 
 
-BODY = "datasets: [{path: a/1.0.0, segments: [new.parquet]}]\nlanguage: {segment: 1, task: 0}\n"
+BODY = "datasets: [{path: a/1.0.0, segments: [new.parquet]}]\nlanguage: {segment: 1, task: 0, proposals: true}\n"
 
 
 def test_a_table_replaces_the_segments_of_the_episodes_it_speaks_of(folder: Path) -> None:

@@ -153,3 +153,9 @@ def test_bounded_shares_keep_sum_bounds_and_the_ratio_of_unbounded_groups(weight
     inside = (result > lower + 1e-9) & (result < upper - 1e-9)
     ratios = result[inside] / shares[inside]
     assert np.ptp(ratios) <= 1e-6 * ratios.max() if len(ratios) else True
+
+
+def test_a_smallest_share_over_the_largest_of_one_group_is_refused() -> None:
+    leaves = (Leaf(name="a", count=10, lower=0.6, upper=0.2), Leaf(name="b", count=10))
+    with pytest.raises(UsageError, match="a smallest share of 0.6 is over the largest of the same group"):
+        resolve_shares(Branch(name="", alpha=1.0, children=leaves))

@@ -64,7 +64,7 @@ def test_the_table_names_every_group_and_its_flags(spec: Path, capsys: pytest.Ca
         "0-6",
         "10",
         "0",
-        "4",
+        "0",
         "0.6",
         "proposal",
         "100",

@@ -8,11 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mixtures.reports.charts import bars, lines
+from pipelines.pages.charts import bars, lines
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
-BODY = "datasets: [{path: a/1.0.0}, {path: b/1.0.0}]\nfilters: [{drop: idle}]\naction: {horizon: 5}\n"
+BODY = """datasets: [{path: a/1.0.0}, {path: b/1.0.0}]
+filters: [{drop: idle}]
+action: {horizon: 5}
+language: {proposals: true}
+"""
 
 
 @pytest.fixture(scope="module")

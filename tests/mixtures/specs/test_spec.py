@@ -143,7 +143,7 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ("datasets: [{path: a}]\nfilters: [{drop: {source: [humn]}}]\n", "Did you mean 'human'?"),
         ("datasets: [{path: a}]\nlanguage: {segment: 0, task: 0}\n", "m.yaml:4:11: expected a weight above 0"),
         ("groups: [{name: a, include: b.yaml}]\n", "m.yaml:3:29: expected a mixture spec to include, found no file"),
-        ("groups: &g [{name: a, groups: *g}]\n", "nested deeper than 16 levels"),
+        ("groups: &g [{name: a, groups: *g}]\n", "nested deeper than 64 levels"),
         ("", "m.yaml:1:1: expected `groups` or `datasets`, found neither"),
     ],
 )
@@ -178,3 +178,21 @@ def test_the_json_schema_names_every_key_of_a_dataset() -> None:
     assert dataset["required"] == ["path"]
     assert set(dataset["properties"]) >= {"path", "multiplier", "cap_steps", "max_epochs", "min_share", "filters"}
     assert dataset["additionalProperties"] is False
+
+
+def test_groups_nest_twenty_deep(tmp_path: Path) -> None:
+    text = "datasets: [{path: a, filters: [{keep: {state: {6: [0, 1]}}}]}]"
+    for level in range(20):
+        text = f"groups: [{{name: g{level}, {text}}}]"
+    spec = load_spec(write(tmp_path, HEAD + text + "\n"))
+    node, names = spec.root, []
+    while node.nodes:
+        (node,) = node.nodes
+        names.append(node.name)
+    assert names == [f"g{level}" for level in reversed(range(20))]
+    assert node.entries[0].filters[0].ranges[0].slot == 6
+
+
+@pytest.mark.parametrize("text", ["groups: " + "[" * 5_000, "name2: a\0b\n", "datasets: [{path: " + "{a: " * 5_000])
+def test_what_yaml_cannot_read_is_a_message(tmp_path: Path, text: str) -> None:
+    assert "not valid YAML" in failure(tmp_path, HEAD + text)

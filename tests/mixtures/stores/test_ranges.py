@@ -16,17 +16,20 @@ from typing import Any
 
 import pytest
 
-from mixtures.stores import connection, gcs, retry, s3
+from mixtures.stores import connection, gcs, s3
 from mixtures.stores.connection import Server
 from mixtures.stores.ranges import RangeReader, RangeRequest
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage import retry
 
 
 class ScriptedServer:
     """Answers each request with the next act of its script, and with the asked range of 0, 1, 2 .. behind its end.
 
     Acts: a status; "close" (before an answer), "half" (closes inside one), "late" (no answer), "slices" (byte by byte),
-    "shut" (a whole answer, then closes), "all" (the first hundred bytes of the object, whatever was asked for).
+    "shut" (a whole answer, then closes), "all" (the first hundred bytes of the object, whatever was asked for); "short"
+    (one byte less, and says so), "cut" (one byte less than it says), "moved" (another range), "unnamed" (does not say
+    which range), "huge" (says that a terabyte comes), "end" (the object ends after two bytes).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -73,7 +76,21 @@ class ScriptedServer:
         act = self.script.popleft() if self.script else 206
         first, last = (int(n) for n in head.decode().split("bytes=")[1].split("\r\n")[0].split("-"))
         body = bytes(i % 256 for i in range(first, last + 1))
-        answer = f"HTTP/1.1 206 Partial\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        held = f"bytes {first}-{last}/1000000"
+        if act == "short":
+            body, held = body[:-1], f"bytes {first}-{last - 1}/1000000"
+        elif act == "cut":
+            body = body[:-1]
+        elif act == "moved":
+            held = f"bytes {first + 1}-{last + 1}/1000000"
+        elif act == "end":
+            body, held = body[:2], f"bytes {first}-{first + 1}/{first + 2}"
+        head_lines = f"content-length: {len(body)}\r\nContent-Range: {held}\r\n\r\n"
+        if act == "unnamed":
+            head_lines = f"content-length: {len(body)}\r\n\r\n"
+        elif act == "huge":
+            head_lines = f"content-length: {1 << 40}\r\nContent-Range: {held}\r\n\r\n"
+        answer = f"HTTP/1.1 206 Partial\r\n{head_lines}".encode() + body
         if isinstance(act, int) and act != 206:
             answer = f"HTTP/1.1 {act} No\r\nContent-Length: 4\r\n\r\nbusy".encode()
         if act == "all":
@@ -90,7 +107,7 @@ class ScriptedServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(retry, "STORE_FIRST_PAUSE_S", 0.01)
     made = ScriptedServer()
     yield made
     made.socket.close()
@@ -113,7 +130,7 @@ def test_every_range_comes_back_in_its_place(server: ScriptedServer) -> None:
 
 
 def test_a_store_that_does_not_answer_is_asked_again(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
+    monkeypatch.setattr(retry, "STORE_ANSWER_S", 0.3)
     server.script.append("late")
     assert read(server, ("a", 0, 4)) == [b"\0\1\2\3"]
     assert len(server.heads) >= 2
@@ -124,6 +141,34 @@ def test_a_failing_store_is_asked_again(server: ScriptedServer, act: int | str) 
     server.script.extend([act] * 3)
     assert read(server, ("a", 0, 4), ("a", 4, 4)) == [b"\0\1\2\3", b"\4\5\6\7"]
     assert len(server.heads) == {"slices": 2, "shut": 2}.get(str(act), 5)
+
+
+@pytest.mark.parametrize("act", ["short", "cut", "moved", "unnamed", "huge"])
+def test_an_answer_that_is_not_the_range_asked_for_is_asked_for_again(server: ScriptedServer, act: str) -> None:
+    server.script.extend([act] * 2)
+    assert read(server, ("a", 0, 4)) == [b"\0\1\2\3"]
+    assert len(server.heads) == 3
+
+
+def test_an_answer_that_stays_wrong_names_what_came(server: ScriptedServer) -> None:
+    server.script.extend(["moved"] * 5)
+    with pytest.raises(FailedWork, match="asked for bytes 4-7, answered bytes 5-8 of 1000000"):
+        read(server, ("bucket/x", 4, 4))
+
+
+def test_a_range_past_the_end_of_the_object_is_shorter(server: ScriptedServer) -> None:
+    server.script.append("end")
+    assert read(server, ("a", 0, 4)) == [b"\0\1"]
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize("bucket", ["a:443", "evil.com#", "b\r\nHost: x", ""])
+def test_a_bucket_cannot_name_another_host(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    with pytest.raises(UsageError, match="expected a bucket"):
+        s3.range_request(f"s3://{bucket}/key", 0, 4)
 
 
 def test_a_store_that_fails_for_good_is_named(server: ScriptedServer) -> None:
@@ -163,7 +208,7 @@ def test_an_expired_token_is_renewed_once(server: ScriptedServer) -> None:
 
 
 def test_a_connection_that_grew_stale_costs_no_attempt(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "STORE_ATTEMPTS", 1)
     reader = RangeReader(server.request, 1)
     assert reader.fetch([("a", 0, 2)]).get(0) == b"\0\1"
     server.script.append("close")

@@ -1,6 +1,7 @@
 """Datasets in object stores: the same samples as from disk, through slow, busy and broken servers."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.stores import arrow, retry
-from mixtures.stores.shard_cache import ShardCache
+from mixtures.stores import arrow
+from mixtures.stores.shard_cache import ShardCache, shard_cache_of_process
 from mixtures.stream.batches import Batch, Stream
 from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage import retry
 from tests.support.fake_store import FakeStore, serving
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
@@ -34,7 +36,7 @@ def store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
             monkeypatch.setenv(variable, server.url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.01)
+        monkeypatch.setattr(retry, "STORE_FIRST_PAUSE_S", 0.01)
         arrow._file_system.cache_clear()
         yield server
     arrow._file_system.cache_clear()
@@ -72,7 +74,7 @@ def test_a_busy_store_is_asked_again(store: FakeStore, tmp_path: Path, scheme: s
 def test_a_store_that_stays_broken_fails_the_run_by_name(
     store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "ANSWER_S", 0.3)
+    monkeypatch.setattr(retry, "STORE_ANSWER_S", 0.3)
     arrow._file_system.cache_clear()
     mixture = opened(tmp_path, tmp_path / "cache", "gs://bucket")
     store.failures = 10**9
@@ -129,3 +131,40 @@ def test_staged_shards_are_read_from_disk_up_to_the_limit(store: FakeStore, tmp_
     assert stage.used_bytes <= stage.limit_bytes
     files.close()
     assert ShardCache(tmp_path / "stage", limit_bytes=10**9).local_path(uris[0]) is not None
+
+
+def test_the_environment_gives_every_stream_of_a_process_one_cache(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shard_cache_of_process() is None
+    monkeypatch.setenv("EMBODIMIX_SHARD_CACHE", str(tmp_path / "copies"))
+    monkeypatch.setenv("EMBODIMIX_SHARD_CACHE_GB", "0.5")
+    mixture = opened(tmp_path, tmp_path / "cache", "gs://bucket")
+    with Stream(mixture, batch_size=8) as one, Stream(mixture, batch_size=8) as other:
+        first = one.batch_at(0)
+        cache = shard_cache_of_process()
+        assert cache is not None and cache.limit_bytes == 500_000_000
+        cache.wait()
+        assert any((tmp_path / "copies").glob("*.shard"))
+        reads = store.n_reads
+        assert np.array_equal(other.batch_at(0).images, first.images) and store.n_reads == reads
+    monkeypatch.setenv("EMBODIMIX_SHARD_CACHE_GB", "many")
+    with pytest.raises(UsageError, match="expected gigabytes above 0, found 'many'"):
+        Stream(mixture, batch_size=8)
+
+
+def test_a_copy_that_is_half_there_is_given_up_when_the_last_stream_ends(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixtures.stores.shard_cache.PIECE_BYTES", 64)
+    shard = min((store.root / "bucket/a/1.0.0").glob("*.tfrecord-*"))
+    cache = ShardCache(tmp_path / "copies", limit_bytes=10**9)
+    one, other = OpenShards(cache), OpenShards(cache)
+    one.read(f"gs://bucket/a/1.0.0/{shard.name}", 0, 10)
+    one.close()
+    assert cache._executor is not None
+    other.close()
+    deadline = time.monotonic() + 20
+    while cache.used_bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert cache.used_bytes == 0 and list((tmp_path / "copies").glob("*.shard")) == []

@@ -25,6 +25,7 @@ datasets: [{path: a/1.0.0}, {path: b/1.0.0}]
 filters: [{drop: idle}]
 validation: {fraction: 0.1, min_per_group: 1}
 action: {horizon: 6}
+language: {proposals: true}
 """
 
 

@@ -25,10 +25,11 @@ from pipelines.conversion.beam_options import make_beam_options, option_parser
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import ConversionRequest, convert, make_job, plan_conversion
 from pipelines.conversion.measure import load_measured
-from pipelines.conversion.plan import Job, ShardId, save_plan
+from pipelines.conversion.plan import Job, save_plan
 from pipelines.conversion.results import load_result
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.sidecar import ShardId
 from pipelines.storage.paths import as_storage_path
 from tests.support.checkout import ROOT
 from tests.support.memory_store import MemoryStore

@@ -13,8 +13,9 @@ from pipelines.contract.episode import Episode, Reference
 from pipelines.conversion.graph import ConvertAll, ConvertShard, MergeMeasured
 from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion
 from pipelines.conversion.measure import Measured, PendingVectors, merge_measured
-from pipelines.conversion.plan import Job, ShardId, save_plan
+from pipelines.conversion.plan import Job, save_plan
 from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.sidecar import ShardId
 from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
 from tests.support.mixture_data import summarize
 from tests.support.native_files import bridge_features, picture, write_rlds

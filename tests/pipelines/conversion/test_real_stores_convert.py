@@ -18,9 +18,9 @@ from pipelines.storage.mirror import forget_copies
 from pipelines.storage.paths import RemotePath, as_storage_path
 from tests.pipelines.conversion.test_stores import contents_of
 from tests.pipelines.sources.test_dp import write_buffer
-from tests.pipelines.sources.test_hdf5 import write_robomimic
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
+from tests.support.hdf5_files import write_robomimic
 from tests.support.native_files import bridge_features, write_rlds
 from tests.support.real_servers import serving
 from tests.support.slow_line import slow_line

@@ -24,9 +24,9 @@ from pipelines.sources.folders import find_folders, key_of
 from pipelines.storage.mirror import Listing, forget_copies
 from pipelines.storage.paths import RemotePath, as_storage_path
 from tests.pipelines.sources.test_dp import write_buffer
-from tests.pipelines.sources.test_hdf5 import write_aloha, write_robomimic
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
+from tests.support.hdf5_files import write_aloha, write_robomimic
 from tests.support.memory_store import MemoryStore
 from tests.support.native_files import bridge_features, write_rlds
 

@@ -18,7 +18,8 @@ from pipelines.mapping.adapters import (
     parse_adapter,
     parse_selector,
 )
-from pipelines.mapping.entry_grammar import ENTRY, PART
+from pipelines.mapping.cameras import CameraForm
+from pipelines.mapping.entry_grammar import CAMERA, ENTRY, PART
 from pipelines.mapping.explain import explain_adapter, registry_table
 from pipelines.mapping.formats import list_formats
 from tests.support.checkout import ROOT
@@ -132,7 +133,9 @@ def test_mistakes_in_a_registry_name_file_line_and_column(
 
 
 def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
-    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "drawn"}
+    # How a camera's pictures are stored is part of `cameras` in an entry.
+    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "drawn", "camera_forms", "units_known"}
+    assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from", "draw", "each"}
     assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}
 
 

@@ -381,6 +381,19 @@ def test_a_pose_whose_axes_are_named_in_another_order_is_refused() -> None:
         to_episode(replace(native, dim_names=names), BRIDGE, WIDOWX, [])
 
 
+def test_an_episode_without_a_camera_names_those_sought_and_what_is_there() -> None:
+    native = make_native(np.zeros((2, 7)), np.ones((2, 7)), frames={"observation/image": [b"x"] * 2})
+    missing = replace(native, cameras_found="video/ (a folder)", missing_cameras=("observation/image_1",))
+    for each, found in (
+        (native, "observation/image"),
+        (missing, "video/ (a folder); observation/image_1 is listed, but its files are missing"),
+        (replace(native, frames={}), "no pictures"),
+    ):
+        with pytest.raises(Rejected) as error:
+            to_episode(each, BRIDGE, WIDOWX, ["base_0_rgb"])
+        assert str(error.value) == f"no_camera: expected base_0_rgb: observation/image_0; found {found}"
+
+
 def test_a_missing_key_names_those_that_are_there() -> None:
     native = make_native(np.zeros((2, 7)), np.zeros((2, 7)))
     with pytest.raises(Rejected, match="expected observation/state; found action"):

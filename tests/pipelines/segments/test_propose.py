@@ -107,6 +107,29 @@ def test_a_grasp_that_is_tried_again_is_a_recovery() -> None:
     assert segments[1].text == "open the gripper, move the arm left, close the gripper"
 
 
+def regrasp(distance: float) -> list[Leg]:
+    """A grasp that carries its arm over `distance` of slot 1 (m or rad), opens, and grasps again."""
+    return [
+        Leg(duration_s=2, to={2: -0.5}),
+        Leg(duration_s=0.4, to={6: 1.0}),
+        Leg(duration_s=0.6, to={1: distance}),
+        Leg(duration_s=0.4, to={6: 0.0}),
+        Leg(duration_s=0.8, to={2: -0.3}),
+        Leg(duration_s=0.4, to={6: 1.0}),
+        Leg(duration_s=2, to={2: 0.5}),
+    ]
+
+
+def kinds_of(distance: float, control_mode: str) -> set[str]:
+    return {segment.kind for segment in propose_segments(episode_of(regrasp(distance), control_mode=control_mode))}
+
+
+def test_what_was_carried_is_measured_in_m_for_poses_and_in_rad_for_joints() -> None:
+    # The limits are 0.05 m and 0.25 rad: 0.12 of either is far for a pose and near for a joint.
+    assert "recovery" in kinds_of(0.02, "ee_absolute") and "recovery" not in kinds_of(0.12, "ee_absolute")
+    assert "recovery" in kinds_of(0.12, "joint_position") and "recovery" not in kinds_of(0.5, "joint_position")
+
+
 def test_a_pick_and_place_is_no_recovery() -> None:
     legs = [*PICK, Leg(duration_s=1.5, to={1: 0.3}), Leg(duration_s=0.4, to={6: 0.0}), Leg(duration_s=2, to={2: 0.3})]
     assert {segment.kind for segment in propose_segments(episode_of(legs))} == {"subtask"}

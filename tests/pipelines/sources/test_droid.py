@@ -1,7 +1,9 @@
 """Reading DROID raw folders: which camera is which, instructions, missing and broken videos."""
 
 import json
+import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,6 +18,7 @@ from pipelines.contract.images import CorruptImage
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
 from pipelines.sources.droid import find, name_cameras, read
 
 DROID = get_adapter("droid_raw")
@@ -179,3 +182,155 @@ def _repeat_last_row(file: h5py.File) -> None:
         rows = file[path][:]
         del file[path]
         file[path] = np.concatenate([rows, rows[-1:]])
+
+
+def rewrite(path: Path, n: int, times_s: list[float] | None = None, fps: float = 15) -> None:
+    """Writes the video again with its first `n` frames (the last one again where there are fewer), at these times."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames += [frames[-1]] * (n - len(frames))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 90000)
+        for i, pixels in enumerate(frames[:n]):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = round((i / fps if times_s is None else times_s[i]) * 90000)
+            frame.time_base = Fraction(1, 90000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+EXTERIOR = "recordings/MP4/22008760.mp4"
+
+
+@pytest.mark.shared
+def test_the_rate_of_the_platforms_cameras_is_not_that_of_the_rows(sample: Path, tmp_path: Path) -> None:
+    for path in sample.glob("recordings/MP4/*.mp4"):
+        rewrite(path, 84, fps=60)
+    native = read_only(tmp_path)
+    assert native.n_steps == 84
+    assert "paired with rows by number" in native.inferred["video_numbers"]
+
+
+@pytest.mark.shared
+def test_a_rate_of_neither_is_rejected(sample: Path, tmp_path: Path) -> None:
+    rewrite(sample / EXTERIOR, 84, fps=30)
+    with pytest.raises(Rejected, match=r"wrong_rate.*expected 15 frames a second .* or 60 .*, found 30"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+def test_more_frames_than_rows_need_times_that_match(sample: Path, tmp_path: Path) -> None:
+    rewrite(sample / EXTERIOR, 100, fps=60)
+    with pytest.raises(Rejected, match="unequal_clocks.*expected 84 frames, one for each row.*found 100"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+def test_more_frames_than_rows_are_matched_by_the_times_of_the_rows(sample: Path, tmp_path: Path) -> None:
+    """A video of the rows' times, with a frame more between any two: every other frame is a row's."""
+    with h5py.File(sample / "trajectory.h5") as file:
+        rows = file["observation/timestamp/control/step_start"][:] / 1000
+    rows = rows - rows[0]
+    times = np.sort(np.concatenate([rows, rows[:-1] + np.diff(rows) / 2]))
+    with av.open(str(sample / EXTERIOR)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    rewrite_frames(sample / EXTERIOR, [frames[i // 2] for i in range(167)], times)
+    native = read_only(tmp_path)
+    shown = np.asarray(native.frames["exterior_1"][40], np.float64)
+    assert (native.n_steps, native.dropped) == (84, ())
+    assert np.abs(shown - frames[40]).mean() < np.abs(shown - frames[41]).mean()
+
+
+def rewrite_frames(path: Path, frames: list[np.ndarray], times_s: np.ndarray) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "10"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 90000)
+        for pixels, time_s in zip(frames, times_s, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(time_s * 90000), Fraction(1, 90000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.shared
+def test_a_camera_that_nobody_uses_costs_no_step(sample: Path, tmp_path: Path) -> None:
+    rewrite(sample / "recordings/MP4/24400334.mp4", 20)
+    native = read_only(tmp_path)
+    assert native.n_steps == 84 and list(native.frames) == ["wrist", "exterior_1"]
+
+
+@pytest.mark.shared
+def test_repeated_times_are_kept_and_stated(sample: Path, tmp_path: Path) -> None:
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        stamps = file["observation/timestamp/control/step_start"]
+        stamps[40] = stamps[39]
+        expected = stamps[:] / 1000
+    native = read_only(tmp_path)
+    assert native.timestamp_s is not None and native.timestamp_s.tolist() == expected.tolist()
+    assert "repeat or go back were kept" in native.inferred["times"]
+
+
+@pytest.mark.shared
+def test_a_hole_in_a_camera_costs_the_episode_by_name(sample: Path, tmp_path: Path) -> None:
+    with h5py.File(sample / "trajectory.h5", "r+") as file:
+        stamps = file["observation/timestamp/cameras/22008760_frame_received"]
+        stamps[40:] = stamps[40:] + 700
+    episode = to_episode(read_only(tmp_path), DROID, get_embodiment("franka"), ["base_0_rgb", "left_wrist_0_rgb"])
+    fault = find_fault(episode)
+    assert fault is not None and fault[0] == "holes" and fault[1].startswith("exterior_1: expected samples at most")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("value", "success"), [("false", 0), ("0", 0), ("true", 1), (True, 1), (float("nan"), 1), (None, 1)]
+)
+def test_words_for_success_are_read_as_words(sample: Path, tmp_path: Path, value: object, success: int) -> None:
+    """NaN and null say nothing; then the file's own attribute does, which is True here."""
+    (path,) = sample.glob("metadata_*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"success": value}))
+    assert read_only(tmp_path).success == success
+
+
+@pytest.mark.shared
+def test_a_success_of_another_form_is_refused(sample: Path, tmp_path: Path) -> None:
+    (path,) = sample.glob("metadata_*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"success": "mostly"}))
+    with pytest.raises(Rejected, match="foreign_flag"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("serial", ["../../../../secret", "/etc/passwd", "a/b", "\ud800", ""])
+def test_a_serial_is_no_path(sample: Path, tmp_path: Path, serial: str) -> None:
+    (path,) = sample.glob("metadata_*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ext1_cam_serial": serial}))
+    if not serial:
+        assert read_only(tmp_path).n_steps == 84
+        return
+    with pytest.raises(Rejected, match="unsafe_file: .*exterior_1: expected a camera's serial of letters and digits"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+def test_a_folder_of_an_episode_without_its_trajectory_is_a_reject(sample: Path, tmp_path: Path) -> None:
+    other = sample.parent / "Mon_May__6_11:00:00_2024"
+    shutil.copytree(sample, other, copy_function=shutil.copyfile)
+    (other / "trajectory.h5").unlink()
+    found = find(str(tmp_path), DROID)
+    assert len(found.episodes) == 1
+    assert [(reject.source_key, reject.reason) for reject in found.rejects] == [
+        (str(other.relative_to(tmp_path)), "missing_file")
+    ]
+
+
+@pytest.mark.shared
+def test_a_trajectory_that_is_a_pipe_is_not_waited_for(sample: Path, tmp_path: Path) -> None:
+    (sample / "trajectory.h5").unlink()
+    os.mkfifo(sample / "trajectory.h5")
+    found = find(str(tmp_path), DROID)
+    assert (len(found.episodes), [reject.reason for reject in found.rejects]) == (0, ["unsafe_file"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contract.embodiments import get_embodiment
@@ -19,10 +19,11 @@ from pipelines.mapping.validate import find_fault
 from pipelines.shards.tfrecord import write_record
 from pipelines.sources import aloha, rlds
 from pipelines.sources.restricted_pickle import load_pickle
+from tests.support.fuzzing import fuzzing
 from tests.support.native_files import bridge_features, write_rlds
 
 BRIDGE, ALOHA = get_adapter("bridge_orig"), get_adapter("aloha_hdf5")
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = fuzzing(60)
 damage = st.tuples(st.floats(0, 1), st.integers(0, 7), st.one_of(st.none(), st.floats(0, 1)))
 
 

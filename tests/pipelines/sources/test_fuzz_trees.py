@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.contract.errors import EmbodimixError, FailedWork
@@ -27,8 +27,9 @@ from tests.pipelines.sources.test_droid import EPISODE
 from tests.pipelines.sources.test_fuzz import damage, damaged
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
+from tests.support.fuzzing import fuzzing
 
-QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = fuzzing(20)
 GROWTH_MB = 600
 ADAPTERS = {
     "zarr": "inhouse_log",

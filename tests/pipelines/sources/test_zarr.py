@@ -9,11 +9,13 @@ import pytest
 import zarr
 
 from pipelines.contract.embodiments import get_embodiment
-from pipelines.contract.errors import UsageError
+from pipelines.contract.episode import DroppedSteps
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import CorruptImage, to_jpeg
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
+from pipelines.mapping.validate import find_fault
 from pipelines.sources.alignment import StreamReport, hold, interpolate, latest_index, make_grid, report_stream
 from pipelines.sources.zarr import find, read
 
@@ -54,7 +56,8 @@ def write_log(path: Path, robot: str = "ur5e", **changes: Any) -> Path:
         if value is not None:
             value = np.asarray(value)
             chunks = (4, *value.shape[1:]) if value.ndim == 4 else value.shape
-            group.create_array(key, data=value, chunks=chunks)
+            # Without this zarr leaves chunks of zeros out, and does not say so.
+            group.create_array(key, data=value, chunks=chunks, config={"write_empty_chunks": True})
     return path
 
 
@@ -103,6 +106,53 @@ def test_a_stream_that_starts_late_starts_the_episode_late(tmp_path: Path) -> No
     assert native.arrays["command/joint_position"][0, 0] == pytest.approx(0.41)
 
 
+def fault_of(native: NativeEpisode) -> tuple[str, str] | None:
+    return find_fault(to_episode(native, LOG, get_embodiment("ur5e"), ["base_0_rgb"]))
+
+
+def test_every_step_before_the_streams_begin_and_after_they_end_is_listed(tmp_path: Path) -> None:
+    """Commands at 10, 60 ... 960 ms; the camera has pictures from 30 ms to 830 ms, and shows the last until 930 ms."""
+    camera = {"camera/base_0/timestamp_ns": np.arange(30, 830 + 1, 100) * MS}
+    camera["camera/base_0/rgb"] = np.zeros((9, 8, 8, 3), np.uint8)
+    write_log(tmp_path / "a.zarr", **camera)
+    native = read_only(tmp_path)
+    assert native.n_steps == 18
+    assert native.dropped == (
+        DroppedSteps(start=0, end=1, reason="missing_frames"),
+        DroppedSteps(start=19, end=20, reason="missing_frames"),
+    )
+    assert fault_of(native) is None
+
+
+def test_a_camera_that_ends_early_costs_the_episode_by_name(tmp_path: Path) -> None:
+    camera = {"camera/base_0/timestamp_ns": np.arange(0, 200, 100) * MS}
+    write_log(tmp_path / "a.zarr", **camera, **{"camera/base_0/rgb": np.zeros((2, 8, 8, 3), np.uint8)})
+    assert fault_of(read_only(tmp_path)) == (
+        "missing_frames",
+        "expected to lose at most 10% of the steps, found 16 of 20 lost (missing_frames 16)",
+    )
+
+
+def test_a_clock_that_is_off_costs_the_episode_by_name(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", **{"gripper/timestamp_ns": (np.arange(5, 1005, 20) + 400) * MS})
+    fault = fault_of(read_only(tmp_path))
+    assert fault is not None and fault[0] == "no_overlap" and "found 8 of 20 lost" in fault[1]
+
+
+def test_a_hole_in_a_gripper_is_named(tmp_path: Path) -> None:
+    times = np.concatenate([np.arange(5, 205, 20), np.arange(805, 1005, 20)]) * MS
+    write_log(tmp_path / "a.zarr", **{"gripper/timestamp_ns": times, "gripper/position": np.ones((20, 1))})
+    assert fault_of(read_only(tmp_path)) == (
+        "holes",
+        "gripper: expected samples at most 0.50 s apart, found a hole of 0.62 s",
+    )
+
+
+def test_words_for_success_are_read_as_words(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"success": "false"})
+    assert read_only(tmp_path).success == 0
+
+
 def test_left_arm_comes_first(tmp_path: Path) -> None:
     write_log(tmp_path / "a.zarr", robot="ur5e_dual")
     episode = to_episode(read_only(tmp_path), LOG, get_embodiment("ur5e_dual"), ["base_0_rgb"])
@@ -129,6 +179,96 @@ def test_a_damaged_log_is_rejected(tmp_path: Path, changes: dict, reason: str) -
     with pytest.raises(Rejected) as error:
         read_only(tmp_path)
     assert error.value.reason == reason
+
+
+SIDES = {side: [f"{side}_joint_{i}" for i in range(6)] for side in ("left", "right")}
+UR = ["shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint"]
+
+
+@pytest.mark.parametrize(
+    ("robot", "attributes", "fault"),
+    [
+        ("ur5e_dual", {"joint_names": SIDES["left"] + SIDES["right"]}, ""),
+        ("ur5e_dual", {"joint_names": SIDES["right"] + SIDES["left"]}, "expected the left arm's dims, found the right"),
+        (
+            "ur5e_dual",
+            {"joint_names": SIDES["left"] + SIDES["right"], "gripper_names": ["right_gripper", "left_gripper"]},
+            "gripper0: gripper/position.0.: expected the left arm's dims",
+        ),
+        ("ur5e", {"joint_names": UR}, ""),
+        ("ur5e", {"joint_names": sorted(UR)}, "expected the robot's joints in the order shoulder_pan, shoulder_lift"),
+        ("ur5e", {"joint_names": [f"joint_{i}" for i in (1, 0, 2, 3, 4, 5)]}, "in the order of their numbers"),
+    ],
+)
+def test_names_that_give_another_order_are_refused(tmp_path: Path, robot: str, attributes: dict, fault: str) -> None:
+    write_log(tmp_path / "a.zarr", robot=robot, attrs=attributes)
+    native = read_only(tmp_path)
+    if not fault:
+        assert to_episode(native, LOG, get_embodiment(robot), ["base_0_rgb"]).n_steps == 20
+        return
+    with pytest.raises(Rejected, match=f"wrong_names: .*{fault}"):
+        to_episode(native, LOG, get_embodiment(robot), ["base_0_rgb"])
+
+
+def test_more_names_than_columns_are_refused(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"joint_names": UR[:5]})
+    with pytest.raises(Rejected, match="wrong_dims: .*joint_names: expected 6 names, one a column"):
+        read_only(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "success"), [("false", 0), ("0", 0), (float("nan"), -1), (None, -1), (1, 1), ("success", 1)]
+)
+def test_success_is_read_as_it_was_meant(tmp_path: Path, stored: Any, success: int) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"success": stored})
+    assert read_only(tmp_path).success == success
+
+
+def test_a_task_is_cleaned_and_lone_surrogates_end_no_run(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"task": "lift the cube \ud800"})
+    native = read_only(tmp_path)
+    assert native.language[0].encode() and native.task.startswith("lift the cube")
+    write_log(tmp_path / "a.zarr", attrs={"task": "<task>"})
+    assert (read_only(tmp_path).task, read_only(tmp_path).language) == ("", ())
+
+
+@pytest.mark.parametrize("chunk", ["joints/position/c/0/0", "command/gripper/c/0/0", "camera/base_0/timestamp_ns/c/0"])
+def test_a_chunk_of_numbers_that_is_gone_rejects_the_log(tmp_path: Path, chunk: str) -> None:
+    write_log(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / chunk).unlink()
+    with pytest.raises(Rejected, match=f"missing_chunk: .*{chunk}"):
+        read_only(tmp_path)
+
+
+def test_a_chunk_of_pictures_that_is_gone_is_no_black_picture(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr/camera/base_0/rgb/c/1/0/0/0").unlink()
+    with pytest.raises(Rejected, match="missing_chunk"):
+        list(read_only(tmp_path).frames["base_0_rgb"])
+
+
+def test_commands_at_another_rate_are_reported(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr")
+    assert read_only(tmp_path).inferred == {}
+    write_log(tmp_path / "a.zarr", attrs={"control_hz": 10.0})
+    assert list(read_only(tmp_path).inferred) == ["resampled"]
+
+
+def test_a_pause_outside_of_the_episode_is_no_pause_of_it(tmp_path: Path) -> None:
+    stamps = np.r_[-5000, np.arange(0, 900, 100)] * MS
+    write_log(tmp_path / "a.zarr", **{"camera/base_0/timestamp_ns": stamps})
+    assert read_only(tmp_path).notes["base_0_rgb/longest_pause_ms"] == 100.0
+
+
+def test_logs_without_metadata_are_named(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr")
+    (tmp_path / "b.zarr").mkdir()
+    found = find(str(tmp_path), LOG)
+    assert [e.reference.key for e in found.episodes] == ["a.zarr"]
+    assert [(r.source_key, r.reason) for r in found.rejects] == [("b.zarr", "missing_file")]
+    shutil.rmtree(tmp_path / "a.zarr")
+    with pytest.raises(FailedWork, match="b.zarr: expected zarr.json, found none"):
+        find(str(tmp_path), LOG)
 
 
 def test_seven_joints_do_not_fit_six(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.stores import arrow, retry
+from mixtures.stores import arrow
 from mixtures.stores.shard_cache import ShardCache
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork
+from pipelines.storage import retry
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 from tests.support.real_servers import serving
 from tests.support.slow_line import SlowLine, slow_line
@@ -42,7 +43,7 @@ def line(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowLine]:
             monkeypatch.setenv(variable, made.url)
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(variable, "minioadmin")
-        monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.02)
+        monkeypatch.setattr(retry, "STORE_FIRST_PAUSE_S", 0.02)
         arrow._file_system.cache_clear()
         yield made
     arrow._file_system.cache_clear()

@@ -1,42 +1,16 @@
-"""Small SVG charts and the HTML page around them; no drawing library needed."""
+"""Small SVG charts with titles that show on hovering; no drawing library needed."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-COLOURS = ("#2563eb", "#f59e0b", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d")
-STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; color: #1f2937; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p { margin: .3rem 0; } .muted { color: #6b7280; } .flag { color: #b45309; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th { text-align: right; color: #6b7280; font-weight: 600; border-bottom: 1px solid #d1d5db; padding: 3px 8px; }
-td { text-align: right; padding: 2px 8px; border-bottom: 1px solid #f3f4f6; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 14rem; }
-.wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 18px; align-items: flex-start; }
-.sample { margin: .3rem 0 1.4rem; }
-figure { margin: 0; } figcaption { color: #6b7280; font-size: 12px; max-width: 480px; }
-svg text { font: 11px system-ui, sans-serif; fill: #374151; } img { display: block; border-radius: 3px; }
-"""
-
-
-def page(title: str, sections: Sequence[str]) -> str:
-    """A whole HTML page that needs nothing else."""
-    body = "\n".join(sections)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; the first column to the left."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+# Okabe and Ito, "Color Universal Design" (2008), without their black and their yellow, which is lost on white.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7a6a00", "#555555")
+# Seen on white and on black alike.
+_GRID, _MARK = "#9ca3af55", "#9ca3af"
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str = "", digits: int = 2) -> str:
@@ -49,12 +23,15 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str
         top = 22 + i * step
         middle = top + thick * len(series) / 2 + 4
         parts.append(f'<text x="{left - 6}" y="{middle}" text-anchor="end">{escape(_short(label))}</text>')
-        for j, values in enumerate(series.values()):
+        for j, (name, values) in enumerate(series.items()):
             length = (width - left - 90) * values[i] / high
             y = top + j * thick
-            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="{thick - 1}" fill="{COLOURS[j]}"/>')
-            parts.append(f'<text x="{left + length + 4:.1f}" y="{y + 9}">{values[i]:.{digits}f}{escape(unit)}</text>')
-    return _svg(width, 30 + len(labels) * step, parts)
+            said = f"{values[i]:.{digits}f}{escape(unit)}"
+            title = f"<title>{escape(label)}, {escape(name)}: {said}</title>"
+            size = f'width="{length:.1f}" height="{thick - 1}"'
+            parts.append(f'<rect x="{left}" y="{y}" {size} fill="{COLOURS[j]}">{title}</rect>')
+            parts.append(f'<text x="{left + length + 4:.1f}" y="{y + 9}">{said}</text>')
+    return svg(width, 30 + len(labels) * step, parts, f"bars of {', '.join(series)}")
 
 
 def lines(
@@ -76,15 +53,16 @@ def lines(
     parts = [frame.axes(x_label, y_label)]
     if mark is not None:
         at = frame.x(mark)
-        parts.append(f'<line x1="{at}" x2="{at}" y1="{frame.top}" y2="{frame.bottom}" stroke="#9ca3af"/>')
+        parts.append(f'<line x1="{at}" x2="{at}" y1="{frame.top}" y2="{frame.bottom}" stroke="{_MARK}"/>')
     solid = [name for name in series if name not in dashed]
     for name, (across, up) in series.items():
         place = dashed.index(name) if name in dashed else solid.index(name)
         points = " ".join(f"{frame.x(a)},{frame.y(b)}" for a, b in _points(across, up) if b == b)
         dash = ' stroke-dasharray="4 3"' if name in dashed else ""
         colour = COLOURS[place % len(COLOURS)]
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>')
-    return _svg(width, height, parts)
+        line = f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}>'
+        parts.append(f"{line}<title>{escape(name)}</title></polyline>")
+    return svg(width, height, parts, f"{y_label} by {x_label}: {', '.join(series)}")
 
 
 def histogram(values: ArrayLike, label: str, width: int = 380, height: int = 190, bins: int = 30) -> str:
@@ -95,8 +73,9 @@ def histogram(values: ArrayLike, label: str, width: int = 380, height: int = 190
     for count, a, b in zip(counts, edges[:-1], edges[1:], strict=True):
         x, y = frame.x(a), frame.y(count)
         size = f'width="{max(frame.x(b) - x - 1, 1):.1f}" height="{frame.bottom - y:.1f}"'
-        parts.append(f'<rect x="{x}" y="{y}" {size} fill="{COLOURS[0]}"/>')
-    return _svg(width, height, parts)
+        title = f"<title>{a:.3g} to {b:.3g}: {count}</title>"
+        parts.append(f'<rect x="{x}" y="{y}" {size} fill="{COLOURS[0]}">{title}</rect>')
+    return svg(width, height, parts, f"histogram of {label}")
 
 
 def sparkline(values: ArrayLike, width: int = 66, height: int = 26, bins: int = 22) -> str:
@@ -108,7 +87,55 @@ def sparkline(values: ArrayLike, width: int = 66, height: int = 26, bins: int = 
         f'height="{height * c / high:.1f}" fill="{COLOURS[0]}"/>'
         for i, c in enumerate(counts)
     ]
-    return _svg(width, height, parts)
+    return svg(width, height, parts, "histogram")
+
+
+def outlines(
+    title: str,
+    edges: NDArray[np.floating],
+    layers: Sequence[tuple[NDArray[np.integer], bool]],
+    width: int = 200,
+    height: int = 92,
+) -> str:
+    """Histograms over the same edges [k + 1], each scaled to its own highest bin; filled, or as an outline.
+
+    layers: counts [k] and whether they are filled; the n-th has the n-th colour.
+    """
+    top, bottom = 16, height - 14
+    step = width / (len(edges) - 1)
+    parts = [f'<text x="0" y="10">{escape(title)}</text>']
+    for (counts, is_filled), colour in zip(layers, COLOURS, strict=False):
+        tops = bottom - (bottom - top) * counts / max(int(counts.max()), 1)
+        points = [f"{(i + side) * step:.1f},{y:.1f}" for i, y in enumerate(tops) for side in (0, 1)]
+        path = " ".join([f"0,{bottom}", *points, f"{width},{bottom}"])
+        style = f'fill="{colour}" fill-opacity="0.35"' if is_filled else f'fill="none" stroke="{colour}"'
+        parts.append(f'<polyline points="{path}" {style}/>')
+    parts.append(f'<text x="0" y="{height - 2}">{edges[0]:.3g}</text>')
+    parts.append(f'<text x="{width}" y="{height - 2}" text-anchor="end">{edges[-1]:.3g}</text>')
+    return svg(width, height, parts, f"{title}, {edges[0]:.3g} to {edges[-1]:.3g}")
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float]], low: float = 0.0, high: float = 1.0) -> str:
+    """Values with their intervals, a row each: name, value, lower and upper end; nan draws nothing."""
+    width, left, step = 760, 200, 20
+    frame = _Frame(width, 34 + len(rows) * step + 10, (low, high), (0, 1), left=left)
+    parts = [frame.grid()]
+    for i, (name, value, lower, upper) in enumerate(rows):
+        y = 20 + i * step
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(_short(name))}</text>')
+        if value == value:
+            title = f"<title>{escape(name)}: {value:.3f} ({lower:.3f} to {upper:.3f})</title>"
+            parts.append(f'<circle cx="{frame.x(value)}" cy="{y}" r="4" fill="{COLOURS[0]}">{title}</circle>')
+        if lower == lower and upper == upper:
+            ends = f'x1="{frame.x(lower)}" x2="{frame.x(upper)}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} stroke="{COLOURS[0]}" stroke-width="6" stroke-opacity="0.35"/>')
+    return svg(width, frame.bottom + 34, parts, f"intervals of {', '.join(name for name, *_ in rows)}")
+
+
+def svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
+    """The element around the parts of a chart. label: what it shows, for those who do not see it."""
+    named = f'role="img" aria-label="{escape(label)}"'
+    return f'<svg {named} width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
 
 
 def legend(names: Sequence[str]) -> str:
@@ -123,8 +150,10 @@ def legend(names: Sequence[str]) -> str:
 class _Frame:
     """Axes of a chart: data to pixels, ticks."""
 
-    def __init__(self, width: int, height: int, xs: tuple[float, float], ys: tuple[float, float]) -> None:
-        self.left, self.right, self.top, self.bottom = 64, width - 12, 10, height - 34
+    def __init__(
+        self, width: int, height: int, xs: tuple[float, float], ys: tuple[float, float], left: int = 64
+    ) -> None:
+        self.left, self.right, self.top, self.bottom = left, width - 12, 10, height - 34
         self.xs, self.ys = _widened(xs), _widened(ys)
 
     def x(self, value: float) -> float:
@@ -133,11 +162,20 @@ class _Frame:
     def y(self, value: float) -> float:
         return round(self.bottom - (value - self.ys[0]) / (self.ys[1] - self.ys[0]) * (self.bottom - self.top), 1)
 
+    def grid(self) -> str:
+        """Upright lines at round numbers of x, which stand below them."""
+        parts = []
+        for value in _ticks(*self.xs):
+            x = self.x(value)
+            parts.append(f'<line x1="{x}" x2="{x}" y1="{self.top}" y2="{self.bottom}" stroke="{_GRID}"/>')
+            parts.append(f'<text x="{x}" y="{self.bottom + 14}" text-anchor="middle">{value:.3g}</text>')
+        return "".join(parts)
+
     def axes(self, x_label: str, y_label: str) -> str:
         parts = []
         for value in _ticks(*self.ys):
             y = self.y(value)
-            parts.append(f'<line x1="{self.left}" x2="{self.right}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
+            parts.append(f'<line x1="{self.left}" x2="{self.right}" y1="{y}" y2="{y}" stroke="{_GRID}"/>')
             parts.append(f'<text x="{self.left - 5}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
         for value in _ticks(*self.xs):
             place = f'x="{self.x(value)}" y="{self.bottom + 14}" text-anchor="middle"'
@@ -174,10 +212,6 @@ def _legend(names: Sequence[str], left: float) -> str:
         parts.append(f'<rect x="{x}" y="4" width="10" height="10" fill="{COLOURS[i]}"/>')
         parts.append(f'<text x="{x + 14}" y="13">{escape(name)}</text>')
     return "".join(parts)
-
-
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg>'
 
 
 def _short(label: str, most: int = 38) -> str:

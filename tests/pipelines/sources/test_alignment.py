@@ -1,0 +1,49 @@
+"""Pairing rows with frames by time."""
+
+import numpy as np
+import pytest
+
+from pipelines.sources.alignment import pair_frames
+
+
+def pair(rows: list[float], frames: list[float], period_s: float = 0.1) -> tuple[list[int], float, float]:
+    pairing = pair_frames(np.array(rows), np.array(frames), period_s)
+    return pairing.frames.tolist(), pairing.error_s, pairing.shift_s
+
+
+@pytest.mark.parametrize(
+    ("rows", "frames", "expected"),
+    [
+        ([0.0, 0.1, 0.2], [0.0, 0.1, 0.2], [0, 1, 2]),
+        ([0.0, 0.1, 0.2], [0.0, 0.1], [0, 1, -1]),
+        ([0.0, 0.1, 0.2], [0.1, 0.2], [-1, 0, 1]),
+        ([0.1, 0.2], [0.0, 0.1, 0.2, 0.3], [1, 2]),
+        ([0.0, 0.03, 0.1], [0.0, 0.1], [0, -1, 1]),
+        ([0.0, 0.1], [0.0], [0, -1]),
+        ([5.0], [0.0], [0]),
+    ],
+)
+def test_a_row_has_the_frame_of_its_time(rows: list[float], frames: list[float], expected: list[int]) -> None:
+    assert pair(rows, frames)[0] == expected
+
+
+def test_the_largest_distance_of_a_pair_is_the_error() -> None:
+    assert pair([0.0, 0.1, 0.2], [0.0, 0.12, 0.2]) == ([0, 1, 2], 0.02, 0.0)
+
+
+def test_each_clock_has_its_own_start_only_where_that_pairs_more() -> None:
+    assert pair([0.1, 0.2, 0.3], [0.0, 0.1, 0.2]) == ([0, 1, 2], 0.0, -0.1)
+    assert pair([2.0, 2.1, 2.2], [0.0, 0.1]) == ([0, 1, -1], 0.0, -2.0)
+    assert pair([0.0, 0.1, 0.2, 0.3], [0.2, 0.3]) == ([-1, -1, 0, 1], 0.0, 0.0)
+
+
+def test_clocks_of_equal_counts_may_drift_by_a_thousandth_and_no_further() -> None:
+    rows = np.arange(600) / 10
+    assert pair_frames(rows, rows * 1.001, 0.1).frames.tolist() == list(range(600))
+    assert pair_frames(rows, rows * 1.001, 0.1).error_s == pytest.approx(0.0599)
+    assert pair_frames(rows, rows * 1.03, 0.1).n_lost > 250
+
+
+def test_half_of_the_rows_are_lost_where_clocks_run_apart() -> None:
+    rows, frames = np.arange(400) / 10, np.arange(500) / 10 * 0.91
+    assert 150 < pair_frames(rows, frames, 0.091).n_lost < 250
