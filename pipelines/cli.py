@@ -69,6 +69,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="reached_states: actions are what the state did, as Octo and OpenVLA train on Bridge; drops the last step",
     )
     parser.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="F",
+        help="keep an episode that loses up to this share of its steps, each counted (default: the adapter's, 0.1)",
+    )
+    parser.add_argument(
         "--camera",
         action="append",
         default=[],
@@ -132,7 +138,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
             shown = f"--{name}" if name in ("name", "version") else name.upper()
             raise UsageError(f"expected {shown}; see embodimix convert --help")
     adapter = choose_adapter(arguments.format, arguments.input, arguments.adapter)
-    adapter = with_cameras(adapter, arguments.camera)
+    adapter = with_max_loss(with_cameras(adapter, arguments.camera), arguments.max_loss)
     if arguments.channels:
         adapter = with_channels(adapter, arguments.channels)
     if arguments.relabel:
@@ -153,6 +159,15 @@ def with_cameras(adapter: "Adapter", options: Sequence[str]) -> "Adapter":
         cameras = {**adapter.cameras, slot: choice.names}
         adapter = replace(adapter, cameras=cameras, optional_cameras=optional, drawn=drawn)
     return adapter
+
+
+def with_max_loss(adapter: "Adapter", share: float | None) -> "Adapter":
+    """Returns the adapter with the share of steps that `--max-loss` allows. Raises UsageError on another number."""
+    if share is None:
+        return adapter
+    if not 0 <= share <= 1:
+        raise UsageError(f"--max-loss: expected a share from 0 to 1, found {share}")
+    return replace(adapter, max_loss=share)
 
 
 def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:

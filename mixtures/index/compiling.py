@@ -39,7 +39,7 @@ EPISODE = np.dtype(
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
 KINDS: tuple[str, ...] = get_args(SegmentKind)
 SOURCES: tuple[str, ...] = get_args(SegmentSource)
-FROM_SOURCE, FROM_PROPOSAL = SOURCES.index("source"), SOURCES.index("proposal")
+FROM_PROPOSAL = SOURCES.index("proposal")
 # One segment: what it is, who made it, and the row of its episode.
 SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (

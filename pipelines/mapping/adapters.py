@@ -13,6 +13,7 @@ from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
+from pipelines.mapping.steps import MAX_LOSS
 
 SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
@@ -102,6 +103,7 @@ class Adapter:
     by_units: units that the source may have -> the entry for them, where the source does not state which (see
     `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
+    max_loss: the share of its steps that an episode may lose and still be kept.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
@@ -130,6 +132,7 @@ class Adapter:
     language: tuple[str, ...] = ()
     task: str = ""
     drop_first: DropFirst = "never"
+    max_loss: float = MAX_LOSS
     idle_when: Mapping[str, Any] = field(default_factory=dict)
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()

@@ -70,6 +70,7 @@ ENTRY = Fields(
         "language": _TEXT_LIST,
         "task": TextKind(about="an instruction"),
         "drop_first": TextKind(about="which first steps are left out"),
+        "max_loss": Number(about="the share of steps that an episode may lose", at_least=0, at_most=1),
         "idle_when": _FLAGS,
         "keep_when": _FLAGS,
         "compressed": _TEXT_LIST,
