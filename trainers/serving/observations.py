@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import UsageError, nearest
-from pipelines.contract.images import CorruptImage, decode_image, letterbox, picture_size
+from pipelines.contract.images import CorruptImage, decode_image, describe_picture, letterbox
 from pipelines.contract.slots import CAMERAS, N_SLOTS
 from trainers.robots import Robot
 from trainers.serving.limits import DEFAULT, cut
@@ -136,7 +136,9 @@ def _picture(camera: str, value: Any) -> NDArray[np.uint8]:
 
 def _decoded(camera: str, data: bytes) -> NDArray[np.uint8]:
     try:
-        _check_size(camera, *picture_size(data))  # from the header, before anything of that size is allocated
+        described = describe_picture(data)  # from its head, before anything of that size is allocated
+        if described is not None:
+            _check_size(camera, *described[1])
         return decode_image(data)
     except CorruptImage as error:
         raise UsageError(f"{camera}: {error}") from error

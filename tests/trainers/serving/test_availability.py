@@ -144,7 +144,7 @@ def png_header(width: int, height: int) -> bytes:
         ({"robot": "x" * 60_000}, "expected robot, a name of at most 200 characters; found str of 60000"),
         ({"robot": 7}, "expected robot, a name of at most 200 characters; found int"),
         ({"images": {"base_0_rgb": png_header(60_000, 60_000)}}, "at most 16777216 pixels; found a picture of 60000 x"),
-        ({"images": {"base_0_rgb": b"\x89PNG"}}, "expected JPEG or PNG bytes, found 4 bytes"),
+        ({"images": {"base_0_rgb": b"\x89PNG"}}, "expected a readable PNG, found 4 bytes"),
         ({"state": [0, 0, 0, 1e38, 0, 0, 0]}, r"arm0\[3\] \(rad\): expected -4.* to 4.*; found 1e\+38"),
         ({"state": [0, 0, 0, 0, 0, 0, 40.0]}, r"gripper0 \(gripper\): expected -\d.* to \d.*; found 40"),
         ({"state": [10**400] * 7}, "expected a msgpack message|expected 7 numbers"),
