@@ -109,6 +109,17 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error
 
 
+def describe_picture(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Returns the form (JPEG or PNG) and the size (height, width) that a picture's head states; None for others."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        return "PNG", (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return "JPEG", (height, width)
+
+
 def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors = "RGB") -> NDArray[np.uint8]:
     """Scales a frame into size x size by bilinear filtering, its aspect kept, centred on black.
 
