@@ -55,6 +55,8 @@ X264, X265 = {"crf": "16"}, {"crf": "18", "x265-params": "log-level=none"}
         ("a.mp4", "libx264", X264 | {"g": "250", "bf": "3"}, EVEN),
         ("a.mp4", "libx264", X264 | {"g": "12", "bf": "2"}, [1.0 + time for time in EVEN]),
         ("a.mp4", "libx264", X264 | {"g": "12", "bf": "2", "x264-params": "open-gop=1"}, UNEVEN),
+        ("a.ts", "libx264", X264 | {"g": "12", "bf": "2"}, EVEN),
+        ("a.flv", "libx264", X264 | {"g": "12", "bf": "2"}, EVEN),
         ("a.mkv", "libx264", X264 | {"g": "12", "bf": "2"}, UNEVEN),
         ("a.mp4", "libx265", X265 | {"g": "9"}, EVEN),
         ("a.mp4", "libsvtav1", {"g": "20", "crf": "25", "preset": "12", "svtav1-params": "enable-tf=0"}, EVEN),
