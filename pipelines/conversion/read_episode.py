@@ -46,7 +46,7 @@ def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> 
         if isinstance(error, Rejected):
             raise
         raise Rejected("unreadable", f"{located.reference.uri}: {type(error).__name__}: {error}") from error
-    if fault := find_fault(episode):
+    if fault := find_fault(episode, job.adapter.max_loss):
         raise Rejected(*fault)
     return episode
 

@@ -11,6 +11,9 @@ from pipelines.contract.frames import Chosen
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 
+# The share of its steps that an episode may lose and still be the demonstration that was recorded.
+MAX_LOSS = 0.1
+
 
 def keep_steps(native: NativeEpisode, kept: NDArray[np.bool_], reason: RejectReason) -> NativeEpisode:
     """Returns the episode with the steps of `kept` (bool [t]) only; the others are recorded in `dropped`.

@@ -18,7 +18,7 @@ from pipelines.mapping.dim_names import check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
-from pipelines.mapping.validate import MAX_LOSS, find_absurd_steps, judged_quantities
+from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
@@ -76,6 +76,7 @@ def to_episode(
         notes={**native.notes, **_count_draws(images, native, adapter)},
         inferred=dict(native.inferred)
         | note_wrapped(native, adapter.action)
+        | ({"channels": adapter.channels_known} if adapter.channels_known else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )
@@ -292,7 +293,7 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
         for reason, steps in find_absurd_steps(values, mask, quantities, hz).items():
             absurd[reason] = absurd.get(reason, np.zeros(native.n_steps, np.bool_)) | steps
     n_absurd = np.logical_or.reduce(list(absurd.values())).sum()
-    if not n_absurd or n_absurd > max(1, MAX_LOSS * native.n_steps) or n_absurd == native.n_steps:
+    if not n_absurd or n_absurd > max(1, adapter.max_loss * native.n_steps) or n_absurd == native.n_steps:
         return native, state, action
     kept = np.ones(native.n_steps, np.bool_)
     for reason, steps in absurd.items():
@@ -337,7 +338,8 @@ def _choose_frames(
 def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
     """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
     form = adapter.form_of(camera)
-    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+    is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"
+    if (form.channels or ("bgr" if is_published_bgr else "rgb")) == "bgr":
         frames = SwappedChannels(frames)
     return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
 

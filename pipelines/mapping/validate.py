@@ -13,6 +13,7 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC
 from pipelines.contract.units import Quantity, slot_quantities
 from pipelines.mapping.forms import turns_between
+from pipelines.mapping.steps import MAX_LOSS
 
 Fault = tuple[RejectReason, str]
 
@@ -46,8 +47,6 @@ LIMITS: dict[Quantity, Limit] = {
 }
 
 
-# The share of its steps that an episode may lose and still be the demonstration that was recorded.
-MAX_LOSS = 0.1
 # A pause that hides a motion: a reach takes about half a second.
 MAX_HOLE_S = 0.5
 # A stream slower than 2 Hz pauses longer between any two samples; there a hole is one that lacks a sample.

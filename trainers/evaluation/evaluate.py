@@ -194,23 +194,25 @@ def predictions_of(
     affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]
     counts = batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :]
     half_range = np.stack([affine.half_range for affine in affines])
-    errors = [
-        np.abs(mixture.unnormalize_batch_action(batch, other) - batch.action_physical) / half_range[:, None]
-        for other in swept
-    ]
+    errors = [np.abs(_physical(mixture, batch, other) - batch.action_physical) / half_range[:, None] for other in swept]
     return Predictions(
         names=list(batch.names),
         norm_keys=list(batch.norm_key),
         true=batch.action_physical,
-        policy=mixture.unnormalize_batch_action(batch, action),
-        repeat_state=repeat_state(mixture, batch),
-        mean_action=mean_action(mixture, batch),
+        policy=_physical(mixture, batch, action),
+        repeat_state=mixture.near_recorded(batch, repeat_state(mixture, batch)),
+        mean_action=mixture.near_recorded(batch, mean_action(mixture, batch)),
         counts=counts,
         half_range=half_range,
         units=np.array([action_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )
+
+
+def _physical(mixture: Mixture, batch: Batch, action: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normalized predictions in physical units, with angles near the recorded ones: the short way is the error."""
+    return mixture.near_recorded(batch, mixture.unnormalize_batch_action(batch, action))
 
 
 def render(report: Mapping[str, Any]) -> str:

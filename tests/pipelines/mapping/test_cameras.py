@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.cli import with_cameras
+from pipelines.cli import with_cameras, with_max_loss
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import UsageError
@@ -62,7 +62,7 @@ def test_a_draw_of_which_one_camera_is_there_takes_it() -> None:
 
 
 def test_an_entry_declares_a_draw() -> None:
-    entry = {"title": "t", "format": "droid", "robot": "franka", "control_mode": "joint_position"}
+    entry = {"title": "t", "format": "droid", "robot": "franka", "control_mode": "joint_position", "units": "metric"}
     draw = {"draw": ["exterior_1", "exterior_2"], "each": "episode"}
     adapter = parse_adapter("x", entry | {"cameras": {"base_0_rgb": draw, "left_wrist_0_rgb": "wrist"}})
     assert adapter.cameras == {"base_0_rgb": EXTERIORS, "left_wrist_0_rgb": ("wrist",)}
@@ -71,6 +71,14 @@ def test_an_entry_declares_a_draw() -> None:
     assert "one of exterior_1, exterior_2, drawn for each episode" in shown
     with pytest.raises(UsageError, match="draw: expected two cameras or more, found exterior_1"):
         parse_adapter("x", entry | {"cameras": {"base_0_rgb": {"draw": ["exterior_1"]}}})
+
+
+def test_the_share_that_may_be_lost_is_an_option() -> None:
+    assert DROID.max_loss == 0.1
+    assert with_max_loss(DROID, None) == DROID
+    assert with_max_loss(DROID, 0.9).max_loss == 0.9
+    with pytest.raises(UsageError, match="--max-loss: expected a share from 0 to 1, found 1.5"):
+        with_max_loss(DROID, 1.5)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_without_a_camera_the_cameras_that_are_there_are_named_with_their_types(
     path.write_text(json.dumps(info))
     (root / "videos").rename(root / "video")
     detail = no_camera(root)
-    assert detail.startswith("expected one of observation.images.top, observation.images.laptop,")
+    assert detail.startswith("expected base_0_rgb: observation.images.top or observation.images.laptop or")
     assert "observation.images.top (video, its MP4 is not there)" in detail
     assert "observation.images.up (float32 numbers [3, 64, 64], no encoded picture)" in detail
     assert "observation.images.top_depth (video, depth, left out)" in detail
