@@ -111,6 +111,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument(
         "--source", type=Path, metavar="DIR", help="the LeRobot dataset whose copy in --out gets the columns"
     )
+    export.add_argument("--proposals", action="store_true", help="write the motion phrases of proposals as texts, too")
     export.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key")
     export.set_defaults(run=_export)
     imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)
@@ -276,8 +277,9 @@ def _merge(arguments: argparse.Namespace) -> int:
     from annotation_tools.episodes import EpisodeStore
     from annotation_tools.merge import bake, merge_tables, needs_upgrade, next_minor, read_tables
     from pipelines.contract.errors import UsageError
-    from pipelines.dataset_commands import check_and_write_card
+    from pipelines.quality.card import check_and_write_card
     from pipelines.segments.tables import write_segments
+    from pipelines.shards.dataset import Dataset
 
     store = EpisodeStore(arguments.dataset)
     if not arguments.tables and not needs_upgrade(store.dataset):
@@ -297,7 +299,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         new_version = arguments.version or next_minor(store.dataset.version)
         out = arguments.out or store.dataset.path.parent / new_version
         bake(store.dataset, merged.annotations, out, new_version)
-        check_and_write_card(out)
+        check_and_write_card(Dataset.open(out))
         outcome["dataset"] = str(out)
         lines = [f"{outcome['episodes']} of {len(store.briefs)} episodes have new segments", f"wrote {out}"]
     print(json.dumps(outcome) if arguments.json else "\n".join(lines))

@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import dataset_commands
 from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
+    from pipelines.conversion.launch import Outcome
     from pipelines.mapping.adapters import Adapter
+    from pipelines.shards.manifest import Counts
     from pipelines.storage.paths import StoragePath
+
+# Reasons whose advice a summary prints; the docs list all.
+_MOST_ADVICE = 3
 
 CONVERT_EPILOG = """examples:
   embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
@@ -60,7 +65,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--channels",
         default="",
         metavar="ORDER",
-        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb",
+        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb; of "
+        "a dataset published in BGR: as_published, or repaired (default: told by the pictures)",
     )
     parser.add_argument(
         "--relabel",
@@ -94,6 +100,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
     parser.add_argument(
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
+    )
+    parser.add_argument(
+        "--trust-images", action="store_true", help="copy JPEGs of the right size without decoding each of them once"
+    )
+    parser.add_argument(
+        "--verify-input",
+        choices=("fast", "full"),
+        default="fast",
+        help="how a rerun sees that the input's files are the same: by size, time, first and last bytes (fast, the "
+        "default), or by every byte (full)",
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="give up an unfinished conversion, whose input has changed since"
     )
     parser.add_argument(
         "--workers",
@@ -191,7 +210,7 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
 def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
-    from pipelines.conversion.launch import ConversionRequest, convert
+    from pipelines.conversion.launch import ConversionRequest, run_conversion
 
     conversion = ConversionRequest(
         source=arguments.input,
@@ -207,17 +226,20 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         val_fraction=arguments.val_fraction,
         statistics=arguments.statistics,
         append=arguments.append,
+        trust_images=arguments.trust_images,
+        verify_input=arguments.verify_input,
+        restart=arguments.restart,
         partial=arguments.partial,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
     )
-    counts = convert(conversion)
+    outcome = run_conversion(conversion)
     if arguments.json:
-        print(json.dumps(counts | {"path": str(conversion.directory)}))
+        print(json.dumps(outcome.to_json() | {"path": str(conversion.directory)}))
     else:
-        _print_counts(counts, conversion.directory)
+        print("\n".join(describe_outcome(outcome, conversion.directory)))
     return 0
 
 
@@ -247,20 +269,37 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     return adapter
 
 
-def _print_counts(counts: dict[str, Any], directory: "StoragePath") -> None:
-    if counts.get("handed_over"):
-        print(f"{directory}: the job is handed over. When it has ended, embodimix convert with the same arguments and")
-        print("no Beam options closes the dataset")
-        return
+def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
+    """Returns the lines of a conversion's summary: what came out, what was left out and why, what was concluded."""
+    if outcome.manifest is None:
+        return [
+            f"{directory}: job submitted. When it has finished, run the same command without Beam options to finalize",
+            "the dataset",
+        ]
+    counts = outcome.manifest.counts
     done = ""
-    if counts.get("already_done"):
-        done = " (already done)" if counts["same_code"] else " (already done, by another version of the code)"
-    size = f"{counts['steps_out']} steps, {counts['bytes_out'] / 1e6:.1f} MB"
-    print(f"{directory}{done}: {counts['episodes_out']} of {counts['episodes_in']} episodes, {size}")
-    for camera, n in counts["cameras"].items():
-        if n["missing"]:
-            print(f"  {camera}: missing in {n['missing']} episodes (black and masked)")
-    if counts["rejects"]:
-        listed = ", ".join(f"{reason} {n}" for reason, n in counts["rejects"].items())
-        print(f"  left out: {counts['episodes_rejected']} episodes, {counts['steps_dropped']} single steps ({listed})")
-        print(f"  each is named in {directory / 'rejects.parquet'}")
+    if outcome.already_done:
+        done = " (already done)" if outcome.same_code else " (already done, by another version of the code)"
+    size = f"{counts.steps_out} steps, {counts.bytes_out / 1e6:.1f} MB"
+    lines = [f"{directory}{done}: {counts.episodes_out} of {counts.episodes_in} episodes, {size}"]
+    for camera, n in counts.cameras.items():
+        if n.missing:
+            lines.append(f"  {camera}: missing in {n.missing} episodes (black and masked)")
+    if counts.rejects:
+        lines += _describe_rejects(counts)
+        lines.append(f"  each is named in {directory / 'rejects.parquet'}")
+    for sentence, episodes in outcome.manifest.inferred.items():
+        lines.append(f"  inferred in {episodes} episodes: {sentence}")
+    return lines
+
+
+def _describe_rejects(counts: "Counts") -> list[str]:
+    """What was left out by reason, and for whole episodes what to do about the most frequent reasons."""
+    from pipelines.contract.reject_reasons import explain
+
+    listed = ", ".join(f"{reason} {n}" for reason, n in counts.rejects.items())
+    lines = [f"  left out: {counts.episodes_rejected} episodes, {counts.steps_dropped} single steps ({listed})"]
+    if counts.episodes_rejected:
+        most = sorted(counts.rejects, key=lambda reason: -counts.rejects[reason])[:_MOST_ADVICE]
+        lines += [f"    {reason}: {explain(reason).meaning}. {explain(reason).advice}" for reason in most]
+    return lines

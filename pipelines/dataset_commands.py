@@ -4,8 +4,6 @@ import argparse
 import json
 import sys
 
-from pipelines.storage.paths import StoragePath
-
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
 
@@ -125,21 +123,13 @@ def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_card(arguments: argparse.Namespace) -> int:
     """Checks a dataset, writes its card, and prints the paths."""
-    paths, n_findings = check_and_write_card(arguments.dataset)
-    print(json.dumps({"written": paths, "findings": n_findings}) if arguments.json else "\n".join(paths))
-    return 0
-
-
-def check_and_write_card(path: str | StoragePath) -> tuple[list[str], int]:
-    """Checks a dataset and writes its card; returns the files' names and the number of findings."""
     from tqdm import tqdm
 
-    from pipelines.quality.card import write_card
-    from pipelines.quality.card_facts import gather_facts
-    from pipelines.quality.checks import check_dataset
+    from pipelines.quality.card import check_and_write_card
     from pipelines.shards.dataset import Dataset
 
-    dataset = Dataset.open(path)
+    dataset = Dataset.open(arguments.dataset)
     with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:
-        findings = check_dataset(dataset, on_episode=bar.update)
-    return [str(card) for card in write_card(dataset.path, gather_facts(dataset), findings)], len(findings)
+        paths, n_findings = check_and_write_card(dataset, on_episode=bar.update)
+    print(json.dumps({"written": paths, "findings": n_findings}) if arguments.json else "\n".join(paths))
+    return 0

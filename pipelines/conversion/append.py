@@ -1,12 +1,10 @@
 """Adding episodes to a dataset as its next MINOR version: old shards keep their bytes, new ones come after them."""
 
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -16,6 +14,7 @@ from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.manifest import MANIFEST_FILE, EpisodeEntry, Manifest, ShardEntry, load_manifest
 from pipelines.shards.sidecar import (
     SCHEMA,
     ShardId,
@@ -34,23 +33,18 @@ class Base:
     """The version that is added to: its dataset, its manifest, and what it left out."""
 
     dataset: Dataset
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     rejects: tuple[Reject, ...]
 
     @property
     def keys(self) -> frozenset[str]:
         """Every source episode that the base knows, kept or left out."""
         rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
-        return frozenset([*rejected, *map(record_key, self.manifest["episodes"])])
+        return frozenset([*rejected, *(entry.scan_key for entry in self.manifest.episodes)])
 
     @property
     def n_shards(self) -> dict[str, int]:
         return {split: len(shards) for split, shards in self.dataset.splits.items()}
-
-
-def record_key(entry: Mapping[str, Any]) -> str:
-    """The name that the scan gave an episode of a manifest; an older manifest has it as the source key."""
-    return str(entry.get("record_key", entry["source_key"]))
 
 
 def load_base(folder: StoragePath, base_version: str, version: str, adapter: Adapter) -> Base:
@@ -60,11 +54,11 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
         raise UsageError(f"--append {base_version}: expected --version {old[0]}.{old[1] + 1}.0, found {version}")
     dataset = Dataset.open(folder / base_version)
     _check_form(dataset)
-    path = folder / base_version / "manifest.json"
-    if not path.exists():
+    manifest = load_manifest(dataset.path)
+    if manifest is None:
+        path = folder / base_version / MANIFEST_FILE
         raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
-    manifest = json.loads(path.read_text())
-    if (name := manifest["adapter"]["name"]) != adapter.name:
+    if (name := manifest.adapter["name"]) != adapter.name:
         raise UsageError(f"--append {base_version}: expected adapter {name}, as there, found {adapter.name}")
     with (folder / base_version / "rejects.parquet").open("rb") as file:
         rejects = tuple(Reject(**row) for row in pq.read_table(file).to_pylist())
@@ -112,39 +106,40 @@ def carry_shards(base: Base, plan: ConversionPlan, directory: StoragePath) -> li
     """
     totals = dict(base.n_shards) | {shard.split: shard.n_shards for shard in plan.shards}
     results = []
-    for told in base.manifest["shards"]:
-        split, number = told["split"], told["shard"]
-        old = ShardName(name=base.dataset.name, split=split, shard=number, n_shards=told["n_shards"])
-        new = replace(old, n_shards=totals[split])
+    episodes: dict[tuple[str, int], list[EpisodeEntry]] = {}
+    for episode in base.manifest.episodes:
+        episodes.setdefault((episode.split, episode.shard), []).append(episode)
+    for entry in base.manifest.shards:
+        old = ShardName(name=base.dataset.name, split=entry.split, shard=entry.shard, n_shards=entry.n_shards)
+        new = replace(old, n_shards=totals[entry.split])
         _carry_file(old.shard_path(base.dataset.path), new.shard_path(directory))
         sidecar = old.sidecar_path(base.dataset.path)
         rows = [row | {"shard": new.file_name} for row in read_sidecar(sidecar).to_pylist()]
         write_sidecar(directory, new, rows, base.dataset.cameras, read_fingerprint(sidecar))
-        results.append(_result_of(told, base.manifest["episodes"], totals[split]))
+        results.append(_result_of(entry, episodes.get((entry.split, entry.shard), []), new.n_shards))
     return results
 
 
-def _result_of(told: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], n_shards: int) -> ShardResult:
+def _result_of(entry: ShardEntry, episodes: Sequence[EpisodeEntry], n_shards: int) -> ShardResult:
     kept = tuple(
         KeptEpisode(
-            source_uri=entry["source_uri"],
-            source_key=entry["source_key"],
-            record_key=record_key(entry),
-            place=tuple(entry["place"]),
-            n_steps=entry["n_steps"],
-            missing_cameras=tuple(entry["missing_cameras"]),
-            notes=entry["notes"],
+            source_uri=episode.source_uri,
+            source_key=episode.source_key,
+            record_key=episode.scan_key,
+            place=episode.place,
+            n_steps=episode.n_steps,
+            missing_cameras=episode.missing_cameras,
+            notes=episode.notes,
         )
-        for entry in episodes
-        if (entry["split"], entry["shard"]) == (told["split"], told["shard"])
+        for episode in episodes
     )
     return ShardResult(
-        shard=ShardId(split=told["split"], shard=told["shard"], n_shards=n_shards),
+        shard=ShardId(split=entry.split, shard=entry.shard, n_shards=n_shards),
         options_hash="",
-        n_episodes=told["n_episodes"],
-        n_steps=told["n_steps"],
-        n_bytes=told["n_bytes"],
-        sha256=told["sha256"],
+        n_episodes=entry.n_episodes,
+        n_steps=entry.n_steps,
+        n_bytes=entry.n_bytes,
+        sha256=entry.sha256,
         kept=kept,
         rejects=(),
     )

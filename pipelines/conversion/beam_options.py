@@ -56,10 +56,10 @@ def is_handed_over(options: PipelineOptions) -> bool:
     return bool(options.view_as(GoogleCloudOptions).template_location)
 
 
-def check_reach(options: PipelineOptions, places: Mapping[str, str]) -> None:
-    """Raises UsageError when the work runs in the cloud and a place, given by its name, is on this machine."""
+def check_reach(options: PipelineOptions, paths: Mapping[str, str]) -> None:
+    """Raises UsageError when the work runs in the cloud and a path, given by its option's name, is on this machine."""
     runner = (options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
-    for name, where in places.items():
+    for name, where in paths.items():
         if runner == "DataflowRunner" and "://" not in where:
             raise UsageError(f"{name} {where}: workers of Dataflow do not see this machine; expected gs://...")
 
@@ -69,7 +69,8 @@ def option_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for group in _option_groups(PipelineOptions):
         if "_add_argparse_args" in vars(group):
-            group._add_argparse_args(parser)
+            # Any parser will do, though Beam declares a class of its own, which refuses options that stand twice.
+            group._add_argparse_args(parser)  # type: ignore[arg-type]
     return parser
 
 
@@ -91,6 +92,9 @@ def _nearest_flag(flag: str) -> str:
         "--workers",
         "--json",
         "--no-progress-limit",
+        "--trust-images",
+        "--verify-input",
+        "--restart",
     ]
     beam = [name for action in option_parser()._actions for name in action.option_strings]
     name = flag.split("=")[0]

@@ -1,15 +1,13 @@
-"""Pictures of a dataset beside those of its source, read anew: a sheet for a person to look at.
+"""Pictures of a dataset beside those of its source, read again: a sheet for a person to look at.
 
 python -m pipelines.conversion.contact_sheet DATASET SHEET.png [--episodes 2] [--frames 3]
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode, reader_of
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.manifest import MANIFEST_FILE, EpisodeEntry, load_manifest
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.storage.mirror import staged
 
@@ -48,18 +47,17 @@ def compare_frames(dataset_path: Path, n_episodes: int, n_frames: int) -> list[P
     Raises FailedWork when the dataset has no manifest or its source is no longer there.
     """
     dataset = Dataset.open(dataset_path)
-    path = dataset_path / "manifest.json"
-    if not path.exists():
-        raise FailedWork(f"{path}: expected the manifest of a conversion, found nothing")
-    manifest = json.loads(path.read_text())
-    episodes = manifest["episodes"]
+    manifest = load_manifest(dataset.path)
+    if manifest is None:
+        raise FailedWork(f"{dataset_path / MANIFEST_FILE}: expected the manifest of a conversion, found nothing")
+    episodes = manifest.episodes
     chosen = [episodes[i] for i in np.linspace(0, len(episodes) - 1, min(n_episodes, len(episodes)), dtype=int)]
     job = Job(
         directory=str(dataset.path),
         name=dataset.name,
         version=dataset.version,
-        adapter=get_adapter(manifest["adapter"]["name"]),
-        robot=manifest["robot"] or "",
+        adapter=get_adapter(manifest.adapter["name"]),
+        robot=manifest.robot or "",
     )
     sources = staged([_located(entry) for entry in chosen], reader_of(job.adapter.format).files_of, pictures=True)
     return [
@@ -107,24 +105,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _located(entry: dict[str, Any]) -> EpisodeLocation:
-    reference = Reference(uri=entry["source_uri"], key=entry["source_key"], split=entry["split"])
-    return EpisodeLocation(reference=reference, place=tuple(entry["place"]))
+def _located(entry: EpisodeEntry) -> EpisodeLocation:
+    reference = Reference(uri=entry.source_uri, key=entry.source_key, split=entry.split)
+    return EpisodeLocation(reference=reference, place=entry.place)
 
 
 def _compare_episode(
-    dataset: Dataset, job: Job, entry: dict[str, Any], source: EpisodeLocation, n_frames: int
+    dataset: Dataset, job: Job, entry: EpisodeEntry, source: EpisodeLocation, n_frames: int
 ) -> list[Pair]:
     episode = read_episode(job, source, dataset.cameras)
-    files = dataset.splits[entry["split"]][entry["shard"]]
-    row = read_sidecar(files.sidecar).slice(entry["record"], 1).to_pylist()[0]
+    files = dataset.splits[entry.split][entry.shard]
+    row = read_sidecar(files.sidecar).slice(entry.record, 1).to_pylist()[0]
     steps = np.linspace(0, episode.n_steps - 1, n_frames, dtype=int)
     pairs = []
     for camera, frames in episode.images.items():
         lengths = np.array(row[f"{camera}_lengths"])
         offsets = jpeg_offsets(row[f"{camera}_base"], lengths)
         for step in steps:
-            with open(files.shard, "rb") as file:
+            with files.shard.open("rb") as file:
                 file.seek(int(offsets[step]))
                 stored = decode_jpeg(file.read(int(lengths[step])))
             frame = frames[int(step)]

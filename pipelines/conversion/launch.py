@@ -1,7 +1,6 @@
 """Launching a conversion: options, lock, plan, the Beam run under a supervisor, and the closing."""
 
 import fcntl
-import json
 import os
 import re
 import sys
@@ -26,25 +25,38 @@ from pipelines.conversion.append import Base, carry_shards, load_base, number_af
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
 from pipelines.conversion.cancelling import call_in, call_off
 from pipelines.conversion.code_hash import code_hash
+from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.heartbeat import beat, end_heartbeat, last_beat_s
 from pipelines.conversion.local_workers import deaths_noted, end_processes, killed_worker_message, report_failures_once
-from pipelines.conversion.manifest import finish_dataset, remove_tree, trash_path
+from pipelines.conversion.manifest import finish_dataset
 from pipelines.conversion.measure import load_measured
-from pipelines.conversion.plan import ConversionPlan, Job, count_episodes, is_saved, make_plan, options_hash, save_plan
+from pipelines.conversion.plan import (
+    WORK,
+    ConversionPlan,
+    Job,
+    count_episodes,
+    is_saved,
+    load_origin,
+    make_plan,
+    options_hash,
+    save_plan,
+)
 from pipelines.conversion.read_episode import reader_of
 from pipelines.conversion.results import load_result
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
+from pipelines.shards.manifest import InputRecord, Manifest, load_manifest
 from pipelines.shards.statistics import load_statistics
 from pipelines.sources.folders import source_root
-from pipelines.storage.files import sweep_leftovers, write_atomically
+from pipelines.storage.files import remove_tree, sweep_leftovers, write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB, forget_copies, with_urls
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 from pipelines.storage.retry import with_retries
 
 _NAME = re.compile(r"[a-zA-Z]\w*")
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# As TFDS reads it: a part with a leading zero is no version there.
+_VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
 _POLL_S = 0.2
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
 _CALL_OFF_S = 60.0
@@ -56,9 +68,11 @@ class ConversionRequest:
     """What the user asked for.
 
     units: the units of the source's joints, where the adapter has a choice and the source does not state them.
-    append: the version that new episodes are added to. no_progress_s: a local run that shows no sign of work for so
-    long is stopped. input_cache_gb: what a worker process keeps on its disk of an input in an object store.
-    partial: an input that lacks files is taken as it is.
+    append: the version that new episodes are added to. partial: an input that lacks files is taken as it is.
+    trust_images: copies pictures without decoding them once. verify_input: `fast` compares sizes, times, first and last
+    bytes of the input's files with those of an earlier run, `full` all bytes. restart: gives up an unfinished
+    conversion. no_progress_s: a local run that shows no sign of work for so long is stopped. input_cache_gb: what a
+    worker process keeps on its disk of an input in an object store.
     """
 
     source: str
@@ -74,6 +88,9 @@ class ConversionRequest:
     val_fraction: float = 0.0
     statistics: str = ""
     append: str = ""
+    trust_images: bool = False
+    verify_input: Mode = "fast"
+    restart: bool = False
     n_workers: int | None = None
     no_progress_s: float = 600.0
     input_cache_gb: float = DEFAULT_KEPT_GB
@@ -84,7 +101,8 @@ class ConversionRequest:
         if not _NAME.fullmatch(self.name):
             raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
         if not _VERSION.fullmatch(self.version):
-            raise UsageError(f"--version: expected MAJOR.MINOR.PATCH such as 1.0.0, found {self.version!r}")
+            expected = "MAJOR.MINOR.PATCH such as 1.0.0, without leading zeros"
+            raise UsageError(f"--version: expected {expected}; found {self.version!r}")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction: expected 0 up to 1, found {self.val_fraction}")
         if not self.input_cache_gb >= 0:
@@ -104,26 +122,50 @@ class ConversionRequest:
         return source_root(self.output_root) / self.name / self.version
 
 
-def convert(conversion: ConversionRequest) -> dict[str, Any]:
-    """Converts a source into a dataset, or goes on where an earlier run ended; returns the counts of the manifest.
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a launch came to: the manifest of the whole dataset, or None where a template holds the job.
 
-    A launcher that leaves the job to a template returns `handed_over` alone, since there is nothing to close yet.
-    Raises UsageError when the output holds something else, FailedWork when work failed or nothing was kept.
+    already_done: an earlier run had finished it. same_code: by this version of the code.
+    """
+
+    manifest: Manifest | None
+    already_done: bool = False
+    same_code: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        if self.manifest is None:
+            return {"handed_over": True}
+        content = self.manifest.counts.to_json() | {"inferred": dict(self.manifest.inferred)}
+        return content | ({"already_done": True, "same_code": self.same_code} if self.already_done else {})
+
+
+def convert(conversion: ConversionRequest) -> dict[str, Any]:
+    """Converts a source; returns `run_conversion`'s outcome as JSON, the counts of the manifest first of all."""
+    return run_conversion(conversion).to_json()
+
+
+def run_conversion(conversion: ConversionRequest) -> Outcome:
+    """Converts a source into a dataset, or goes on where an earlier run ended.
+
+    Raises UsageError when the output holds something else or the input was changed meanwhile, FailedWork when work
+    failed or nothing was kept.
     """
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
-    conversion = with_units(conversion)
+    conversion = with_colors(with_units(conversion))
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
         job = make_job(conversion, plan, base)
-        if counts := read_finished(job):
+        if finished := read_finished(job, conversion, plan):
             # A launcher that was killed at its very end left it.
             remove_tree(job.work)
-            return counts
+            return finished
         report_promised(conversion.source, plan.rejects)
-        prepare_output(job, plan, statistics_of(conversion, base))
+        source = check_input(job, conversion, plan)
+        prepare_output(job, plan, statistics_of(conversion, base), source)
         every = tuple(sorted(plan.shards))
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
         before = load_measured(job)
@@ -131,17 +173,59 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
             with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
             if is_handed_over(beam_options):
-                return {"handed_over": True}
-        results = [result for shard in every if (result := load_result(job, shard))]
-        measured = load_measured(job)
-        if len(results) < len(every) or measured is None:
-            raise FailedWork(f"{job.directory}: expected {len(every)} shards, found {len(results)}; run it again")
-        n_planned = count_episodes(plan) + len(plan.rejects)
-        if base is None:
-            return finish_dataset(job, n_planned, measured, results, plan.rejects)
-        n_planned += base.manifest["counts"]["episodes_in"]
-        results += carry_shards(base, plan, job.place)
-        return finish_dataset(job, n_planned, measured, results, (*plan.rejects, *base.rejects))
+                return Outcome(manifest=None)
+        return Outcome(manifest=close_conversion(job, conversion, plan, base, source))
+
+
+def close_conversion(
+    job: Job, conversion: ConversionRequest, plan: ConversionPlan, base: Base | None, source: InputRecord
+) -> Manifest:
+    """Makes a dataset of finished shards. Raises FailedWork where some are missing or the input changed meanwhile."""
+    every = tuple(sorted(plan.shards))
+    results = [result for shard in every if (result := load_result(job, shard))]
+    measured = load_measured(job)
+    if len(results) < len(every) or measured is None:
+        raise FailedWork(f"{job.directory}: expected {len(every)} shards, found {len(results)}; run it again")
+    now = read_input(conversion, plan, source.mode)
+    check_unchanged(source, now, "until the conversion ended", "Give --restart to convert what is there now")
+    n_planned = count_episodes(plan) + len(plan.rejects)
+    if base is None:
+        return finish_dataset(job, n_planned, measured, results, plan.rejects, source)
+    n_planned += base.manifest.counts.episodes_in
+    results += carry_shards(base, plan, job.place)
+    # The base's manifest keeps the prints of its own input, which need not be there any more.
+    rejects = (*plan.rejects, *base.rejects)
+    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
+
+
+def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -> InputRecord:
+    """Takes the prints of the input's files. Raises FailedWork when one cannot be read."""
+    uris = [located.reference.uri for episodes in plan.shards.values() for located in episodes]
+    uris += [reject.source_uri for reject in plan.rejects]
+    source, output = source_root(conversion.source), conversion.directory.parent
+    chosen: Mode = "full" if mode == "full" else "fast"
+    try:
+        return with_retries(lambda: fingerprint_input(source, uris, output, chosen), conversion.source)
+    except OSError as error:
+        raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
+
+
+def check_input(job: Job, conversion: ConversionRequest, plan: ConversionPlan) -> InputRecord:
+    """Returns the prints of the input's files, which must be those of an unfinished conversion, if there is one.
+
+    Raises UsageError that names what changed, unless the user asked to restart.
+    """
+    saved = load_origin(job)
+    if saved is None or saved.input is None:
+        return read_input(conversion, plan, conversion.verify_input)
+    # Two prints compare only if they were taken in the same way.
+    now = read_input(conversion, plan, saved.input.mode)
+    if conversion.restart:
+        remove_tree(job.work)
+        return now if now.mode == conversion.verify_input else read_input(conversion, plan, conversion.verify_input)
+    what = f"since an unfinished conversion began in {job.directory}"
+    check_unchanged(saved.input, now, what, "Put it back, or give --restart to begin again with what is there now")
+    return now
 
 
 def with_units(conversion: ConversionRequest) -> ConversionRequest:
@@ -151,6 +235,15 @@ def with_units(conversion: ConversionRequest) -> ConversionRequest:
     from pipelines.sources.lerobot_units import choose_units
 
     return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
+
+
+def with_colors(conversion: ConversionRequest) -> ConversionRequest:
+    """Settles the order of colours where copies of a dataset differ in it. Raises UsageError where it stays unknown."""
+    if not conversion.adapter.swapped_channels:
+        return conversion
+    from pipelines.sources.tfds.channels import choose_channels
+
+    return replace(conversion, adapter=choose_channels(conversion.source, conversion.adapter))
 
 
 def find_base(conversion: ConversionRequest) -> Base | None:
@@ -197,7 +290,7 @@ def find_episodes(conversion: ConversionRequest) -> Found:
 
 
 def report_promised(source: str, rejects: Sequence[Reject]) -> None:
-    """Says before any work begins what the input promises and does not hold."""
+    """Prints before any work begins what the input promises and does not hold, and what the scan could not read."""
     reasons = Counter(reject.reason for reject in rejects if reject.level == "episode")
     if reasons:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
@@ -223,33 +316,37 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         has_frozen_statistics=bool(frozen),
         appended_to=conversion.append,
         fixed_cameras=base.dataset.cameras if base else (),
+        trust_images=conversion.trust_images,
         input_cache_gb=conversion.input_cache_gb,
         partial=conversion.partial,
     )
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
 
-def read_finished(job: Job) -> dict[str, Any] | None:
-    """Returns the counts of a complete dataset that this very job made; None where there is none yet.
+def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan) -> Outcome | None:
+    """Returns what there is of a complete dataset that this very job made; None where there is none yet.
 
-    Raises UsageError when the version folder holds anything else.
+    Raises UsageError when the version folder holds anything else, or the input's files are others than they were.
     """
     directory = job.place
     if not directory.exists() or not any(True for _ in directory.iterdir()):
         return None
-    manifest_path = directory / "manifest.json"
     if (directory / INFO_FILE).exists():
-        manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
-        if manifest.get("options_hash") == job.options_hash:
-            same_code = manifest.get("code_hash") == code_hash(job.adapter, job.robot)
-            return manifest["counts"] | {"already_done": True, "same_code": same_code}
+        manifest = load_manifest(directory)
+        if manifest is not None and manifest.options_hash == job.options_hash:
+            if manifest.input is not None:
+                now = read_input(conversion, plan, manifest.input.mode)
+                advice = "A finished dataset is never overwritten: choose another --version for what is there now"
+                check_unchanged(manifest.input, now, f"since {directory} was made of it", advice)
+            same_code = manifest.code_hash == code_hash(job.adapter, job.robot)
+            return Outcome(manifest=manifest, already_done=True, same_code=same_code)
         raise UsageError(
             f"{directory}: expected no dataset or this very one, found one made with other options or input "
-            f"(options {manifest.get('options_hash', 'unknown')}, now {job.options_hash}). "
+            f"(options {manifest.options_hash if manifest else 'unknown'}, now {job.options_hash}). "
             "Choose another --version, or remove that folder"
         )
     # A launcher that was killed while it cleared an unfinished conversion left no more than these two.
-    names = sorted({path.name for path in directory.iterdir()} - {"index", trash_path(job.work).name})
+    names = sorted({path.name for path in directory.iterdir()} - {"index", f"{WORK}.gone"})
     if names and not job.work.exists() and "rejects.parquet" not in names:
         raise UsageError(
             f"{directory}: expected an empty folder or an unfinished conversion, found {', '.join(names[:3])}"
@@ -257,7 +354,9 @@ def read_finished(job: Job) -> dict[str, Any] | None:
     return None
 
 
-def prepare_output(job: Job, plan: ConversionPlan, statistics: StoragePath | None) -> None:
+def prepare_output(
+    job: Job, plan: ConversionPlan, statistics: StoragePath | None, source: InputRecord | None = None
+) -> None:
     """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
     directory = job.place
     sweep_leftovers(directory)
@@ -268,7 +367,7 @@ def prepare_output(job: Job, plan: ConversionPlan, statistics: StoragePath | Non
     remove_tree(job.work)
     if statistics:
         write_atomically(job.frozen_path, statistics.read_bytes())
-    save_plan(job, plan)
+    save_plan(job, plan, source)
 
 
 def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:

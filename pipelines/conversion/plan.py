@@ -12,6 +12,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import EpisodeLocation, Found, Reject
 from pipelines.conversion.code_hash import code_hash
 from pipelines.mapping.adapters import Adapter
+from pipelines.shards.manifest import InputRecord
 from pipelines.shards.sidecar import ShardId
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
@@ -30,6 +31,7 @@ class Job:
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
     partial: the input lacks files, and is taken so on purpose.
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
+    trust_images: pictures that are copied are not decoded before.
     input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
     """
 
@@ -42,6 +44,7 @@ class Job:
     has_frozen_statistics: bool = False
     appended_to: str = ""
     fixed_cameras: tuple[str, ...] = ()
+    trust_images: bool = False
     input_cache_gb: float = DEFAULT_KEPT_GB
     partial: bool = False
     options_hash: str = ""
@@ -129,23 +132,46 @@ def _stated(record: Any, leave_out: Collection[str]) -> dict[str, Any]:
     return stated
 
 
-def save_plan(job: Job, plan: ConversionPlan) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PlanOrigin:
+    """What an unfinished conversion was made from; `input` tells whether the files are still those."""
+
+    options_hash: str
+    code_hash: str
+    input: InputRecord | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def save_plan(job: Job, plan: ConversionPlan, source: InputRecord | None = None) -> None:
     """Writes one file of references per shard, which workers read, and last what the plan was made from."""
     for shard, episodes in plan.shards.items():
         content = json.dumps([asdict(located) for located in episodes])
         write_atomically(_references_path(job, shard), content.encode())
-    write_atomically(job.work / "plan.json", json.dumps(_origin(job)).encode())
+    origin = replace(_origin(job), input=source)
+    write_atomically(job.work / "plan.json", json.dumps(origin.to_json()).encode())
+
+
+def load_origin(job: Job) -> PlanOrigin | None:
+    """Returns what an unfinished conversion in this folder was made from, if there is one."""
+    path = job.work / "plan.json"
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    known = content.get("input")
+    return PlanOrigin(**{**content, "input": InputRecord(**known) if known else None})
 
 
 def is_saved(job: Job) -> bool:
     """Says whether this very plan was saved by an earlier run of the same code."""
-    path = job.work / "plan.json"
-    return path.exists() and json.loads(path.read_text()) == _origin(job)
+    saved = load_origin(job)
+    return saved is not None and replace(saved, input=None) == _origin(job)
 
 
-def _origin(job: Job) -> dict[str, str]:
+def _origin(job: Job) -> PlanOrigin:
     # Shards that other code wrote are not mixed with this code's: an unfinished conversion starts over.
-    return {"options_hash": job.options_hash, "code_hash": code_hash(job.adapter, job.robot)}
+    return PlanOrigin(options_hash=job.options_hash, code_hash=code_hash(job.adapter, job.robot))
 
 
 def load_references(job: Job, shard: ShardId) -> list[EpisodeLocation]:

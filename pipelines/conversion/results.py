@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipelines.contract.native import Reject
 from pipelines.conversion.plan import Job
@@ -16,7 +17,8 @@ class KeptEpisode:
     """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality.
 
     source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
-    the input gave it, by file and number, which decides its shard and tells what an append already knows.
+    the input gave it, by file and number, which decides its shard and tells what an append already knows. inferred:
+    what the source did not state and its reader concluded or repaired, a sentence each.
     """
 
     source_uri: str
@@ -26,6 +28,7 @@ class KeptEpisode:
     n_steps: int
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
+    inferred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,19 @@ class ShardResult:
     kept: tuple[KeptEpisode, ...]
     rejects: tuple[Reject, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ShardResult":
+        """Raises TypeError or KeyError where the content is no result."""
+        kept = tuple(
+            KeptEpisode(**item | {name: tuple(item[name]) for name in ("place", "missing_cameras", "inferred")})
+            for item in content["kept"]
+        )
+        rejects = tuple(Reject(**item) for item in content["rejects"])
+        return cls(**{**content, "shard": ShardId(**content["shard"]), "kept": kept, "rejects": rejects})
+
 
 def result_path(job: Job, shard: ShardId) -> StoragePath:
     """Where a shard's result lies while the dataset is not whole."""
@@ -52,14 +68,13 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
     path = result_path(job, shard)
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
-    where = {"name": job.name, "split": shard.split, "shard": shard.shard, "n_shards": shard.n_shards}
-    summary = finished_shard(job.place, **where, options_hash=job.options_hash)
-    if content["options_hash"] != job.options_hash or summary is None:
-        return None
-    kept = tuple(
-        KeptEpisode(**item | {"place": tuple(item["place"]), "missing_cameras": tuple(item["missing_cameras"])})
-        for item in content["kept"]
+    result = ShardResult.from_json(json.loads(path.read_text()))
+    summary = finished_shard(
+        job.place,
+        name=job.name,
+        split=shard.split,
+        shard=shard.shard,
+        n_shards=shard.n_shards,
+        options_hash=job.options_hash,
     )
-    rejects = tuple(Reject(**item) for item in content["rejects"])
-    return ShardResult(**content | {"shard": ShardId(**content["shard"]), "kept": kept, "rejects": rejects})
+    return result if summary is not None and result.options_hash == job.options_hash else None

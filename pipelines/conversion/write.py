@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from pipelines.contract.episode import Episode, Reference
+from pipelines.contract.frames import Checked
 from pipelines.contract.images import codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
 from pipelines.contract.slots import CAMERAS
@@ -45,7 +46,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
     references = load_references(job, shard)
     rejects: list[Reject] = []
     kept: dict[str, KeptEpisode] = {}
-    # Where the first pass kept nothing, an episode is still to be told what is wrong with it, not with the cameras.
+    # Where the first pass kept nothing, an episode's own fault is named, not the lack of cameras that follows from it.
     cameras = measured.dataset_cameras or CAMERAS
 
     def on_reject(reference: Reference, reason: str, detail: str) -> None:
@@ -63,7 +64,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
                 continue
             episode = name_uniquely(episode, located, measured.repeated)
             kept[episode.reference.key] = _describe(episode, located)
-            yield annotate(episode)
+            yield annotate(episode if job.trust_images else _with_checked_pictures(episode))
             if episode.reference.key in kept:
                 rejects.extend(_dropped_steps(episode))
 
@@ -90,7 +91,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         kept=tuple(kept.values()),
         rejects=tuple(rejects),
     )
-    write_atomically(result_path(job, shard), json.dumps(asdict(result)).encode(), parents=False)
+    write_atomically(result_path(job, shard), json.dumps(result.to_json()).encode(), parents=False)
     return result
 
 
@@ -99,6 +100,11 @@ def annotate(episode: Episode) -> Episode:
     motion = motion_of(episode)
     episode = replace(episode, is_idle=idle_in(motion) | episode.is_idle)
     return episode if episode.segments else replace(episode, segments=propose_segments(episode, motion=motion))
+
+
+def _with_checked_pictures(episode: Episode) -> Episode:
+    """Shards hold no picture that cannot be decoded: it would end a training that draws it, not this conversion."""
+    return replace(episode, images={camera: Checked(frames) for camera, frames in episode.images.items()})
 
 
 def make_reject(reference: Reference, reason: str, detail: str) -> Reject:
@@ -124,6 +130,7 @@ def _describe(episode: Episode, located: EpisodeLocation) -> KeptEpisode:
         n_steps=episode.n_steps,
         missing_cameras=tuple(camera for camera in episode.dataset_cameras if camera not in episode.images),
         notes=episode.notes,
+        inferred=tuple(sorted(episode.inferred.values())),
     )
 
 

@@ -1,12 +1,14 @@
 """The data card of a stored dataset: what is in it, where it came from, what was left out, and what is wrong in it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
+from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS, N_SLOTS
-from pipelines.quality.card_facts import Facts, NormKeyFacts
+from pipelines.quality.card_facts import Facts, NormKeyFacts, gather_facts
 from pipelines.quality.card_page import (
     Block,
     Heading,
@@ -18,18 +20,36 @@ from pipelines.quality.card_page import (
     to_html,
     to_markdown,
 )
+from pipelines.quality.checks import Report, inspect_dataset
 from pipelines.quality.findings import Finding
+from pipelines.quality.scale import Ratio, is_metric
+from pipelines.shards.dataset import Dataset
+from pipelines.shards.manifest import Manifest
 from pipelines.shards.statistics import NormStatistics
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
 _MOST_TEXTS = 40
-_SUCCESS = {1: "success", 0: "failure", -1: "unknown"}
+_SUCCESS = {1: "success", 0: "failure", -1: "unknown (the source does not say)"}
+_NO_RATIOS: Mapping[str, Sequence[Ratio]] = MappingProxyType({})
+Ratios = Mapping[str, Sequence[Ratio]]
 
 
-def write_card(directory: StoragePath, facts: Facts, findings: Sequence[Finding]) -> list[StoragePath]:
+def check_and_write_card(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> tuple[list[str], int]:
+    """Checks a dataset and writes its card; returns the files' names and the number of findings.
+
+    on_episode: is called after each episode that was checked.
+    """
+    report = inspect_dataset(dataset, on_episode)
+    paths = write_card(dataset.path, gather_facts(dataset), report.findings, report.ratios)
+    return [str(path) for path in paths], len(report.findings)
+
+
+def write_card(
+    directory: StoragePath, facts: Facts, findings: Sequence[Finding], ratios: Ratios = _NO_RATIOS
+) -> list[StoragePath]:
     """Writes card.md and card.html beside the shards, atomically; returns their paths."""
-    blocks = make_card(facts, findings)
+    blocks = make_card(facts, findings, ratios)
     title = f"{facts.name} {facts.version}"
     contents = {"card.md": to_markdown(blocks), "card.html": to_html(title, blocks)}
     for name, content in contents.items():
@@ -37,23 +57,65 @@ def write_card(directory: StoragePath, facts: Facts, findings: Sequence[Finding]
     return [directory / name for name in contents]
 
 
-def make_card(facts: Facts, findings: Sequence[Finding]) -> list[Block]:
+def write_short_card(
+    directory: StoragePath, manifest: Manifest, statistics: Mapping[str, NormStatistics], report: Report
+) -> None:
+    """Writes card.md at the end of a conversion, from what it knows without reading the dataset again."""
+    write_atomically(directory / "card.md", to_markdown(make_short_card(manifest, statistics, report)).encode())
+
+
+def make_card(facts: Facts, findings: Sequence[Finding], ratios: Ratios = _NO_RATIOS) -> list[Block]:
     """The card's blocks, in reading order."""
-    groups = [block for key in sorted(facts.groups) for block in _group_blocks(key, facts)]
+    groups = [block for key in sorted(facts.groups) for block in _group_blocks(key, facts, ratios.get(key, ()))]
+    concluded = (
+        [*_partial(facts.manifest), *_inferred(facts.manifest), *_notes(facts.manifest)] if facts.manifest else []
+    )
     return [
         *_overview(facts),
         *_quality(findings),
+        *concluded,
         *groups,
         *_languages(facts),
-        *_left_out(facts),
+        *_left_out(facts.rejects),
         *_lineage(facts),
+    ]
+
+
+def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics], report: Report) -> list[Block]:
+    """The blocks of a conversion's card: counts, norm keys, cameras, findings on vectors, and what was left out."""
+    counts = manifest.counts
+    text = (
+        f"{manifest.adapter['title']}. {counts.episodes_out:,} of {counts.episodes_in:,} episodes, "
+        f"{counts.steps_out:,} steps, {counts.bytes_out / 1e6:.1f} MB; {counts.steps_dropped:,} steps of kept episodes "
+        "were left out."
+    )
+    keys = [[key, _units(key), f"{s.n_episodes:,}", f"{s.n_steps:,}"] for key, s in sorted(statistics.items())]
+    cameras = [[camera, f"{n.present:,}", f"{n.missing:,}"] for camera, n in counts.cameras.items()]
+    ratios = [block for key in sorted(report.ratios) for block in _ratio_blocks(key, report.ratios[key])]
+    quality = _quality(report.findings) if report.findings else []
+    return [
+        Heading(f"{manifest.name} {manifest.version}", 1),
+        Paragraph(text),
+        Paragraph("`embodimix card` adds plots, pictures, texts and the findings of all checks."),
+        Heading("Embodiments"),
+        PageTable(["norm key", "units", "episodes", "steps"], keys),
+        Heading("Cameras"),
+        PageTable(["camera", "episodes with it", "without"], cameras),
+        *_partial(manifest),
+        *quality,
+        *ratios,
+        *_inferred(manifest),
+        *_notes(manifest),
+        *_left_out(Counter({("", reason): n for reason, n in counts.rejects.items()})),
+        Heading("Lineage"),
+        Paragraph(_how(manifest)),
     ]
 
 
 def _overview(facts: Facts) -> list[Block]:
     hours = sum(sum(group.durations_s) for group in facts.groups.values()) / 3600
     n_bytes = sum(size for _, _, size in facts.splits.values())
-    title = facts.manifest.get("adapter", {}).get("title", "")
+    title = facts.manifest.adapter["title"] if facts.manifest else ""
     text = (
         f"{title + '. ' if title else ''}{facts.n_episodes:,} episodes, {facts.n_steps:,} steps, {hours:.3g} hours, "
         f"{n_bytes / 1e6:,.1f} MB; {len(facts.tasks):,} tasks, {len(facts.groups)} norm keys."
@@ -65,7 +127,7 @@ def _overview(facts: Facts) -> list[Block]:
         PageTable(["split", "episodes", "steps", "MB"], splits),
         Heading("Embodiments"),
         PageTable(
-            ["norm key", "rate", "episodes", "steps", "hours", "idle steps", "outcome", "cameras"],
+            ["norm key", "rate", "episodes", "steps", "hours", "idle steps", "outcome", "cameras", "units"],
             [_group_row(key, group) for key, group in sorted(facts.groups.items())],
         ),
     ]
@@ -84,6 +146,7 @@ def _group_row(key: str, group: NormKeyFacts) -> list[str]:
         f"{group.n_idle / max(group.n_steps, 1):.0%}",
         outcome,
         cameras,
+        _units(key),
     ]
 
 
@@ -95,11 +158,53 @@ def _quality(findings: Sequence[Finding]) -> list[Block]:
     return [heading, PageTable(["severity", "finding", "where", "evidence", "advice", "episodes"], rows)]
 
 
-def _group_blocks(key: str, facts: Facts) -> list[Block]:
+def _partial(manifest: Manifest) -> list[Block]:
+    if not manifest.partial:
+        return []
+    n = manifest.counts.rejects.get("promised_missing", 0)
+    return [Paragraph(f"A part of its source, taken on purpose (`--partial`): {n} promised episodes were not there.")]
+
+
+def _inferred(manifest: Manifest) -> list[Block]:
+    """What the source did not state: whoever trusts the dataset should know what was concluded in its place."""
+    if not manifest.inferred:
+        return []
+    rows = [[sentence, f"{n:,}"] for sentence, n in manifest.inferred.items()]
+    return [Heading("Inferred"), PageTable(["what the source does not state and was concluded", "episodes"], rows)]
+
+
+def _notes(manifest: Manifest) -> list[Block]:
+    worst = manifest.worst_notes()
+    if not worst:
+        return []
+    rows = [[name, f"{value:.4g}", key] for name, (value, key) in worst.items()]
+    return [Heading("Notes of the reader"), PageTable(["note", "greatest", "episode"], rows)]
+
+
+def _units(norm_key: str) -> str:
+    """What the vectors of a norm key are measured in."""
+    if not norm_key:
+        return "unknown"
+    return "metric" if is_metric(norm_key) else f"native to {norm_key.rpartition('/')[2]}"
+
+
+def _ratio_blocks(key: str, ratios: Sequence[Ratio]) -> list[Block]:
+    if not ratios:
+        return []
+    what = (
+        f"Motion for what is commanded, {key}: 1 where the state moves by what the action says, in the same unit; in "
+        "brackets what the data allow at 95 %. Slots that hardly move are left out."
+    )
+    rows = [[str(ratio.slot), ratio.unit, str(ratio), f"{ratio.n_episodes:,}"] for ratio in ratios]
+    return [Paragraph(what), PageTable(["slot", "unit", "ratio", "episodes"], rows)]
+
+
+def _group_blocks(key: str, facts: Facts, ratios: Sequence[Ratio]) -> list[Block]:
     group, statistics = facts.groups[key], facts.statistics.get(key)
     blocks: list[Block] = [Heading(key or "unknown robot")]
     if statistics:
         blocks += _slot_blocks(group, statistics)
+    blocks += _ratio_blocks(key, ratios)
     for values, what in ((group.durations_s, "episodes"), (group.segments_s, "segments")):
         if values:
             blocks += [Paragraph(_spread(values, what)), histogram_figure(values, f"duration of {what}, s")]
@@ -155,32 +260,39 @@ def _texts(what: str, counts: Counter[str], of: str) -> list[Block]:
     return [PageTable([what, of], rows), *more] if rows else []
 
 
-def _left_out(facts: Facts) -> list[Block]:
+def _left_out(rejects: Counter[tuple[str, str]]) -> list[Block]:
+    """rejects: rows of rejects.parquet by level ("" where it is not known) and reason."""
     heading = Heading("Left out")
-    if not facts.rejects:
+    if not rejects:
         return [heading, Paragraph("Nothing was left out.")]
-    rows = [[reason, level, f"{n:,}"] for (level, reason), n in facts.rejects.most_common()]
-    return [heading, PageTable(["reason", "of", "rows in rejects.parquet"], rows)]
+    rows = [
+        [reason, level or "episode or steps", f"{n:,}", explain(reason).meaning, explain(reason).advice]
+        for (level, reason), n in rejects.most_common()
+    ]
+    return [heading, PageTable(["reason", "of", "rows in rejects.parquet", "what was found", "what to do"], rows)]
+
+
+def _how(manifest: Manifest) -> str:
+    adapter = manifest.adapter
+    return (
+        f"Converted by {manifest.converter}, adapter {adapter['name']} ({adapter['format']}), options "
+        f"{manifest.options_hash}, code {manifest.code_hash[:16]}. manifest.json names the source of every record, "
+        "rejects.parquet that of everything left out."
+    )
 
 
 def _lineage(facts: Facts) -> list[Block]:
-    manifest = facts.manifest
     sources = [[uri, f"{n:,}"] for uri, n in facts.sources.most_common(_MOST_TEXTS)]
     shards = [[name, f"{n:,}", f"{size / 1e6:,.1f}"] for name, n, size in facts.shards[:_MOST_TEXTS]]
     how = "Not converted by embodimix: the index was made from the shards."
-    if "adapter" in manifest:
-        adapter = manifest["adapter"]
-        how = (
-            f"Converted by {manifest['converter']}, adapter {adapter['name']} ({adapter['format']}), options "
-            f"{manifest['options_hash']}, code {manifest['code_hash'][:16]}. manifest.json names the source of every "
-            "record, rejects.parquet that of everything left out."
-        )
+    if facts.manifest:
+        how = _how(facts.manifest)
     more = len(facts.shards) - len(shards)
     merges = [
         Paragraph(
             f"Segments of {m['episodes']:,} episodes were merged into version {m['from_version']} ({m['segments']})."
         )
-        for m in manifest.get("merged", [])
+        for m in facts.merged
     ]
     blocks: list[Block] = [
         Heading("Lineage"),

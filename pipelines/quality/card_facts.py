@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipelines.quality.contents import says_something
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.manifest import MANIFEST_FILE, Manifest, load_manifest
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
 from pipelines.storage.paths import StoragePath
@@ -64,7 +65,8 @@ class Facts:
 
     splits: (episodes, steps, bytes). groups, statistics: by norm key. tasks, instructions, segment_texts: how many
     episodes or segments have each text. sources: how many episodes came from each folder. manifest: of the conversion,
-    {} for a dataset that embodimix did not convert. rejects: rows of rejects.parquet by (level, reason).
+    None for a dataset that embodimix did not convert. merged: segments that were merged into it. rejects: rows of
+    rejects.parquet by (level, reason).
     """
 
     name: str
@@ -77,7 +79,8 @@ class Facts:
     segment_texts: Counter[str]
     n_silent: int
     sources: Counter[str]
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
+    merged: tuple[Mapping[str, Any], ...]
     rejects: Counter[tuple[str, str]]
     shards: tuple[tuple[str, int, int], ...]
 
@@ -117,7 +120,8 @@ def gather_facts(dataset: Dataset) -> Facts:
         segment_texts=segment_texts,
         n_silent=n_silent,
         sources=sources,
-        manifest=_read_manifest(dataset.path / "manifest.json"),
+        manifest=load_manifest(dataset.path),
+        merged=_read_merged(dataset.path / MANIFEST_FILE),
         rejects=_count_rejects(dataset.path),
         splits={
             split: (sum(f.n_episodes for f in files), steps[split], sum(f.shard.stat().st_size for f in files))
@@ -146,8 +150,9 @@ def _is_new(group: NormKeyFacts, episode: StoredEpisode) -> bool:
     return len(group.samples) < _SAMPLED_EPISODES and episode.task not in {s.task for s in group.samples}
 
 
-def _read_manifest(path: StoragePath) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _read_merged(path: StoragePath) -> tuple[Mapping[str, Any], ...]:
+    """What was merged into a dataset, also into one of another writer, whose manifest says nothing else."""
+    return tuple(json.loads(path.read_text()).get("merged", ())) if path.exists() else ()
 
 
 def _count_rejects(directory: StoragePath) -> Counter[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipelines.contract.errors import FailedWork
@@ -20,7 +20,7 @@ from pipelines.quality.streams import (
     measure_stillness,
 )
 from pipelines.quality.tracking import conclude_lag, conclude_meaning, measure_tracking
-from pipelines.shards.dataset import Dataset
+from pipelines.shards.dataset import Dataset, ShardPaths
 from pipelines.shards.stored_episodes import StoredEpisode, iter_shard
 
 _SEVERITIES = ("error", "warning")
@@ -31,11 +31,13 @@ class Check:
     """measure: what one episode shows, None for nothing. conclude: each turns scope and measurements into findings.
 
     is_per_norm_key: whether conclusions are drawn for every norm key apart, or for the whole dataset.
+    needs_vectors_only: whether it looks at state, action and times alone.
     """
 
     measure: Callable[[StoredEpisode], Any]
     conclude: tuple[Callable[[str, Sequence[Any]], list[Finding]], ...]
     is_per_norm_key: bool = True
+    needs_vectors_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +55,10 @@ class Report:
 def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     """Every check there is."""
     return (
-        Check(measure=measure_grippers, conclude=(conclude_polarity,)),
-        Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning)),
-        Check(measure=measure_moves, conclude=(conclude_units,)),
-        Check(measure=measure_clock, conclude=(conclude_clock,)),
+        Check(measure=measure_grippers, conclude=(conclude_polarity,), needs_vectors_only=True),
+        Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning), needs_vectors_only=True),
+        Check(measure=measure_moves, conclude=(conclude_units,), needs_vectors_only=True),
+        Check(measure=measure_clock, conclude=(conclude_clock,), needs_vectors_only=True),
         Check(measure=measure_stillness, conclude=(conclude_stillness,)),
         Check(measure=lambda e: measure_far_value(e, dataset.statistics), conclude=(conclude_far_values,)),
         Check(measure=measure_identity, conclude=(conclude_duplicates,), is_per_norm_key=False),
@@ -70,13 +72,31 @@ def check_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: N
     return list(inspect_dataset(dataset, on_episode).findings)
 
 
+def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> Report:
+    """Runs the checks that need no picture over the episodes of some shards, spread over the splits.
+
+    So every conversion sees at its end whether grippers close the right way, units fit and streams belong together,
+    at a cost that does not grow with the dataset.
+    """
+    every = [(split, files) for split in sorted(dataset.splits) for files in dataset.splits[split]]
+    chosen = every[:: -(-len(every) // most_shards)] if every else []
+    some: dict[str, tuple[ShardPaths, ...]] = {}
+    for split, files in chosen:
+        some[split] = (*some.get(split, ()), files)
+    vectors = tuple(check for check in checks_of(dataset) if check.needs_vectors_only)
+    return _inspect(replace(dataset, splits=some), vectors, lambda: None)
+
+
 def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> Report:
     """Runs every check over every episode, one at a time.
 
     An episode or a shard that cannot be read is a finding that names it; the others are checked all the same.
     on_episode: is called after each episode.
     """
-    checks = checks_of(dataset)
+    return _inspect(dataset, checks_of(dataset), on_episode)
+
+
+def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[], object]) -> Report:
     measured: list[dict[str, list[Any]]] = [defaultdict(list) for _ in checks]
     moves: dict[str, list[Moves]] = defaultdict(list)
     unreadable: list[str] = []

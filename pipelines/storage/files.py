@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: a unique temporary name, fsync, then a rename."""
+"""Files and folders that appear whole or not at all: a unique temporary name, fsync, then a rename."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,6 +68,46 @@ def write_atomically(path: StoragePath, content: bytes, *, parents: bool = True)
     """Writes `content` to `path`, whole or not at all. parents: as for atomic_file. Raises DiskFull."""
     with atomic_file(path, parents=parents) as file:
         file.write(content)
+
+
+@contextmanager
+def atomic_folder(folder: Path, last: str) -> Iterator[Path]:
+    """Yields an empty folder that gets the name `folder` when the block ends without an error; else it is removed.
+
+    last: the file that the block writes last. Where another process finished the same folder first, its result is
+    kept and this one's is removed.
+    """
+    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        os.rename(scratch, folder)
+    except OSError:
+        if not (folder / last).exists():
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_tree(folder: StoragePath) -> None:
+    """Removes a folder and all below it, if it is there.
+
+    It is renamed first: late writers find it gone at once, not piece by piece.
+    """
+    if isinstance(folder, RemotePath):
+        for item in folder.rglob("*"):
+            item.unlink(missing_ok=True)
+        return
+    trash = trash_path(folder)
+    shutil.rmtree(trash, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.rename(folder, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def trash_path(folder: Path) -> Path:
+    """Where a folder lies while it is removed."""
+    return folder.parent / f"{folder.name}.gone"
 
 
 def sweep_leftovers(directory: StoragePath, *, wanted: bool = True) -> list[Path]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.reject_reasons import explain
 from pipelines.conversion import launch
 from pipelines.conversion.beam_options import make_beam_options
 from pipelines.conversion.cancelling import at_work, check_wanted
@@ -36,11 +37,12 @@ from pipelines.mapping.adapters import get_adapter, parse_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.storage import files
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.native_files import bridge_features, picture, write_rlds
 from tests.support.waiting import wait_for
 from trainers.main import main
 
 TRAIN = "tiny-train.tfrecord-00000-of-00001"
+FACTS = ("--name", "tiny", "--version", "1.0.0", "--adapter", "bridge_orig", "--workers", "1")
 N = 10
 
 
@@ -185,7 +187,38 @@ def test_poison_is_counted_by_name_and_the_rest_is_kept(tmp_path: Path) -> None:
     rejected = json.loads((folder / "manifest.json").read_text())["rejected"]
     assert [(reject["source_key"][-1], reject["reason"]) for reject in rejected] == read_rejects(folder)
     card = (folder / "card.md").read_text()
-    assert "- Episodes: 2 of 10;" in card and all(f"\n| {reason} | 1 |\n" in card for reason in POISON)
+    assert " 2 of 10 episodes, 22 steps, " in card
+    assert all(f"\n| {reason} | episode or steps | 1 | {explain(reason).meaning} | " in card for reason in POISON)
+
+
+def test_the_summary_says_what_was_left_out_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_rlds(tmp_path / "in", {"train": [bridge_features(0), POISON["non_finite"]]})
+    assert main(["convert", "rlds", str(source), str(tmp_path / "out"), *FACTS]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "tiny/1.0.0: 1 of 2 episodes, 11 steps, " in lines[0]
+    assert lines[1] == "  left out: 1 episodes, 1 single steps (first_step_zero_action 1, non_finite 1)"
+    assert "    non_finite: NaN or infinity in a state or an action. Repair or drop these steps in the source." in lines
+
+
+@pytest.mark.parametrize("version", ["01.02.03", "1.0", "1.0.0.0", "1.0.x", "\u0661.0.0", "1.0.0\n"])
+def test_a_version_that_tfds_would_not_read_is_refused_before_all_work(tmp_path: Path, version: str) -> None:
+    with pytest.raises(UsageError, match="expected MAJOR.MINOR.PATCH such as 1.0.0, without leading zeros"):
+        make_conversion(tmp_path / "not there", tmp_path, version=version)
+
+
+def cut_scan(jpeg: bytes) -> bytes:
+    """A JPEG whose scan ends early, with the marker that ends a whole one."""
+    return jpeg[: len(jpeg) * 3 // 4] + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(("trust", "kept"), [(False, 1), (True, 2)])
+def test_a_cut_picture_that_would_be_copied_is_a_reject(tmp_path: Path, trust: bool, kept: int) -> None:
+    frames = [picture(step, 224) for step in range(12)]
+    cut = [*frames[:7], cut_scan(frames[7]), *frames[8:]]
+    episodes = [bridge_features(0, image_0=frames), bridge_features(1, image_0=cut)]
+    source = write_rlds(tmp_path / "in", {"train": episodes})
+    assert convert(make_conversion(source, tmp_path / "out", trust_images=trust))["episodes_out"] == kept
+    assert read_rejects(tmp_path / "out/tiny/1.0.0") == ([] if trust else [("1", "corrupt_image")])
 
 
 def test_a_shard_in_which_all_are_poison_is_empty_and_the_dataset_whole(tmp_path: Path) -> None:
@@ -220,6 +253,7 @@ def test_a_camera_that_no_episode_has_is_an_error(source: Path, tmp_path: Path) 
         "format": "rlds",
         "robot": "widowx",
         "control_mode": "ee_delta",
+        "units": "metric",
         "cameras": {"base_0_rgb": "observation/image_0", "left_wrist_0_rgb": "observation/wrist"},
         "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}},
         "widths": {"action": 7},
@@ -238,6 +272,7 @@ def test_a_camera_that_some_episodes_lack_is_black_and_masked(tmp_path: Path) ->
         "format": "rlds",
         "robot": "widowx",
         "control_mode": "ee_delta",
+        "units": "metric",
         "cameras": {"base_0_rgb": "observation/image_0", "left_wrist_0_rgb": "observation/wrist"},
         "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}},
         "widths": {"action": 7},

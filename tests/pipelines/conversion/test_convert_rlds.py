@@ -94,7 +94,7 @@ def test_a_part_is_converted_on_purpose_and_recorded(tmp_path: Path, capsys: pyt
     assert (counts["episodes_in"], counts["episodes_out"], counts["rejects"]["promised_missing"]) == (6, 2, 4)
     assert read_manifest(tmp_path / "out/x/1.0.0")["partial"] is True
     card = (tmp_path / "out/x/1.0.0/card.md").read_text()
-    assert "- A part of its source, taken on purpose (`--partial`): 4 promised episodes were not there\n" in card
+    assert "\nA part of its source, taken on purpose (`--partial`): 4 promised episodes were not there.\n" in card
     said = capsys.readouterr().err
     assert f"{source}: 4 episodes cannot be read (promised_missing 4); the first: " in said
 

@@ -192,6 +192,41 @@ def test_an_episode_at_rest_is_no_reason_to_reject(name: str) -> None:
     assert episode.units == ("metric" if adapter.units == "metric" else name)
 
 
+def test_commands_of_taco_play_come_out_as_the_motion_they_cause() -> None:
+    """ErickRosete/tacorl: stored times 50 and 20, so that 1.0 is 2 cm and 0.05 rad."""
+    adapter = get_adapter("taco_play")
+    native = native_episode(adapter, 4)
+    commands = np.array([[1, 0, 0, 0, 0, 0], [0, -0.5, 0, 0, 0, 1], [4.2, 0, 0.25, 0, 0, 0], [0] * 6], np.float32)
+    native.arrays["action/rel_actions_world"] = np.concatenate([commands, np.ones((4, 1), np.float32)], axis=1)
+    episode = converted(adapter, native)
+    expected = [[0.02, 0, 0, 0, 0, 0], [0, -0.01, 0, 0, 0, 0.05], [0.084, 0, 0.005, 0, 0, 0], [0] * 6]
+    assert np.allclose(episode.action[:, list(episode.parts["arm0"])], expected, atol=1e-6)
+
+
+def test_one_motion_is_one_action_whatever_controller_recorded_it() -> None:
+    """1 cm upwards in a step: 0.2 of deoxys' 0.05 m, 0.5 of taco_play's 0.02 m, and 0.01 m in furniture_bench."""
+    stored = {
+        "austin_sirius": ("action", [0, 0, 0.2, 0, 0, 0, -1]),
+        "taco_play": ("action/rel_actions_world", [0, 0, 0.5, 0, 0, 0, 1]),
+        "furniture_bench": ("action", [0, 0, 0.01, 0, 0, 0, 1, -1]),
+    }
+    for name, (key, row) in stored.items():
+        adapter = get_adapter(name)
+        native = native_episode(adapter, 3)
+        native.arrays[key] = np.tile(np.array(row, np.float32), (3, 1))
+        episode = converted(adapter, native)
+        arm = episode.action[:, list(episode.parts["arm0"])]
+        assert np.allclose(arm, [0, 0, 0.01, 0, 0, 0], atol=1e-6), name
+        assert np.allclose(episode.action[:, list(episode.parts["gripper0"])], 0), name
+        assert episode.norm_key == "franka/ee_delta/pi18/v1", name
+
+
+def test_units_that_nobody_published_have_statistics_of_their_own() -> None:
+    adapter = get_adapter("ucsd_pick_and_place")
+    episode = converted(adapter, native_episode(adapter, 3))
+    assert episode.norm_key == "xarm/ee_delta/pi18/v1/ucsd_pick_and_place"
+
+
 def _cut(motion: Motion, steps: slice) -> Motion:
     return Motion(
         xyz=motion.xyz[steps],
