@@ -111,6 +111,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument(
         "--source", type=Path, metavar="DIR", help="the LeRobot dataset whose copy in --out gets the columns"
     )
+    export.add_argument("--proposals", action="store_true", help="write the motion phrases of proposals as texts, too")
     export.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key")
     export.set_defaults(run=_export)
     imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)

@@ -38,7 +38,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     proposals = read_proposals(store, arguments.table)
     out = arguments.out or arguments.dataset / "segments"
     # Before anything is asked and paid for.
-    check_own_table(out / f"{name}.parquet", name, "model")
+    check_own_table(out / f"{name}.parquet", name, labeler.source)
     cache = AnswerCache(out / "answers")
     estimate = estimate_run(store, labeler, proposals, cache)
     if not arguments.json:

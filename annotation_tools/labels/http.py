@@ -14,6 +14,7 @@ from typing import Any
 
 from annotation_tools.labels.labelers import LabelerAnswer, QuestionRefused, Unavailable, Usage
 from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
+from pipelines.contract.episode import SegmentSource
 from pipelines.contract.errors import FailedWork, UsageError
 
 _MAX_ANSWER_BYTES = 4 << 20
@@ -38,6 +39,7 @@ class HttpLabeler:
     usd_in: float = 0.0
     usd_out: float = 0.0
     wants_pictures: bool = True
+    source: SegmentSource = "model"
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)

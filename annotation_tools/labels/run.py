@@ -176,7 +176,7 @@ def label_run(
             Annotation(
                 episode_id=episode_id,
                 episode_hash=identity,
-                segment=segment,
+                segment=replace(segment, source=labeler.source),
                 annotator=labeler.name,
                 created=created,
                 tool_version=tool_version,
