@@ -78,7 +78,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     """Reads segments of a foreign format into a table. Raises FailedWork, writing nothing, where they do not fit."""
     annotator = check_annotator(arguments.annotator)
     store = EpisodeStore(arguments.dataset)
-    # What an export wrote beside its numbers is as good as what the user states, which goes before it.
+    # The names that an export wrote are exact; those that the user states win over them.
     given = read_numbers(arguments.source) | (read_names(arguments.names) if arguments.names else {})
     imported = import_module(f"annotation_tools.exchange.{arguments.format}").read(
         arguments.source, EpisodeNames.of(store, given)

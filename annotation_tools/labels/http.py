@@ -138,8 +138,8 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
-    said = error.read(300).decode(errors="replace")
-    message = f"{url}: HTTP {error.code}: {said}"
+    body = error.read(300).decode(errors="replace")
+    message = f"{url}: HTTP {error.code}: {body}"
     if 300 <= error.code < 400:
         target = error.headers.get("Location", "")
         return FailedWork(f"{url}: expected an answer, found a redirect to {target!r}, which is not followed")

@@ -128,8 +128,8 @@ class SubprocessLabeler:
         except OSError as error:
             raise FailedWork(f"{self.command[0]}: expected a program that can be run, found {error}") from error
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()[-300:]
-            raise Unavailable(f"{self.command[0]}: expected exit code 0, found {done.returncode}: {said}")
+            shown = done.stderr.decode(errors="replace").strip()[-300:]
+            raise Unavailable(f"{self.command[0]}: expected exit code 0, found {done.returncode}: {shown}")
         return LabelerAnswer(text=done.stdout.decode(errors="replace").strip())
 
     def estimate(self, request: LabelRequest) -> Usage:
