@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,10 @@ from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rej
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
-from pipelines.sources.folders import key_of, make_scan_reject, scan_folders, source_root
+from pipelines.sources.folders import key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
-from pipelines.storage.paths import RemotePath, as_storage_path
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 USUAL_ADAPTER = "inhouse_log"
 SCHEMA = "inhouse_log/v1"
@@ -69,7 +70,21 @@ def find(source: str, adapter: Adapter) -> Found:
     if not logs:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     episodes = [EpisodeLocation(reference=Reference(uri=str(log), key=key_of(log, root))) for log in logs]
-    return Found(episodes=tuple(episodes), rejects=rejects)
+    return Found(episodes=tuple(episodes), rejects=rejects, tasks=_list_tasks(logs))
+
+
+def _list_tasks(logs: Sequence[StoragePath]) -> tuple[str, ...]:
+    """The tasks that logs on a disk state; of an object store each would be a call. Damaged logs are left to `read`."""
+    tasks: dict[str, None] = {}
+    for log in logs:
+        if isinstance(log, RemotePath):
+            return ()
+        try:
+            task = json.loads(read_regular(log / "zarr.json"))["attributes"]["task"]
+        except (Rejected, *READ_ERRORS):
+            continue
+        tasks[clean_instruction(str(task))] = None
+    return tuple(task for task in tasks if task)
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
