@@ -140,6 +140,9 @@ def measure_far_value(episode: StoredEpisode, statistics: Mapping[str, NormStati
             # Deltas and velocities may be spiky: a command may come and go within a step.
             spikes = is_absolute(mode) and unit != "closed"
             step, reason = _far_out(column, unit, mode, float(numbers.q01[slot]), float(numbers.q99[slot]))
+            if reason and unit == "rad" and not is_joint_mode(episode.control_mode) and _is_smooth(moved[:, slot]):
+                # Angles of a pose that nothing jumped to: the numbers went around, the gripper did not.
+                step, reason = 0, ""
             if not reason and spikes and (step := _spike(moved[:, slot], _FLOORS[unit])):
                 reason = f"a spike of one step, {column[step - 1]:.3g} before it"
             if reason:
@@ -193,6 +196,11 @@ def _far_out(column: NDArray[np.float64], unit: str, mode: str, q01: float, q99:
     if out[step] > far * max(q99 - q01, _FLOORS[unit]):
         return step, f"the 1st to 99th percentile is {q01:.3g} to {q99:.3g}"
     return 0, ""
+
+
+def _is_smooth(path: NDArray[np.float64]) -> bool:
+    """Whether no step of a summed rotation, [t] in rad, is larger than a robot's may be."""
+    return len(path) < 2 or float(np.abs(np.diff(path)).max()) < _FLOORS["rad"]
 
 
 def _spike(column: NDArray[np.float64], floor: float) -> int:
