@@ -105,8 +105,8 @@ def literal_failures() -> list[str]:
     options = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider"]
     options += ["-k", " and ".join(f"not {name}" for name in SLOW)]
     with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main([*options, *(f"tests/test_model_{name}.py" for name in TESTS)], plugins=[verdicts])
-    for name in [name for name in sys.modules if name.startswith("test_model_")]:
+        pytest.main([*options, *(f"tests/model/test_{name}.py" for name in TESTS)], plugins=[verdicts])
+    for name in [name for name in sys.modules if name.endswith(tuple(f"test_{test}" for test in TESTS))]:
         del sys.modules[name]
     return verdicts.failed
 
@@ -133,7 +133,7 @@ def line(row: dict[str, Any]) -> str:
     """One row as a line of a Markdown table."""
     recorded = "" if row["recorded"] is None else f"{row['recorded']:.1e}"
     tests = sorted(row["failed"], key=lambda name: ("goldens" in name, name))
-    shown = ", ".join(f"`{name.removeprefix('test_model_').replace('.py::', ': ')}`" for name in tests[:3])
+    shown = ", ".join(f"`{name.removeprefix('test_').replace('.py::', ': ')}`" for name in tests[:3])
     more = f" and {len(tests) - 3} more" if len(tests) > 3 else ""
     return f"| {row['mistake']} | {row['rel_rms']:.1e} | {recorded} | {shown or 'none'}{more} |"
 

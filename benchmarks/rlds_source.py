@@ -196,6 +196,7 @@ def convert_long_episode(directory: Path) -> None:
         "format": "rlds",
         "robot": "ur5e",
         "control_mode": "joint_position",
+        "units": "metric",
         "control_hz": 50,
         "cameras": {camera: f"observation/{camera}" for camera in LONG_CAMERAS},
         "widths": {"observation/state_physical": 18, "action_physical": 18},

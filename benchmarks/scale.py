@@ -16,7 +16,7 @@ import numpy as np
 
 from mixtures.index.compiling import EPISODE, STEP
 from model.config import named_config
-from trainers.work import forward_flops
+from trainers.planning.work import forward_flops
 
 PARAMETERS = 3_238_005_506
 MOMENTS = 2  # of AdamW

@@ -108,6 +108,13 @@ class Mixture:
         masks = batch.state_mask, batch.action_mask
         return self.unnormalize_action(batch.norm_key, action, batch.state_physical, *masks)
 
+    def near_recorded(self, batch: Any, action: Any) -> NDArray[np.float32]:
+        """The same physical chunks [b, h, 18], with Euler angles within half a turn of the recorded ones.
+
+        So their difference is an error: 3.13 and -3.13 rad are the same orientation but for 0.02.
+        """
+        return self.normalizer.near(batch.norm_key, action, batch.action_physical)
+
     def save_statistics(self, path: Path) -> None:
         """Writes the statistics that this mixture normalizes with."""
         save_statistics(path, self.statistics, self.spec.action.normalization)

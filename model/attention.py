@@ -8,8 +8,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from model.arrays import Array
 from model.config import Attention
 
 ROPE_BASE = 10_000.0
@@ -40,9 +41,9 @@ def attention_mask(valid: Bool[Array, "b s"], starts_block: Bool[Array, " s"]) -
 
 
 def token_positions(valid: Bool[Array, "b s"]) -> Int[Array, "b s"]:
-    """Place of each token among the valid ones: [1 0 1 1] gives [0 0 1 2].
+    """Position of each token among the valid ones: [1 0 1 1] gives [0 0 1 2].
 
-    Padding takes no place, which is why leaving a camera out equals masking it.
+    Padding takes no position, which is why leaving a camera out equals masking it.
     """
     return jnp.cumsum(valid, axis=1) - 1
 
@@ -91,9 +92,19 @@ def takes_cudnn(kernel: Attention, dtype: DTypeLike, head_dim: int) -> bool:
     """Whether `attend` uses cuDNN: when asked to, or where backend, dtype and head size are what it is made for."""
     if kernel != "auto" or jax.default_backend() != "gpu":
         return kernel == "cudnn"
-    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+    capability = _cuda_capability(jax.devices()[0])
     largest = 256 if capability >= 9.0 else 128
-    return dtype in (jnp.bfloat16, jnp.float16) and capability >= 8.0 and head_dim <= largest and head_dim % 8 == 0
+    # Dtypes are compared as dtypes: the config's "bfloat16" is not equal to the scalar type jnp.bfloat16.
+    half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+    return half and capability >= 8.0 and head_dim <= largest and head_dim % 8 == 0
+
+
+def _cuda_capability(device: jax.Device) -> float:
+    """The CUDA compute capability, such as 9.0; 0.0 for a device that has none (ROCm says 'gfx942')."""
+    try:
+        return float(getattr(device, "compute_capability", 0))
+    except ValueError:
+        return 0.0
 
 
 def _attend_cudnn(

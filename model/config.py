@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Euler steps from noise to actions: the paper's and openpi's number, everywhere that nobody asks for another.
+FLOW_STEPS = 10
 DType = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
 Attention = Literal["auto", "plain", "cudnn"]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from model.arrays import Array
 from model.config import DType, EncoderConfig
 from model.layers import Execution
 from model.params import ParameterSpec, Params, normal, ones, prefixed, zeros

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from model.arrays import Array
 from model.attention import attend
 from model.config import EncoderConfig
 from model.gemma import Cache
@@ -86,7 +87,7 @@ def modulated_norm(
 
 
 def chunk_positions(horizon: int, width: int) -> Float[Array, "h e"]:
-    """sin | cos of the place in the action chunk, periods log-spaced from 2 pi to 2 pi * 10000 steps."""
+    """sin | cos of the position in the action chunk, periods log-spaced from 2 pi to 2 pi * 10000 steps."""
     rates = 10_000.0 ** (-np.arange(width // 2) / (width // 2))
     angle = np.arange(horizon)[:, None] * rates
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], axis=1), jnp.float32)

@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from model.arrays import Array
 
 ALPHA = 1.5  # of Beta(ALPHA, 1)
 CUTOFF = 0.999  # the paper's s

@@ -6,8 +6,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from model.arrays import Array
 from model.attention import apply_rope, attend
 from model.config import GemmaConfig
 from model.layers import PLAIN, Execution
@@ -38,13 +39,18 @@ def gemma_specs(config: GemmaConfig, index: int, *, adaptive: bool = False) -> d
             specs[f"{lora}_a"] = ParameterSpec(shape=(depth, *shape[:-1], rank), init=normal(0.01))
             specs[f"{lora}_b"] = ParameterSpec(shape=(depth, *shape[:-2], rank, shape[-1]), init=normal(0.01))
 
-    for name, shape, inputs in (
+    attention_shapes: tuple[tuple[str, tuple[int, ...], int], ...] = (
         ("q_einsum", (heads, width, head_dim), width),
         ("kv_einsum", (2, kv_heads, width, head_dim), width),
         ("attn_vec_einsum", (heads, head_dim, width), heads * head_dim),
-    ):
+    )
+    for name, shape, inputs in attention_shapes:
         weight(f"layers/attn/{name}{tail}/w", shape, inputs, f"layers/attn/{name}{tail}/lora")
-    for name, shape, inputs in (("gating_einsum", (2, width, mlp), width), ("linear", (mlp, width), mlp)):
+    mlp_shapes: tuple[tuple[str, tuple[int, ...], int], ...] = (
+        ("gating_einsum", (2, width, mlp), width),
+        ("linear", (mlp, width), mlp),
+    )
+    for name, shape, inputs in mlp_shapes:
         weight(f"layers/mlp{tail}/{name}", shape, inputs, f"layers/mlp{tail}/{name}_lora")
     for name in ("pre_attention_norm", "pre_ffw_norm"):
         specs |= _norm_specs(f"layers/{name}{tail}", width, (depth,), adaptive)
@@ -112,12 +118,21 @@ class PrefixView:
 
 
 def run_prefix_cache(
-    params: Params, tokens: Float[Array, "g p e"], view: PrefixView, *, how: Execution = PLAIN
+    params: Params,
+    tokens: Float[Array, "g p e"],
+    view: PrefixView,
+    *,
+    how: Execution = PLAIN,
+    by_index: bool = False,
 ) -> Cache:
     """Keys and values of the first expert, a row per sample, without the work that nothing later reads.
 
     Of the last layer only its norm, keys and values matter: its queries, attention output and MLP, and the
     final norm, reach neither loss nor action and have zero gradient.
+
+    by_index: the loop picks each layer out of the stack, where otherwise it gets a copy of all but the last one. At
+    full size the copy is 7.5 GB for every request. Only without a gradient: that of a picked layer is an array of the
+    whole stack's size, and the backward pass would add one up for every layer.
     """
     layers = expert_layers(params["layers"], 0)
     rows, positions = view.rows, view.positions
@@ -136,7 +151,11 @@ def run_prefix_cache(
         normed, _ = rms_norm(x, layer["pre_ffw_norm"], None)
         return x + feed_forward(layer["mlp"], normed), own
 
-    x, own = how.scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
+    if by_index:
+        numbers = jnp.arange(jax.tree.leaves(layers)[0].shape[0] - 1)
+        x, own = how.scan(lambda x, i: body(x, jax.tree.map(lambda p: p[i], layers)), tokens, numbers)
+    else:
+        x, own = how.scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
     last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
     _, final = own_keys_values(last, x)
     return jax.tree.map(lambda seen, end: jnp.concatenate([seen, end[None]]), own, final)
@@ -163,6 +182,7 @@ def rms_norm(
     normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + EPS)
     if "scale" in params:
         return (normed * (1.0 + params["scale"])).astype(x.dtype), None
+    assert cond is not None, "adaptive norms take the flow time"
     projection = params["Dense_0"]
     modulation = cond.astype(x.dtype) @ projection["kernel"].astype(x.dtype) + projection["bias"].astype(x.dtype)
     scale, shift, gate = jnp.split(modulation[:, None, :], 3, axis=-1)
@@ -203,8 +223,13 @@ def queries(layer: Params, x: Float[Array, "b s e"], positions: Int[Array, "b s"
 
 
 def attention_out(layer: Params, mixed: Float[Array, "b s n k"]) -> Float[Array, "b s e"]:
-    """The linear layer out of heads."""
-    return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsnr", "bsnr,nre->bse")
+    """The linear layer out of heads.
+
+    The adapter is openpi's: (sum over heads of x A)(sum over heads of B). openpi derives both einsums by renaming one
+    letter of 'BTNH,NHD->BTD' (lora.py), so that the head's letter is missing from the first one's output; the sum of
+    (x A) B over heads would be another function of the same published weights.
+    """
+    return project(mixed, layer["attn_vec_einsum"], "bsnk,nke->bse", "bsnk,nkr->bsr", "bsr,nre->bse")
 
 
 def project(

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
+from model.arrays import Array
 from model.config import PolicyConfig
 from model.packing import Packing
 

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
+
+from model.arrays import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ def fit_packing(image_masks: Mapping[str, np.ndarray], *, groups: int = 1, sizes
         raise ValueError(f"packing: expected groups that divide {len(there)} samples; found {groups}")
     per_group = there.reshape(groups, -1)
     images = per_group.shape[1]
+    # Few sizes rather than the exact number: each is a program of its own, which takes minutes to compile at full size.
     most = max(int(per_group.sum(1).max()), 1)
     slots = min(-(-images * size // sizes) for size in range(1, sizes + 1) if images * size >= most * sizes)
     return None if slots >= images else Packing(slots=slots, groups=groups)
@@ -125,6 +128,7 @@ def place_tokens(images: Places, valid: Bool[Array, "b s"], image_tokens: int, t
     element = jax.vmap(lambda at, number: empty.at[at].set(number, mode="drop"))(
         source.reshape(groups, -1), target.reshape(groups, -1)
     )
+    # Both directions are kept: attention needs tokens in rows, everything else packed, many times in each layer.
     places = Places(element=element, slot=_inverse(element, rows * length))
     return PackedRows(places=places, valid=jnp.arange(length) < valid.sum(1, keepdims=True))
 
@@ -144,6 +148,8 @@ def _inverse(index: Int[Array, "g i"], length: int) -> Int[Array, "g p"]:
     return jax.vmap(lambda numbers: nowhere.at[numbers].set(jnp.arange(count), mode="drop"))(index)
 
 
+# JAX's own gradient of a gather is a scatter that adds, which is slow on GPUs and, in bfloat16, depends on the order of
+# its sums. Here every element goes to at most one slot, so that moving back is another gather.
 @jax.custom_vjp
 def _move(x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]) -> Shaped[Array, "g p *e"]:
     """x[index] in each group, zeros past the end. `back` is the inverse, by which gradients move: no sums needed."""

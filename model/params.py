@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
+
+from model.arrays import Array
 
 LARGEST_TOGETHER = 16**4
 

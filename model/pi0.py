@@ -13,11 +13,12 @@ import re
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Bool, Float, PRNGKeyArray, Shaped
 
 from model import flow
+from model.arrays import Array
 from model.attention import attention_mask, takes_cudnn, token_positions
-from model.config import Pi0Config
+from model.config import FLOW_STEPS, Pi0Config
 from model.gemma import Cache, PrefixView, embed_text, gemma_specs, run_expert, run_prefix_cache
 from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
 from model.layers import Execution
@@ -115,14 +116,14 @@ def sample_actions(
     params: Params,
     observation: Observation,
     noise: Float[Array, "b h d"],
-    num_steps: int = 10,
+    num_steps: int = FLOW_STEPS,
     action_mask: Bool[Array, "b d"] | None = None,
 ) -> Float[Array, "b h d"]:
     """Walks from noise to actions; the prefix is computed once.
 
     With `action_mask`, slots that a robot lacks keep their noise: what was never trained there cannot move.
     """
-    prefix = encode_prefix(config, params, observation)
+    prefix = encode_prefix(config, params, observation, by_index=True)
 
     def step(x: Float[Array, "b h d"], time: Float[Array, " b"]) -> Float[Array, "b h d"]:
         moved = suffix_velocity(config, params, prefix, observation.state, x, time)
@@ -131,8 +132,11 @@ def sample_actions(
     return flow.integrate(step, noise, num_steps)
 
 
-def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -> Prefix:
-    """Runs images and prompt through the first expert: all of them under masks, or packed, or padding last."""
+def encode_prefix(config: Pi0Config, params: Params, observation: Observation, *, by_index: bool = False) -> Prefix:
+    """Runs images and prompt through the first expert: all of them under masks, or packed, or padding last.
+
+    by_index: for acting, see `model.gemma.run_prefix_cache`.
+    """
     check_observation(config, observation)
     if observation.packing is not None:
         tokens, rows = embed_packed(config, params, observation, observation.packing)
@@ -146,7 +150,8 @@ def encode_prefix(config: Pi0Config, params: Params, observation: Observation) -
         else:
             mask = attention_mask(valid, prefix_blocks(valid.shape[1]))
             view = PrefixView(positions=token_positions(valid), mask=mask)
-    cache = run_prefix_cache(params["PaliGemma"]["llm"], tokens.astype(config.dtype), view, how=execution(config))
+    llm = params["PaliGemma"]["llm"]
+    cache = run_prefix_cache(llm, tokens.astype(config.dtype), view, how=execution(config), by_index=by_index)
     return Prefix(cache=cache, valid=valid)
 
 

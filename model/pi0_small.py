@@ -11,10 +11,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from model import flow
-from model.config import Pi0SmallConfig
+from model.arrays import Array
+from model.config import FLOW_STEPS, Pi0SmallConfig
 from model.distilbert import distilbert_specs, encode_text
 from model.dit import chunk_positions, cross_cache, dit_specs, run_dit
 from model.gemma import Cache
@@ -91,7 +92,7 @@ def sample_actions(
     params: Params,
     observation: Observation,
     noise: Float[Array, "b h d"],
-    num_steps: int = 10,
+    num_steps: int = FLOW_STEPS,
     action_mask: Bool[Array, "b d"] | None = None,
 ) -> Float[Array, "b h d"]:
     """Walks from noise to actions; the observation is encoded once. Slots outside `action_mask` keep their
@@ -110,7 +111,7 @@ def encode(config: Pi0SmallConfig, params: Params, observation: Observation) -> 
     check_observation(config, observation)
     how = execution(config)
     names = [name for name in CAMERAS if name in observation.images]
-    images = [
+    images: list[Array] = [
         encode_images(
             config.vit,
             params["vit"][name],
@@ -123,7 +124,7 @@ def encode(config: Pi0SmallConfig, params: Params, observation: Observation) -> 
     prompt_mask = observation.tokenized_prompt_mask
     text = encode_text(params["text"], observation.tokenized_prompt, prompt_mask, dtype=config.dtype, how=how)
     state = dense(observation.state, params["state_proj"])[:, None].astype(config.dtype)
-    x = jnp.concatenate([*images, dense(text, params["text_proj"]), state], axis=1)
+    x: Array = jnp.concatenate([*images, dense(text, params["text_proj"]), state], axis=1)
     seen = [jnp.repeat(observation.image_masks[name][:, None], config.vit.tokens, 1) for name in names]
     valid = jnp.concatenate([*seen, prompt_mask, jnp.ones_like(prompt_mask[:, :1])], axis=1)
     x = run_blocks(params["encoder"]["blocks"], x, valid[:, None], how)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from model import pi0, pi0_small
-from model.config import Pi0Config, PolicyConfig
+from model.arrays import Array
+from model.config import FLOW_STEPS, Pi0Config, PolicyConfig
 from model.inputs import Observation
 from model.params import Params, param_count
 
@@ -62,7 +63,7 @@ def sample_actions(
     params: Params,
     observation: Observation,
     noise: Float[Array, "b h d"],
-    num_steps: int = 10,
+    num_steps: int = FLOW_STEPS,
     action_mask: Bool[Array, "b d"] | None = None,
 ) -> Float[Array, "b h d"]:
     """Actions [b, h, d] from noise; see `model.pi0.sample_actions`."""

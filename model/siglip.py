@@ -6,8 +6,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
+from model.arrays import Array
 from model.attention import attend
 from model.config import Attention, DType, SiglipConfig
 from model.layers import PLAIN, Execution
@@ -52,7 +53,7 @@ def block_specs(depth: int, width: int, mlp: int, heads: int) -> dict[str, Param
 
 
 def sincos_2d(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "1 s e"]:
-    """A starting position embedding that says row and column apart: a quarter of the width each of
+    """A starting position embedding that distinguishes row and column: a quarter of the width each of
     sin and cos of row and column. Learned from there on. A width not divisible by 4 is filled with zeros."""
     _, tokens, width = shape
     side, quarter = round(tokens**0.5), width // 4

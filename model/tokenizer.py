@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model.config import PolicyConfig
 from model.vocabulary import WORDS
 
 PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3
@@ -23,20 +24,28 @@ STATE_BINS = 256
 class Tokenizer(Protocol):
     """Turns a prompt into `max_tokens` ids and a mask that is False on padding."""
 
-    vocab_size: int
-    max_tokens: int
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int: ...
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns int32 ids [s] and bool mask [s]. With `state` [d] in [-1, 1], the prompt holds the state
-        (pi05). Prompts longer than `max_tokens` lose their end."""
+        (pi05). Prompts longer than `max_tokens` lose their end; compare `length`."""
+        ...
+
+    def length(self, text: str, state: np.ndarray | None = None) -> int:
+        """How many tokens the whole prompt takes."""
         ...
 
 
-def tokenizer_for(config: Any, path: str | Path | None = None) -> Tokenizer:
+def tokenizer_for(config: PolicyConfig, path: str | Path | None = None) -> Tokenizer:
     """The tokenizer for a policy config: the built-in one without a path, BERT's with a `vocab.txt`, else
     PaliGemma's SentencePiece model.
 
-    Raises ValueError when the vocabulary does not fit the config's embedding table.
+    Raises ValueError unless its vocabulary has the size of the config's embedding table. A smaller one would fit as
+    well, and a model with published weights would read every word as another one, in silence.
     """
     if path is None:
         tokenizer: Tokenizer = SmallTokenizer(max_tokens=config.max_tokens)
@@ -44,10 +53,12 @@ def tokenizer_for(config: Any, path: str | Path | None = None) -> Tokenizer:
         tokenizer = WordpieceTokenizer(path=Path(path), max_tokens=config.max_tokens)
     else:
         tokenizer = PaligemmaTokenizer(path=Path(path), max_tokens=config.max_tokens)
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.vocab_size != config.vocab_size:
+        found = "the built-in one" if path is None else str(path)
         raise ValueError(
-            f"tokenizer: expected a vocabulary of at most {config.vocab_size} (the config's vocab_size); "
-            f"found {tokenizer.vocab_size}"
+            f"tokenizer: expected the vocabulary of {config.vocab_size} pieces that the model's embeddings were made "
+            f"for; found {found}, of {tokenizer.vocab_size}. Give the model's own file with --tokenizer (PaliGemma's "
+            f"SentencePiece model, or a vocab.txt), or set policy.vocab_size for a model that starts from nothing"
         )
     return tokenizer
 
@@ -89,9 +100,16 @@ class SmallTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
+        return padded(self._whole(text, state), self.max_tokens)
+
+    def length(self, text: str, state: np.ndarray | None = None) -> int:
+        """See `Tokenizer.length`."""
+        return len(self._whole(text, state))
+
+    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
         if state is not None:
-            return padded([BOS, *self.pieces(prompt_with_state(text, state))], self.max_tokens)
-        return padded([BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]], self.max_tokens)
+            return [BOS, *self.pieces(prompt_with_state(text, state))]
+        return [BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]]
 
     def pieces(self, text: str) -> list[int]:
         """Ids of the text with a space put before it."""
@@ -140,10 +158,16 @@ class WordpieceTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        prompt = clean_prompt(text) if state is None else prompt_with_state(text, state)
-        pieces = [piece for word in split_words(prompt) for piece in self.pieces(word)]
-        names = ["[CLS]", *pieces[: self.max_tokens - 2], "[SEP]"]
+        names = ["[CLS]", *self._whole(text, state)[: self.max_tokens - 2], "[SEP]"]
         return padded([self._ids[name] for name in names], self.max_tokens)
+
+    def length(self, text: str, state: np.ndarray | None = None) -> int:
+        """See `Tokenizer.length`."""
+        return len(self._whole(text, state)) + 2
+
+    def _whole(self, text: str, state: np.ndarray | None) -> list[str]:
+        prompt = clean_prompt(text) if state is None else prompt_with_state(text, state)
+        return [piece for word in split_words(prompt) for piece in self.pieces(word)]
 
     def pieces(self, word: str) -> list[str]:
         """The longest pieces from the left; a word with a part that no piece matches is [UNK] as a whole."""
@@ -185,10 +209,16 @@ class PaligemmaTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
+        return padded(self._whole(text, state), self.max_tokens)
+
+    def length(self, text: str, state: np.ndarray | None = None) -> int:
+        """See `Tokenizer.length`."""
+        return len(self._whole(text, state))
+
+    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
         if state is not None:
-            return padded(self._model.encode(prompt_with_state(text, state), add_bos=True), self.max_tokens)
-        ids = self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")
-        return padded(ids, self.max_tokens)
+            return self._model.encode(prompt_with_state(text, state), add_bos=True)
+        return self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")
 
     @cached_property
     def _model(self) -> Any:

@@ -65,7 +65,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--channels",
         default="",
         metavar="ORDER",
-        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb",
+        help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb; of "
+        "a dataset published in BGR: as_published, or repaired (default: told by the pictures)",
     )
     parser.add_argument(
         "--relabel",

@@ -1,4 +1,4 @@
-"""The first batch of a run as a page: what the model really sees, for a person to look at before hours of training."""
+"""The first batch of a run as a page: what the model really sees, for a person to check before hours of training."""
 
 import base64
 import html

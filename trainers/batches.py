@@ -1,9 +1,7 @@
-"""From the stream's batches to the model's inputs: prompts to tokens, only the cameras that the mixture has, and only
-the images that are there where that pays."""
+"""From the stream's batches to the model's inputs: prompts as tokens, the mixture's cameras, and packed images."""
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache
 
 import jax
 import numpy as np
@@ -12,9 +10,9 @@ from mixtures.stream.batches import Batch
 from model.config import Pi0Config
 from model.inputs import Observation, observation_from_batch
 from model.packing import Packing, fit_packing
-from model.tokenizer import Tokenizer, tokenizer_for
 from pipelines.contract.slots import CAMERAS
 from trainers.config import RunConfig
+from trainers.prompts import PromptEncoder
 from trainers.step import TrainBatch
 
 
@@ -36,18 +34,17 @@ def build_batcher(config: RunConfig) -> Callable[..., TrainBatch]:
 
 def build_observer(config: RunConfig) -> Callable[[Batch], Observation]:
     """Returns the function from a batch of the stream to the policy's observation; images stay uint8."""
-    tokenizer: Tokenizer = tokenizer_for(config.policy, config.tokenizer)
-    encode = lru_cache(maxsize=65536)(tokenizer.encode)
+    prompts = PromptEncoder(config)
 
     def observe(batch: Batch) -> Observation:
-        encoded = [encode(text) for text in batch.language]
+        encoded = prompts.encode(batch.language, batch.state, batch.state_mask)
         slots = {camera: CAMERAS.index(camera) for camera in config.cameras}
         there = {camera: batch.camera_mask[:, slot] for camera, slot in slots.items()}
         return observation_from_batch(
             images={camera: batch.images[:, slot] for camera, slot in slots.items()},
             image_masks=there,
-            tokenized_prompt=np.stack([ids for ids, _ in encoded]),
-            tokenized_prompt_mask=np.stack([mask for _, mask in encoded]),
+            tokenized_prompt=encoded.ids,
+            tokenized_prompt_mask=encoded.mask,
             state=batch.state,
             drop_missing=False,  # one form of batch for the whole run: one compilation, or one per packing
             packing=_packing(there) if packs_images(config) else None,

@@ -1,6 +1,13 @@
-"""Checkpoints: parameters, optimizer, moving average and the position in the stream, as one atomic unit."""
+"""Checkpoints: parameters, optimizer, moving average and the position in the stream, as one atomic unit.
+
+Everything in a checkpoint is under a checksum: the arrays under sums of their bits, and those sums, the table of the
+arrays and the position in the stream under a digest. A flipped digit of the position would otherwise train on other
+samples than the run drew, and nothing would tell.
+"""
 
 import dataclasses
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -42,17 +49,25 @@ class Checkpoints:
     """The checkpoints of one run, written in the background.
 
     `save` returns when the state is out of the way of the next step; the checkpoint counts once all of it is on disk
-    under its final name, and one that a kill cut short is removed when the run is taken up. An error of the background
-    comes up at the next `save`, or at `finish`.
+    under its final name, and one that a kill cut short is removed when the run is resumed. An error of the background
+    is raised by the next `save`, or by `finish`.
+
+    Without a config nothing is written or removed: evaluation and serving read the run that is training, whose
+    unfinished checkpoint looks like one that a kill cut short.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+    def __init__(self, directory: Path, config: CheckpointConfig | None = None) -> None:
         self.directory = directory.resolve()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep,
-            keep_period=config.keep_every or None,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,
+        options = (
+            # Orbax's own read_only does the same and warns about it on every start.
+            ocp.CheckpointManagerOptions(create=False, cleanup_tmp_directories=False, enable_async_checkpointing=False)
+            if config is None
+            else ocp.CheckpointManagerOptions(
+                max_to_keep=config.keep,
+                keep_period=config.keep_every or None,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            )
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._started: int | None = None
@@ -71,11 +86,12 @@ class Checkpoints:
 
         FailedWork when the disk is full or cannot be written; the checkpoints before stay as they are.
         """
-        self.finish()
+        self.finish()  # one at a time: a second one under way would hold another copy of the state in host memory
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
-        progress_json = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
+        content = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
+        progress_json = content | {"digest": digest_of(content)}
         self._started = progress.step
         with self._failures_named():
             self._manager.save(
@@ -92,17 +108,17 @@ class Checkpoints:
         expected = {part: getattr(like, part) for part in PARTS}
         progress, sums = self._read_progress(step, expected)
         parts = self._read_parts(step, expected, sums)
-        return like.replace(step=_placed(progress.step, like), **parts), progress
+        return dataclasses.replace(like, step=_placed(progress.step, like), **parts), progress
 
     def restore_best(self, step: int, like: TrainState) -> TrainState:
         """Reads only the parameters and their moving average; the optimizer's state becomes None."""
         expected = {part: getattr(like, part) for part in PARTS if part != "optimizer"}
         progress, sums = self._read_progress(step, expected)
         parts = self._read_parts(step, expected, sums)
-        return like.replace(step=_placed(progress.step, like), optimizer=None, **parts)
+        return dataclasses.replace(like, step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Reads the newest checkpoint that is whole; damaged ones are set aside, loudly. None if there is none."""
+        """Reads the newest checkpoint that is whole; moves damaged ones away, with a warning. None if there is none."""
         reasons = []
         for step in reversed(self.steps()):
             restored, reason = None, "another process could not read it"
@@ -110,17 +126,19 @@ class Checkpoints:
                 restored = self.restore(step, like)
             except FailedWork as error:
                 reason = str(error)
+            # All processes must go on from the same step: one that could read what another could not would train on
+            # other samples, and the run would hang or diverge at the first collective.
             if hosts.all_agree(restored is not None):
                 return restored
             reasons.append(reason)
-            print(f"WARNING: {reason}; falling back to the checkpoint before", file=sys.stderr)
+            print(f"WARNING: {reason}; falling back to the checkpoint before it", file=sys.stderr)
             self._set_aside(step)
-        if reasons:
+        if reasons:  # never start over by itself: days of training would be overwritten by step 1
             raise FailedWork("no checkpoint can be read: " + "; ".join(reasons))
         return None
 
     def close(self) -> None:
-        """Finishes and lets go; what could not be written is said on stderr, for another error may be under way."""
+        """Finishes and closes; what could not be written goes to stderr, for another error may be under way."""
         try:
             self.finish()
         except FailedWork as error:
@@ -142,10 +160,17 @@ class Checkpoints:
     def _read_progress(self, step: int, expected: Mapping[str, Tree]) -> tuple[Progress, dict[str, int]]:
         stored = self._restored(step, {"progress": ocp.args.JsonRestore()})["progress"]
         try:
+            digest = stored.pop("digest", None)  # checkpoints of version 0.1.0 have none
+            if digest is not None and digest != digest_of(stored):
+                raise ValueError("it has changed since it was saved")
             sums, arrays = stored.pop("bit_sums"), stored.pop("arrays", None)
             progress = Progress(**stored)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: progress: {error}") from error
+        if progress.step != step:
+            raise FailedWork(
+                f"checkpoint {step} in {self.directory} is damaged: progress is that of step {progress.step}"
+            )
         if arrays is not None:  # checkpoints of version 0.1.0 do not say
             self._check_form(step, arrays, expected)
         return progress, sums
@@ -202,6 +227,12 @@ def form_of(parts: Mapping[str, Tree]) -> dict[str, dict[str, str]]:
         }
         for part, tree in parts.items()
     }
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """16 digits of the sha256 of JSON content, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def bit_sum(tree: Tree) -> int:

@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
@@ -78,7 +80,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
     from trainers.evaluation import replay
 
     report = replay.replay(arguments.run_directory, arguments.step)
-    print(json.dumps(report, indent=1) if arguments.json else replay.render(report))
+    print(json.dumps(report.to_json(), indent=1) if arguments.json else replay.render(report))
     return 0
 
 
@@ -118,15 +120,22 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
-    from trainers import plan
     from trainers.mesh import build_mesh
+    from trainers.planning import plan
+    from trainers.planning.prompt_counts import count_prompts
+    from trainers.prompts import PromptEncoder
     from trainers.run import RunDirectory
     from trainers.setup import set_up
 
     config, mixture = set_up(RunDirectory(request.run), request)
     build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
-    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops)
-    print(json.dumps(made, indent=1) if arguments.json else plan.render(made))
+    try:
+        prompts = count_prompts(mixture, PromptEncoder(config))
+    except UsageError as error:  # a plan of the memory needs no tokenizer, and training will ask for it
+        print(f"WARNING: {error}", file=sys.stderr)
+        prompts = None
+    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
+    print(json.dumps(made.to_json(), indent=1) if arguments.json else plan.render(made))
     return 0
 
 
@@ -146,10 +155,10 @@ def run_eval(arguments: argparse.Namespace) -> int:
     )
     if arguments.compare is not None:
         compared = compare.compare(request, arguments.compare)
-        print(json.dumps(compared, indent=1) if arguments.json else compare.render(compared))
+        print(json.dumps(compared.to_json(), indent=1) if arguments.json else compare.render(compared))
         return 0
-    report = evaluate.evaluate(request)
-    print(json.dumps(report, indent=1) if arguments.json else evaluate.render(report))
+    report = evaluate.evaluate(request).report
+    print(json.dumps(report.to_json(), indent=1) if arguments.json else evaluate.render(report))
     return 0
 
 
@@ -194,7 +203,9 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
     parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
     parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
-    parser.add_argument("--flow-steps", type=int, default=10, help="Euler steps from noise to action (10)")
+    parser.add_argument(
+        "--flow-steps", type=int, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
+    )
     parser.add_argument("--flow-sweep", metavar="N,N,...", help="also the error with other numbers of steps: 1,2,5,20")
     parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")
     parser.add_argument("--no-plots", action="store_true", help="numbers only")
@@ -224,7 +235,10 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as optimizer.b2=0.99")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {text}: expected a YAML value; found {value!r}") from None
     given = {setting: getattr(arguments, setting) for _, setting, _, _ in FLAGS}
     given |= {name: getattr(arguments, name) for name in ("model", "weights", "tokenizer", "freeze", "fsdp")}
     return overrides | {name: value for name, value in given.items() if value is not None}

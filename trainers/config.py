@@ -1,6 +1,7 @@
 """What a run is: one frozen tree of settings, with defaults per stage and model, changed by dotted names."""
 
 import dataclasses
+import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import yaml
 
 from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
 from pipelines.contract.errors import UsageError, nearest
+from trainers.config_document import read_config, read_settings
 
 SCHEMA = "embodimix.run/v1"
 Stage = Literal["pretrain", "posttrain"]
@@ -77,6 +79,7 @@ class RunConfig:
     stage, init: posttrain starts from the weights of the run directory `init`. weights: published weights to start
     from instead (any layout that `model.published.weights` reads); parameters that the file lacks are drawn.
     tokenizer: the SentencePiece file of a model with PaliGemma's vocabulary; small models bring their own.
+    tokenizer_hash: 16 digits of that file's sha256, compared each time it is opened; None in runs before version 0.2.
     mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
     model: the name given; policy: the sizes it stands for, with changes.
     steps: optimizer steps, each over batch_size samples, split into `accumulate` equal parts one after another.
@@ -88,7 +91,7 @@ class RunConfig:
     batches_ahead: batches that are read while one is computed; 0 for what the stream finds right.
     log_every: steps between lines of metrics. eval_every: steps between measurements of the flow loss of held-out
     episodes, on at most eval_samples of each group; 0 for none. peak_tflops: a device's peak, for the share of it that
-    is used (MFU); None takes it from the table in `trainers.work`. wandb: the project at Weights & Biases to report to.
+    is used (MFU); None takes it from the table in `trainers.planning.work`. wandb: the project at Weights & Biases.
     """
 
     schema: str = SCHEMA
@@ -97,6 +100,7 @@ class RunConfig:
     init: str | None = None
     weights: str | None = None
     tokenizer: str | None = None
+    tokenizer_hash: str | None = None
     model: str
     policy: PolicyConfig
     cameras: tuple[str, ...]
@@ -128,7 +132,7 @@ class RunConfig:
         _require(divides, "batch_size", f"a multiple of accumulate ({self.accumulate})", self.batch_size)
 
 
-SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy"}
+SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy", "tokenizer_hash"}
 # What a resumed run may change: it decides how far and how a run is watched, not what it computes.
 FREE_ON_RESUME = (
     "steps",
@@ -180,6 +184,10 @@ def resolve(
         if given.get(file) is not None:
             given[file] = str(Path(checked(file, given[file], str)).resolve())
             _require(Path(given[file]).exists(), file, "a file or folder that exists", given[file])
+    if given.get("tokenizer") is not None:
+        same_file = init_config is not None and given["tokenizer"] == init_config.tokenizer
+        known = init_config.tokenizer_hash if init_config is not None and same_file else None
+        given["tokenizer_hash"] = known or tokenizer_hash(given["tokenizer"])
     given.setdefault("freeze", lora_freeze(policy))
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
@@ -198,6 +206,14 @@ def resolve(
         checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
         **_checked_fields(RunConfig, given, ""),
     )
+
+
+def tokenizer_hash(path: str | Path) -> str:
+    """The first 16 digits of a tokenizer file's sha256. UsageError where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UsageError(f"tokenizer: expected a file that can be read at {path}; found: {error}") from error
 
 
 def lora_freeze(policy: PolicyConfig) -> tuple[str, ...]:
@@ -268,16 +284,8 @@ def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
-    """Reads settings from a YAML file, as dotted names. UsageError names the file and the line."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {path}: not YAML: {error}") from error
-    if not isinstance(tree, Mapping):
-        raise UsageError(f"--config {path}: expected settings as 'name: value'; found {type(tree).__name__}")
-    return flattened(tree)
+    """Reads settings from a YAML file, as dotted names. UsageError names the file, the line and the column."""
+    return read_settings(path, RunConfig, SET_BY_COMMAND)
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -286,16 +294,18 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(_plain(tree), sort_keys=False)
 
 
-def from_yaml(text: str) -> RunConfig:
-    """Reads back `to_yaml`."""
-    tree = yaml.safe_load(text)
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-        raise UsageError(f"expected a run config with schema {SCHEMA!r}; found {found!r}")
-    tree["policy"] = config_from_dict(tree["policy"])
-    tree["optimizer"] = OptimizerConfig(**tree["optimizer"])
-    tree["checkpoints"] = CheckpointConfig(**tree["checkpoints"])
-    return RunConfig(**tree | {"cameras": tuple(tree["cameras"]), "freeze": tuple(tree["freeze"])})
+def from_yaml(path: Path) -> RunConfig:
+    """Reads back `to_yaml`. UsageError names the file and the line of what is no setting, twice there, or missing."""
+    tree = read_config(path, RunConfig, "the config of a run")
+    if tree["schema"] != SCHEMA:
+        raise UsageError(f"{path}: expected a run config with schema {SCHEMA!r}; found {tree['schema']!r}")
+    try:
+        policy = config_from_dict(tree["policy"])
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: policy: {error}") from error
+    nested = {"optimizer": OptimizerConfig(**tree["optimizer"]), "checkpoints": CheckpointConfig(**tree["checkpoints"])}
+    names = {name: checked(name, tree[name], tuple[str, ...]) for name in ("cameras", "freeze") if name in tree}
+    return RunConfig(**tree | nested | names | {"policy": policy})
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:

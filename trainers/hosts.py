@@ -1,4 +1,4 @@
-"""The processes of one run, one or many: joining, speaking with one voice, stopping together."""
+"""The processes of one run, one or many: joining, writing once, agreeing, and stopping after the same step."""
 
 import signal
 import threading
@@ -22,7 +22,8 @@ def join(coordinator: str | None, process_count: int | None, process_index: int 
     given = (coordinator, process_count, process_index)
     if any(value is not None for value in given) and None in given:
         raise UsageError("expected --coordinator HOST:PORT, --process-count and --process-index together")
-    if jax.config.jax_platforms in (None, "", "cpu"):
+    if jax.config.read("jax_platforms") in (None, "", "cpu"):
+        # Without it XLA has no way between processes of CPUs, and the first collective fails.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, process_count, process_index)
@@ -31,7 +32,7 @@ def join(coordinator: str | None, process_count: int | None, process_index: int 
 
 
 def is_first() -> bool:
-    """Says whether this process writes what is written once."""
+    """Whether this process writes what is written once."""
     return jax.process_index() == 0
 
 
@@ -42,7 +43,7 @@ def wait_for_all(point: str) -> None:
 
 
 def all_agree(holds: bool) -> bool:
-    """Says whether it holds in every process."""
+    """Whether it holds in every process."""
     if jax.process_count() == 1:
         return holds
     return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
@@ -61,6 +62,8 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:
+        # Only noted: an exception raised here could hit the middle of a write. The signal travels with the next batch
+        # (`TrainBatch.stop_signal`), so that all processes leave the loop after the same step.
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,6 +1,7 @@
 """The embodimix command: reads the arguments and hands over to the part that does the work."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ import trainers.cli
 import trainers.demo.cli
 import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
-from trainers.prompt_tokens import tokens_by_model
+from trainers.planning.prompt_tokens import tokens_by_model
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
+# A write that fails for lack of room names no file, unlike one that fails to open.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EPILOG = """a first tour:
   embodimix demo                                    the whole way on generated data
   embodimix convert zarr logs/ data/ --name in_house --version 1.0.0
@@ -68,14 +71,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if error.filename is None:
-            raise
-        place = f"{error.filename}: expected a place that can be read and written, found: {error.strerror}"
-        print(f"embodimix {parsed.command}: {place}", file=sys.stderr)
+        print(f"embodimix {parsed.command}: {_described(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"embodimix {parsed.command}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _described(error: OSError) -> str:
+    """One line for a file that cannot be read or written; raises what is about no file and no full disk."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in FULL:
+        return f"{where}there is no room left on the disk; make room and run the same command again to go on"
+    if error.filename is None:
+        raise error
+    return f"{where}expected a path that can be read and written; found: {error.strerror}"
 
 
 if __name__ == "__main__":

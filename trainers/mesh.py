@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pipelines.contract.errors import UsageError
 
@@ -40,12 +40,13 @@ def split_state(mesh: Mesh, shapes: Tree) -> Tree:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, split_array(mesh, leaf)), shapes)
 
 
-def split_array(mesh: Mesh, leaf: Any) -> PartitionSpec:
+def split_array(mesh: Mesh | AbstractMesh, leaf: Any) -> PartitionSpec:
     """Splits the longest axis that `fsdp` divides, if the array is large; else every device holds all of it.
 
     With fsdp 4: f32 [1024, 4096] -> (None, 'fsdp'); f32 [1024] -> (); f32 [4097, 1023] -> ().
     """
     fsdp = mesh.shape["fsdp"]
+    # The longest axis, not always the first: stacked layers have 18 or 27 of them, which 8 devices do not divide.
     size = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
     fitting = [axis for axis, length in enumerate(leaf.shape) if length % fsdp == 0]
     if fsdp == 1 or size < MIN_SPLIT_BYTES or not fitting:

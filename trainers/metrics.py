@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import secrets
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ class MetricsWriter:
         from tensorboardX.proto.summary_pb2 import Summary
 
         self._wandb = None if config.wandb is None else open_wandb(run, config)
+        # A kill between a checkpoint and the next leaves lines of steps that will be done again; kept, they would stand
+        # twice, with numbers that belong to no checkpoint.
         keep_until(run.metrics_path, step)
         self._file = open(run.metrics_path, "a", buffering=1)
         self._summary = Summary
@@ -122,14 +125,25 @@ def curves(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads all whole lines; a line cut short by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    """Reads every whole line; those that a kill cut short or a disk damaged are left out, and counted on stderr."""
+    lines, lost = [], 0
+    for text in path.read_bytes().splitlines() if path.exists() else []:
+        line = _parsed(text)
+        if line is None:
+            lost += 1
+        else:
+            lines.append(line)
+    if lost:
+        print(f"WARNING: {path}: {lost} lines are no metrics and were left out", file=sys.stderr)
     return lines
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def keep_until(path: Path, step: int) -> None:

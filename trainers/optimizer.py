@@ -16,7 +16,7 @@ EMA_WARMUP = 10
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """The rate of a step, counted from 0: a line up to the peak, then down as the schedule says.
+    """The rate of a step, counted from 0: a line up to the peak, then down by the schedule.
 
     'cosine' is half a cosine down to the final rate, then level; 'rsqrt' is
     peak/sqrt(1 + n/rsqrt_steps), n steps after the peak.

@@ -1,7 +1,7 @@
-"""The robots that a run knows: slots, names, units and rates per norm key, kept in the run so that it can act alone."""
+"""The robots that a run knows: slots, names, units and rates per norm key, kept so that it can act without datasets."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from pipelines.contract.errors import UsageError, nearest
-from pipelines.contract.units import action_units
+from pipelines.contract.units import Side, key_units
+from pipelines.shards.statistics import ArrayStatistics
 from pipelines.storage.files import write_atomically
 
 SCHEMA = "embodimix.robots/v1"
+UNITS = ("rad", "rad/s", "m", "m/s", "gripper", "native")
 # The published open-loop horizons: half a second at 50 Hz, 0.8 s at 20 Hz.
 FAST_HZ, FAST_S = 50.0, 0.5
 SLOW_HZ, SLOW_S = 20.0, 0.8
+# By unit: half a turn, a metre, the whole gripper, and speeds that no arm or base of this kind exceeds.
+MARGINS = {"rad": np.pi, "m": 1.0, "gripper": 1.0, "rad/s": 5.0, "m/s": 2.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +38,36 @@ class Robot:
     def control_mode(self) -> str:
         return self.norm_key.split("/")[1]
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """The unit of each of the 18 slots, '' where it has none."""
-        return action_units(self.control_mode, self.parts)
+    def units(self, side: Side) -> tuple[str, ...]:
+        """The unit of each of the 18 slots of the state or the action, '' where it has none."""
+        return key_units(self.norm_key, self.parts, side)
 
-    def slot_names(self, mask: NDArray[np.bool_]) -> list[str]:
+    def slot_names(self, mask: NDArray[np.bool_], side: Side) -> list[str]:
         """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
+        units = self.units(side)
         named = {
             slot: f"{part}[{index}]" if len(slots) > 1 else part
             for part, slots in self.parts.items()
             for index, slot in enumerate(slots)
         }
-        return [f"{named.get(slot, f'slot {slot}')} ({self.units[slot]})" for slot in np.flatnonzero(mask).tolist()]
+        return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in np.flatnonzero(mask).tolist()]
+
+
+def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The states that a robot can be in, low and high, float64 [18] each.
+
+    That is what its training data held, widened by as much again on either side, and at least by a margin of its unit:
+    a robot may stand where no demonstration went, but not a million radians away. The statistics know the extremes of
+    every robot, while no registry of joint limits covers them all.
+    """
+    margins = np.array([MARGINS.get(unit, 0.0) for unit in units])
+    margin = np.maximum(seen.max - seen.min, margins)
+    known = seen.count > 0
+    return np.where(known, seen.min - margin, 0.0), np.where(known, seen.max + margin, 0.0)
 
 
 def open_loop_steps(control_hz: float, horizon: int) -> int:
-    """How many actions of a chunk are carried out before the next look, at most the horizon.
+    """How many actions of a chunk are carried out before the next observation, at most the horizon.
 
     50 Hz and 20 Hz are the paper's, 25 and 16 actions; the seconds between are on the line through both, and other
     rates keep the seconds of the nearer one, which no source states.

@@ -1,4 +1,4 @@
-"""The run directory: everything a result depends on, in fixed places, claimed by one process at a time.
+"""The run directory: everything a result depends on, under fixed names, claimed by one process at a time.
 
 RUN/config.yaml            the resolved config (trainers.config)
     mixture.lock.json      groups, probabilities and dataset fingerprints it trains on
@@ -26,7 +26,7 @@ CLAIM = ".claim"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The places inside one run directory; nothing is read or written until a method says so."""
+    """The paths inside one run directory; they are computed, and only the read and write methods touch the disk."""
 
     path: Path
 
@@ -59,14 +59,14 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     def exists(self) -> bool:
-        """Says whether a run was set up here; its config is written last."""
+        """Whether a run was set up here. Its config is written last, so that a kill in between leaves no half run."""
         return self.config_path.exists()
 
     def read_config(self) -> RunConfig:
         """Raises UsageError where no run was set up."""
         if not self.exists():
             raise UsageError(f"{self.path}: expected a run directory with config.yaml; found none")
-        return from_yaml(self.config_path.read_text())
+        return from_yaml(self.config_path)
 
     def read_lock(self) -> dict[str, Any]:
         """UsageError where it is missing: what the run trained on would no longer be known."""
@@ -96,6 +96,7 @@ class RunDirectory:
     def claimed(self) -> Iterator[None]:
         """Holds the directory for this process; FailedWork if another one trains in it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        # A lock of the system rather than a file that means "taken": a killed process lets go of it by itself.
         with open(self.path / CLAIM, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How a run starts: set up or taken up, with its mixture, config, statistics and first state."""
+"""How a run starts, new or resumed: its mixture, config, statistics and first state."""
 
 import sys
 from collections.abc import Mapping
@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
+from model.config import Pi0Config
 from pipelines.contract.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
 from trainers.config import RunConfig, Stage, resolve, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.metrics import import_wandb
+from trainers.prompts import states_as_words
 from trainers.robots import write_robots
 from trainers.run import CLAIM, RunDirectory
 from trainers.step import TrainState, new_state
@@ -24,7 +26,7 @@ from trainers.step import TrainState, new_state
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What the command asks for. overrides: settings by dotted name; resume: take up the run if it exists."""
+    """What the command asks for. overrides: settings by dotted name; resume: go on with the run if it exists."""
 
     stage: Stage
     spec: Path
@@ -36,13 +38,13 @@ class TrainingRequest:
 
 
 def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixture]:
-    """Resolves a new run, or takes up the one that exists and checks that nothing it depends on has changed.
+    """Resolves a new run, or resumes the one that exists and checks that nothing it depends on has changed.
 
     Nothing is written yet: see `record`.
     """
     check_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
-    config = _taken_up(run, request, mixture) if run.exists() else _new_run(request, mixture)
+    config = _resumed(run, request, mixture) if run.exists() else _new_run(request, mixture)
     if config.wandb is not None:
         import_wandb(config)
     return config, mixture
@@ -59,7 +61,7 @@ def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
 
 
 def check_request(run: RunDirectory, request: TrainingRequest) -> None:
-    """UsageError if the run directory or the starting run are not what the command says."""
+    """UsageError if the run directory or the starting run are not what the command expects."""
     if run.exists() and not request.resume:
         raise UsageError(
             f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
@@ -103,7 +105,9 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
     They are placed on the mesh, or on this process's first device. UsageError where there is no checkpoint yet.
     """
     config = run.read_config()
-    checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+    if not run.checkpoints.is_dir():
+        raise UsageError(f"{run.path}: expected a checkpoint; found none yet. Train it first")
+    checkpoints = Checkpoints(run.checkpoints)
     try:
         steps = checkpoints.steps()
         if not steps:
@@ -116,7 +120,7 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
 
 
 def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
-    """The statistics that go before the datasets' own: this run's, else those of the run it starts from.
+    """The statistics that replace the datasets' own: this run's, else those of the run it starts from.
 
     What a policy learned means something only under the normalization it learned it with, so post-training keeps
     pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.
@@ -126,7 +130,7 @@ def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     return None if init is None else RunDirectory(init).recorded_statistics()
 
 
-def _taken_up(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
+def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
     saved = run.read_config()
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
@@ -136,7 +140,7 @@ def _taken_up(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> 
 
 def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
-    return resolve(
+    config = resolve(
         stage=request.stage,
         mixture=request.spec,
         horizon=mixture.horizon,
@@ -145,6 +149,13 @@ def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
         init_config=init_config,
         overrides=request.overrides,
     )
+    normalization = mixture.spec.action.normalization
+    if states_as_words(config.policy) and normalization != "quantile":
+        raise UsageError(
+            f"{mixture.spec.path}: expected action.normalization quantile for a pi0.5 model, which reads the state as "
+            f"256 bins of -1 to 1; found {normalization!r}, which leaves that range"
+        )
+    return config
 
 
 def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
@@ -174,12 +185,15 @@ def _init_params(config: RunConfig, mesh: Mesh) -> Any:
 
 def _published_params(config: RunConfig) -> Any:
     """The model's parameters as the file has them, the rest drawn, with a line on stderr that counts both."""
-    from model.published.weights import load_params
+    from model.published.weights import load_params, load_text_encoder
 
     assert config.weights is not None
     drawn = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
     try:
-        params, report = load_params(config.weights, config.policy, drawn)
+        if isinstance(config.policy, Pi0Config):
+            params, report = load_params(config.weights, config.policy, drawn)
+        else:  # pi0-small has no published weights of its own; its text encoder is DistilBERT
+            params, report = load_text_encoder(config.weights, config.policy, drawn)
     except (ValueError, OSError) as error:
         raise UsageError(f"--weights: {error}") from error
     print(

@@ -1,5 +1,6 @@
 """One optimizer step: the state it moves, the batch it reads, the masked flow loss, and what it reports."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import optax
 from flax import struct
 
 from model import flow, policy
+from model.arrays import Array
 from model.inputs import Observation
 from trainers.config import Loss, RunConfig
 from trainers.optimizer import build_optimizer, merge_params, move_average, split_params
@@ -51,22 +53,22 @@ class TrainBatch:
     """
 
     observation: Observation
-    actions: jax.Array
-    action_mask: jax.Array
-    chunk_mask: jax.Array
-    stop_signal: jax.Array
+    actions: Array
+    action_mask: Array
+    chunk_mask: Array
+    stop_signal: Array
 
 
 @struct.dataclass
 class StepReport:
     """Numbers of one step: scalars, and the loss of each sample, float32 [b]. stop_signal: of any process, or 0."""
 
-    loss: jax.Array
-    sample_loss: jax.Array
-    grad_norm: jax.Array
-    update_norm: jax.Array
-    param_norm: jax.Array
-    stop_signal: jax.Array
+    loss: Array
+    sample_loss: Array
+    grad_norm: Array
+    update_norm: Array
+    param_norm: Array
+    stop_signal: Array
 
 
 def new_state(config: RunConfig, params: Tree) -> TrainState:
@@ -81,7 +83,7 @@ def new_state(config: RunConfig, params: Tree) -> TrainState:
     )
 
 
-def element_weights(loss: Loss, action_mask: jax.Array, chunk_mask: jax.Array) -> jax.Array:
+def element_weights(loss: Loss, action_mask: Array, chunk_mask: Array) -> Array:
     """float32 [b, h, d]: the weight of each squared error; the loss is their weighted mean.
 
     'masked': each step inside the episode counts the same, shared out among the robot's own slots, so that
@@ -99,7 +101,7 @@ def element_weights(loss: Loss, action_mask: jax.Array, chunk_mask: jax.Array) -
     return chunk_mask.astype(jnp.float32)[:, :, None] * slots[:, None, :]
 
 
-def draw_noise(key: jax.Array, batch: TrainBatch, loss: Loss, time_shift: float = 1.0) -> tuple[jax.Array, jax.Array]:
+def draw_noise(key: Array, batch: TrainBatch, loss: Loss, time_shift: float = 1.0) -> tuple[Array, Array]:
     """Returns noise [b, h, d] and flow time [b]; with the masked loss, slots that a robot lacks get no noise."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, batch.actions.shape, jnp.float32)
@@ -115,9 +117,7 @@ def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepR
     """
     optimizer, gradients = build_optimizer(config.optimizer), build_gradients(config)
 
-    def train_step(
-        state: TrainState, batch: TrainBatch, seed: jax.Array, rate: jax.Array
-    ) -> tuple[TrainState, StepReport]:
+    def train_step(state: TrainState, batch: TrainBatch, seed: Array, rate: Array) -> tuple[TrainState, StepReport]:
         grads, loss, sample_loss = gradients(state, batch, seed)
         directions, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
         updates = jax.tree.map(lambda direction: -rate * direction, directions)
@@ -133,16 +133,16 @@ def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepR
             param_norm=optax.tree.norm(trained),
             stop_signal=batch.stop_signal.max(),
         )
-        state = state.replace(step=state.step + 1, trained=trained, optimizer=optimizer_state, ema=ema)
+        state = dataclasses.replace(state, step=state.step + 1, trained=trained, optimizer=optimizer_state, ema=ema)
         return state, report
 
     return train_step
 
 
-def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, jax.Array], jax.Array]:
+def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, Array], Array]:
     """Returns the function (params, batch, key) -> loss of each sample [b], without a gradient."""
 
-    def flow_loss(params: Tree, batch: TrainBatch, key: jax.Array) -> jax.Array:
+    def flow_loss(params: Tree, batch: TrainBatch, key: Array) -> Array:
         noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
         weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
         squared = policy.loss_elements(config.policy, params, batch.observation, batch.actions, noise, time)
@@ -151,24 +151,25 @@ def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, jax.Array]
     return flow_loss
 
 
-def build_gradients(config: RunConfig) -> Callable[..., tuple[Tree, jax.Array, jax.Array]]:
+def build_gradients(config: RunConfig) -> Callable[..., tuple[Tree, Array, Array]]:
     """Returns the function (state, batch, seed key) -> (gradients, loss, loss of each sample) of its next step."""
 
-    def gradients(state: TrainState, batch: TrainBatch, seed: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
+    def gradients(state: TrainState, batch: TrainBatch, seed: Array) -> tuple[Tree, Array, Array]:
+        # The step is folded in: with the seed alone, every step would learn to remove one and the same noise.
         return _gradients(config, state, batch, jax.random.fold_in(seed, state.step))
 
     return gradients
 
 
-def _gradients(
-    config: RunConfig, state: TrainState, batch: TrainBatch, key: jax.Array
-) -> tuple[Tree, jax.Array, jax.Array]:
+def _gradients(config: RunConfig, state: TrainState, batch: TrainBatch, key: Array) -> tuple[Tree, Array, Array]:
     """Gradients of the weighted mean over the whole batch, its loss, and each sample's, part by part."""
     noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
     weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
+    # The weights of the whole batch, not of a part: a mean of the parts' means would weigh short episodes differently
+    # with every --accumulate.
     total = jnp.maximum(weights.sum(), 1e-6)
 
-    def part_loss(trained: Tree, part: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    def part_loss(trained: Tree, part: tuple[Any, ...]) -> tuple[Array, Array]:
         observation, actions, part_noise, part_time, part_weights = part
         params = merge_params(trained, state.frozen)
         squared = policy.loss_elements(config.policy, params, observation, actions, part_noise, part_time)
@@ -184,18 +185,20 @@ def _gradients(
 
 def _accumulated(
     gradient: Callable[[Any], Any], whole: tuple[Any, ...], trained: Tree, parts: int
-) -> tuple[Tree, jax.Array, jax.Array]:
+) -> tuple[Tree, Array, Array]:
     """Adds up over `parts` parts, each taking every parts-th sample, so that all devices work on every part."""
+    # Every parts-th sample rather than one run of samples after another: samples are split over devices in runs, so
+    # that a run of them would lie on a few devices while the others waited.
     split = jax.tree.map(lambda array: array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1), whole)
 
-    def add(carry: tuple[Tree, jax.Array], part: tuple[Any, ...]) -> tuple[tuple[Tree, jax.Array], jax.Array]:
+    def add(carry: tuple[Tree, jax.Array], part: tuple[Any, ...]) -> tuple[tuple[Tree, jax.Array], Array]:
         (loss, sample_loss), grads = gradient(part)
-        return (jax.tree.map(jnp.add, carry[0], grads), carry[1] + loss), sample_loss
+        return (jax.tree.map(jnp.add, carry[0], grads), jnp.add(carry[1], loss)), sample_loss
 
     start = (jax.tree.map(jnp.zeros_like, trained), jnp.zeros((), jnp.float32))
     (grads, loss), sample_loss = jax.lax.scan(add, start, split)
     return grads, loss, sample_loss.swapaxes(0, 1).reshape(-1)
 
 
-def _sample_mean(squared: jax.Array, weights: jax.Array) -> jax.Array:
+def _sample_mean(squared: Array, weights: Array) -> Array:
     return (squared * weights).sum((1, 2)) / jnp.maximum(weights.sum((1, 2)), 1e-6)

@@ -1,4 +1,4 @@
-"""The training loop: step through the stream, watch, save, and stop cleanly; never lose a step."""
+"""The training loop: steps through the stream, watches, saves, and stops with the last step in a checkpoint."""
 
 import dataclasses
 import json
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mixtures.mixture import Mixture
 from mixtures.stream.audit import Audit, AuditReport
 from mixtures.stream.batches import Batch, Stream
+from model.params import param_count
 from pipelines.contract.errors import FailedWork, UsageError
 from trainers import hosts
 from trainers.batch_page import write_batch_page
@@ -28,7 +29,7 @@ from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
-from trainers.plan import count
+from trainers.prompts import open_tokenizer
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, record, set_up, start_or_restore
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
@@ -52,6 +53,7 @@ def train(request: TrainingRequest) -> Summary:
     run = RunDirectory(request.run)
     with run.claimed() if hosts.is_first() else nullcontext():
         config, mixture = set_up(run, request)
+        open_tokenizer(config)  # before the hours that a wrong one would cost
         mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
         hosts.wait_for_all("the run directory is as it was found")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
@@ -125,13 +127,14 @@ class Loop:
                 watch.note(pending)
                 self._note_audit(audit.add(batch, wait_s))
                 if progress.step % config.checkpoints.every == 0:
-                    watch.flush()
+                    watch.flush()  # raises for a loss that is not finite, before such a state is saved
                     with watch.aside("checkpoint_s"):
                         self._checkpoints.save(state, progress)
                 if watch.stopped_by:
                     break
             watch.flush()
             self._note_audit(audit.report())
+            # The last state of a run that was stopped, or that ends between checkpoints, is saved nowhere yet.
             if progress.step != self._checkpoints.newest:
                 self._checkpoints.save(state, progress)
             self._checkpoints.finish()
@@ -141,11 +144,14 @@ class Loop:
         )
 
     def _compiled(self, state: TrainState) -> Callable[..., tuple[TrainState, StepReport]]:
-        """The step for this mesh; says how much of the model it trains."""
+        """The compiled step for this mesh; prints how much of the model it trains."""
         if self._show_progress and hosts.is_first():
-            print(f"{count(state.trained):,} parameters train, {count(state.frozen):,} stay", file=sys.stderr)
+            print(
+                f"{param_count(state.trained):,} parameters train, {param_count(state.frozen):,} stay", file=sys.stderr
+            )
         return jax.jit(
             build_train_step(self._config),
+            # The old state's memory becomes the new one's; without it the state would be there twice, 52 GB for pi0.
             donate_argnums=0,
             out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),
         )
@@ -159,7 +165,7 @@ class Loop:
         )
 
     def _note_audit(self, report: AuditReport | None) -> None:
-        """Adds what was drawn, beside what the mixture plans, to RUN/audit.jsonl; speaks up when they disagree."""
+        """Adds what was drawn, beside what the mixture plans, to RUN/audit.jsonl; warns when they disagree."""
         if report is None or not hosts.is_first():
             return
         with open(self._run.path / "audit.jsonl", "a") as file:
@@ -167,14 +173,16 @@ class Loop:
         if report.is_alarming:
             print(f"WARNING: {report}", file=sys.stderr)
 
-    def _drawn(self, stream: Stream, batch: Batch, position: int) -> tuple[list[str], NDArray[np.int64]]:
+    def _drawn(self, stream: Stream, batch: Batch, position: int) -> tuple[list[str], NDArray[np.integer]]:
         """Names and groups of all samples of the batch, also of those that other processes read."""
         if jax.process_count() == 1:
             return batch.names, batch.group
+        # Positions alone decide what is drawn, so every process can name the others' samples without asking them. The
+        # running hash of a run on many processes is then that of the same run on one.
         samples = stream.samples(position, self._config.batch_size)
         return stream.names(samples), samples.group
 
-    def _after(self, progress: Progress, position: int, names: list[str], group: NDArray[np.int64]) -> Progress:
+    def _after(self, progress: Progress, position: int, names: list[str], group: NDArray[np.integer]) -> Progress:
         draws = Counter(progress.draws)
         draws.update(self._group_names[index] for index in group)
         chain = chain_names(progress.batches, names)
@@ -191,7 +199,7 @@ def validated(pending: Pending, validation: Validation, state: TrainState, watch
 
 @contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turns a device that runs out of memory into FailedWork that says what to change."""
+    """Turns a device that runs out of memory into FailedWork that names what to change."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -205,7 +213,11 @@ def memory_explained() -> Iterator[None]:
 
 
 def placed_ahead(batches: Iterator[Batch], place: Callable[[Batch], TrainBatch]) -> Generator[Placed, None, None]:
-    """Prepares and sends each batch in a thread while the one before is computed; adds the seconds spent waiting."""
+    """Prepares and sends each batch in a thread while the one before is computed; adds the seconds spent waiting.
+
+    One thread and one batch ahead: batches must arrive in the order of the stream, and a second one on the device would
+    cost its memory and hide no more of the work than the first.
+    """
 
     def load() -> tuple[Batch, TrainBatch] | None:
         batch = next(batches, None)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture
 from mixtures.stream.batches import Stream
+from model.arrays import Array
 from pipelines.contract.errors import UsageError
 from trainers.batches import build_batcher
 from trainers.config import RunConfig
@@ -30,7 +31,7 @@ class Validation:
         self._batcher = build_batcher(config)
         flow_loss = build_flow_loss(config)
 
-        def sample_loss(state: TrainState, batch: TrainBatch, key: jax.Array) -> jax.Array:
+        def sample_loss(state: TrainState, batch: TrainBatch, key: jax.Array) -> Array:
             return flow_loss(state.best_params, batch, key)
 
         self._sample_loss = jax.jit(sample_loss, out_shardings=replicated(mesh))

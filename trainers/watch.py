@@ -19,9 +19,9 @@ from trainers.checkpoint import Progress
 from trainers.config import RunConfig
 from trainers.metrics import MetricsWriter, ProgressBar, group_means
 from trainers.optimizer import learning_rate
+from trainers.planning.work import peak_tflops, train_flops
 from trainers.run import RunDirectory
 from trainers.step import StepReport
-from trainers.work import peak_tflops, train_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Pending:
 
     progress: Progress
     names: list[str]
-    group: NDArray[np.int64]
+    group: NDArray[np.integer]
     report: StepReport
     wait_s: float
     validation: Mapping[str, Any] | None = None
@@ -75,6 +75,8 @@ class Watch:
 
     def note(self, pending: Pending) -> None:
         """Takes the newest step, whose numbers are sent as soon as they are there, and writes the one before."""
+        # Starts the copy and does not wait: reading the numbers of a step at once would leave the device idle until
+        # the next step is sent.
         jax.copy_to_host_async(pending.report)
         self.flush()
         self._pending = pending
@@ -86,6 +88,7 @@ class Watch:
             return
         report = jax.tree.map(np.asarray, pending.report)
         now = time.monotonic()
+        # Without what was done beside the steps, a slow checkpoint would look like a slow step.
         step_s, self._since = now - self._since - sum(self._aside_s.values()), now
         aside_s, self._aside_s = self._aside_s, {}
         self.loss, self.stopped_by = float(report.loss), int(report.stop_signal)
@@ -106,7 +109,7 @@ class Watch:
             "position": pending.progress.position,
             **scalars,
             "learning_rate": learning_rate(self._config.optimizer, pending.progress.step - 1),
-            "group_loss": group_means(report.sample_loss, pending.group, self._group_names),
+            "group_loss": group_means(np.asarray(report.sample_loss), pending.group, self._group_names),
             "samples_per_s": self._config.batch_size / max(step_s, 1e-9),
             "step_s": step_s,
             "data_wait_s": pending.wait_s,

@@ -159,6 +159,13 @@ class Normalizer:
             physical = from_form(physical, state, state_mask & action_mask, self._forms_of(norm_keys))
         return np.where(action_mask[:, None], physical, 0).astype(np.float32)
 
+    def near(self, norm_keys: Sequence[str], action: Floats, reference: Floats) -> Floats:
+        """Chunks [b, h, 18] with every Euler angle of ee_absolute within half a turn of the reference's."""
+        forms = [action_form(key, self.parts[key], "absolute") for key in norm_keys]
+        angles = _masks(forms, "angles")[:, None]
+        close = reference + wrap_angle(action.astype(np.float64) - reference)
+        return np.where(angles, close, action).astype(np.float32)
+
     def _changes(self, norm_keys: Sequence[str]) -> bool:
         """Whether any sample's chunk has another form than the recorded one."""
         return any(self._changed[key] for key in set(norm_keys))

@@ -255,10 +255,13 @@ def render(plan: MixturePlan) -> str:
 
 
 def flag_sentences(plan: MixturePlan) -> list[str]:
-    """What looks wrong with the mixture, then with its groups; behind the first 40 only how many there are more."""
-    found = [*plan.findings, *(f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group))]
+    """What looks wrong with groups, behind the first 40 only how many there are more, and last with the whole mixture.
+
+    The end of a long table is what a reader of a terminal sees.
+    """
+    found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
     more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
-    return found[:MOST_FLAGS] + more
+    return [*found[:MOST_FLAGS], *more, *plan.findings]
 
 
 def dataset_rows(plan: MixturePlan) -> list[tuple[str, ...]]:

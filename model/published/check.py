@@ -194,7 +194,7 @@ def intermediates(config: Pi0Config, params: Params, observation: Observation, i
     )
     cache: Cache = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 2), prefix_cache, suffix_cache)
     image_tokens = jnp.split(prefix_tokens[:, : -config.max_tokens], len(CAMERAS), axis=1)
-    found = {f"image_tokens/{name}": tokens for name, tokens in zip(CAMERAS, image_tokens, strict=True)}
+    found: dict[str, Any] = {f"image_tokens/{name}": tokens for name, tokens in zip(CAMERAS, image_tokens, strict=True)}
     if suffix.cond is not None:
         found["adarms_cond"] = suffix.cond
     return found | {
@@ -296,11 +296,11 @@ def _compare(name: str, found: np.ndarray, expected: np.ndarray, case: Case) -> 
 
 def _defined_rows(name: str, case: Case) -> Any:
     """Selects the tokens whose value is defined: padding and masked cameras are not compared."""
-    valid = case.outputs.get("prefix_mask")
     if name in ("prefix_out", "prefix_tokens"):
-        return valid
+        return case.outputs["prefix_mask"]
     if name in ("kv_k", "kv_v"):
-        suffix = np.ones((valid.shape[0], case.outputs[name].shape[2] - valid.shape[1]), bool)
+        valid = case.outputs["prefix_mask"]
+        suffix = np.ones((valid.shape[0], case.outputs[name].shape[2] - valid.shape[1]), np.bool_)
         layers = case.outputs[name].shape[0]
         return np.broadcast_to(np.concatenate([valid, suffix], axis=1), (layers, *case.outputs[name].shape[1:3]))
     if name.startswith("image_tokens/"):

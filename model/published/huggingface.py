@@ -319,7 +319,12 @@ def _gather(rules: list[Rule], named: Mapping[str, np.ndarray]) -> np.ndarray:
 
     if rules[0].part is None:
         return stacked(rules[0])
-    return np.stack([stacked(rule) for rule in sorted(rules, key=lambda rule: rule.part)], axis=1)
+    return np.stack([stacked(rule) for rule in sorted(rules, key=_part)], axis=1)
+
+
+def _part(rule: Rule) -> int:
+    assert rule.part is not None
+    return rule.part
 
 
 def _same(array: np.ndarray) -> np.ndarray:

@@ -63,11 +63,11 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
-    index = folder / "model.published.safetensors.index.json"
+    index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return {name: array for shard in shards for name, array in read_safetensors(folder / shard).items()}
-    return read_safetensors(folder / "model.published.safetensors")
+    return read_safetensors(folder / "model.safetensors")
 
 
 def _array(data: np.ndarray, entry: dict, path: Path) -> np.ndarray:

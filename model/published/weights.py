@@ -32,6 +32,7 @@ from model.published.safetensors import read_safetensors, write_safetensors
 Arrays = dict[str, np.ndarray]
 Layout = Literal["big_vision", "openpi", "hf-paligemma", "hf-pi0"]
 LAYOUTS: tuple[str, ...] = ("openpi", "hf-pi0", "hf-paligemma", "big_vision")
+# A slot that takes no dim of the file keeps the value it was drawn with.
 FRESH = -1
 # Slot i of the 18 takes openpi's dim SLOTS_FROM_OPENPI[i]; the third base axis and the torso are new.
 SLOTS_FROM_OPENPI = (*range(16), FRESH, FRESH)
@@ -90,6 +91,8 @@ def load_params(
         for name in sorted(set(wanted) & set(arrays))
         if tuple(wanted[name].shape) != tuple(arrays[name].shape)
     ]
+    # A PaliGemma file lacks the action expert by its nature; anything else that is missing is a mistake, and a policy
+    # with one random layer trains on without any other sign of it.
     optional = layout in ("big_vision", "hf-paligemma")
     lacking = [name for name in missing if not (optional and NOT_IN_PALIGEMMA.search(name))]
     if (lacking or mismatched) and not partial:
@@ -141,7 +144,7 @@ def export_params(config: Pi0Config, params: Params, path: str | Path, layout: L
     FileExistsError if the target is there.
     """
     path = Path(path)
-    target = {"openpi": path / "params", "big_vision": path}.get(layout, path / "model.published.safetensors")
+    target = {"openpi": path / "params", "big_vision": path}.get(layout, path / "model.safetensors")
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another path or remove it")
     flat = {name: np.asarray(value, np.float32) for name, value in flatten(params).items()}
@@ -151,7 +154,8 @@ def export_params(config: Pi0Config, params: Params, path: str | Path, layout: L
         _write_orbax(target, flat)
     elif layout == "big_vision":
         target.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(target, **{_to_big_vision(n): a for n, a in flat.items() if not NOT_IN_PALIGEMMA.search(n)})
+        theirs = {_to_big_vision(n): a for n, a in flat.items() if not NOT_IN_PALIGEMMA.search(n)}
+        np.savez(target, allow_pickle=False, **theirs)
     else:
         path.mkdir(parents=True, exist_ok=True)
         paligemma = layout == "hf-paligemma"
@@ -163,9 +167,9 @@ def export_params(config: Pi0Config, params: Params, path: str | Path, layout: L
 
 
 def read_weights(path: Path, config: Pi0Config | None) -> tuple[Layout, Arrays, list[str]]:
-    """Reads any layout into our flat names; also returns the file's names that have no place here.
+    """Reads any layout into our flat names; also returns the file's names that the model does not have.
 
-    The layout is told from the content; Hugging Face's needs the config, the others do not.
+    The layout follows from the content; Hugging Face's needs the config, the others do not.
     FileNotFoundError or ValueError say what was looked for.
     """
     if not path.exists():
@@ -183,7 +187,7 @@ def read_weights(path: Path, config: Pi0Config | None) -> tuple[Layout, Arrays, 
         if (folder / "_METADATA").is_file():
             return "openpi", _read_orbax(folder), []
     raise ValueError(
-        f"weights: expected {path} to be an .npz, a .safetensors, a folder with model.published.safetensors, or an "
+        f"weights: expected {path} to be an .npz, a .safetensors, a folder with model.safetensors, or an "
         "orbax folder (with _METADATA, or with params/_METADATA); found none of these"
     )
 

@@ -118,7 +118,18 @@ class AnyOf:
     kinds: tuple["Kind", ...]
 
 
-Kind = Number | TextKind | Flag | Scalar | Anything | ListOf | Fields | MapOf | Named | AnyOf
+@dataclass(frozen=True, kw_only=True)
+class Maybe:
+    """A value of `kind`, or YAML's null, which reads as None."""
+
+    kind: "Kind"
+
+    @property
+    def about(self) -> str:
+        return self.kind.about
+
+
+Kind = Number | TextKind | Maybe | Flag | Scalar | Anything | ListOf | Fields | MapOf | Named | AnyOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +216,10 @@ class _Reader:
             raise SpecError(self.mark(node), f"nested deeper than {MAX_DEPTH} levels; does an alias hold itself?")
         if isinstance(kind, Named):
             return self.read(node, self.named[kind.name], depth)
+        if isinstance(kind, Maybe):
+            if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+                return MarkedValue(value=None, mark=self.mark(node))
+            return self.read(node, kind.kind, depth)
         if isinstance(kind, AnyOf):
             return self.read(node, self.fitting(node, kind), depth)
         if isinstance(kind, Fields):
@@ -317,6 +332,8 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     """Says a kind as JSON Schema (draft 2020-12), for editors that complete and check YAML."""
     if isinstance(kind, Named):
         return {"$ref": f"#/$defs/{kind.name}"}
+    if isinstance(kind, Maybe):
+        return {"anyOf": [json_schema(kind.kind), {"type": "null"}]}
     schema: dict[str, Any] = {"description": kind.about}
     if isinstance(kind, AnyOf):
         schema["anyOf"] = [json_schema(option) for option in kind.kinds]

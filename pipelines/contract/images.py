@@ -109,10 +109,22 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error
 
 
+def describe_picture(data: bytes) -> tuple[str, tuple[int, int]] | None:
+    """Returns the form (JPEG or PNG) and the size (height, width) that a picture's head states; None for others."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        return "PNG", (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return "JPEG", (height, width)
+
+
 def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors = "RGB") -> NDArray[np.uint8]:
     """Scales a frame into size x size by bilinear filtering, its aspect kept, centred on black.
 
-    image: uint8 [y, x, 3 or 4]; one that has the size already is returned as it is, any other in `colors`.
+    image: uint8 [y, x, 3 or 4]; one that has the size already is returned as it is, any other in `colors`. Pixel for
+    pixel the result of `resize_with_pad` of openpi-client (image_tools.py): 240 x 424 gives 126 rows, not 127.
 
     >>> letterbox(np.full((2, 4, 3), 9, np.uint8), 4)[:, 0, 0]
     array([0, 9, 9, 0], dtype=uint8)
@@ -120,8 +132,10 @@ def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors =
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    scale = size / max(height, width)
-    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    # openpi-client divides by this ratio and cuts off the fraction. Rounding, or multiplying by the inverse, gives
+    # other row counts for some cameras, so that a policy would see other pictures in service than in training.
+    ratio = max(height, width) / size
+    new_height, new_width = max(1, int(height / ratio)), max(1, int(width / ratio))
     resized = _resize(image, new_height, new_width, colors)
     if (new_height, new_width) == (size, size):
         return resized

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import N_SLOTS, is_joint_mode
+from pipelines.contract.slots import LAYOUT, N_SLOTS, is_joint_mode
 
 Side = Literal["state", "action"]
 Quantity = Literal[
@@ -99,15 +99,21 @@ def slot_units(control_mode: str, parts: Mapping[str, Sequence[int]], side: str)
     return {slot: UNIT_OF[quantity] for slot, quantity in slot_quantities(control_mode, parts, side).items()}
 
 
-def action_units(control_mode: str, parts: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
-    """The unit of each of the 18 action slots, '' where the robot has none; 'gripper' is the fraction closed.
+def key_units(norm_key: str, parts: Mapping[str, Sequence[int]], side: Side) -> tuple[str, ...]:
+    """The unit of each of the 18 slots of a norm key (or a pool of it), '' where the robot has none.
 
-    >>> action_units("ee_delta", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)})[:8]
+    'gripper' is the fraction closed; 'native' stands for slots of a source that does not state its scale.
+
+    >>> key_units("ur5e/ee_delta/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, "action")[:8]
     ('m', 'm', 'm', 'rad', 'rad', 'rad', 'gripper', '')
+    >>> key_units("franka/ee_delta/pi18/v1/viola@15hz", {"arm0": (0,), "gripper0": (6,)}, "action")[:7]
+    ('native', '', '', '', '', '', 'gripper')
     """
-    units = slot_units(control_mode, parts, "action")
+    units = slot_units(norm_key.split("/")[1], parts, side)
+    is_native = not norm_key.partition("@")[0].endswith(LAYOUT)
     # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
-    return tuple("gripper" if units.get(slot) == "closed" else units.get(slot, "") for slot in range(N_SLOTS))
+    named = {slot: "gripper" if unit == "closed" else "native" if is_native else unit for slot, unit in units.items()}
+    return tuple(named.get(slot, "") for slot in range(N_SLOTS))
 
 
 def describe_unit(quantity: Quantity) -> str:

@@ -154,7 +154,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
     beam_options = make_beam_options(conversion.beam_flags, conversion.n_workers)
     FileSystems.set_options(beam_options)
     check_reach(beam_options, {"INPUT": conversion.source, "OUTPUT_ROOT": conversion.output_root})
-    conversion = with_units(conversion)
+    conversion = with_colors(with_units(conversion))
     with locked(conversion.directory):
         base = find_base(conversion)
         plan = plan_conversion(conversion, base)
@@ -235,6 +235,15 @@ def with_units(conversion: ConversionRequest) -> ConversionRequest:
     from pipelines.sources.lerobot_units import choose_units
 
     return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
+
+
+def with_colors(conversion: ConversionRequest) -> ConversionRequest:
+    """Settles the order of colours where copies of a dataset differ in it. Raises UsageError where it stays unknown."""
+    if not conversion.adapter.swapped_channels:
+        return conversion
+    from pipelines.sources.tfds.channels import choose_channels
+
+    return replace(conversion, adapter=choose_channels(conversion.source, conversion.adapter))
 
 
 def find_base(conversion: ConversionRequest) -> Base | None:

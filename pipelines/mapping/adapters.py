@@ -19,6 +19,8 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
+# Which copy of a dataset that was published in BGR it is; "" where nobody has said or looked.
+Copy = Literal["", "as_published", "repaired"]
 Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -105,7 +107,9 @@ class Adapter:
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
     max_loss: the share of its steps that an episode may lose and still be kept.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
-    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras stored as BGR.
+    compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras published as BGR.
+    published_size: [y, x] of the pictures of these cameras, by which a repaired copy is told from one as published;
+    channels, channels_known: which of the two it is, and how that is known, set at conversion.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
     note: what a reader should know, for example readings that the source does not state.
@@ -137,6 +141,9 @@ class Adapter:
     keep_when: Mapping[str, Any] = field(default_factory=dict)
     compressed: tuple[str, ...] = ()
     swapped_channels: tuple[str, ...] = ()
+    published_size: tuple[int, ...] = ()
+    channels: Copy = ""
+    channels_known: str = ""
     camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
     relabel: Relabel = "never"
     note: str = ""
@@ -206,7 +213,15 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
 
 
 def with_channels(adapter: Adapter, text: str) -> Adapter:
-    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`."""
+    """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`.
+
+    `as_published` and `repaired` say which copy it is of a dataset that was published in BGR. Raises UsageError.
+    """
+    copy = next((known for known in get_args(Copy) if known and known == text), None)
+    if copy and not adapter.swapped_channels:
+        raise UsageError(f"--channels {text}: {adapter.name} was not published in BGR; expected rgb or bgr")
+    if copy:
+        return replace(adapter, channels=copy, channels_known=f"the copy is {text}, says --channels")
     slots = adapter.all_cameras or {camera: (camera,) for camera in CAMERAS}
     return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
 
@@ -257,7 +272,7 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         where, parts = f"adapter {name}: {side}", entry.get(side, {})
         wrap = wraps and side == "action"
         values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
-    for key in ("aliases", "language", "compressed", "swapped_channels"):
+    for key in ("aliases", "language", "compressed", "swapped_channels", "published_size"):
         values[key] = tuple(entry.get(key, ()))
     values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):

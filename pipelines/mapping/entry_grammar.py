@@ -75,11 +75,12 @@ ENTRY = Fields(
         "keep_when": _FLAGS,
         "compressed": _TEXT_LIST,
         "swapped_channels": _TEXT_LIST,
+        "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
         "relabel": TextKind(about="what takes the place of the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },
-    required=("title", "format", "robot", "control_mode"),
+    required=("title", "format", "robot", "control_mode", "units"),
 )
 
 REGISTRY = Fields(

@@ -146,7 +146,7 @@ def _filters(adapter: Adapter) -> Iterator[str]:
     for key, value in adapter.keep_when.items():
         yield f"keeps     only episodes with {key} = {value}; the others are counted as filtered"
     for camera in adapter.swapped_channels:
-        yield f"swaps     red and blue of {camera}"
+        yield f"swaps     red and blue of {camera}, unless the copy is a repaired one (--channels)"
     for slot, form in adapter.camera_forms.items():
         changes = [f"flip {form.flip}"] if form.flip else []
         changes += [f"rotate {form.rotate} degrees clockwise"] if form.rotate else []

@@ -76,6 +76,7 @@ def to_episode(
         notes={**native.notes, **_count_draws(images, native, adapter)},
         inferred=dict(native.inferred)
         | note_wrapped(native, adapter.action)
+        | ({"channels": adapter.channels_known} if adapter.channels_known else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )
@@ -337,7 +338,8 @@ def _choose_frames(
 def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
     """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
     form = adapter.form_of(camera)
-    if (form.channels or ("bgr" if camera in adapter.swapped_channels else "rgb")) == "bgr":
+    is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"
+    if (form.channels or ("bgr" if is_published_bgr else "rgb")) == "bgr":
         frames = SwappedChannels(frames)
     return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
 

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from pipelines.contract.episode import DroppedSteps, Image, Reference
-from pipelines.contract.errors import UsageError
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.flags import parse_flag
 from pipelines.contract.images import CorruptImage
+from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources.folders import find_folders, key_of, source_root
+from pipelines.sources.folders import key_of, read_regular, scan_folders, source_root
 from pipelines.sources.restricted_pickle import load_pickle
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path
+from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "bridge_raw"
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
+_PICTURE = re.compile(r"im_(\d+)\.jpg")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
 _WANTED = re.compile(r"(obs_dict|policy_out|agent_data)\.pkl|lang\.txt|images\d[^/]*/im_\d+\.jpg")
 # The observation of these keys becomes the episode's arrays; the rest of obs_dict is bookkeeping.
@@ -30,16 +34,17 @@ _STATE_KEYS = ("full_state", "state", "desired_state", "qpos", "qvel")
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every `raw/traj_group*/traj*` folder at or below `source`, at any depth."""
+    """Lists every `raw/traj_group*/traj*` folder at or below `source`, at any depth; tasks are their task folders."""
     root = source_root(source)
-    folders = find_folders(root, lambda folder, _: _TRAJECTORY.search(folder) is not None)
-    if not folders:
-        raise UsageError(f"{source}: expected folders such as raw/traj_group0/traj0 below it, found none")
-    return Found(
-        episodes=tuple(
-            EpisodeLocation(reference=Reference(uri=str(folder), key=key_of(folder, root))) for folder in folders
+    scan = scan_folders(root, lambda folder, _: _TRAJECTORY.search(folder) is not None)
+    if not scan.found:
+        lost = f"; {scan.rejects[0].detail}" if scan.rejects else ""
+        raise (FailedWork if lost else UsageError)(
+            f"{source}: expected folders such as raw/traj_group0/traj0 below it, found none{lost}"
         )
-    )
+    episodes = [EpisodeLocation(reference=Reference(uri=str(path), key=key_of(path, root))) for path in scan.found]
+    tasks = dict.fromkeys(_task_of(Path(str(path))) for path in scan.found)
+    return Found(episodes=tuple(episodes), rejects=scan.rejects, tasks=tuple(task for task in tasks if task))
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
@@ -65,16 +70,19 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     arrays["actions"] = np.concatenate([actions, null_action(actions)])
     frames, missing = _list_frames(folder, t)
     language = _read_language(folder / "lang.txt")
+    times = _read_times(observations, t, folder)
+    rises = times is None or bool((np.diff(times) > 0).all())
     native = NativeEpisode(
         reference=located.reference,
         n_steps=t,
         arrays=arrays,
         frames=frames,
         missing_cameras=missing,
-        timestamp_s=_read_times(observations, t),
+        timestamp_s=times,
         language=language,
         success=_read_success(folder),
         task=language[0] if language else _task_of(folder),
+        inferred={} if rises else {"times": "Bridge: time stamps that repeat or go back were kept as they are"},
     )
     session = next((match for part in folder.parts if (match := _SESSION.fullmatch(part))), None)
     if adapter.shift_before and session and date.fromisoformat(session[1]) < date.fromisoformat(adapter.shift_before):
@@ -126,14 +134,17 @@ class JpegFiles(Sequence[Image]):
             return JpegFiles(self._folder, self._numbers[index])
         path = self._folder / f"im_{self._numbers[index]}.jpg"
         try:
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise CorruptImage(f"{path}: expected a JPEG, found no file") from error
+            return read_regular(path)
+        except OSError as error:
+            # A disk that fails for a moment is no damage; what keeps failing bars this episode, not the run.
+            if transient_cause(error):
+                raise
+            raise CorruptImage(f"{path}: expected a JPEG, found: {error.strerror}") from error
 
 
 def _read_pickle(path: Path, kind: type) -> Any:
     try:
-        value = load_pickle(path.read_bytes())
+        value = load_pickle(read_regular(path))
     except FileNotFoundError as error:
         raise Rejected("missing_file", f"{path}: expected it, found nothing") from error
     except pickle.UnpicklingError as error:
@@ -159,9 +170,13 @@ def _list_frames(folder: Path, t: int) -> tuple[dict[str, Sequence[Image]], tupl
     topics = _read_topics(folder)
     frames: dict[str, Sequence[Image]] = {}
     for path in sorted(folder.glob("images[0-9]*")):
-        n = sum(1 for _ in path.glob("im_*.jpg"))
-        if n < t:
-            raise Rejected("missing_frames", f"{path}: expected {t} frames im_0.jpg to im_{t - 1}.jpg, found {n}")
+        numbers = {int(match[1]) for file in path.glob("im_*.jpg") if (match := _PICTURE.fullmatch(file.name))}
+        if lacking := sorted(set(range(t)) - numbers):
+            expected = f"expected {t} frames im_0.jpg to im_{t - 1}.jpg"
+            raise Rejected("missing_frames", f"{path}: {expected}, found {len(lacking)} missing: im_{lacking[0]}.jpg")
+        if len(numbers) > t:
+            # Nothing says which of them belong to which observation.
+            raise Rejected("unequal_lengths", f"{path}: expected {t} frames, one an observation, found {len(numbers)}")
         frames[path.name] = JpegFiles(path, range(t))
     by_topic = {topic: frames[f"images{i}"] for i, topic in enumerate(topics) if f"images{i}" in frames}
     return frames | by_topic, tuple(topic for topic in topics if topic not in by_topic)
@@ -173,7 +188,7 @@ def _read_topics(folder: Path) -> list[str]:
     if path is None:
         return []
     try:
-        topics = json.loads(path.read_text(encoding="utf-8"))["agent"]["env"][1]["camera_topics"]
+        topics = json.loads(read_regular(path))["agent"]["env"][1]["camera_topics"]
         return [topic if isinstance(topic, str) else topic["name"] for topic in topics]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise Rejected("unreadable_config", f"{path}: expected agent.env[1].camera_topics: {error!r}") from error
@@ -182,7 +197,7 @@ def _read_topics(folder: Path) -> list[str]:
 def _read_language(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [clean_instruction(line) for line in read_regular(path).decode("utf-8", errors="replace").splitlines()]
     return tuple(line for line in lines if line and not line.startswith("confidence"))
 
 
@@ -190,14 +205,21 @@ def _read_success(folder: Path) -> int:
     path = folder / "agent_data.pkl"
     if not path.is_file():
         return -1
-    traj_ok = _read_pickle(path, dict).get("traj_ok")
-    return -1 if traj_ok is None else int(bool(traj_ok))
+    return parse_flag(_read_pickle(path, dict).get("traj_ok"))
 
 
-def _read_times(observations: Mapping[str, Any], t: int) -> np.ndarray | None:
-    times = np.asarray(observations.get("time_stamp", ()), np.float64)
-    if times.shape != (t,) or not np.isfinite(times).all():
+def _read_times(observations: Mapping[str, Any], t: int, folder: Path) -> np.ndarray | None:
+    """The times of the observations (s from the first), as they are; None where the trajectory states none.
+
+    Raises Rejected where there are more or fewer than observations, or some are no numbers.
+    """
+    if observations.get("time_stamp") is None:
         return None
+    times = np.asarray(observations["time_stamp"], np.float64).reshape(-1)
+    if len(times) != t or not np.isfinite(times).all():
+        raise Rejected(
+            "wrong_times", f"{folder}: time_stamp: expected {t} finite numbers, found {len(times)} or others"
+        )
     return times - times[0]
 
 

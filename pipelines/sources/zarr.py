@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,17 +22,17 @@ from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rej
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
-from pipelines.sources.folders import key_of, make_scan_reject, scan_folders, source_root
+from pipelines.sources.folders import key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
-from pipelines.storage.paths import RemotePath, as_storage_path
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 USUAL_ADAPTER = "inhouse_log"
 SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
 MAX_CONTROL_HZ = 1000
-# A nonholonomic base told to go sideways faster than this was told something that it cannot do.
+# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
 _SIDEWAYS_M_S = 1e-6
 # Streams of the state: array -> whether its samples are interpolated (else the last one is held).
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
@@ -69,7 +70,21 @@ def find(source: str, adapter: Adapter) -> Found:
     if not logs:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     episodes = [EpisodeLocation(reference=Reference(uri=str(log), key=key_of(log, root))) for log in logs]
-    return Found(episodes=tuple(episodes), rejects=rejects)
+    return Found(episodes=tuple(episodes), rejects=rejects, tasks=_list_tasks(logs))
+
+
+def _list_tasks(logs: Sequence[StoragePath]) -> tuple[str, ...]:
+    """The tasks that logs on a disk state; of an object store each would be a call. Damaged logs are left to `read`."""
+    tasks: dict[str, None] = {}
+    for log in logs:
+        if isinstance(log, RemotePath):
+            return ()
+        try:
+            task = json.loads(read_regular(log / "zarr.json"))["attributes"]["task"]
+        except (Rejected, *READ_ERRORS):
+            continue
+        tasks[clean_instruction(str(task))] = None
+    return tuple(task for task in tasks if task)
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
@@ -77,13 +92,13 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     folder = as_storage_path(located.reference.uri)
     assert isinstance(folder, RemotePath)
     files = listing.below(folder)
-    return files if pictures else {place: stat for place, stat in files.items() if not _PICTURES.search(place.url)}
+    return files if pictures else {path: stat for path, stat in files.items() if not _PICTURES.search(path.url)}
 
 
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one log, aligned to its control rate; frames go by camera slot and are read when asked for.
 
-    Notes tell the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
+    Notes hold the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
     Rejected when the log is damaged, of another schema, or its joints are silent for too long.
     """
     path = located.reference.uri

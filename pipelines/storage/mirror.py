@@ -46,23 +46,23 @@ class Listing:
     def __init__(self) -> None:
         self.matching = functools.lru_cache(maxsize=1024)(RemotePath.matching)
 
-    def own(self, place: RemotePath) -> Files:
+    def own(self, remote: RemotePath) -> Files:
         """The object of this very name. Raises FileNotFoundError."""
-        if not (found := self.matching(place, "")):
-            raise FileNotFoundError(f"{place}: no such object")
+        if not (found := self.matching(remote, "")):
+            raise FileNotFoundError(f"{remote}: no such object")
         return found
 
-    def below(self, place: RemotePath) -> Files:
+    def below(self, remote: RemotePath) -> Files:
         """Every object below a folder."""
-        return self.matching(place, "**")
+        return self.matching(remote, "**")
 
-    def nearest(self, place: RemotePath, pattern: str) -> Files:
-        """The objects that match in the lowest folder above `place` that has any; none if there is none.
+    def nearest(self, remote: RemotePath, pattern: str) -> Files:
+        """The objects that match in the lowest folder above `remote` that has any; none if there is none.
 
         It looks up to the bucket, or to where these credentials may look no further. pattern: begins with letters,
         since a store lists every name that begins as the pattern does.
         """
-        folder = place
+        folder = remote
         while "/" in folder.url.partition("://")[2]:
             folder = folder.parent
             try:
@@ -78,8 +78,8 @@ class Listing:
 
 def own_file(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
     """What formats need whose episode is a file, or a part of one."""
-    place = as_storage_path(located.reference.uri)
-    return listing.own(place) if isinstance(place, RemotePath) else {}
+    remote = as_storage_path(located.reference.uri)
+    return listing.own(remote) if isinstance(remote, RemotePath) else {}
 
 
 def folder_files(located: EpisodeLocation, listing: Listing, wanted: "re.Pattern[str]", above: str) -> Files:
@@ -87,13 +87,13 @@ def folder_files(located: EpisodeLocation, listing: Listing, wanted: "re.Pattern
     folder = as_storage_path(located.reference.uri)
     assert isinstance(folder, RemotePath)
     below = listing.below(folder).items()
-    found = {place: stat for place, stat in below if wanted.fullmatch(place.url[len(folder.url) + 1 :])}
+    found = {remote: stat for remote, stat in below if wanted.fullmatch(remote.url[len(folder.url) + 1 :])}
     return {**found, **listing.nearest(folder, above)}
 
 
-def local_path(place: StoragePath) -> Path:
+def local_path(path: StoragePath) -> Path:
     """Where a file or folder lies on this machine: itself, or the copy that `staged` and `fetched` make."""
-    return _mirror().path_of(place) if isinstance(place, RemotePath) else place
+    return _mirror().path_of(path) if isinstance(path, RemotePath) else path
 
 
 def with_urls(text: str) -> str:
@@ -160,7 +160,7 @@ def forget_copies() -> None:
 class Copy:
     """A file of the mirror, or one on its way."""
 
-    place: RemotePath
+    remote: RemotePath
     stat: RemoteStat
     arrival: "Future[None]"
     holders: int = 0
@@ -207,42 +207,42 @@ class Mirror:
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
         (folder / _PARTS).mkdir()
 
-    def path_of(self, place: RemotePath) -> Path:
+    def path_of(self, remote: RemotePath) -> Path:
         """Where the copy of an object, or of a folder of objects, lies. Raises FailedWork for names no file has."""
-        return Path(self._path_of(place))
+        return Path(self._path_of(remote))
 
-    def _path_of(self, place: RemotePath) -> str:
-        scheme, _, rest = place.url.partition("://")
+    def _path_of(self, remote: RemotePath) -> str:
+        scheme, _, rest = remote.url.partition("://")
         rest = rest.lstrip("/")  # hdfs:///folder names no host.
         if any(part in f"/{rest}/" for part in _NO_FILE):
-            raise FailedWork(f"{place}: expected a name that a file can have, found an empty part, . or ..")
+            raise FailedWork(f"{remote}: expected a name that a file can have, found an empty part, . or ..")
         return f"{self.folder}/{scheme}/{rest}"
 
     def hold(self, files: Files) -> Hold:
         """Begins to fetch what is not here, or was replaced since; the copies stay until the hold is released."""
         copies = []
         with self._lock:
-            for place, stat in files.items():
-                copy = self._copies.get(place)
+            for remote, stat in files.items():
+                copy = self._copies.get(remote)
                 if copy is None or copy.stat != stat or copy.failed:
-                    self._forget(place)
-                    copy = Copy(place=place, stat=stat, arrival=self._threads.submit(self._fetch, place, stat))
-                    self._copies[place] = copy
+                    self._forget(remote)
+                    copy = Copy(remote=remote, stat=stat, arrival=self._threads.submit(self._fetch, remote, stat))
+                    self._copies[remote] = copy
                     self._n_bytes += stat.st_size
-                self._copies.move_to_end(place)
+                self._copies.move_to_end(remote)
                 copy.holders += 1
                 copies.append(copy)
             self.make_room()
         return Hold(self, copies)
 
     def release(self, copies: Sequence[Copy]) -> None:
-        """Lets the copies go when there is need; one that did not arrive is forgotten, so that the next asks anew."""
+        """Lets the copies go when there is need; one that did not arrive is forgotten, so that the next asks again."""
         with self._lock:
             for copy in copies:
                 copy.holders -= 1
-                if copy.holders == 0 and self._copies.get(copy.place) is copy:
+                if copy.holders == 0 and self._copies.get(copy.remote) is copy:
                     if copy.arrival.cancel() or copy.failed:
-                        self._forget(copy.place)
+                        self._forget(copy.remote)
             self.make_room()
 
     def make_room(self, limit_bytes: int | None = None) -> None:
@@ -253,18 +253,18 @@ class Mirror:
             most = min(self.limit_bytes, room) if limit_bytes is None else limit_bytes
             go = []
             left = self._n_bytes
-            for place, copy in self._copies.items():
+            for remote, copy in self._copies.items():
                 if left <= most:
                     break
                 if copy.holders == 0 and copy.arrival.done():
                     left -= copy.stat.st_size
-                    go.append(place)
-            for place in go:
-                self._forget(place)
-                self._remove(self._path_of(place))
+                    go.append(remote)
+            for remote in go:
+                self._forget(remote)
+                self._remove(self._path_of(remote))
 
-    def _forget(self, place: RemotePath) -> None:
-        if copy := self._copies.pop(place, None):
+    def _forget(self, remote: RemotePath) -> None:
+        if copy := self._copies.pop(remote, None):
             self._n_bytes -= copy.stat.st_size
 
     def on_their_way(self) -> dict[str, int]:
@@ -282,22 +282,22 @@ class Mirror:
             while (path := os.path.dirname(path)) != str(self.folder):
                 os.rmdir(path)
 
-    def _fetch(self, place: RemotePath, stat: RemoteStat) -> None:
+    def _fetch(self, remote: RemotePath, stat: RemoteStat) -> None:
         part = self.folder / _PARTS / str(next(self._numbers))
         try:
-            with_retries(lambda: self._copy(place, stat, part), place.url)
-            path = self._path_of(place)
+            with_retries(lambda: self._copy(remote, stat, part), remote.url)
+            path = self._path_of(remote)
             while not _moved(part, path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
-    def _copy(self, place: RemotePath, stat: RemoteStat, part: Path) -> None:
+    def _copy(self, remote: RemotePath, stat: RemoteStat, part: Path) -> None:
         with open(part, "wb") as file:
-            download_object(place.url, file)
+            download_object(remote.url, file)
         if (found := part.stat().st_size) != stat.st_size:
-            raise ConnectionError(f"{place}: expected {stat.st_size} bytes, found {found}")
+            raise ConnectionError(f"{remote}: expected {stat.st_size} bytes, found {found}")
 
 
 def _moved(part: Path, path: str) -> bool:

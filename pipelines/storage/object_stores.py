@@ -1,4 +1,4 @@
-"""What storage asks of object stores, through Beam: list, open, copy, delete, with errors that tell what to do.
+"""What storage asks of object stores, through Beam: list, open, copy, delete, with errors that say what to do.
 
 Beam's file systems make a new client for every call, which costs more than the call: with S3 a fifth of a second of a
 core. So GCS and S3 are asked through Beam's own clients of them, made once; other schemes through the file systems.
@@ -25,7 +25,7 @@ _REFUSED = re.compile(r"credential|forbidden|denied|permission|signature", re.IG
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Object:
-    """A stored object. modified_s: seconds since 1970, 0 where the store does not tell."""
+    """A stored object. modified_s: seconds since 1970, 0 where the store does not say."""
 
     url: str
     n_bytes: int
@@ -38,7 +38,7 @@ def list_objects(pattern: str) -> list[Object]:
     Objects by which some tools mark folders are left out. Raises OSError when the store does not answer or refuses.
     """
     prefix = re.match(r"[^[*?]*", pattern)[0]  # type: ignore[index]
-    with told(pattern):
+    with errors_named(pattern):
         client = _client(pattern)
         if client is None:
             found = _file_systems().match([pattern])[0].metadata_list
@@ -56,7 +56,7 @@ def list_objects(pattern: str) -> list[Object]:
 
 def has_objects(folder: str) -> bool:
     """Whether there is any object below a folder's URL. Raises OSError."""
-    with told(folder):
+    with errors_named(folder):
         client = _client(folder)
         if client is None:
             return bool(_file_systems().match([f"{folder}/**"])[0].metadata_list)
@@ -67,7 +67,7 @@ def open_object(url: str, n_bytes: int = _LARGEST_BUFFER) -> IO[bytes]:
     """Opens an object that is there, for reads in any order. n_bytes: how much is likely to be read at once."""
     from apache_beam.io.filesystem import CompressionTypes
 
-    with told(url):
+    with errors_named(url):
         client = _client(url)
         if client is None:
             return _file_systems().open(url, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -76,7 +76,7 @@ def open_object(url: str, n_bytes: int = _LARGEST_BUFFER) -> IO[bytes]:
 
 def download_object(url: str, target: IO[bytes]) -> None:
     """Writes all bytes of an object that is there into `target`, in one request; the stores' checksums are checked."""
-    with told(url):
+    with errors_named(url):
         client = _client(url)
         if client is None:
             with open_object(url) as source:
@@ -98,7 +98,7 @@ def upload_object(url: str, content: IO[bytes]) -> None:
     from apache_beam.io.filesystem import CompressionTypes
 
     content.seek(0)
-    with told(url):
+    with errors_named(url):
         client = _client(url)
         if client is None:
             kind = CompressionTypes.UNCOMPRESSED
@@ -114,7 +114,7 @@ def upload_object(url: str, content: IO[bytes]) -> None:
 
 def delete_object(url: str) -> None:
     """Removes an object that is there."""
-    with told(url):
+    with errors_named(url):
         client = _client(url)
         if client is None:
             _file_systems().delete([url])
@@ -123,7 +123,7 @@ def delete_object(url: str) -> None:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def errors_named(url: str) -> Iterator[None]:
     """Turns what the stores' libraries raise into OSErrors: FileNotFoundError, PermissionError, or ConnectionError for
     what may pass by itself. Raises UsageError for a scheme that Beam has no file system or no library for.
     """
@@ -153,8 +153,8 @@ def told(url: str) -> Iterator[None]:
 def _status_of(error: Exception) -> int | None:
     """The number of the store's answer, where it came to one."""
     response = getattr(error, "response", None)
-    told = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    code = getattr(error, "code", None) or told.get("HTTPStatusCode")
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    code = getattr(error, "code", None) or metadata.get("HTTPStatusCode")
     return int(code) if isinstance(code, int) else None
 
 

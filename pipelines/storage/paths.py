@@ -1,6 +1,6 @@
 """Folders and files on local disks or in object stores (gs://, s3://), behind the few operations that storage needs.
 
-A local place is a `pathlib.Path`; any other is a `RemotePath`, which goes through Beam and has the same methods. What
+A local path is a `pathlib.Path`; any other is a `RemotePath`, which goes through Beam and has the same methods. What
 is written to an object store appears when it is complete, as a rename does on a disk.
 """
 
@@ -15,10 +15,10 @@ from pipelines.contract.errors import FailedWork
 from pipelines.storage.object_stores import (
     Object,
     delete_object,
+    errors_named,
     has_objects,
     list_objects,
     open_object,
-    told,
     upload_object,
 )
 from pipelines.storage.retry import with_retries
@@ -98,7 +98,7 @@ class RemotePath:
         return with_retries(self._read, self.url)
 
     def _read(self) -> bytes:
-        with told(self.url), self.open() as file:
+        with errors_named(self.url), self.open() as file:
             return file.read()
 
     def read_text(self) -> str:
@@ -113,13 +113,13 @@ class RemotePath:
     def glob(self, pattern: str) -> Iterator["RemotePath"]:
         """What matches the pattern below, one name per part of the pattern, sorted."""
         first, _, rest = pattern.partition("/")
-        for place in self.iterdir():
-            if fnmatch.fnmatchcase(place.name, first):
-                yield from place.glob(rest) if rest else (place,)
+        for path in self.iterdir():
+            if fnmatch.fnmatchcase(path.name, first):
+                yield from path.glob(rest) if rest else (path,)
 
     def rglob(self, pattern: str) -> Iterator["RemotePath"]:
         """The objects at any depth whose name matches, sorted."""
-        return iter([place for place in self.matching("**") if fnmatch.fnmatchcase(place.name, pattern)])
+        return iter([path for path in self.matching("**") if fnmatch.fnmatchcase(path.name, pattern)])
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: object stores have no folders."""

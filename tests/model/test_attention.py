@@ -3,6 +3,8 @@
 import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from model import policy
-from model.attention import attend, attention_mask, token_positions
+from model.attention import attend, attention_mask, takes_cudnn, token_positions
 from model.config import GemmaConfig, Pi0Config, SiglipConfig, named_config
 from model.inputs import CAMERAS, Observation
 from model.packing import Packing
@@ -166,3 +168,37 @@ def test_the_full_size_lowers_for_a_gpu_without_logits_in_memory(a_hopper_gpu: N
     assert calls["Softmax"] >= 2 and calls["ScaleBiasSoftmax"] >= 1
     assert "PADDING" in text
     assert not LOGITS.findall(text)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for the first device, of the capability that a test gives it."""
+    device = SimpleNamespace(compute_capability="9.0")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [device])
+    return device
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, head_dim, taken",
+    [
+        ("9.0", "bfloat16", 256, True),  # as configs name their dtype
+        ("9.0", jnp.bfloat16, 256, True),
+        ("9.0", np.dtype(jnp.float16), 256, True),
+        ("9.0", "float32", 256, False),
+        ("8.0", "bfloat16", 256, False),
+        ("8.0", "bfloat16", 128, True),
+        ("gfx942", "bfloat16", 128, False),  # ROCm's devices have no CUDA capability
+    ],
+)
+def test_auto_takes_cudnn_where_it_can(
+    gpu: SimpleNamespace, capability: str, dtype: Any, head_dim: int, taken: bool
+) -> None:
+    gpu.compute_capability = capability
+    assert takes_cudnn("auto", dtype, head_dim) is taken
+
+
+def test_auto_finds_the_lengths_form_on_a_gpu(gpu: SimpleNamespace, a_hopper_gpu: None) -> None:
+    config = dataclasses.replace(FULL_SIZE, attention="auto")
+    traced = jax.jit(partial(policy.sample_actions, config)).trace(*full_size_inputs(None), NUMBERS)
+    assert "PADDING" in traced.lower(lowering_platforms=("cuda",)).as_text()

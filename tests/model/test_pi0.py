@@ -10,6 +10,7 @@ import pytest
 
 from model import policy
 from model.config import config_from_dict, config_from_params, named_config
+from model.gemma import attention_out
 from model.inputs import CAMERAS, Observation, observation_from_batch
 from model.params import flatten
 from tests.support.small_policy import CONFIG, GEMMA, PARAMS
@@ -198,3 +199,32 @@ def test_tiny_learns_one_batch() -> None:
     for _ in range(40):
         params, last = descend(params)
     assert last < 0.3 * first
+
+
+def test_the_adapter_of_the_attention_output_is_openpis() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(1, 2, 3, 4)), rng.normal(size=(3, 4, 5))  # b s n k, n k e
+    a, b = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 2, 5))  # n k r, n r e
+    layer = {"attn_vec_einsum": {"w": w, "lora_a": a, "lora_b": b}}
+    with jax.default_matmul_precision("highest"):
+        found = attention_out(jax.tree.map(jnp.float32, layer), jnp.float32(x))
+    low = np.einsum("BTNH,NHL->BTL", x, a)  # what openpi's Einsum._make_lora_eqns makes of BTNH,NHD->BTD
+    expected = np.einsum("BTNH,NHD->BTD", x, w) + np.einsum("BTL,NLD->BTD", low, b)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_acting_copies_no_layers() -> None:
+    wide = dataclasses.replace(GEMMA, width=128, mlp_dim=2048, depth=8)
+    config = dataclasses.replace(CONFIG, prefix=wide, expert=dataclasses.replace(GEMMA, depth=8))
+    params = jax.eval_shape(partial(policy.init_params, config), jax.random.key(0))
+    sampler = jax.jit(partial(policy.sample_actions, config, num_steps=1))
+    stack = params["PaliGemma"]["llm"]["layers"]["mlp"]["gating_einsum"]
+    stack_bytes = 4 * int(np.prod(stack.shape))
+    compiled = sampler.lower(params, observation(1), actions(1)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < stack_bytes / 2
+
+
+def test_acting_computes_what_training_does() -> None:
+    seen, noise = observation(), actions()
+    one_step = noise - velocity_at(seen, noise, np.ones(2, np.float32))
+    np.testing.assert_allclose(sample(seen, noise, 1), one_step, atol=1e-6)

@@ -19,6 +19,7 @@ from model.layers import PLAIN
 from model.params import flatten
 from model.published.safetensors import write_safetensors
 from model.published.weights import load_text_encoder
+from tests.support.distilbert import huggingface_distilbert
 
 SIZES = EncoderConfig(width=16, depth=2, mlp_dim=24, heads=2)
 CONFIG = Pi0SmallConfig(
@@ -130,20 +131,6 @@ def test_places_in_the_chunk_are_sines_then_cosines() -> None:
     )
 
 
-def huggingface_distilbert(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    shapes = {"embeddings.word_embeddings.weight": (20, 16), "embeddings.position_embeddings.weight": (8, 16)}
-    norms = ["embeddings.LayerNorm"]
-    for i in range(2):
-        layer = f"transformer.layer.{i}."
-        norms += [layer + "sa_layer_norm", layer + "output_layer_norm"]
-        linears = {f"attention.{name}_lin": (16, 16) for name in ("q", "k", "v", "out")}
-        for name, shape in (linears | {"ffn.lin1": (24, 16), "ffn.lin2": (16, 24)}).items():
-            shapes[f"{layer}{name}.weight"], shapes[f"{layer}{name}.bias"] = shape, shape[:1]
-    for name in norms:
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (16,)
-    return {f"distilbert.{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
 def distilbert_in_numpy(weights: dict[str, np.ndarray], ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """DistilBERT written from its paper and the Hugging Face names, for one sequence."""
 
@@ -175,9 +162,7 @@ def distilbert_in_numpy(weights: dict[str, np.ndarray], ids: np.ndarray, mask: n
 
 def test_distilbert_weights_load_and_compute_what_numpy_does(tmp_path: Path, params: policy.Params) -> None:
     weights = huggingface_distilbert(np.random.default_rng(0))
-    write_safetensors(
-        tmp_path / "model.published.safetensors", {**weights, "vocab_projector.bias": np.zeros(3, np.float32)}
-    )
+    write_safetensors(tmp_path / "model.safetensors", {**weights, "vocab_projector.bias": np.zeros(3, np.float32)})
     loaded, report = load_text_encoder(tmp_path, CONFIG, params)
     ids, mask = observation().tokenized_prompt[0], observation().tokenized_prompt_mask[0]
     with jax.default_matmul_precision("highest"):
@@ -191,10 +176,10 @@ def test_distilbert_weights_load_and_compute_what_numpy_does(tmp_path: Path, par
 def test_distilbert_of_another_size_is_refused(tmp_path: Path, params: policy.Params) -> None:
     weights = huggingface_distilbert(np.random.default_rng(0))
     weights["distilbert.embeddings.word_embeddings.weight"] = np.zeros((30, 16), np.float32)
-    write_safetensors(tmp_path / "model.published.safetensors", weights)
+    write_safetensors(tmp_path / "model.safetensors", weights)
     with pytest.raises(ValueError, match=r"text/embeddings/word: expected \(20, 16\); found \(30, 16\)"):
         load_text_encoder(tmp_path, CONFIG, params)
     del weights["distilbert.transformer.layer.1.ffn.lin2.bias"]
-    write_safetensors(tmp_path / "model.published.safetensors", weights)
+    write_safetensors(tmp_path / "model.safetensors", weights)
     with pytest.raises(ValueError, match="expected transformer.layer.1.ffn.lin2.bias"):
         load_text_encoder(tmp_path, CONFIG, params)

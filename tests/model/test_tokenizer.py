@@ -67,9 +67,16 @@ def test_a_state_joins_the_prompt_as_bins() -> None:
     assert state_bins(np.array([-1.5, -0.999, 0.004, 0.9921, 1.7])).tolist() == [-1, 0, 128, 254, 255]
 
 
-def test_a_vocabulary_too_large_for_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most 300 .* found 1024"):
-        tokenizer_for(named_config("tiny", vocab_size=300))
+@pytest.mark.parametrize("model, size", [("tiny", 300), ("pi0", 257_152), ("pi0-small", 30_522)])
+def test_a_vocabulary_of_another_size_than_the_models_is_refused(model: str, size: int) -> None:
+    with pytest.raises(ValueError, match=f"vocabulary of {size} pieces .* found the built-in one, of 1024"):
+        tokenizer_for(named_config(model, vocab_size=size))
+
+
+def test_the_length_of_a_prompt_counts_what_does_not_fit() -> None:
+    short = SmallTokenizer(max_tokens=3)
+    assert (short.length("the red block"), short.encode("the red block")[1].sum()) == (5, 3)
+    assert short.length("x", np.array([0.0])) == short.length("x", np.array([0.5])) > 20
 
 
 def test_a_missing_sentencepiece_file_says_what_to_do(tmp_path: Path) -> None:
@@ -97,7 +104,8 @@ def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_paligemmas_prompt_is_begin_text_and_a_newline_of_its_own(sentencepiece_model: Path) -> None:
-    tokenizer = tokenizer_for(named_config("pi0"), sentencepiece_model)
+    size = PaligemmaTokenizer(path=sentencepiece_model, max_tokens=48).vocab_size
+    tokenizer = tokenizer_for(named_config("pi0", vocab_size=size), sentencepiece_model)
     assert isinstance(tokenizer, PaligemmaTokenizer)
     ids, mask = tokenizer.encode(" pick_up the\nred block")
     model = tokenizer._model
@@ -120,10 +128,11 @@ def test_berts_words_are_plain_and_punctuation_stands_alone() -> None:
 def test_berts_longest_pieces_win_and_unknown_words_are_one(tmp_path: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pick", "block", "##s", "##ing", "the", "b", "##lock"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    tokenizer = tokenizer_for(named_config("pi0-small"), tmp_path / "vocab.txt")
+    tokenizer = tokenizer_for(named_config("pi0-small", vocab_size=11), tmp_path / "vocab.txt")
     assert isinstance(tokenizer, WordpieceTokenizer)
     ids, mask = tokenizer.encode("Picking the blocks, the bz")
     #               CLS pick ##ing the block ##s , the bz SEP
     assert ids[mask].tolist() == [2, 4, 7, 8, 5, 6, 1, 8, 1, 3]
     short = WordpieceTokenizer(path=tmp_path / "vocab.txt", max_tokens=4).encode("pick the block")
     assert short[0].tolist() == [2, 4, 8, 3]
+    assert tokenizer.length("pick the block") == 5

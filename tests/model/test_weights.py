@@ -170,7 +170,7 @@ def test_a_missing_array_is_named_or_kept_when_asked(
     theirs = dict(read_safetensors(shared / "goldens/hf_pi0_tiny"))
     del theirs["state_proj.bias"]
     theirs["normalize_inputs.buffer"] = np.zeros(3, np.float32)
-    write_safetensors(tmp_path / "model.published.safetensors", theirs)
+    write_safetensors(tmp_path / "model.safetensors", theirs)
     with pytest.raises(ValueError, match="state_proj/bias: missing"):
         load_params(tmp_path, config, initial)
     _, report = load_params(tmp_path, config, initial, partial=True)
@@ -185,7 +185,7 @@ def test_lerobots_names_and_a_tied_embedding_under_the_heads_name_are_understood
     vlm = "model.paligemma_with_expert.paligemma."
     embedding = theirs.pop(vlm + "model.language_model.model.embed_tokens.weight")
     head = np.concatenate([embedding, np.zeros((64, embedding.shape[1]), np.float32)])
-    write_safetensors(tmp_path / "model.published.safetensors", theirs | {vlm + "lm_head.weight": head})
+    write_safetensors(tmp_path / "model.safetensors", theirs | {vlm + "lm_head.weight": head})
     params, report = load_params(tmp_path, config, initial)
     assert report.layout == "hf-pi0" and len(report.loaded) == 50 and report.unread == ()
     for name, array in flatten(params).items():
@@ -218,7 +218,7 @@ def test_the_command_exports_and_refuses_to_overwrite(
     source = str(shared / "goldens/orbax_tiny/trained/7")
     command = ["export", source, str(tmp_path / "out"), "--layout", "hf-pi0"]
     assert trainers.main.main(command) == 0
-    assert "model.published.safetensors: 50 arrays, 386,040 values" in capsys.readouterr().out
+    assert "model.safetensors: 50 arrays, 386,040 values" in capsys.readouterr().out
     params, _ = load_params(tmp_path / "out", config, initial)
     np.testing.assert_array_equal(params["state_proj"]["kernel"], recorded["state_proj/kernel"])
     assert trainers.main.main(command) == 2

@@ -92,6 +92,9 @@ class ToyMixture:
     def save_statistics(self, path: Path) -> None:
         save_statistics(path, self.statistics)
 
+    def near_recorded(self, batch: Batch, action: np.ndarray) -> np.ndarray:
+        return action
+
     def rates_of(self, norm_key: str) -> tuple[float, ...]:
         return (20.0,)
 

@@ -1,5 +1,6 @@
 """Checkpoints: the round trip, which ones stay, and damage that is found rather than trained on."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,3 +166,46 @@ def test_the_bit_sum_sees_any_flipped_bit_and_no_order() -> None:
 def test_the_bit_sum_on_a_device_is_that_of_the_host() -> None:
     tree = [jax.random.normal(jax.random.key(0), (300, 7)), jnp.full((5,), -1, jnp.int32), jnp.ones((3,), jnp.bfloat16)]
     assert int(_device_bit_sum(tree)) == bit_sum(tree)
+
+
+def progress_file(checkpoints: Checkpoints, step: int) -> Path:
+    return checkpoints.directory / str(step) / "progress" / "metadata"
+
+
+def test_any_flipped_digit_of_the_progress_or_the_array_table_is_found(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 57)
+    path = progress_file(checkpoints, 57)
+    whole = path.read_bytes()
+    digits = [k for k, byte in enumerate(whole) if chr(byte).isdigit()]
+    assert len(digits) > 60
+    for k in digits:
+        flipped = bytes([whole[k] ^ 1])
+        path.write_bytes(whole[:k] + flipped + whole[k + 1 :])
+        with pytest.raises(FailedWork, match="checkpoint 57 in .* is damaged"):
+            checkpoints.restore(57, state_of(0.0))
+    path.write_bytes(whole)
+    assert checkpoints.restore(57, state_of(0.0))[1] == progress_at(57)
+
+
+def test_a_checkpoint_from_before_the_digest_is_read(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 5)
+    path = progress_file(checkpoints, 5)
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert checkpoints.restore(5, state_of(0.0))[1] == progress_at(5)
+
+
+def test_a_reader_leaves_the_unfinished_checkpoint_of_a_running_trainer_alone(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 1)
+    unfinished = checkpoints.directory / "2.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "array").write_bytes(b"half")
+    before = sorted(path for path in checkpoints.directory.rglob("*"))
+    reader = Checkpoints(checkpoints.directory)
+    assert reader.steps() == [1]
+    assert float(reader.restore_best(1, state_of(0.0)).best_params["a"][0, 0]) == 3.0
+    reader.close()
+    assert sorted(path for path in checkpoints.directory.rglob("*")) == before
+    Checkpoints(checkpoints.directory, CheckpointConfig(every=1, keep=2)).close()  # a trainer that resumes
+    assert not unfinished.exists()

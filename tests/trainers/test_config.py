@@ -30,9 +30,60 @@ def test_of_an_expert_with_adapters_only_those_train() -> None:
     assert resolved(model="pi0-small").freeze == resolved().freeze == ()
 
 
-def test_yaml_is_a_round_trip() -> None:
-    config = resolved(steps=7, freeze=["*/img/*"], optimizer__b2=0.99, policy__dtype="bfloat16")
-    assert from_yaml(to_yaml(config)) == config
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"freeze": ["*/img/*"], "optimizer__b2": 0.99, "policy__dtype": "bfloat16", "policy__pi05": True},
+        {"model": "pi0-small-tiny", "wandb": "project", "peak_tflops": 100, "seed": 3},
+    ],
+)
+def test_yaml_is_a_round_trip(overrides: dict[str, Any], tmp_path: Path) -> None:
+    config = resolved(steps=7, **overrides)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(tmp_path / "config.yaml") == config
+
+
+def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_path: Path) -> None:
+    path, whole = tmp_path / "config.yaml", to_yaml(resolved(steps=7))
+    path.write_text(whole[: whole.index("optimizer:")])
+    with pytest.raises(UsageError, match=r"config.yaml:1:1: expected the key 'optimizer' in the config of a run"):
+        from_yaml(path)
+    path.write_text(whole.replace("batch_size:", "batch_sise:"))
+    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"):
+        from_yaml(path)
+    path.write_text(whole + "seed: 5\n")
+    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: key 'seed' stands twice"):
+        from_yaml(path)
+    path.write_text(whole.replace("b1: 0.9\n", "b1: fast\n"))
+    with pytest.raises(UsageError, match=r"config.yaml:\d+:7: expected b1, found 'fast'"):
+        from_yaml(path)
+    path.write_text("")
+    with pytest.raises(UsageError, match="expected the config of a run, found an empty file"):
+        from_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 5\nbatch_sise: 8\n", r"c.yaml:2:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"),
+        ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' stands twice"),
+        ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' stands twice, nested and"),
+        ("policy: {siglip: {widht: 8}}\n", r"c.yaml:1:19: unknown key 'widht' in siglip. Did you mean 'width'"),
+        ("init: runs/a\n", r"c.yaml:1:1: unknown key 'init'"),
+        ("steps: [1]\n", r"c.yaml:1:8: expected steps \(whole\), found a list"),
+        ("steps: {\n", r"c.yaml:2:1: not valid YAML"),
+    ],
+)
+def test_a_mistake_in_a_file_of_settings_names_its_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_overrides(tmp_path / "c.yaml")
+
+
+def test_settings_are_nested_or_dotted(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("policy: {prefix: {depth: 2}}\npolicy.expert: {depth: 2}\nfreeze: '*/img/*'\n")
+    found = read_overrides(tmp_path / "c.yaml")
+    assert found == {"policy.prefix.depth": 2, "policy.expert.depth": 2, "freeze": "*/img/*"}
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_shards_train_resume_and_are_evaluated(tmp_path: Path, spec: Path) -> No
     assert chains[0] == chains[1]
     config = RunDirectory(tmp_path / "whole").read_config()
     assert (config.policy.horizon, config.cameras) == (10, ("base_0_rgb", "left_wrist_0_rgb"))
-    report = evaluate(EvaluationRequest(run=tmp_path / "whole", samples=6, batch_size=6))
-    assert set(report["groups"][0]["error"]) == {"rad", "gripper"}
+    report = evaluate(EvaluationRequest(run=tmp_path / "whole", samples=6, batch_size=6)).report
+    assert set(report.groups[0].error) == {"rad", "gripper"}
     serves_without_the_data(tmp_path / "whole", spec)
 
 
@@ -70,7 +70,7 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
     """The policy acts from the run directory alone; its relative actions are added to the state that it is shown."""
     mixture = open_mixture(spec)
     shutil.rmtree(spec.parent / "toy")
-    actor = Actor(run, flow_steps=1)
+    actor = Actor.of_run(run, flow_steps=1)
     robot = find_robot(actor.robots, None)
     state_mask, action_mask = actor.state_mask(robot), actor.action_mask(robot)
     state = np.where(state_mask, 0.3, 0).astype(np.float32)
@@ -80,4 +80,4 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
         [robot.norm_key], np.full((1, 10, 18), 0.25), state[None], state_mask[None], action_mask[None]
     )
     np.testing.assert_array_equal(actions, expected[0][:, action_mask])
-    assert robot.units[0] == "rad" and robot.control_hz == tuple(mixture.groups[0].control_hz)
+    assert robot.units("action")[0] == "rad" and robot.control_hz == tuple(mixture.groups[0].control_hz)

@@ -1,5 +1,6 @@
 """The embodimix command: exit codes and messages."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -46,11 +47,22 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
 @pytest.mark.parametrize(
     "root, found", [("file/below", "Not a directory"), ("/proc/nowhere", "No such file or directory")]
 )
-def test_an_output_that_cannot_be_is_told_in_a_line(root: str, found: str, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_is_named_in_a_line(root: str, found: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "logs").mkdir()
     command = [sys.executable, "-m", "trainers.main", "convert", "zarr", str(tmp_path / "logs"), str(tmp_path / root)]
     done = subprocess.run([*command, "--name", "x", "--version", "1.0.0"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert f"expected a place that can be read and written, found: {found}" in done.stderr
+    assert f"expected a path that can be read and written; found: {found}" in done.stderr
+
+
+def test_a_full_disk_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write fails, which knows no file name
+
+    monkeypatch.setattr("mixtures.cli.run_schema", fail)
+    assert trainers.main.main(["mix", "schema"]) == 1
+    assert capsys.readouterr().err == (
+        "embodimix mix: there is no room left on the disk; make room and run the same command again to go on\n"
+    )

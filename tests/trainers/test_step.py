@@ -1,5 +1,6 @@
 """One training step: what is weighted, what is drawn, and that parts of a batch add up to the whole."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_frozen_parameters_stay_and_the_others_move(toy_batch: TrainBatch) -> No
     jax.tree.map(np.testing.assert_array_equal, after["PaliGemma"]["img"], before["PaliGemma"]["img"])
     moved = np.abs(after["action_out_proj"]["kernel"] - before["action_out_proj"]["kernel"]).max()
     assert moved == pytest.approx(0.01, rel=0.01)  # Adam's first step is the learning rate
+
+
+def test_each_step_draws_its_own_noise_and_the_same_step_the_same(toy_batch: TrainBatch) -> None:
+    state, step = new_state(config_of(), first_params()), compiled_step(config_of())
+
+    def loss_at(number: int, seed: int) -> float:
+        at_step = dataclasses.replace(state, step=np.int32(number))
+        return float(step(at_step, toy_batch, jax.random.key(seed), 0.0)[1].loss)
+
+    assert loss_at(0, seed=7) == loss_at(0, seed=7)
+    assert len({loss_at(number, seed=7) for number in range(4)}) == 4  # else every step would learn one noise
+    assert loss_at(0, seed=7) != loss_at(0, seed=8)
 
 
 def test_the_rate_climbs_in_a_line_falls_as_a_cosine_and_stays() -> None:

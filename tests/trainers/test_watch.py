@@ -17,12 +17,12 @@ from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.config import flattened
 from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement
-from trainers.metrics import read_metrics
+from trainers.metrics import keep_until, read_metrics
+from trainers.planning.work import train_flops
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, abstract_state, fresh_state, read_best
 from trainers.train import train
 from trainers.validation import Validation
-from trainers.work import train_flops
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -139,14 +139,14 @@ def test_a_batch_that_stopped_a_run_is_replayed(tmp_path: Path) -> None:
     with pytest.raises(FailedWork, match="`embodimix train replay .*run` computes this batch again"):
         pretrain(tmp_path / "run", '{"nan": 13}', steps=9, checkpoints__every=2)
     report = replay(tmp_path / "run")
-    assert (report["step"], report["from_checkpoint"]) == (4, 2)
+    assert (report.step, report.from_checkpoint) == (4, 2)
     stopped = json.loads((tmp_path / "run" / "not_finite_step_4.json").read_text())["samples"]
-    worst, *others = report["samples"]
-    assert worst["name"] == "toy/e1/3" and not np.isfinite(worst["loss"]) and not np.isfinite(worst["action"])
+    worst, *others = report.samples
+    assert worst.name == "toy/e1/3" and not np.isfinite(worst.loss) and not np.isfinite(worst.action)
     expected = {sample["name"]: sample["loss"] for sample in stopped}
     for sample in others:
-        assert sample["loss"] == pytest.approx(expected[sample["name"]], rel=1e-5)
-    assert all(not np.isfinite(row["norm"]) for row in report["gradients"][:3])
+        assert sample.loss == pytest.approx(expected[sample.name], rel=1e-5)
+    assert all(not np.isfinite(row.norm) for row in report.gradients[:3])
     assert "toy/e1/3" in render(report)
     assert (tmp_path / "run" / "replay_step_4.html").exists()
 
@@ -154,7 +154,7 @@ def test_a_batch_that_stopped_a_run_is_replayed(tmp_path: Path) -> None:
 def test_a_run_that_never_stopped_has_nothing_to_replay(watched: tuple[Path, FakeWandb]) -> None:
     with pytest.raises(UsageError, match="no loss was not finite here; name a step with --step N"):
         replay(watched[0])
-    assert replay(watched[0], step=5)["loss"] == pytest.approx(
+    assert replay(watched[0], step=5).loss == pytest.approx(
         read_metrics(watched[0] / "metrics.jsonl")[-1]["loss"], rel=1e-5
     )
 
@@ -233,3 +233,15 @@ def test_a_run_that_lost_a_file_says_which(tmp_path: Path, name: str, watched: t
     spec = RunDirectory(run).read_config().mixture
     with pytest.raises(UsageError, match=f"{name}: expected what the run wrote when it started; found no such file"):
         train(TrainingRequest(stage="pretrain", spec=Path(spec), run=run, resume=True, show_progress=False))
+
+
+def test_one_bad_line_of_metrics_loses_that_line_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1.0}).encode() for step in range(1, 6)]
+    lines[1] = lines[1].replace(b"{", b"\xff")
+    lines[3] = b"[1, 2]"
+    path.write_bytes(b"\n".join(lines) + b"\n" + b'{"step": 6, "lo')
+    assert [line["step"] for line in read_metrics(path)] == [1, 3, 5]
+    assert "3 lines are no metrics and were left out" in capsys.readouterr().err
+    keep_until(path, 3)
+    assert [line["step"] for line in read_metrics(path)] == [1, 3]

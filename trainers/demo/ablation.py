@@ -70,13 +70,18 @@ def ablation_rows(results: Results) -> list[AblationRow]:
 def _rows(results: Results, run: str) -> Iterator[AblationRow]:
     tasks = [row.policies[run] for row in results.errors if row.is_task]
     trained = {name.rsplit("/", 1)[-1] for name in results.task_groups}  # without the mixture's groups around them
-    outcomes = [o for o in results.rollouts[run] if f"{o['task']}@{o['robot']}" in trained]
-    for condition in dict.fromkeys(o["condition"] for o in outcomes):
-        of_it = [o for o in outcomes if o["condition"] == condition]
-        counts = {
-            name: sum(o[name] for o in of_it) for name in ("episodes", "successes", "went_to_meant", "lifted_other")
-        }
-        yield AblationRow(policy=run, condition=condition, error=mean(tasks), **counts)
+    outcomes = [one for one in results.rollouts[run] if f"{one.task}@{one.robot}" in trained]
+    for condition in dict.fromkeys(one.condition for one in outcomes):
+        of_it = [one for one in outcomes if one.condition == condition]
+        yield AblationRow(
+            policy=run,
+            condition=condition,
+            episodes=sum(one.episodes for one in of_it),
+            successes=sum(one.successes for one in of_it),
+            went_to_meant=sum(one.went_to_meant for one in of_it),
+            lifted_other=sum(one.lifted_other for one in of_it),
+            error=mean(tasks),
+        )
 
 
 def ablation_markdown(rows: Sequence[AblationRow]) -> str:
@@ -86,7 +91,7 @@ def ablation_markdown(rows: Sequence[AblationRow]) -> str:
 
 
 def cells(row: AblationRow) -> tuple[str, ...]:
-    """What the table says of a row, in the order of `HEADS`."""
+    """The cells of a row, in the order of `HEADS`."""
     low, high = row.interval
     return (
         NAMES[row.policy],

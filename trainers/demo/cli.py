@@ -12,7 +12,7 @@ EPILOG = """a worked example:
 It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
 run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
 OUT/stages/. Interrupted, the same command goes on where it stopped; finished, it only prints the results again.
-Another --seed, --quick or another version of the code starts afresh in the same folder.
+Another --seed, --quick or another version of the code starts over in the same folder.
 """
 
 

@@ -1,6 +1,6 @@
 """A labeler for the demo's demonstrations: a program that `embodimix annotate label --command` asks.
 
-It knows the few tasks of this world, and says of each segment, by how it moves, which step of its task it is.
+It knows the few tasks of this world, and names the step of the task that each segment is, by how it moves.
 """
 
 import json

@@ -81,7 +81,7 @@ PLANS = {"full": FULL, "quick": QUICK}
 
 
 def recordings(series: Series, seed: int, number: int) -> Iterator[tuple[Recording, Flaw]]:
-    """Yields the demonstrations of a series, each with what is wrong with it; `number` tells the series apart."""
+    """Yields the demonstrations of a series, each with what is wrong with it; `number` distinguishes the series."""
     count = series.episodes + len(series.flaws)
     for k in range(count):
         flaw: Flaw = "none"
@@ -124,6 +124,7 @@ def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) ->
 def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
     """Writes `inhouse_log/v1`: one zarr group per episode, every stream with its own rate, offset and jitter."""
     import zarr
+    from zarr.codecs import ZstdCodec
 
     written = 0
     for k, (recording, flaw) in enumerate(made):
@@ -136,7 +137,7 @@ def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
             if flaw == "nan" and name == "command/joint_position":
                 values[len(values) // 2, 1] = np.nan
             chunks = (min(16, len(values)), *values.shape[1:]) if values.ndim == 4 else values.shape
-            group.create_array(name, data=values, chunks=chunks, compressors=zarr.codecs.ZstdCodec(level=1))
+            group.create_array(name, data=values, chunks=chunks, compressors=ZstdCodec(level=1))
         written += 1
     return written
 

@@ -63,7 +63,7 @@ class Scale:
 FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1600, batch_size=16, eval_samples=128, rollouts=32)
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
-# Chunks here are smooth and short runs must learn to look: see `model.flow.sample_time`.
+# Chunks here are smooth and short runs must learn to use the pictures: see `model.flow.sample_time`.
 FLOW_TIME_SHIFT = 30.0
 # Things here are large, so few tokens per picture do, at half the cost of a step.
 PATCH_SIZE = 56
@@ -183,14 +183,14 @@ class Demo:
         return 1 if faults else 0
 
     def _begin(self) -> None:
-        """Claims the folder: goes on with the same demo, starts afresh over another one, refuses a stranger's."""
+        """Claims the folder: goes on with the same demo, starts over another one, refuses a folder of other files."""
         marker = self.out / "demo.json"
         mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": code_hash()}
         if marker.exists():
             if json.loads(marker.read_text()) == mine:
                 self._write_specs()
                 return
-            print(f"{self.out} holds a demo with other options or other code; starting afresh", flush=True)
+            print(f"{self.out} holds a demo with other options or other code; starting over", flush=True)
             for name in MADE:
                 path = self.out / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -389,7 +389,7 @@ class Demo:
 
 def code_hash() -> str:
     """Hash of the code and registries that decide the demo's results."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):

@@ -168,21 +168,21 @@ def _tint(run: str, is_task: bool) -> str:
 def _rollouts(results: Results) -> str:
     """Success in closed loop: how often each policy lifted what the sentence meant."""
     runs = list(results.rollouts)
-    by_task = [[o for o in outcomes if o["condition"] == "task"] for outcomes in results.rollouts.values()]
+    by_task = [[one for one in outcomes if one.condition == "task"] for outcomes in results.rollouts.values()]
     rows = []
     for outcomes in zip(*by_task, strict=True):
         cells = "".join(
-            f"<td class='n'><b>{100 * o['successes'] / o['episodes']:.0f} %</b> <span class='soft'>"
-            f"{o['successes']}/{o['episodes']}"
-            + (f", {o['lifted_other']} the other one" if o["lifted_other"] else "")
+            f"<td class='n'><b>{100 * one.successes / one.episodes:.0f} %</b> <span class='soft'>"
+            f"{one.successes}/{one.episodes}"
+            + (f", {one.lifted_other} the other one" if one.lifted_other else "")
             + "</span></td>"
-            for o in outcomes
+            for one in outcomes
         )
-        rows.append(f"<tr><td>{html.escape(outcomes[0]['task'])}@{outcomes[0]['robot']}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{html.escape(outcomes[0].task)}@{outcomes[0].robot}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy looks, carries out the first part of its chunk, and looks again. With two cubes on the "
-        "table, the sentence decides which one counts.</p>"
+        "policy, the policy observes, carries out the first part of its chunk, and observes again. With two cubes on "
+        "the table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
     )
 
@@ -276,19 +276,18 @@ def _timeline(shown: Shown, longest_s: float) -> str:
 
 def _shares(results: Results) -> str:
     """Each group's part of the data, what the rule makes of it, and what training drew."""
-    groups = results.plan["groups"]
-    rows, top = [], max(max(group["raw_share"], group["share"]) for group in groups)
-    for group in groups:
-        drawn = results.drawn.get(group["name"], 0.0)
+    rows, top = [], max(max(group.raw_share, group.share) for group in results.plan)
+    for group in results.plan:
+        drawn = results.drawn.get(group.name, 0.0)
         bars = "".join(
             f'<div><span class="bar" style="width:{200 * share / top:.0f}px;background:{colour}"></span></div>'
-            for share, colour in ((group["raw_share"], "#c9ccd3"), (group["share"], "#5b8fd0"), (drawn, "#12805c"))
+            for share, colour in ((group.raw_share, "#c9ccd3"), (group.share, "#5b8fd0"), (drawn, "#12805c"))
         )
-        shares = (group["raw_share"], group["share"], drawn)
+        shares = (group.raw_share, group.share, drawn)
         cells = "".join(f"<td class='n'>{100 * share:.1f} %</td>" for share in shares)
         rows.append(
-            f"<tr><td>{html.escape(group['name'])}</td><td class='n'>{group['n_episodes']}</td>"
-            f"<td class='n'>{group['n_steps']}</td>{cells}<td class='n'>{group['effective_epochs']:.1f}</td>"
+            f"<tr><td>{html.escape(group.name)}</td><td class='n'>{group.n_episodes}</td>"
+            f"<td class='n'>{group.n_steps}</td>{cells}<td class='n'>{group.effective_epochs:.1f}</td>"
             f"<td>{bars}</td></tr>"
         )
     heads = ("group", "#episodes", "#steps", "#part of the data", "#share by n^0.43", "#drawn", "#epochs", "")

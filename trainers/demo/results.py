@@ -12,7 +12,11 @@ import pyarrow.parquet as pq
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
+from pipelines.storage.paths import StoragePath
 from trainers.demo.logs import PLANS
+from trainers.demo.outcomes import PlannedShare, RolloutOutcome
+from trainers.evaluation.records import EvaluationReport, GroupReport
+from trainers.metrics import read_metrics
 
 FRAMES_SHOWN = 6
 
@@ -56,12 +60,12 @@ class Results:
     seconds: Mapping[str, float]
     kept: tuple[Kept, ...]
     shown: tuple[Shown, ...]
-    plan: dict[str, Any]
+    plan: tuple[PlannedShare, ...]
     drawn: Mapping[str, float]
     task_groups: tuple[str, ...]
     losses: Mapping[str, np.ndarray]
-    evals: Mapping[str, dict[str, Any]]
-    rollouts: Mapping[str, list[dict[str, Any]]]
+    evals: Mapping[str, EvaluationReport]
+    rollouts: Mapping[str, Sequence[RolloutOutcome]]
 
     def summary(self) -> str:
         """The numbers that matter, as a few lines."""
@@ -72,9 +76,9 @@ class Results:
             name = f"{'* ' if row.is_task else '  '}{row.group}"
             lines.append(f"{name:<78} " + " ".join(f"{cell:>11.3f}" for cell in cells))
         for run, outcomes in self.rollouts.items():
-            for condition in dict.fromkeys(o["condition"] for o in outcomes):
-                of_it = [o for o in outcomes if o["condition"] == condition]
-                counts = ", ".join(f"{o['task']} {o['successes']}/{o['episodes']}" for o in of_it)
+            for condition in dict.fromkeys(outcome.condition for outcome in outcomes):
+                of_it = [outcome for outcome in outcomes if outcome.condition == condition]
+                counts = ", ".join(f"{one.task} {one.successes}/{one.episodes}" for one in of_it)
                 lines.append(f"closed loop, {run}, asked by {condition}: {counts}")
         kept, lost = sum(k.episodes for k in self.kept), sum(len(k.rejects) for k in self.kept)
         lines.append(f"{kept} episodes kept, {lost} rejected by name; {sum(self.seconds.values()):.0f} s of stages")
@@ -83,11 +87,10 @@ class Results:
     @property
     def errors(self) -> list["GroupError"]:
         """Per group of the evaluation, those of the post-trained task first."""
-        by_run = {run: {group["name"]: group for group in report["groups"]} for run, report in self.evals.items()}
+        by_run = {run: {group.name: group for group in report.groups} for run, report in self.evals.items()}
         rows = [
             _group_error({run: groups[name] for run, groups in by_run.items()}, name in self.task_groups)
-            for name, group in by_run["pretrained"].items()
-            if group["samples"]
+            for name in by_run["pretrained"]
         ]
         return sorted(rows, key=lambda row: not row.is_task)
 
@@ -117,12 +120,12 @@ def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mappin
         seconds=seconds,
         kept=tuple(_kept(dataset) for dataset in datasets),
         shown=tuple(_shown(datasets)),
-        plan=json.loads((out / "plan.json").read_text()),
+        plan=tuple(map(PlannedShare.from_json, json.loads((out / "plan.json").read_text())["groups"])),
         drawn=_drawn(out / "runs" / "pretrained" / "checkpoints"),
         task_groups=_trained_groups(out / "runs" / "posttrained"),
         losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in runs},
-        evals=_by_run(out, runs, "eval"),
-        rollouts=_by_run(out, runs, "rollout"),
+        evals={run: EvaluationReport.from_json(_printed(out, "eval", run)) for run in runs},
+        rollouts={run: tuple(RolloutOutcome(**row) for row in _printed(out, "rollout", run)) for run in runs},
     )
 
 
@@ -163,23 +166,23 @@ def _miscounted(results: Results) -> list[str]:
     return faults
 
 
-def _group_error(by_run: Mapping[str, Mapping[str, Any]], is_task: bool) -> GroupError:
+def _group_error(by_run: Mapping[str, GroupReport], is_task: bool) -> GroupError:
     group = by_run["pretrained"]
     return GroupError(
-        group=group["name"],
+        group=group.name,
         is_task=is_task,
-        samples=group["samples"],
-        repeat_state=group["normalized_error"]["repeat_state"],
-        mean_action=group["normalized_error"]["mean_action"],
-        policies={run: report["normalized_error"]["policy"] for run, report in by_run.items()},
+        samples=group.samples,
+        repeat_state=group.normalized_error.repeat_state,
+        mean_action=group.normalized_error.mean_action,
+        policies={run: report.normalized_error.policy for run, report in by_run.items()},
         physical=tuple(
             (
                 unit,
-                error["repeat_state"],
-                error["mean_action"],
-                {run: report["error"][unit]["policy"] for run, report in by_run.items()},
+                error.repeat_state,
+                error.mean_action,
+                {run: report.error[unit].policy for run, report in by_run.items()},
             )
-            for unit, error in group["error"].items()
+            for unit, error in group.error.items()
         ),
     )
 
@@ -209,7 +212,7 @@ def _shown(datasets: list[Dataset]) -> list[Shown]:
     return [shown[key] for key in sorted(shown)]
 
 
-def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
+def _episode(dataset: Dataset, shard: StoragePath, row: Mapping[str, Any]) -> Shown:
     content, stamps = shard.read_bytes(), row["timestamp_s"]
     picked = np.linspace(0, row["n_steps"] - 1, FRAMES_SHOWN).round().astype(int)
     frames = {}
@@ -234,9 +237,9 @@ def _episode(dataset: Dataset, shard: Path, row: Mapping[str, Any]) -> Shown:
     )
 
 
-def _by_run(out: Path, runs: Sequence[str], stage: str) -> dict[str, Any]:
-    """The JSON that a stage printed for each run."""
-    return {run: json.loads((out / "stages" / f"{stage}_{run}.json").read_text()) for run in runs}
+def _printed(out: Path, stage: str, run: str) -> Any:
+    """The JSON that a stage printed for a run."""
+    return json.loads((out / "stages" / f"{stage}_{run}.json").read_text())
 
 
 def _trained_groups(run: Path) -> tuple[str, ...]:
@@ -251,8 +254,7 @@ def _drawn(checkpoints: Path) -> dict[str, float]:
 
 
 def _losses(path: Path) -> np.ndarray:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return np.array([(line["step"], line["loss"]) for line in lines])
+    return np.array([(line["step"], line["loss"]) for line in read_metrics(path)])
 
 
 def _falls(rows: np.ndarray) -> bool:

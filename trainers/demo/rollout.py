@@ -1,37 +1,33 @@
-"""Closed loop in the demo's world: a trained policy looks, acts for a while, and looks again."""
+"""Closed loop in the demo's world: a trained policy observes, acts for a while, and observes again."""
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from mixtures.mixture import Mixture, open_mixture
-from model import policy
-from model.inputs import Observation, observation_from_batch
-from model.tokenizer import tokenizer_for
+from mixtures.mixture import open_mixture
 from pipelines.contract.images import letterbox
 from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
-from trainers.config import RunConfig
 from trainers.demo.labeler import sentences
 from trainers.demo.logs import FULL, Series
+from trainers.demo.outcomes import RolloutOutcome
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.script import draw_scene, first_state
 from trainers.demo.world import Body, Command, Scene, State, base_to_world, hand_positions, is_success, step
+from trainers.robots import Robot, open_loop_steps
 from trainers.run import RunDirectory
+from trainers.serving.acting import Actor
 from trainers.serving.high_level import HighLevelPolicy, learn_nearest_state
+from trainers.serving.observations import Observation
 from trainers.setup import read_best
 
 CONTROL_MODE = "joint_position"
-# How many actions of a chunk are carried out before the next look, by control rate; as the published robots do.
-OPEN_LOOP = {20.0: 16, 50.0: 25}
 DURATION_S = 5.0
-FLOW_STEPS = 10
 PIXELS = {"base": (224, 168), "wrist": (160, 120)}
 SCENES = 7_000
 OVER_M = 0.04
@@ -47,26 +43,9 @@ class Trial:
 
 
 class Instructor(Protocol):
-    """Says what the policy is asked at a look."""
+    """Chooses what the policy is asked with each observation."""
 
     def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutOutcome:
-    """How a policy did on one task in `episodes` new scenes.
-
-    condition: how it was asked. went_to_meant: its hands came nearest to the thing that the sentence means.
-    lifted_other: it lifted what the sentence did not mean.
-    """
-
-    task: str
-    robot: str
-    condition: str
-    episodes: int
-    successes: int
-    went_to_meant: int
-    lifted_other: int
 
 
 def roll_out(
@@ -74,15 +53,24 @@ def roll_out(
 ) -> list[RolloutOutcome]:
     """Lets a run's policy act in new scenes of each series; the same seed gives every run the same scenes."""
     directory = RunDirectory(run)
-    config, _, params = read_best(directory)
-    mixture = open_mixture(spec, statistics=directory.statistics_path)
-    act = jax.jit(partial(policy.sample_actions, config.policy, num_steps=FLOW_STEPS))
+    config, at_step, params = read_best(directory)
+    mixture = open_mixture(spec, statistics=directory.recorded_statistics())
+    # The evaluation's mixture knows robots that a post-trained run never saw; they are asked of it all the same.
+    robots = {
+        norm_key(one.body.robot, CONTROL_MODE): Robot(
+            norm_key=norm_key(one.body.robot, CONTROL_MODE),
+            parts=mixture.parts[norm_key(one.body.robot, CONTROL_MODE)],
+            control_hz=(one.body.control_hz,),
+        )
+        for one in series
+    }
+    actor = Actor(config=config, step=at_step, params=params, robots=robots, normalizer=mixture.normalizer)
     outcomes = []
     for condition, instructor in instructors.items():
         for number, one in enumerate(series):
-            pilot = Pilot(config=config, params=params, mixture=mixture, body=one.body, act=act, instructor=instructor)
             trials = [_new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
-            ends = pilot.run(trials, jax.random.key(seed))
+            robot = robots[norm_key(one.body.robot, CONTROL_MODE)]
+            ends = run_trials(actor, robot, one.body, instructor, trials, jax.random.key(seed))
             outcomes.append(
                 RolloutOutcome(
                     task=trials[0].scene.task,
@@ -114,7 +102,7 @@ def ask_script(body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class AskHighLevel:
-    """Asks what a high-level policy says."""
+    """Asks with the sentence that a high-level policy chooses."""
 
     policy: HighLevelPolicy
 
@@ -122,62 +110,31 @@ class AskHighLevel:
         return self.policy.next_sentence(trial.scene.task, state_vector(body, trial.state), pictures)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pilot:
-    """A trained policy at the controls of one kind of robot; it acts in many worlds at a time."""
+def run_trials(
+    actor: Actor, robot: Robot, body: Body, instructor: Instructor, trials: Sequence[Trial], key: jax.Array
+) -> list[Trial]:
+    """Acts in every world until `DURATION_S` is over; a part of each chunk is carried out open loop, then comes the
+    next observation."""
+    steps = open_loop_steps(body.control_hz, actor.config.policy.horizon)
+    for number in range(round(DURATION_S * body.control_hz / steps)):
+        seen = [observed(body, trial, instructor) for trial in trials]
+        chunks = actor.act_together(robot, seen, jax.random.fold_in(key, number))
+        trials = [_carried_out(body, trial, chunk[:steps]) for trial, chunk in zip(trials, chunks, strict=True)]
+    return list(trials)
 
-    config: RunConfig
-    params: Any
-    mixture: Mixture
-    body: Body
-    act: Any
-    instructor: Instructor = ask_task
 
-    def run(self, trials: Sequence[Trial], key: jax.Array) -> list[Trial]:
-        """Acts until `DURATION_S` is over; a part of each chunk is carried out open loop, then comes the next look."""
-        steps = OPEN_LOOP[self.body.control_hz]
-        for number in range(round(DURATION_S * self.body.control_hz / steps)):
-            chunks = self.chunks(trials, jax.random.fold_in(key, number))
-            trials = [self._carry_out(trial, chunk[:steps]) for trial, chunk in zip(trials, chunks, strict=True)]
-        return list(trials)
+def observed(body: Body, trial: Trial, instructor: Instructor) -> Observation:
+    """What the policy is shown of one world, and asked."""
+    pictures = look(body, trial)
+    return Observation(images=pictures, state=state_vector(body, trial.state), prompt=instructor(body, trial, pictures))
 
-    def chunks(self, trials: Sequence[Trial], key: jax.Array) -> np.ndarray:
-        """The policy's next actions in each world, float32 [b, h, 18], physical."""
-        b, keys = len(trials), [self._norm_key] * len(trials)
-        vectors = np.stack([state_vector(self.body, trial.state) for trial in trials])
-        state_mask = np.tile(self.mixture.statistics[self._norm_key].state.count > 0, (b, 1))
-        action_mask = np.tile(self.mixture.statistics[self._norm_key].action.count > 0, (b, 1))
-        observation = self._observation(trials, self.mixture.normalize_state(keys, vectors, state_mask))
-        noise = jax.random.normal(key, (b, self.config.policy.horizon, N_SLOTS)) * action_mask[:, None]
-        actions = np.asarray(self.act(self.params, observation, noise, action_mask=action_mask))
-        return self.mixture.unnormalize_action(keys, actions, vectors, state_mask, action_mask)
 
-    @property
-    def _norm_key(self) -> str:
-        return norm_key(self.body.robot, CONTROL_MODE)
-
-    def _observation(self, trials: Sequence[Trial], state: np.ndarray) -> Observation:
-        tokenizer = tokenizer_for(self.config.policy, self.config.tokenizer)
-        pictures = [look(self.body, trial) for trial in trials]
-        asked = [self.instructor(self.body, *one) for one in zip(trials, pictures, strict=True)]
-        prompts = [tokenizer.encode(sentence) for sentence in asked]
-        black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        cameras = self.config.cameras
-        return observation_from_batch(
-            images={camera: np.stack([shown.get(camera, black) for shown in pictures]) for camera in cameras},
-            image_masks={camera: np.array([camera in shown for shown in pictures]) for camera in cameras},
-            tokenized_prompt=np.stack([ids for ids, _ in prompts]),
-            tokenized_prompt_mask=np.stack([mask for _, mask in prompts]),
-            state=state,
-            drop_missing=False,
-        )
-
-    def _carry_out(self, trial: Trial, chunk: np.ndarray) -> Trial:
-        state, closest = trial.state, np.array(trial.closest)
-        for action in chunk:
-            state = step(self.body, trial.scene, state, command_of(self.body, action))
-            closest = np.minimum(closest, distances(self.body, trial.scene, state))
-        return Trial(scene=trial.scene, state=state, closest=tuple(closest.tolist()))
+def _carried_out(body: Body, trial: Trial, chunk: np.ndarray) -> Trial:
+    state, closest = trial.state, np.array(trial.closest)
+    for action in chunk:
+        state = step(body, trial.scene, state, command_of(body, action))
+        closest = np.minimum(closest, distances(body, trial.scene, state))
+    return Trial(scene=trial.scene, state=state, closest=tuple(closest.tolist()))
 
 
 def distances(body: Body, scene: Scene, state: State) -> np.ndarray:

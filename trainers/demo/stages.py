@@ -61,11 +61,11 @@ class Runner:
                 while waiting and len(running) < width:
                     stage = waiting.pop(0)
                     self._begun += 1
-                    place = f"[{self._begun}/{self._n_stages}]"
+                    number = f"[{self._begun}/{self._n_stages}]"
                     if stage.name in self.seconds:
-                        print(f"{place} {stage.title}: done before", flush=True)
+                        print(f"{number} {stage.title}: done before", flush=True)
                         continue
-                    print(f"{place} {stage.title}\n      $ {stage.shown}", flush=True)
+                    print(f"{number} {stage.title}\n      $ {stage.shown}", flush=True)
                     running.append(_Running(stage, self._folder / f"{stage.name}.log"))
                 time.sleep(POLL_S)
                 running = [task for task in running if not self._is_over(task)]
@@ -83,7 +83,7 @@ class Runner:
         if code:
             raise FailedWork(
                 f"{task.stage.title} failed with exit code {code}:\n  $ {task.stage.shown}\n"
-                f"{_tail(task.log, TAIL_LINES)}\nEverything it said: {task.log}. The same command goes on from here."
+                f"{_tail(task.log, TAIL_LINES)}\nIts whole output: {task.log}. The same command goes on from here."
             )
         self.seconds[task.stage.name] = round(time.monotonic() - task.start, 1)
         write_atomically(self._times_path, json.dumps(self.seconds, indent=1).encode())

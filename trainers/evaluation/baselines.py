@@ -1,4 +1,4 @@
-"""What a policy must beat, and the units its errors are stated in."""
+"""What a policy must beat: repeating the state, and the mean action of the training data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from mixtures.mixture import Mixture
 from mixtures.stream.batches import Batch
 from pipelines.contract.units import holds_position
-
-UNITS = ("rad", "rad/s", "m", "m/s", "gripper")
 
 
 def repeat_state(mixture: Mixture, batch: Batch) -> NDArray[np.float32]:

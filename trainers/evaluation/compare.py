@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,60 @@ from numpy.typing import NDArray
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.storage.files import write_atomically
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate
+from trainers.evaluation.records import EvaluationReport
 from trainers.run import RunDirectory
 
 SCHEMA = "embodimix.compare/v1"
 RESAMPLES = 2000
 
 
-def compare(request: EvaluationRequest, other: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Errors of this run and the other, their difference, and its 95 % interval."""
+
+    this: float
+    other: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Which run is better, if the interval leaves zero out."""
+        if self.high < 0:
+            return "other is better"
+        return "this is better" if self.low > 0 else "no clear difference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedGroup:
+    """One group's held-out samples under both runs."""
+
+    name: str
+    samples: int
+    difference: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two runs on the same samples. this, other: each run and its step. overall: over the groups by their shares."""
+
+    this: str
+    other: str
+    mixture: str
+    groups: tuple[ComparedGroup, ...]
+    overall: Difference
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as `embodimix eval --compare --json` prints it."""
+        groups = [
+            {"name": group.name, "samples": group.samples} | dataclasses.asdict(group.difference)
+            for group in self.groups
+        ]
+        return {"schema": SCHEMA} | dataclasses.asdict(self) | {"groups": groups}
+
+
+def compare(request: EvaluationRequest, other: Path) -> Comparison:
     """Evaluates both runs on the first one's mixture (or `spec`) and writes RUN/eval/against_<other>.json.
 
     A difference is the other run's error minus this one's, in units of the normalization: below zero, the other one
@@ -29,34 +77,29 @@ def compare(request: EvaluationRequest, other: Path) -> dict[str, Any]:
     if request.spec is None:
         own = RunDirectory(request.run).read_config()
         request = dataclasses.replace(request, spec=Path(own.mixture), stage=own.stage)
-    reports = [evaluate(dataclasses.replace(request, run=run)) for run in (request.run, other)]
-    samples = [json.loads(Path(report["sample_errors"]).read_text()) for report in reports]
-    groups, resampled, shares = [], [], []
-    for group in reports[0]["groups"]:
-        if not group["samples"]:
-            continue
-        first, second = (of_run[group["name"]] for of_run in samples)
-        if first["names"] != second["names"]:
-            raise FailedWork(f"group {group['name']}: the runs were not evaluated on the same samples")
-        difference = np.array(second["error"]) - np.array(first["error"])
-        means = resampled_means(difference, episodes_of(first["names"]), request.seed)
-        errors = [float(np.mean(of_run["error"])) for of_run in (first, second)]
-        groups.append({"name": group["name"], "samples": group["samples"]} | _row(errors, means))
+    first, second = (evaluate(dataclasses.replace(request, run=run)) for run in (request.run, other))
+    groups, resampled = [], []
+    for group in first.report.groups:
+        here, there = first.samples[group.name], second.samples[group.name]
+        if here.names != there.names:
+            raise FailedWork(f"group {group.name}: the runs were not evaluated on the same samples")
+        means = resampled_means(np.subtract(there.error, here.error), episodes_of(here.names), request.seed)
+        difference = _difference(float(np.mean(here.error)), float(np.mean(there.error)), means)
+        groups.append(ComparedGroup(name=group.name, samples=group.samples, difference=difference))
         resampled.append(means)
-        shares.append(group["share"])
-    weights = np.array(shares) / np.sum(shares)
-    totals = [float(weights @ [group[side] for group in groups]) for side in ("this", "other")]
-    report = {
-        "schema": SCHEMA,
-        "this": _named(reports[0]),
-        "other": _named(reports[1]),
-        "mixture": reports[0]["mixture"],
-        "groups": groups,
-        "overall": _row(totals, weights @ np.stack(resampled)),
-    }
+    shares = np.array([group.share for group in first.report.groups])
+    weights = shares / shares.sum()
+    totals = [float(weights @ [getattr(group.difference, side) for group in groups]) for side in ("this", "other")]
+    comparison = Comparison(
+        this=_named(first.report),
+        other=_named(second.report),
+        mixture=first.report.mixture,
+        groups=tuple(groups),
+        overall=_difference(totals[0], totals[1], weights @ np.stack(resampled)),
+    )
     path = request.run / "eval" / f"against_{other.resolve().name}.json"
-    write_atomically(path, json.dumps(report, indent=1).encode())
-    return report
+    write_atomically(path, json.dumps(comparison.to_json(), indent=1).encode())
+    return comparison
 
 
 def resampled_means(values: NDArray[np.float64], episode: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
@@ -67,7 +110,7 @@ def resampled_means(values: NDArray[np.float64], episode: NDArray[np.int64], see
     return sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
 
 
-def episodes_of(names: list[str]) -> NDArray[np.int64]:
+def episodes_of(names: Sequence[str]) -> NDArray[np.int64]:
     """Numbers the episodes of samples named dataset/episode/step.
 
     >>> episodes_of(["d/b/0", "d/a/7", "d/b/3"])
@@ -76,28 +119,26 @@ def episodes_of(names: list[str]) -> NDArray[np.int64]:
     return np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)[1]
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(comparison: Comparison) -> str:
     """The comparison as a table."""
     lines = [
-        f"this:  {report['this']}\nother: {report['other']}\nheld-out episodes of {report['mixture']}; "
+        f"this:  {comparison.this}\nother: {comparison.other}\nheld-out episodes of {comparison.mixture}; "
         "errors in units of the normalization, intervals of 95 %",
         f"{'group':<40} {'this':>9} {'other':>9} {'difference':>11}  {'interval':<22}",
     ]
-    for row in [*report["groups"], {"name": "all groups, by share"} | report["overall"]]:
-        worse = "this is better" if row["low"] > 0 else "no clear difference"
-        verdict = "other is better" if row["high"] < 0 else worse
+    rows = [(group.name, group.difference) for group in comparison.groups]
+    for name, row in [*rows, ("all groups, by share", comparison.overall)]:
         lines.append(
-            f"{row['name']:<40} {row['this']:>9.4f} {row['other']:>9.4f} {row['difference']:>+11.4f}  "
-            f"[{row['low']:+.4f}, {row['high']:+.4f}]  {verdict}"
+            f"{name:<40} {row.this:>9.4f} {row.other:>9.4f} {row.difference:>+11.4f}  "
+            f"[{row.low:+.4f}, {row.high:+.4f}]  {row.verdict}"
         )
     return "\n".join(lines)
 
 
-def _row(errors: list[float], means: NDArray[np.float64]) -> dict[str, float]:
+def _difference(this: float, other: float, means: NDArray[np.float64]) -> Difference:
     low, high = np.quantile(means, [0.025, 0.975])
-    difference = errors[1] - errors[0]
-    return {"this": errors[0], "other": errors[1], "difference": difference, "low": float(low), "high": float(high)}
+    return Difference(this=this, other=other, difference=other - this, low=float(low), high=float(high))
 
 
-def _named(report: Mapping[str, Any]) -> str:
-    return f"{report['run']} at step {report['step']}"
+def _named(report: EvaluationReport) -> str:
+    return f"{report.run} at step {report.step}"

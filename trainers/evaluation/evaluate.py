@@ -1,42 +1,32 @@
 """Evaluation on held-out episodes: flow loss and open-loop action error per group, beside two baselines."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Batch, Stream
-from model import policy
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
-from pipelines.contract.units import action_units
+from pipelines.contract.units import key_units
 from pipelines.storage.files import write_atomically
 from trainers.batches import build_batcher
 from trainers.config import RunConfig, Stage
 from trainers.evaluation.baselines import mean_action, repeat_state
-from trainers.evaluation.measures import (
-    PREDICTORS,
-    Predictions,
-    by_slot,
-    joined,
-    measure,
-    of_samples,
-    overall,
-    sample_means,
-)
+from trainers.evaluation.measures import Predictions, by_slot, joined, measure, of_samples, overall, sample_means
+from trainers.evaluation.records import Errors, Evaluation, EvaluationReport, SampleErrors
 from trainers.run import RunDirectory
+from trainers.sampling import sample_masked
 from trainers.setup import read_best
-from trainers.step import TrainBatch, build_flow_loss
+from trainers.step import build_flow_loss
 
-SCHEMA = "embodimix.eval/v1"
-PLOTTED_SAMPLES = 3
 Tree = Any
 
 
@@ -44,8 +34,8 @@ Tree = Any
 class EvaluationRequest:
     """What the command asks for.
 
-    spec: another mixture than the run's; stage: with what it says of another stage than the run's. samples: at most
-    that many per group. flow_sweep: other numbers of flow steps to state the error for.
+    spec: another mixture than the run's. stage: the stage whose overrides in it apply, by default the run's.
+    samples: at most that many per group. flow_sweep: other numbers of flow steps to state the error for.
     """
 
     run: Path
@@ -53,70 +43,92 @@ class EvaluationRequest:
     stage: Stage | None = None
     samples: int = 128
     batch_size: int = 32
-    flow_steps: int = 10
+    flow_steps: int = FLOW_STEPS
     seed: int = 0
     plots: bool = True
     flow_sweep: tuple[int, ...] = ()
 
 
-def evaluate(request: EvaluationRequest) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest) -> Evaluation:
     """Evaluates a run's newest checkpoint, writes RUN/eval/step_N.json, .html and plots, and returns the report.
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
     """
-    if any(number <= 0 for number in request.flow_sweep):
-        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
-    for name in ("samples", "batch_size", "flow_steps"):
-        if getattr(request, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+    check_request(request)
     run = RunDirectory(request.run)
     config, step, params = read_best(run)
     own = request.spec is None or request.spec.resolve() == Path(config.mixture)
     mixture = open_evaluation_mixture(run, config, None if own else request.spec, request.stage)
     name = f"step_{step}" if own else f"step_{step}_{mixture.spec.name}"
-    predict = build_predictor(config, mixture, params, request)
-    groups, sample_errors, measured = [], {}, []
-    for index, group in enumerate(mixture.groups):
-        if not group.n_validation_episodes:
-            groups.append({"name": group.name, "samples": 0})
-            continue
-        predictions = predict(group.name, index)
-        measured.append(predictions)
-        swept = dict(zip(map(str, request.flow_sweep), predictions.swept.mean(axis=0).tolist(), strict=True))
-        groups.append({"name": group.name, "share": group.probability} | measure(predictions) | {"flow_sweep": swept})
-        sample_errors[group.name] = {"names": predictions.names, "error": of_samples(predictions)}
-        if request.plots:
-            from trainers.evaluation.plots import plot_chunks
+    predictions = predict_groups(mixture, build_predictor(config, mixture, params, request))
+    groups = [
+        measure(group.name, group.probability, predictions[group.name], swept_errors(request, predictions[group.name]))
+        for group in mixture.groups
+        if group.name in predictions
+    ]
+    if request.plots:
+        from trainers.evaluation.plots import plot_chunks
 
-            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions)
-    report = {
-        "schema": SCHEMA,
-        "run": str(request.run),
-        "step": step,
-        "mixture": mixture.spec.name,
-        "own_mixture": own,
-        "samples": request.samples,
-        "seed": request.seed,
-        "flow_steps": request.flow_steps,
-        "plots": str(run.path / "eval" / name) if request.plots else None,
-        "sample_errors": str(run.path / "eval" / f"{name}.samples.json"),
-        "groups": groups,
-        "overall": overall(groups),
-        "slots": by_slot(measured),
+        for group in groups:
+            plot_chunks(run.path / "eval" / name / f"{_file_name(group.name)}.png", group.name, predictions[group.name])
+    report = EvaluationReport(
+        run=str(request.run),
+        step=step,
+        mixture=mixture.spec.name,
+        own_mixture=own,
+        samples=request.samples,
+        seed=request.seed,
+        flow_steps=request.flow_steps,
+        plots=str(run.path / "eval" / name) if request.plots else None,
+        sample_errors=str(run.path / "eval" / f"{name}.samples.json"),
+        groups=tuple(groups),
+        without_episodes=tuple(group.name for group in mixture.groups if group.name not in predictions),
+        overall=overall(groups),
+        slots=by_slot(predictions.values()),
+    )
+    samples = {
+        group: SampleErrors(names=tuple(found.names), error=tuple(of_samples(found)))
+        for group, found in predictions.items()
     }
-    write_report(run, name, report, sample_errors)
-    return report
+    evaluation = Evaluation(report=report, samples=samples)
+    write_report(run, name, evaluation)
+    return evaluation
 
 
-def write_report(run: RunDirectory, name: str, report: dict[str, Any], sample_errors: dict[str, Any]) -> None:
+def check_request(request: EvaluationRequest) -> None:
+    """UsageError names an option that is no positive number."""
+    if any(number <= 0 for number in request.flow_sweep):
+        raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
+    for name in ("samples", "batch_size", "flow_steps"):
+        if getattr(request, name) <= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: expected a positive number; found {getattr(request, name)}")
+
+
+def predict_groups(mixture: Mixture, predict: Callable[[str, int], Predictions]) -> dict[str, Predictions]:
+    """Predictions by group, of those that hold out episodes. A group's number in the mixture decides its noise."""
+    return {
+        group.name: predict(group.name, index)
+        for index, group in enumerate(mixture.groups)
+        if group.n_validation_episodes
+    }
+
+
+def swept_errors(request: EvaluationRequest, predictions: Predictions) -> dict[int, float]:
+    """The policy's mean error by each other number of flow steps."""
+    return dict(zip(request.flow_sweep, predictions.swept.mean(axis=0).tolist(), strict=True))
+
+
+def write_report(run: RunDirectory, name: str, evaluation: Evaluation) -> None:
     """Writes the report as JSON, the errors of single samples beside it, and the page if there are plots."""
-    (run.path / "eval").mkdir(exist_ok=True)
-    write_atomically(run.path / "eval" / f"{name}.samples.json", json.dumps(sample_errors).encode())
-    write_atomically(run.path / "eval" / f"{name}.json", json.dumps(report, indent=1).encode())
-    if report["plots"] is not None:
+    folder = run.path / "eval"
+    folder.mkdir(exist_ok=True)
+    samples = {group: asdict(errors) for group, errors in evaluation.samples.items()}
+    write_atomically(folder / f"{name}.samples.json", json.dumps(samples).encode())
+    write_atomically(folder / f"{name}.json", json.dumps(evaluation.report.to_json(), indent=1).encode())
+    if evaluation.report.plots is not None:
         from trainers.evaluation.page import write_page
 
-        write_page(run.path / "eval" / f"{name}.html", report)
+        write_page(folder / f"{name}.html", evaluation.report)
 
 
 def open_evaluation_mixture(
@@ -159,17 +171,6 @@ def build_predictor(
     return predict
 
 
-def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.Array, flow_steps: int) -> jax.Array:
-    """Normalized actions [b, h, d] from noise; slots that a robot lacks see what they saw in training."""
-    noise = jax.random.normal(key, batch.actions.shape, jnp.float32)
-    if config.loss == "openpi":
-        return policy.sample_actions(config.policy, params, batch.observation, noise, flow_steps)
-    noise = noise * batch.action_mask[:, None, :]
-    return policy.sample_actions(
-        config.policy, params, batch.observation, noise, flow_steps, action_mask=batch.action_mask
-    )
-
-
 def held_out(mixture: Mixture, group: str, request: EvaluationRequest) -> tuple[int, Iterator[Batch]]:
     """Returns (count, whole batches), of whose samples the first `count` are distinct and wanted."""
     stream = Stream(mixture, batch_size=request.batch_size, split="validation", groups=[group])
@@ -194,44 +195,45 @@ def predictions_of(
     affines = [mixture.statistics[key].action.affine(normalization) for key in batch.norm_key]
     counts = batch.chunk_mask[:, :, None] & batch.action_mask[:, None, :]
     half_range = np.stack([affine.half_range for affine in affines])
-    errors = [
-        np.abs(mixture.unnormalize_batch_action(batch, other) - batch.action_physical) / half_range[:, None]
-        for other in swept
-    ]
+    errors = [np.abs(_physical(mixture, batch, other) - batch.action_physical) / half_range[:, None] for other in swept]
     return Predictions(
         names=list(batch.names),
         norm_keys=list(batch.norm_key),
         true=batch.action_physical,
-        policy=mixture.unnormalize_batch_action(batch, action),
-        repeat_state=repeat_state(mixture, batch),
-        mean_action=mean_action(mixture, batch),
+        policy=_physical(mixture, batch, action),
+        repeat_state=mixture.near_recorded(batch, repeat_state(mixture, batch)),
+        mean_action=mixture.near_recorded(batch, mean_action(mixture, batch)),
         counts=counts,
         half_range=half_range,
-        units=np.array([action_units(key.split("/")[1], mixture.parts[key]) for key in batch.norm_key]),
+        units=np.array([key_units(key, mixture.parts[key], "action") for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )
 
 
-def render(report: Mapping[str, Any]) -> str:
+def _physical(mixture: Mixture, batch: Batch, action: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normalized predictions in physical units, with angles near the recorded ones: the short way is the error."""
+    return mixture.near_recorded(batch, mixture.unnormalize_batch_action(batch, action))
+
+
+def render(report: EvaluationReport) -> str:
     """The report as a table: mean absolute errors of the policy and of the baselines."""
     lines = [
-        f"{report['run']} at step {report['step']}, held-out episodes of {report['mixture']}, "
-        f"{report['flow_steps']} flow steps",
+        f"{report.run} at step {report.step}, held-out episodes of {report.mixture}, {report.flow_steps} flow steps",
         f"{'group':<40} {'samples':>7} {'flow loss':>9}  {'unit':<10} {'policy':>9} {'repeat':>9} {'mean':>9}",
     ]
-    for group in report["groups"]:
-        if not group["samples"]:
-            lines.append(f"{group['name']:<40} {0:>7}  no held-out episodes")
-            continue
-        head = f"{group['name']:<40} {group['samples']:>7} {group['flow_loss']:>9.4f}"
-        for unit, error in {**group["error"], "normalized": group["normalized_error"]}.items():
-            lines.append(f"{head:<58}  {unit:<10} " + " ".join(f"{error[name]:>9.4f}" for name in PREDICTORS))
+    for group in report.groups:
+        head = f"{group.name:<40} {group.samples:>7} {group.flow_loss:>9.4f}"
+        for unit, errors in group.rows():
+            lines.append(_line(head, unit, errors))
             head = ""
-    total = report["overall"]
-    head = f"{'all groups, by share':<40} {'':>7} {total['flow_loss']:>9.4f}"
-    lines.append(f"{head:<58}  {'normalized':<10} " + " ".join(f"{total[name]:>9.4f}" for name in PREDICTORS))
-    return "\n".join(lines)
+    lines += [f"{name:<40} {0:>7}  no held-out episodes" for name in report.without_episodes]
+    head = f"{'all groups, by share':<40} {'':>7} {report.overall.flow_loss:>9.4f}"
+    return "\n".join([*lines, _line(head, "normalized", report.overall.errors)])
+
+
+def _line(head: str, unit: str, errors: Errors) -> str:
+    return f"{head:<58}  {unit:<10} " + " ".join(f"{error:>9.4f}" for error in errors.values())
 
 
 def _file_name(group: str) -> str:

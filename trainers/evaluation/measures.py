@@ -1,6 +1,6 @@
 """Errors of predicted action chunks: by unit, by step of the chunk, by slot, by sample, and over the groups."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import UsageError
-from trainers.evaluation.baselines import UNITS
+from trainers.evaluation.records import PREDICTORS, ErrorCurves, Errors, GroupReport, OverallErrors, SlotErrors
+from trainers.robots import UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,39 +34,37 @@ class Predictions:
     swept: NDArray[np.float64]
 
 
-PREDICTORS = ("policy", "repeat_state", "mean_action")
-
-
 def joined(parts: list[Predictions], count: int) -> Predictions:
     """The first `count` samples of parts one after another."""
-    fields = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-    lists = {name: [item for part in fields.pop(name) for item in part][:count] for name in ("names", "norm_keys")}
-    return Predictions(**lists, **{name: np.concatenate(values)[:count] for name, values in fields.items()})
+
+    def of_all(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])[:count]
+
+    return Predictions(
+        names=[name for part in parts for name in part.names][:count],
+        norm_keys=[key for part in parts for key in part.norm_keys][:count],
+        **{name: of_all(name) for name in vars(parts[0]) if name not in ("names", "norm_keys")},
+    )
 
 
-def measure(predictions: Predictions) -> dict[str, Any]:
+def measure(name: str, share: float, predictions: Predictions, flow_sweep: Mapping[int, float]) -> GroupReport:
     """Mean flow loss, and mean absolute error per unit, in units of the normalization, and by step of the chunk."""
-    errors = {name: np.abs(getattr(predictions, name) - predictions.true) for name in PREDICTORS}
+    errors = {predictor: np.abs(getattr(predictions, predictor) - predictions.true) for predictor in PREDICTORS}
     of_unit = {unit: predictions.counts & (predictions.units == unit)[:, None, :] for unit in UNITS}
-    scaled = {name: error / predictions.half_range[:, None, :] for name, error in errors.items()}
-    return {
-        "samples": len(predictions.names),
-        "flow_loss": float(predictions.flow_loss.mean()),
-        "error": {
-            unit: {name: _mean(error, counts) for name, error in errors.items()}
-            for unit, counts in of_unit.items()
-            if counts.any()
-        },
-        "normalized_error": {name: _mean(error, predictions.counts) for name, error in scaled.items()},
-        "normalized_error_by_step": {
-            name: [_mean(error[:, h], predictions.counts[:, h]) for h in range(error.shape[1])]
-            for name, error in scaled.items()
-        },
-        "normalized_error_by_horizon": {
-            name: [_mean(error[:, : h + 1], predictions.counts[:, : h + 1]) for h in range(error.shape[1])]
-            for name, error in scaled.items()
-        },
-    }
+    scaled = {predictor: error / predictions.half_range[:, None, :] for predictor, error in errors.items()}
+    counts = predictions.counts
+    horizon = range(counts.shape[1])
+    return GroupReport(
+        name=name,
+        share=share,
+        samples=len(predictions.names),
+        flow_loss=float(predictions.flow_loss.mean()),
+        error={unit: _errors(errors, where) for unit, where in of_unit.items() if where.any()},
+        normalized_error=_errors(scaled, counts),
+        normalized_error_by_step=_curves(scaled, [(counts[:, h : h + 1], slice(h, h + 1)) for h in horizon]),
+        normalized_error_by_horizon=_curves(scaled, [(counts[:, : h + 1], slice(0, h + 1)) for h in horizon]),
+        flow_sweep=flow_sweep,
+    )
 
 
 def of_samples(predictions: Predictions) -> list[float]:
@@ -79,11 +78,8 @@ def sample_means(values: NDArray[Any], counts: NDArray[np.bool_]) -> NDArray[np.
     return (values * counts).sum(axis=(1, 2)) / np.maximum(counts.sum(axis=(1, 2)), 1)
 
 
-def by_slot(groups: Iterable[Predictions]) -> dict[str, list[dict[str, Any]]]:
-    """Per norm key, the mean absolute error of each slot over all groups in its physical unit.
-
-    `normalized` is the policy's in units of the normalization, so that slots can be set beside each other.
-    """
+def by_slot(groups: Iterable[Predictions]) -> dict[str, tuple[SlotErrors, ...]]:
+    """Per norm key, the mean absolute error of each slot over all groups in its physical unit."""
     sums: dict[str, dict[str, NDArray[np.float64]]] = {}
     units: dict[str, NDArray[np.str_]] = {}
     for predictions in groups:
@@ -96,26 +92,46 @@ def by_slot(groups: Iterable[Predictions]) -> dict[str, list[dict[str, Any]]]:
             for name, error in {**errors, "count": np.ones(counts.shape)}.items():
                 total[name] = total.get(name, 0.0) + (error * counts).sum(axis=(0, 1))
             units[key] = predictions.units[mine][0]
-    return {
-        key: [
-            {"slot": slot, "unit": str(units[key][slot])}
-            | {name: float(of[slot] / total["count"][slot]) for name, of in total.items() if name != "count"}
-            for slot in np.flatnonzero(total["count"]).tolist()
-        ]
-        for key, total in sums.items()
-    }
+    return {key: _slot_rows(total, units[key]) for key, total in sums.items()}
 
 
-def overall(groups: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over the groups, each weighted by its share of the mixture."""
-    measured = [group for group in groups if group["samples"]]
-    if not measured:
+def _slot_rows(total: Mapping[str, NDArray[np.float64]], units: NDArray[np.str_]) -> tuple[SlotErrors, ...]:
+    def mean(name: str, slot: int) -> float:
+        return float(total[name][slot] / total["count"][slot])
+
+    return tuple(
+        SlotErrors(
+            slot=slot,
+            unit=str(units[slot]),
+            errors=Errors(**{name: mean(name, slot) for name in PREDICTORS}),
+            normalized=mean("normalized", slot),
+        )
+        for slot in np.flatnonzero(total["count"]).tolist()
+    )
+
+
+def overall(groups: Sequence[GroupReport]) -> OverallErrors:
+    """Means over the groups, each weighted by its share of the mixture. UsageError if nothing was held out."""
+    if not groups:
         raise UsageError("the mixture holds out no episodes; say `validation: {fraction: 0.1, min_per_group: 1}` in it")
-    weights = np.array([group["share"] for group in measured])
+    weights = np.array([group.share for group in groups])
     weights = weights / weights.sum()
-    means = {name: [group["normalized_error"][name] for group in measured] for name in PREDICTORS}
-    means["flow_loss"] = [group["flow_loss"] for group in measured]
-    return {name: float(weights @ np.array(values)) for name, values in means.items()}
+    means = weights @ np.array([group.normalized_error.values() for group in groups])
+    return OverallErrors(
+        errors=Errors(**dict(zip(PREDICTORS, means.tolist(), strict=True))),
+        flow_loss=float(weights @ np.array([group.flow_loss for group in groups])),
+    )
+
+
+def _errors(errors: Mapping[str, NDArray[Any]], where: NDArray[np.bool_]) -> Errors:
+    """Means where it counts; every sample has at least one such number, its first action."""
+    return Errors(**{name: float(error[where].mean()) for name, error in errors.items()})
+
+
+def _curves(errors: Mapping[str, NDArray[Any]], spans: Sequence[tuple[NDArray[np.bool_], slice]]) -> ErrorCurves:
+    return ErrorCurves(
+        **{name: tuple(_mean(error[:, span], where) for where, span in spans) for name, error in errors.items()}
+    )
 
 
 def _mean(values: NDArray[Any], where: NDArray[np.bool_]) -> float | None:

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pipelines.storage.files import write_atomically
 from trainers.evaluation.plots import STYLES
+from trainers.evaluation.records import PREDICTORS, Errors, EvaluationReport, GroupReport, OverallErrors, SlotErrors
 
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
@@ -19,77 +20,74 @@ table { border-collapse: collapse } th, td { padding: .25rem .8rem; border-botto
 th:first-child, td:first-child { text-align: left } .best { font-weight: 700 }
 img { max-width: 100% } .soft { color: #666 }
 """
-PREDICTORS = ("policy", "repeat_state", "mean_action")
 
 
-def write_page(path: Path, report: Mapping[str, Any]) -> None:
+def write_page(path: Path, report: EvaluationReport) -> None:
     """Writes the page; pictures are inside it, so that the file stands alone."""
-    groups = [group for group in report["groups"] if group["samples"]]
-    empty = [html.escape(group["name"]) for group in report["groups"] if not group["samples"]]
+    groups = report.groups
+    empty = ", ".join(html.escape(name) for name in report.without_episodes)
     body = [
-        f"<h1>{html.escape(str(report['run']))} at step {report['step']}</h1>",
-        f"<p>Held-out episodes of {html.escape(report['mixture'])}, {report['flow_steps']} flow steps. Mean absolute "
+        f"<h1>{html.escape(report.run)} at step {report.step}</h1>",
+        f"<p>Held-out episodes of {html.escape(report.mixture)}, {report.flow_steps} flow steps. Mean absolute "
         "error of action chunks, only where the robot has the slot and the episode goes on; the lowest is bold.</p>",
-        _table(groups, report["overall"]),
-        f"<p class=soft>Without held-out episodes: {', '.join(empty)}</p>" if empty else "",
+        _table(groups, report.overall),
+        f"<p class=soft>Without held-out episodes: {empty}</p>" if empty else "",
         "<h2>Error by step of the chunk</h2>",
         _image(_by_step(groups), "error by step of the chunk"),
         "<h2>Error by open-loop horizon</h2><p>The mean over the steps up to one: what carrying out that many actions "
-        "before the next look costs.</p>",
+        "before the next observation costs.</p>",
         _image(_by_horizon(groups), "error by open-loop horizon"),
-        *_sweep(groups, report),
+        *_sweep(groups, report.flow_steps),
         "<h2>Error of each slot</h2>",
-        *_slots(report["slots"]),
+        *_slots(report.slots),
     ]
-    for picture in sorted(Path(report["plots"]).glob("*.png")) if report["plots"] else []:
+    for picture in sorted(Path(report.plots).glob("*.png")) if report.plots else []:
         body += [f"<h2>{html.escape(picture.stem)}</h2>", _image(picture.read_bytes(), picture.stem)]
-    title = f"Evaluation of {html.escape(Path(report['run']).name)}"
+    title = f"Evaluation of {html.escape(Path(report.run).name)}"
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{CSS}</style>"
     write_atomically(path, (head + "\n".join(body) + "</html>").encode())
 
 
-def _table(groups: list[dict[str, Any]], overall: Mapping[str, float]) -> str:
+def _table(groups: Sequence[GroupReport], overall: OverallErrors) -> str:
     rows = ["<tr><th>group<th>samples<th>flow loss<th>unit<th>policy<th>repeat the state<th>training mean</tr>"]
     for group in groups:
-        first = (html.escape(group["name"]), str(group["samples"]), f"{group['flow_loss']:.4f}")
-        for unit, errors in {**group["error"], "normalized": group["normalized_error"]}.items():
+        first = (html.escape(group.name), str(group.samples), f"{group.flow_loss:.4f}")
+        for unit, errors in group.rows():
             rows.append(_row(first, unit, errors))
             first = ("", "", "")
-    rows.append(_row(("<b>all groups, by share</b>", "", f"{overall['flow_loss']:.4f}"), "normalized", overall))
+    rows.append(_row(("<b>all groups, by share</b>", "", f"{overall.flow_loss:.4f}"), "normalized", overall.errors))
     return f"<table>{''.join(rows)}</table>"
 
 
-def _row(first: tuple[str, ...], unit: str, errors: Mapping[str, float]) -> str:
-    best = min(errors[name] for name in PREDICTORS)
-    cells = [f"<td{' class=best' if errors[name] == best else ''}>{errors[name]:.4f}" for name in PREDICTORS]
+def _row(first: tuple[str, ...], unit: str, errors: Errors) -> str:
+    cells = [f"<td{' class=best' if error == errors.best else ''}>{error:.4f}" for error in errors.values()]
     return "<tr>" + "".join(f"<td>{cell}" for cell in (*first, html.escape(unit))) + "".join(cells) + "</tr>"
 
 
-def _by_step(groups: list[dict[str, Any]]) -> bytes:
-    def draw(axes: Any, group: dict[str, Any]) -> None:
+def _by_step(groups: Sequence[GroupReport]) -> bytes:
+    def draw(axes: Any, group: GroupReport) -> None:
         for name in PREDICTORS:
-            _line(axes, group["normalized_error_by_step"][name], label=name.replace("_", " "), **STYLES[name])
+            _line(axes, getattr(group.normalized_error_by_step, name), label=name.replace("_", " "), **STYLES[name])
 
     return _panels(groups, draw)
 
 
-def _by_horizon(groups: list[dict[str, Any]]) -> bytes:
-    def draw(axes: Any, group: dict[str, Any]) -> None:
+def _by_horizon(groups: Sequence[GroupReport]) -> bytes:
+    def draw(axes: Any, group: GroupReport) -> None:
         for name in PREDICTORS:
-            errors = group["normalized_error_by_horizon"][name]
+            errors = getattr(group.normalized_error_by_horizon, name)
             _line(axes, [None, *errors], label=name.replace("_", " "), **STYLES[name])
 
     return _panels(groups, draw)
 
 
-def _sweep(groups: list[dict[str, Any]], report: Mapping[str, Any]) -> list[str]:
+def _sweep(groups: Sequence[GroupReport], flow_steps: int) -> list[str]:
     """Error against the number of flow steps, if it was asked for."""
-    if not groups or not groups[0]["flow_sweep"]:
+    if not groups or not groups[0].flow_sweep:
         return []
 
-    def draw(axes: Any, group: dict[str, Any]) -> None:
-        swept = {int(steps): error for steps, error in group["flow_sweep"].items()}
-        swept[report["flow_steps"]] = group["normalized_error"]["policy"]
+    def draw(axes: Any, group: GroupReport) -> None:
+        swept = {**group.flow_sweep, flow_steps: group.normalized_error.policy}
         steps = sorted(swept)
         axes.plot(steps, [swept[step] for step in steps], marker="o", label="policy", **STYLES["policy"])
         axes.set_xscale("log")
@@ -101,25 +99,25 @@ def _sweep(groups: list[dict[str, Any]], report: Mapping[str, Any]) -> list[str]
     return [f"<h2>{text.capitalize()}</h2><p>{note}</p>", _image(_panels(groups, draw), text)]
 
 
-def _slots(slots: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+def _slots(slots: Mapping[str, Sequence[SlotErrors]]) -> list[str]:
     """One table per norm key: each slot's error in its unit."""
     head = "<tr><th>slot<th>unit<th>policy<th>repeat the state<th>training mean<th>policy, normalized</tr>"
     tables = []
     for key, rows in slots.items():
         cells = "".join(
-            _row((str(row["slot"]),), row["unit"], row).removesuffix("</tr>") + f"<td>{row['normalized']:.4f}</tr>"
+            _row((str(row.slot),), row.unit, row.errors).removesuffix("</tr>") + f"<td>{row.normalized:.4f}</tr>"
             for row in rows
         )
         tables.append(f"<details><summary>{html.escape(key)}</summary><table>{head}{cells}</table></details>")
     return tables
 
 
-def _line(axes: Any, values: list[float | None], **style: Any) -> None:
+def _line(axes: Any, values: Sequence[float | None], **style: Any) -> None:
     known = [(step, value) for step, value in enumerate(values) if value is not None]
     axes.plot(*zip(*known, strict=True), **style)
 
 
-def _panels(groups: list[dict[str, Any]], draw: Callable[[Any, dict[str, Any]], None]) -> bytes:
+def _panels(groups: Sequence[GroupReport], draw: Callable[[Any, GroupReport], None]) -> bytes:
     """One panel a group, as a picture."""
     columns = min(len(groups), 4)
     rows = -(-len(groups) // columns)
@@ -129,7 +127,7 @@ def _panels(groups: list[dict[str, Any]], draw: Callable[[Any, dict[str, Any]], 
         axes.set_visible(False)
     for axes, group in zip(panels, groups, strict=False):
         draw(axes, group)
-        axes.set_title(group["name"], fontsize=7)
+        axes.set_title(group.name, fontsize=7)
         axes.tick_params(labelsize=6)
         axes.set_ylim(bottom=0)
     figure.axes[0].legend(fontsize=6)

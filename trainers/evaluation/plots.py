@@ -24,8 +24,8 @@ STYLES: dict[str, dict[str, Any]] = {
 def plot_chunks(path: Path, title: str, predictions: Predictions) -> None:
     """Draws some samples side by side, one row per action slot, in physical units, up to the episode's end."""
     longest = np.argsort(-predictions.counts.any(axis=2).sum(axis=1), kind="stable")
-    samples = longest[:SHOWN_SAMPLES]
-    slots = np.flatnonzero(predictions.counts[samples].any(axis=(0, 1)))
+    samples = longest[:SHOWN_SAMPLES].tolist()
+    slots = np.flatnonzero(predictions.counts[samples].any(axis=(0, 1))).tolist()
     figure = Figure(figsize=(3.2 * len(samples), 1.3 * len(slots) + 0.8), layout="constrained")
     axes = figure.subplots(len(slots), len(samples), squeeze=False, sharex=True)
     for column, sample in enumerate(samples):
@@ -41,7 +41,7 @@ def plot_chunks(path: Path, title: str, predictions: Predictions) -> None:
     FigureCanvasAgg(figure).print_png(path)
 
 
-def _draw(axes, predictions: Predictions, sample: int, slot: int) -> None:
+def _draw(axes: Any, predictions: Predictions, sample: int, slot: int) -> None:
     valid = predictions.counts[sample, :, slot]
     axes.tick_params(labelsize=6)
     for name, style in STYLES.items():

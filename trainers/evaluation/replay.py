@@ -1,7 +1,7 @@
-"""One batch of a run computed again: each sample's loss, inputs and gradients, to find what made a loss not finite."""
+"""One batch of a run computed again: each sample's loss, inputs and gradients, to find what was not finite."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,43 @@ SCHEMA = "embodimix.replay/v1"
 SHOWN = 10
 
 
-def replay(path: Path, step: int | None = None) -> dict[str, Any]:
-    """Trains from the newest checkpoint before the step up to it, saving nothing, and looks at its batch.
+@dataclass(frozen=True, kw_only=True)
+class ReplayedSample:
+    """One sample's loss and its largest inputs."""
+
+    name: str
+    group: str
+    loss: float
+    state: float
+    action: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayedGradient:
+    """One parameter's gradient norm."""
+
+    name: str
+    norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A step computed again from the checkpoint before it. samples, gradients: the worst first."""
+
+    run: str
+    step: int
+    from_checkpoint: int
+    loss: float
+    samples: tuple[ReplayedSample, ...]
+    gradients: tuple[ReplayedGradient, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as `embodimix train replay --json` prints it."""
+        return {"schema": SCHEMA} | asdict(self)
+
+
+def replay(path: Path, step: int | None = None) -> Replay:
+    """Trains from the newest checkpoint before the step up to it, saving nothing, and computes its batch again.
 
     step: counted as in the metrics; None for the newest that stopped the run. Writes RUN/replay_step_N.json and .html,
     and returns the report. UsageError where no step stopped the run; FailedWork if the mixture has changed.
@@ -47,35 +82,33 @@ def replay(path: Path, step: int | None = None) -> dict[str, Any]:
             state, _ = train_step(state, inputs, seed, learning_rate(config.optimizer, number))
         batch = stream.batch_at((step - 1) * config.batch_size)
     grads, loss, sample_loss = jax.jit(build_gradients(config))(state, to_train_batch(batch), seed)
-    report = {
-        "schema": SCHEMA,
-        "run": str(path),
-        "step": step,
-        "from_checkpoint": start,
-        "loss": float(loss),
-        "samples": _of_samples(mixture, batch, np.asarray(sample_loss)),
-        "gradients": _of_parameters(grads),
-    }
-    write_atomically(path / f"replay_step_{step}.json", json.dumps(report, indent=1).encode())
+    report = Replay(
+        run=str(path),
+        step=step,
+        from_checkpoint=start,
+        loss=float(loss),
+        samples=_of_samples(mixture, batch, np.asarray(sample_loss)),
+        gradients=_of_parameters(grads),
+    )
+    write_atomically(path / f"replay_step_{step}.json", json.dumps(report.to_json(), indent=1).encode())
     group_names = tuple(group.name for group in mixture.groups)
     write_batch_page(path / f"replay_step_{step}.html", batch, group_names, config.cameras)
     return report
 
 
-def render(report: Mapping[str, Any]) -> str:
+def render(report: Replay) -> str:
     """The worst samples and parameters as text."""
     lines = [
-        f"{report['run']}, step {report['step']} again, from checkpoint {report['from_checkpoint']}: "
-        f"loss {report['loss']:.6g}",
+        f"{report.run}, step {report.step} again, from checkpoint {report.from_checkpoint}: loss {report.loss:.6g}",
         f"{'sample':<64} {'loss':>12} {'state':>9} {'action':>9}    the largest of each",
     ]
     lines += [
-        f"{sample['name']:<64} {sample['loss']:>12.6g} {sample['state']:>9.3g} {sample['action']:>9.3g}"
-        for sample in report["samples"][:SHOWN]
+        f"{sample.name:<64} {sample.loss:>12.6g} {sample.state:>9.3g} {sample.action:>9.3g}"
+        for sample in report.samples[:SHOWN]
     ]
     lines.append(f"{'parameter':<64} {'gradient norm':>13}")
-    lines += [f"{row['name']:<64} {row['norm']:>13.6g}" for row in report["gradients"][:SHOWN]]
-    lines.append(f"pictures and chunks: {report['run']}/replay_step_{report['step']}.html; all numbers: .json")
+    lines += [f"{row.name:<64} {row.norm:>13.6g}" for row in report.gradients[:SHOWN]]
+    lines.append(f"pictures and chunks: {report.run}/replay_step_{report.step}.html; all numbers: .json")
     return "\n".join(lines)
 
 
@@ -92,7 +125,9 @@ def _state_before(run: RunDirectory, config: RunConfig, step: int) -> tuple[Trai
         raise UsageError(f"--step: expected 1 or more; found {step}")
     mesh = single_device_mesh()
     like = with_placement(mesh, abstract_state(config))
-    checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
+    if not run.checkpoints.is_dir():
+        return fresh_state(config, mesh, like), 0
+    checkpoints = Checkpoints(run.checkpoints)
     try:
         for before in reversed([saved for saved in checkpoints.steps() if saved < step]):
             try:
@@ -104,29 +139,28 @@ def _state_before(run: RunDirectory, config: RunConfig, step: int) -> tuple[Trai
     return fresh_state(config, mesh, like), 0
 
 
-def _of_samples(mixture: Mixture, batch: Batch, loss: np.ndarray) -> list[dict[str, Any]]:
-    """Each sample's loss and largest inputs, the worst first; a number that is not finite is the worst."""
+def _of_samples(mixture: Mixture, batch: Batch, loss: np.ndarray) -> tuple[ReplayedSample, ...]:
+    """Each sample's loss and largest inputs; a number that is not finite is the worst."""
     rows = [
-        {
-            "name": name,
-            "group": mixture.groups[group].name,
-            "loss": float(value),
-            "state": float(np.abs(batch.state[row]).max()),
-            "action": float(np.abs(batch.action[row]).max()),
-        }
+        ReplayedSample(
+            name=name,
+            group=mixture.groups[group].name,
+            loss=float(value),
+            state=float(np.abs(batch.state[row]).max()),
+            action=float(np.abs(batch.action[row]).max()),
+        )
         for row, (name, group, value) in enumerate(zip(batch.names, batch.group, loss, strict=True))
     ]
-    return sorted(rows, key=lambda row: -_badness(row["loss"]))
+    return tuple(sorted(rows, key=lambda row: -_badness(row.loss)))
 
 
-def _of_parameters(grads: Any) -> list[dict[str, Any]]:
-    """Each parameter's gradient norm, the worst first."""
+def _of_parameters(grads: Any) -> tuple[ReplayedGradient, ...]:
     norms = jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.linalg.norm, grads))
     rows = [
-        {"name": "/".join(str(getattr(part, "key", part)) for part in path), "norm": float(norm)}
+        ReplayedGradient(name="/".join(str(getattr(part, "key", part)) for part in path), norm=float(norm))
         for path, norm in norms
     ]
-    return sorted(rows, key=lambda row: -_badness(row["norm"]))
+    return tuple(sorted(rows, key=lambda row: -_badness(row.norm)))
 
 
 def _badness(value: float) -> float:

@@ -1,6 +1,6 @@
-"""A trained policy that acts: from one observation of a robot to its next actions in native units."""
+"""A trained policy that acts: from observations of a robot to its next actions in native units."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,42 +11,73 @@ from numpy.typing import NDArray
 
 from mixtures.actions.normalizer import Normalizer
 from model import policy
+from model.config import FLOW_STEPS
 from model.inputs import observation_from_batch
-from model.tokenizer import tokenizer_for
+from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import IMAGE_SIZE, N_SLOTS
 from pipelines.shards.statistics import load_statistics
 from trainers.config import RunConfig
-from trainers.evaluation.evaluate import sample_masked
-from trainers.robots import Robot, read_robots
+from trainers.prompts import EncodedPrompts, PromptEncoder
+from trainers.robots import Robot, read_robots, state_range
 from trainers.run import RunDirectory
-from trainers.serving.observations import Observation
+from trainers.sampling import sample_masked
+from trainers.serving.observations import Observation, ObservationForm
 from trainers.setup import read_best
 from trainers.step import TrainBatch
 
 
-class Actor:
-    """A run's newest policy, with what normalizes its inputs and outputs; needs the run directory alone.
+class NotFinite(FailedWork):
+    """A policy's answer held a number that is not finite; no robot may get it."""
 
-    The same seed and the same looks in the same order give the same actions.
+
+class Actor:
+    """A policy with what normalizes its inputs and outputs; the server and the demo's rollouts act through it.
+
+    The same seed and the same observations in the same order give the same actions.
     """
 
-    def __init__(self, run: Path, *, flow_steps: int = 10, seed: int = 0) -> None:
-        directory = RunDirectory(run)
-        self.config, self.step, params = read_best(directory)
-        self._params = policy.serving_params(self.config.policy, params)
-        self.robots = read_robots(directory.robots_path)
-        action = directory.read_lock()["action"]
-        self._normalizer = Normalizer(
-            statistics=load_statistics(directory.recorded_statistics()),
-            mode=action["mode"],
-            rotation=action.get("rotation", "euler"),
-            parts={key: robot.parts for key, robot in self.robots.items()},
-            normalization=action["normalization"],
-        )
-        self._encode = tokenizer_for(self.config.policy, self.config.tokenizer).encode
-        self._sample = jax.jit(partial(sample_masked, self.config, flow_steps=flow_steps))
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        step: int,
+        params: Any,
+        robots: Mapping[str, Robot],
+        normalizer: Normalizer,
+        flow_steps: int = FLOW_STEPS,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.step, self.robots = config, step, robots
+        self.cut_prompts = 0
+        self._params = policy.serving_params(config.policy, params)
+        self._normalizer = normalizer
+        self._prompts = PromptEncoder(config)
+        self._sample = jax.jit(partial(sample_masked, config, flow_steps=flow_steps))
         self._key = jax.random.key(seed)
         self._number = 0
+
+    @classmethod
+    def of_run(cls, run: Path, *, flow_steps: int = FLOW_STEPS, seed: int = 0) -> "Actor":
+        """The newest policy of a run; it needs the run directory alone, and writes nothing there."""
+        directory = RunDirectory(run)
+        config, step, params = read_best(directory)
+        robots, action = read_robots(directory.robots_path), directory.read_lock()["action"]
+        normalizer = Normalizer(
+            statistics=load_statistics(directory.recorded_statistics()),
+            mode=action["mode"],
+            rotation=action.get("rotation", "euler"),  # runs before version 0.2 have no other
+            parts={key: robot.parts for key, robot in robots.items()},
+            normalization=action["normalization"],
+        )
+        return cls(
+            config=config,
+            step=step,
+            params=params,
+            robots=robots,
+            normalizer=normalizer,
+            flow_steps=flow_steps,
+            seed=seed,
+        )
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -60,15 +91,38 @@ class Actor:
         """The slots that the robot commands, bool [18]."""
         return self._normalizer.statistics[robot.norm_key].action.count > 0
 
-    def act(self, robot: Robot, look: Observation) -> NDArray[np.float32]:
-        """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units."""
-        keys, mask, state = [robot.norm_key], self.action_mask(robot)[None], look.state[None]
-        state_mask = self.state_mask(robot)[None]
-        normalized = self._normalizer.normalize_state(keys, state, state_mask)
-        batch = _as_batch(self.config, look.images, self._encode(look.prompt), normalized, mask)
-        action = np.asarray(self._sample(self._params, batch, jax.random.fold_in(self._key, self._number)))
+    def form(self, robot: Robot) -> ObservationForm:
+        """What an observation of this robot must be."""
+        low, high = state_range(self._normalizer.statistics[robot.norm_key].state, robot.units("state"))
+        return ObservationForm(robot=robot, cameras=self.cameras, state_mask=self.state_mask(robot), low=low, high=high)
+
+    def act(self, robot: Robot, observation: Observation) -> NDArray[np.float32]:
+        """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units.
+
+        NotFinite if the policy computes anything that is no number.
+        """
+        key = jax.random.fold_in(self._key, self._number)
         self._number += 1
-        return self._normalizer.unnormalize_action(keys, action, state, state_mask, mask)[0][:, mask[0]]
+        return self.act_together(robot, [observation], key)[0][:, self.action_mask(robot)]
+
+    def act_together(self, robot: Robot, observations: Sequence[Observation], key: jax.Array) -> NDArray[np.float32]:
+        """The next chunks of many robots of one kind, float32 [b, h, 18], absolute, in their units; 0 where a slot is
+        not commanded. NotFinite as for `act`."""
+        b = len(observations)
+        keys = [robot.norm_key] * b
+        state = np.stack([one.state for one in observations])
+        state_mask, action_mask = np.tile(self.state_mask(robot), (b, 1)), np.tile(self.action_mask(robot), (b, 1))
+        normalized = self._normalizer.normalize_state(keys, state, state_mask)
+        prompts = self._prompts.encode([one.prompt for one in observations], normalized, state_mask)
+        self.cut_prompts += int(prompts.cut.sum())
+        batch = _as_batch(self.config, [one.images for one in observations], prompts, normalized, action_mask)
+        sampled = np.asarray(self._sample(self._params, batch, key))
+        actions = self._normalizer.unnormalize_action(keys, sampled, state, state_mask, action_mask)
+        if not np.isfinite(actions).all():
+            raise NotFinite(
+                f"{robot.norm_key}: expected finite actions; the policy computed others, and none were sent"
+            )
+        return actions
 
     def warm_up(self) -> None:
         """Compiles the policy, so that the first robot does not wait for it."""
@@ -80,25 +134,25 @@ class Actor:
 
 def _as_batch(
     config: RunConfig,
-    images: Mapping[str, NDArray[np.uint8]],
-    prompt: tuple[Any, Any],
+    images: Sequence[Mapping[str, NDArray[np.uint8]]],
+    prompts: EncodedPrompts,
     state: NDArray[np.float32],
     action_mask: NDArray[np.bool_],
 ) -> TrainBatch:
-    """A batch of one, in the form that the run was trained on: a camera that was not sent is black and masked."""
+    """A batch in the form that the run was trained on: a camera that was not sent is black and masked."""
     black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    horizon = config.policy.horizon
+    b, horizon = len(images), config.policy.horizon
     return TrainBatch(
         observation=observation_from_batch(
-            images={camera: images.get(camera, black)[None] for camera in config.cameras},
-            image_masks={camera: np.array([camera in images]) for camera in config.cameras},
-            tokenized_prompt=prompt[0][None],
-            tokenized_prompt_mask=prompt[1][None],
+            images={camera: np.stack([sent.get(camera, black) for sent in images]) for camera in config.cameras},
+            image_masks={camera: np.array([camera in sent for sent in images]) for camera in config.cameras},
+            tokenized_prompt=prompts.ids,
+            tokenized_prompt_mask=prompts.mask,
             state=state,
             drop_missing=False,
         ),
-        actions=np.zeros((1, horizon, N_SLOTS), np.float32),
+        actions=np.zeros((b, horizon, N_SLOTS), np.float32),
         action_mask=action_mask,
-        chunk_mask=np.ones((1, horizon), np.bool_),
-        stop_signal=np.zeros(1, np.int32),
+        chunk_mask=np.ones((b, horizon), np.bool_),
+        stop_signal=np.zeros(b, np.int32),
     )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 
 EPILOG = """a worked example:
@@ -17,7 +18,7 @@ and on the robot, with the public openpi-client package as it is:
   policy = ActionChunkBroker(client, robot["open_loop_steps"])
   action = policy.infer({"images": {"base_0_rgb": picture}, "state": joints, "prompt": "fold the shirt"})["actions"]
 
-A client that speaks of its data by other names, such as DROID's:
+A client that names its data otherwise, such as DROID's:
   embodimix serve runs/droid --map base_0_rgb=observation/exterior_image_1_left \\
     --map left_wrist_0_rgb=observation/wrist_image_left \\
     --map state=observation/joint_position,observation/gripper_position
@@ -35,7 +36,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--robot", help="norm key, or its beginning, of observations that do not name a robot")
+    parser.add_argument("--robot", help="norm key, or its beginning, for observations that name no robot")
     parser.add_argument(
         "--execute",
         type=int,
@@ -44,7 +45,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="actions of a chunk to send (as published: 25 at 50 Hz, 16 at 20 Hz)",
     )
     parser.add_argument("--control-hz", type=float, metavar="X", help="the robot's rate (that of its training data)")
-    parser.add_argument("--prompt", help="the sentence of observations that bring none")
+    parser.add_argument("--prompt", help="the sentence for observations that have none")
     parser.add_argument(
         "--map",
         action="append",
@@ -52,11 +53,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="NAME=KEY[,KEY]",
         help="a camera, state or prompt by the client's name for it; several keys are joined",
     )
-    parser.add_argument("--flow-steps", type=int, default=10, metavar="N", help="Euler steps to an action (10)")
+    parser.add_argument(
+        "--flow-steps", type=int, default=FLOW_STEPS, metavar="N", help="Euler steps to an action (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that actions start from (0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port (8000; 0: any free one)")
-    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file of the key that clients must show")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with the key that clients must send")
     parser.set_defaults(run=run_serve)
 
 

@@ -1,4 +1,4 @@
-"""High-level policies: what to tell a policy next, one segment sentence at a time, as its task goes on.
+"""High-level policies: what a policy is asked next, one segment sentence at a time, as its task goes on.
 
 pi0 (section V-C of the paper) is asked in three ways: by the task's sentence alone, by a person who knows what comes
 next, and by a high-level policy. Anything with the method of `HighLevelPolicy` can be the last one.
@@ -32,7 +32,7 @@ class HighLevelPolicy(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NearestState:
-    """Says what annotators said in the states most like this one, in demonstrations of the same task.
+    """The sentence that annotators gave the states most like this one, in demonstrations of the same task.
 
     It sees joints and grippers only. states: by task, float32 [n, 18]; sentences: by task, one per state.
     scale: float32 [18], what counts as the same distance in every slot.
@@ -49,12 +49,12 @@ class NearestState:
             raise FailedWork(f"high-level policy: expected one of the tasks {sorted(self.states)}, found {task!r}")
         distance = np.square((self.states[task] - state) / self.scale).sum(axis=1)
         nearest = np.argsort(distance, kind="stable")[: self.neighbours]
-        said = [self.sentences[task][k] for k in nearest]
-        return max(dict.fromkeys(said), key=said.count)
+        given = [self.sentences[task][k] for k in nearest]
+        return max(dict.fromkeys(given), key=given.count)
 
 
 def learn_nearest_state(dataset: str | StoragePath, table: StoragePath, robots: Iterable[str]) -> NearestState:
-    """Learns from a dataset's successful episodes of some robots, and the segment table that tells their sentences."""
+    """Learns from a dataset's successful episodes of some robots, and the segment table that holds their sentences."""
     store, wanted = EpisodeStore(dataset), set(robots)
     states, sentences = defaultdict[str, list[Vectors]](list), defaultdict[str, list[str]](list)
     for episode_id, segments in overlay([read_segments(table)]).items():
@@ -69,7 +69,9 @@ def learn_nearest_state(dataset: str | StoragePath, table: StoragePath, robots: 
         raise FailedWork(f"{table}: expected segments of successful episodes of {sorted(wanted)}, found none")
     stacked = {task: np.concatenate(parts) for task, parts in states.items()}
     spread = _spread(list(stacked.values()))
-    return NearestState(states=stacked, sentences={task: tuple(said) for task, said in sentences.items()}, scale=spread)
+    return NearestState(
+        states=stacked, sentences={task: tuple(texts) for task, texts in sentences.items()}, scale=spread
+    )
 
 
 def _spread(parts: Sequence[Vectors]) -> Vectors:

@@ -1,4 +1,4 @@
-"""Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` speaks it."""
+"""Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` packs it."""
 
 from typing import Any
 
@@ -6,8 +6,23 @@ import msgpack
 import numpy as np
 
 from pipelines.contract.errors import UsageError
+from trainers.serving.limits import DEFAULT, cut
 
 NUMBERS = "biuf"
+# Sizes that msgpack refuses before it allocates; pictures are byte strings, so that no list needs to be long.
+MAX_LIST, MAX_MAP, MAX_TEXT = 65_536, 1024, 65_536
+# What foreign bytes make msgpack and numpy raise: cut or deep messages, odd dtypes, numbers that fit no type.
+MALFORMED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    msgpack.exceptions.UnpackException,
+)
 
 
 def pack(message: Any) -> bytes:
@@ -18,9 +33,18 @@ def pack(message: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """The message that `data` holds. UsageError where it is no such message or an array in it is not numbers."""
     try:
-        return msgpack.unpackb(data, object_hook=_decoded)
-    except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
-        raise UsageError(f"expected a msgpack message as openpi-client packs it; found {error}") from error
+        return msgpack.unpackb(
+            data,
+            object_hook=_decoded,
+            max_bin_len=DEFAULT.message_bytes,
+            max_str_len=MAX_TEXT,
+            max_array_len=MAX_LIST,
+            max_map_len=MAX_MAP,
+            max_ext_len=0,
+        )
+    except MALFORMED as error:
+        found = cut(f"{type(error).__name__}: {error}", 200)
+        raise UsageError(f"expected a msgpack message as openpi-client packs it; found {found}") from error
 
 
 def _encoded(value: Any) -> Any:
@@ -40,7 +64,10 @@ def _decoded(value: dict[Any, Any]) -> Any:
 
 
 def _number_type(name: Any) -> np.dtype[Any]:
-    kind = np.dtype(name)
+    # numpy evaluates long and nested dtype strings with work of their own; every number's name is short.
+    if not isinstance(name, str | bytes) or len(name) > 8:
+        raise ValueError("an array of no number's type")
+    kind = np.dtype(name.decode() if isinstance(name, bytes) else name)
     if kind.kind not in NUMBERS:
         raise ValueError(f"an array of {kind}, not of numbers")
     return kind

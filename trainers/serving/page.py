@@ -10,19 +10,26 @@ table { border-collapse: collapse; margin: .5rem 0 1.5rem } th, td { padding: .2
 #ddd; text-align: left; vertical-align: top } td.number { text-align: right; font-variant-numeric: tabular-nums }
 .soft { color: #666 } .bad { color: #b00020 }
 """
-MEANINGS = {"infer_ms": "reading the message and computing the actions", "total_ms": "until the answer was sent"}
+MEANINGS = {"infer_ms": "computing the actions", "total_ms": "from the message to the answer sent"}
 
 
 def render(metadata: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """The page as HTML; it loads itself anew every five seconds."""
+    """The page as HTML; it reloads itself every five seconds."""
     run = html.escape(str(metadata["run"]))
     last = f"<p class=bad>Last error: {html.escape(report['last_error'])}</p>" if report["last_error"] else ""
+    unhealthy = f"<p class=bad>Not healthy: {html.escape(report['unhealthy'])}</p>" if report["unhealthy"] else ""
+    cut = (
+        f"<p class=bad>{report['cut_prompts']} prompts were longer than the model reads; their end was lost.</p>"
+        if report["cut_prompts"]
+        else ""
+    )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=5>"
         f"<title>{run}</title><style>{CSS}</style><h1>{run} at step {metadata['step']}</h1>"
         f"<p>Model {html.escape(metadata['model'])}, {metadata['flow_steps']} flow steps, chunks of "
         f"{metadata['horizon']}; up {report['uptime_s']:.0f} s, {report['connections']} connected. Answered "
-        f"{report['answered']}, refused {report['refused']}, failed {report['failed']}.</p>{last}"
+        f"{report['answered']}, refused {report['refused']}, failed {report['failed']}, dropped "
+        f"{report['dropped']} that did not read.</p>{unhealthy}{cut}{last}"
         f"<h2>Latency</h2>{_latency(report['latency_ms'])}<h2>Robots</h2>{_robots(metadata)}</html>"
     )
 
@@ -41,7 +48,7 @@ def _latency(latency: Mapping[str, Mapping[str, float]]) -> str:
 def _robots(metadata: Mapping[str, Any]) -> str:
     rows = []
     for key, robot in metadata["robots"].items():
-        mark = " <b>(unless an observation names another)</b>" if key == metadata["robot"] else ""
+        mark = " <b>(of observations that name none)</b>" if key == metadata["robot"] else ""
         rows.append(
             f"<tr><td>{html.escape(key)}{mark}<td class=number>{robot['control_hz']:g} Hz"
             f"<td class=number>{robot['open_loop_steps']}<td>{_listed(robot['state'])}<td>{_listed(robot['action'])}"

@@ -1,19 +1,26 @@
-"""A policy server that the public openpi-client talks to: websocket, msgpack arrays, and a page on how it does."""
+"""A policy server that the public openpi-client talks to: websocket, msgpack arrays, and a page on how it does.
+
+Reading a message, computing its answer and sending it are three steps. Only the second one has a queue that all clients
+share; the first runs beside it, and the third has a deadline, so that no client delays another by more than one
+computation, whatever it sends and whether or not it reads.
+"""
 
 import asyncio
 import hmac
-import http
 import json
 import logging
+import os
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -21,17 +28,22 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
+from websockets.protocol import State
 
+from model.config import FLOW_STEPS
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from trainers.robots import Robot, find_robot, open_loop_steps
-from trainers.serving.acting import Actor
+from trainers.serving.acting import Actor, NotFinite
+from trainers.serving.engine import Engine, return_memory
+from trainers.serving.limits import DEFAULT, Limits, cut
 from trainers.serving.messages import pack, unpack
-from trainers.serving.observations import KeyNames, read_look
+from trainers.serving.observations import KeyNames, Observation, read_observation
 
 SCHEMA = "embodimix.serve/v1"
 REMEMBERED = 1000
-MAX_MESSAGE_BYTES = 64 * 2**20
+LARGE_MESSAGE_BYTES = 4 * 2**20
 PERCENTILES = (50, 95, 99)
+LOCAL = ("127.0.0.1", "::1", "localhost")
 LOGGER = logging.getLogger("embodimix.serve")
 
 
@@ -50,11 +62,20 @@ class ServerRequest:
     control_hz: float | None = None
     prompt: str | None = None
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    flow_steps: int = 10
+    flow_steps: int = FLOW_STEPS
     seed: int = 0
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
+    limits: Limits = DEFAULT
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise UsageError(f"--port: expected 0 to 65535; found {self.port}")
+        if self.flow_steps < 1:
+            raise UsageError(f"--flow-steps: expected at least 1; found {self.flow_steps}")
+        if self.control_hz is not None and not 0 < self.control_hz < float("inf"):
+            raise UsageError(f"--control-hz: expected a positive number; found {self.control_hz}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,39 +86,59 @@ class Timing:
     total_ms: float
 
 
+@dataclass(kw_only=True)
+class Counts:
+    """What happened since the start; connections are those that are open now."""
+
+    asked: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    dropped: int = 0
+    connections: int = 0
+
+
 class PolicyServer:
-    """One policy, any number of connections; requests are computed one after another, in a thread of their own."""
+    """One policy and any number of robots, up to the limit of connections."""
 
     def __init__(self, request: ServerRequest, actor: Actor) -> None:
-        if request.flow_steps < 1 or not 0 <= request.execute <= actor.config.policy.horizon:
-            raise UsageError(
-                f"expected --flow-steps of at least 1 and --execute from 1 to {actor.config.policy.horizon}, the "
-                f"horizon; found {request.flow_steps} and {request.execute}"
-            )
-        self._request, self._actor = request, actor
+        horizon = actor.config.policy.horizon
+        if not 0 <= request.execute <= horizon:
+            raise UsageError(f"--execute: expected 1 to {horizon}, the horizon; found {request.execute}")
+        self._request, self._actor, self._limits = request, actor, request.limits
         self._names = KeyNames(given=request.names)
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
-        self._since = time.time()
-        self._counts = {"asked": 0, "answered": 0, "refused": 0, "failed": 0, "connections": 0}
-        self._last_error = ""
-        self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._since = time.monotonic()
+        self._counts = Counts()
+        self._last_error, self._device_failed = "", False
+        self._engine = Engine()
+        self._under_way, self._idle, self._stopping = 0, asyncio.Event(), False
+        self._idle.set()
 
-    async def run(self) -> None:
-        """Serves until SIGTERM or Ctrl-C; a request that is being computed is still answered."""
+    async def run(self) -> bool:
+        """Serves until SIGTERM or Ctrl-C, then answers what is under way. False if that did not end in time.
+
+        A second signal ends the process at once.
+        """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            if stop.is_set():
+                os._exit(128 + number)
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, on_signal, number)
         server = await self.start()
         port = port_of(server)
         print(json.dumps(self.metadata() | {"port": port}), flush=True)
         print(f"robots: ws://{self._request.host}:{port}  page: http://{self._request.host}:{port}/", file=sys.stderr)
-        if self._request.api_key is None and self._request.host not in ("127.0.0.1", "::1", "localhost"):
-            print("WARNING: whoever reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
+        if self._request.api_key is None and self._request.host not in LOCAL:
+            print("WARNING: anybody who reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
         await stop.wait()
-        await self.finish(server)
+        return await self.finish(server)
 
     async def start(self) -> Server:
         """Opens the port. FailedWork if it is taken. A browser's pages cannot connect: they name an origin."""
@@ -107,7 +148,9 @@ class PolicyServer:
                 self._request.host,
                 self._request.port,
                 compression=None,
-                max_size=MAX_MESSAGE_BYTES,
+                max_size=self._limits.message_bytes,
+                # By default 16 messages of each client wait in memory, half a gigabyte of pictures.
+                max_queue=1,
                 process_request=self._page,
                 origins=[None],
                 close_timeout=3,
@@ -116,12 +159,24 @@ class PolicyServer:
         except OSError as error:
             raise FailedWork(f"cannot listen on {self._request.host}:{self._request.port}: {error}") from error
 
-    async def finish(self, server: Server) -> None:
-        """Answers what is being computed, takes nothing new, and closes every connection as going away."""
-        async with self._turn:
+    async def finish(self, server: Server) -> bool:
+        """Answers what is under way, takes nothing new, and closes every connection as going away.
+
+        Returns False if a computation, or a connection, did not end before the deadline; the caller must then end the
+        process, since Python waits for threads that will not return.
+        """
+        self._stopping = True
+        try:
+            async with asyncio.timeout(self._limits.close_s):
+                await self._idle.wait()
+                server.close()
+                await server.wait_closed()
+        except TimeoutError:
+            return False
+        finally:
             server.close()
-        await server.wait_closed()
-        self._thread.shutdown()
+            self._engine.close()
+        return True
 
     def metadata(self) -> dict[str, Any]:
         """What a client learns when it connects."""
@@ -134,15 +189,17 @@ class PolicyServer:
             "flow_steps": self._request.flow_steps,
             "horizon": self._actor.config.policy.horizon,
             "robot": None if self._robot is None else self._robot.norm_key,
-            "robots": {key: self._told_of(robot) for key, robot in self._actor.robots.items()},
+            "robots": {key: self._described(robot) for key, robot in self._actor.robots.items()},
         }
 
     def report(self) -> dict[str, Any]:
         """Counts since the start, and percentiles of the last thousand answers in milliseconds."""
         timings = list(self._timings)
-        return self._counts | {
-            "uptime_s": round(time.time() - self._since, 1),
+        return asdict(self._counts) | {
+            "uptime_s": round(time.monotonic() - self._since, 1),
             "last_error": self._last_error,
+            "unhealthy": self.unhealthy(),
+            "cut_prompts": self._actor.cut_prompts,
             "latency_ms": {
                 name: {f"p{p}": float(np.percentile([getattr(t, name) for t in timings], p)) for p in PERCENTILES}
                 for name in ("infer_ms", "total_ms")
@@ -151,82 +208,154 @@ class PolicyServer:
             else {},
         }
 
-    def answer(self, data: bytes | str) -> dict[str, Any]:
-        """Actions for one message. UsageError says what is wrong with the message."""
+    def unhealthy(self) -> str:
+        """Why a robot should not count on an answer now; empty if it can."""
+        if self._stopping:
+            return "the server is stopping"
+        if self._engine.busy_s > self._limits.busy_s:
+            return f"a computation has been running for {self._engine.busy_s:.0f} s"
+        return f"the last computation failed: {self._last_error}" if self._device_failed else ""
+
+    def read(self, data: bytes | str) -> tuple[Robot, Observation]:
+        """The robot and the observation of one message. UsageError says what is wrong with the message."""
         if isinstance(data, str):
             raise UsageError("observation: expected a binary msgpack message; found text")
         message = unpack(data)
         robot = self._robot_of(message)
-        look = read_look(
-            message,
-            robot,
-            cameras=self._actor.cameras,
-            state_mask=self._actor.state_mask(robot),
-            names=self._names,
-            prompt=self._request.prompt,
-        )
-        return {"actions": self._actor.act(robot, look)[: self._executed(robot)]}
+        form = self._actor.form(robot)
+        return robot, read_observation(message, form, names=self._names, default_prompt=self._request.prompt)
+
+    def answer(self, data: bytes | str) -> dict[str, Any]:
+        """Actions for one message, without a connection or a queue. UsageError as for `read`; NotFinite."""
+        robot, observation = self.read(data)
+        return {"actions": self._act(robot, observation)}
+
+    def _act(self, robot: Robot, observation: Observation) -> np.ndarray:
+        return self._actor.act(robot, observation)[: self._executed(robot)]
 
     async def _talk(self, connection: ServerConnection) -> None:
         """The protocol of openpi: metadata first, then an answer per observation; text is an error's message."""
-        self._counts["connections"] += 1
+        self._counts.connections += 1
         previous_ms = None
         try:
-            await connection.send(pack(self.metadata()))
+            await self._send(connection, pack(self.metadata()))
             async for data in connection:
-                self._counts["asked"] += 1
-                async with self._turn:
+                if self._stopping:
+                    break
+                with self._one_under_way():
                     previous_ms = await self._reply(connection, data, previous_ms)
+                if len(data) > LARGE_MESSAGE_BYTES:
+                    del data  # else it stays in memory until this client's next message
+                    await self._engine.read(return_memory)
         except ConnectionClosed:
             pass  # A client that goes away is the usual end.
         finally:
-            self._counts["connections"] -= 1
+            self._counts.connections -= 1
+
+    @contextmanager
+    def _one_under_way(self) -> Iterator[None]:
+        self._counts.asked += 1
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def _reply(self, connection: ServerConnection, data: bytes | str, previous_ms: float | None) -> float | None:
+        """Answers one message; returns the milliseconds that it took, or those of the one before if it was refused."""
         began = time.perf_counter()
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._thread, self.answer, data)
+            robot, observation = await self._engine.read(lambda: self.read(data))
+            computed = await self._engine.compute(
+                lambda: self._timed_act(robot, observation), lambda: connection.state is State.OPEN
+            )
         except EmbodimixError as error:
-            self._counts["refused"] += 1
-            self._last_error = str(error)
-            await connection.send(str(error))
+            self._note_failure(str(error), failed=isinstance(error, NotFinite))
+            await self._send(connection, self._last_error)
             return previous_ms
-        except RuntimeError as error:  # of the device: told to the client, and the server goes on
-            self._counts["failed"] += 1
-            self._last_error = f"the policy failed: {error}"
+        except Exception as error:  # of the device, or a message nobody thought of: the others must still be served
+            self._device_failed = isinstance(error, RuntimeError)
             LOGGER.exception("the policy failed")
-            await connection.send(self._last_error)
+            self._note_failure(f"the policy failed: {error}", failed=True)
+            await self._send(connection, self._last_error)
             return previous_ms
-        infer_ms = 1000 * (time.perf_counter() - began)
+        if computed is None:
+            return previous_ms
+        self._device_failed = False
+        actions, infer_ms = computed
         timing = {"infer_ms": infer_ms} | ({} if previous_ms is None else {"prev_total_ms": previous_ms})
-        await connection.send(pack(answer | {"server_timing": timing, "policy_timing": {"infer_ms": infer_ms}}))
+        answer = {"actions": actions, "server_timing": timing, "policy_timing": {"infer_ms": infer_ms}}
+        await self._send(connection, pack(answer))
         total_ms = 1000 * (time.perf_counter() - began)
-        self._counts["answered"] += 1
+        self._counts.answered += 1
         self._timings.append(Timing(infer_ms=infer_ms, total_ms=total_ms))
         return total_ms
 
+    def _timed_act(self, robot: Robot, observation: Observation) -> tuple[np.ndarray, float]:
+        began = time.perf_counter()
+        return self._act(robot, observation), 1000 * (time.perf_counter() - began)
+
+    async def _send(self, connection: ServerConnection, message: bytes | str) -> None:
+        """Sends, or drops a client that does not take it in time: its unread answers would stay in memory."""
+        try:
+            async with asyncio.timeout(self._limits.send_s):
+                await connection.send(message)
+        except TimeoutError:
+            self._counts.dropped += 1
+            connection.transport.abort()
+            await connection.wait_closed()
+
+    def _note_failure(self, message: str, *, failed: bool) -> None:
+        self._last_error = cut(message, self._limits.error_chars)
+        if failed:
+            self._counts.failed += 1
+        else:
+            self._counts.refused += 1
+
     def _page(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Answers plain HTTP: /healthz, /report.json and the page; a websocket goes on to `_talk`."""
+        url = urlsplit(request.path)
+        if url.path == "/healthz":  # says nothing that a key should hide, and probes have none
+            reason = self.unhealthy()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+            return connection.respond(status, f"{reason or 'OK'}\n")
+        if not self._shows_key(request, url.query):
+            return connection.respond(HTTPStatus.UNAUTHORIZED, "expected the server's API key\n")
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            shown = request.headers.get("Authorization", "")
-            key = self._request.api_key
-            if key is not None and not hmac.compare_digest(shown.encode(), f"Api-Key {key}".encode()):
-                return connection.respond(http.HTTPStatus.UNAUTHORIZED, "expected the server's API key\n")
+            full = self._counts.connections >= self._limits.connections
+            if full or self._stopping:
+                reason = f"{self._limits.connections} clients are connected" if full else "the server is stopping"
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
             return None
-        if request.path == "/healthz":
-            return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if request.path == "/report.json":
+        if url.path == "/report.json":
             return _response("application/json", json.dumps(self.metadata() | self.report()))
-        if request.path == "/":
+        if url.path == "/":
             from trainers.serving.page import render
 
             return _response("text/html; charset=utf-8", render(self.metadata(), self.report()))
-        return connection.respond(http.HTTPStatus.NOT_FOUND, "expected /, /healthz or /report.json\n")
+        return connection.respond(HTTPStatus.NOT_FOUND, "expected /, /healthz or /report.json\n")
+
+    def _shows_key(self, request: HttpRequest, query: str) -> bool:
+        """Whether the key is in the header, as openpi-client sends it, or in the page's address (`?key=...`)."""
+        key = self._request.api_key
+        if key is None:
+            return True
+        shown = (request.headers.get("Authorization", ""), f"Api-Key {''.join(parse_qs(query).get('key', []))}")
+        return any(hmac.compare_digest(text.encode(), f"Api-Key {key}".encode()) for text in shown)
 
     def _robot_of(self, message: Any) -> Robot:
         named = message.get("robot") if isinstance(message, Mapping) else None
         if named is not None:
-            return find_robot(self._actor.robots, str(named))
+            # Looking for the nearest name takes time that grows with the square of its length.
+            if not isinstance(named, str) or len(named) > self._limits.name_chars:
+                raise UsageError(
+                    f"observation: expected robot, a name of at most {self._limits.name_chars} characters; found "
+                    f"{type(named).__name__}{f' of {len(named)}' if isinstance(named, str) else ''}"
+                )
+            return find_robot(self._actor.robots, named)
         if self._robot is None:
             raise UsageError(
                 f"observation: expected robot, one of {', '.join(self._actor.robots)}, or `--robot` at the server"
@@ -239,21 +368,24 @@ class PolicyServer:
     def _control_hz(self, robot: Robot) -> float:
         return self._request.control_hz or robot.control_hz[0]
 
-    def _told_of(self, robot: Robot) -> dict[str, Any]:
+    def _described(self, robot: Robot) -> dict[str, Any]:
         return {
             "control_hz": self._control_hz(robot),
             "open_loop_steps": self._executed(robot),
-            "state": robot.slot_names(self._actor.state_mask(robot)),
-            "action": robot.slot_names(self._actor.action_mask(robot)),
+            "state": robot.slot_names(self._actor.state_mask(robot), "state"),
+            "action": robot.slot_names(self._actor.action_mask(robot), "action"),
         }
 
 
 def serve_run(request: ServerRequest) -> None:
     """Loads the run's newest policy, compiles it and serves it until a signal."""
-    actor = Actor(request.run, flow_steps=max(request.flow_steps, 1), seed=request.seed)
+    actor = Actor.of_run(request.run, flow_steps=request.flow_steps, seed=request.seed)
     server = PolicyServer(request, actor)
     actor.warm_up()
-    asyncio.run(server.run())
+    if not asyncio.run(server.run()):
+        print(f"stopped; what was under way did not end within {request.limits.close_s:g} s", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # a normal exit would wait for the thread that does not return
 
 
 def port_of(server: Server) -> int:

@@ -204,3 +204,14 @@ def test_a_mixture_of_rotation_vectors_inverts(folder: Path, mode: str) -> None:
     assert np.abs(back - batch.action_physical)[..., [0, 1, 2, 6]].max() < 1e-5
     assert np.abs(batch.action[..., 3:6]).max() < 1.5
     assert mixture.lock()["action"]["rotation"] == "relative_rotvec"
+
+
+def test_errors_of_angles_are_the_short_way(folder: Path) -> None:
+    mixture = opened(folder, "turning", "{horizon: 4}")
+    with Stream(mixture, batch_size=1) as stream:
+        batch = stream.gather([0], [0])
+    predicted = batch.action_physical.copy()
+    predicted[:, :, 5] += 2 * np.pi - 0.02
+    predicted[:, :, 0] += 7
+    error = mixture.near_recorded(batch, predicted) - batch.action_physical
+    assert error[0, :, 5] == pytest.approx(-0.02, abs=1e-5) and error[0, :, 0] == pytest.approx(7)

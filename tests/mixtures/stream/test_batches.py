@@ -142,6 +142,14 @@ def test_resuming_anywhere_gives_the_rest_of_the_stream(mixture: Mixture) -> Non
         assert [rows(batch) for batch in rest] == [rows(batch) for batch in whole[2:]]
 
 
+def test_each_of_several_hosts_goes_on_where_the_whole_batch_ended(mixture: Mixture) -> None:
+    for host in range(2):
+        with Stream(mixture, batch_size=8, host_index=host, host_count=2) as stream:
+            batches = list(stream.batches(start=1000, stop=1024))
+        assert [batch.next_position for batch in batches] == [1008, 1016, 1024]  # not by this host's four rows
+        assert [batch.position.tolist()[0] for batch in batches] == [1000 + 4 * host, 1008 + 4 * host, 1016 + 4 * host]
+
+
 def test_texts_follow_the_rule_and_the_position(stream: Stream, mixture: Mixture) -> None:
     batches = [stream.batch_at(start) for start in range(0, 640, 32)]
     segment = np.concatenate([batch.is_segment_text for batch in batches])

@@ -31,6 +31,7 @@ ENTRY_OF_ARM = {
     "format": "rlds",
     "robot": "widowx",
     "control_mode": "ee_delta",
+    "units": "metric",
     "cameras": {"base_0_rgb": "observation/image"},
     "state": {"arm0": ARM, "gripper0": GRIPPER},
 }
@@ -77,6 +78,11 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
 def test_a_wrong_entry_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_adapter("x", ENTRY_OF_ARM | change)
+
+
+def test_units_are_declared_never_assumed() -> None:
+    with pytest.raises(UsageError, match="expected the key 'units' in an adapter entry"):
+        parse_adapter("x", {key: value for key, value in ENTRY_OF_ARM.items() if key != "units"})
 
 
 def test_a_missing_key_is_named() -> None:
@@ -134,7 +140,14 @@ def test_mistakes_in_a_registry_name_file_line_and_column(
 
 def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
     # How a camera's pictures are stored is part of `cameras` in an entry.
-    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {"name", "drawn", "camera_forms", "units_known"}
+    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {
+        "name",
+        "drawn",
+        "camera_forms",
+        "units_known",
+        "channels",
+        "channels_known",
+    }
     assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from", "draw", "each"}
     assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}
 

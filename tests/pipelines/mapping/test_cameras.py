@@ -62,7 +62,7 @@ def test_a_draw_of_which_one_camera_is_there_takes_it() -> None:
 
 
 def test_an_entry_declares_a_draw() -> None:
-    entry = {"title": "t", "format": "droid", "robot": "franka", "control_mode": "joint_position"}
+    entry = {"title": "t", "format": "droid", "robot": "franka", "control_mode": "joint_position", "units": "metric"}
     draw = {"draw": ["exterior_1", "exterior_2"], "each": "episode"}
     adapter = parse_adapter("x", entry | {"cameras": {"base_0_rgb": draw, "left_wrist_0_rgb": "wrist"}})
     assert adapter.cameras == {"base_0_rgb": EXTERIORS, "left_wrist_0_rgb": ("wrist",)}

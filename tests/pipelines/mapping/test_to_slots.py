@@ -22,7 +22,7 @@ QUARTER = np.pi / 2
 
 
 def make_adapter(**changes: Any) -> Adapter:
-    entry = {"title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta"}
+    entry = {"title": "x", "format": "rlds", "robot": "widowx", "control_mode": "ee_delta", "units": "metric"}
     return parse_adapter("x", entry | changes)
 
 

@@ -3,14 +3,17 @@
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.contract.errors import UsageError
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import CorruptImage
-from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.bridge import find, null_action, read
 from pipelines.sources.restricted_pickle import load_pickle
@@ -123,10 +126,83 @@ def test_a_damaged_trajectory_is_rejected(
 
 
 @pytest.mark.shared
-def test_a_hole_among_the_pictures_is_found_when_it_is_read(sample: Path, tmp_path: Path) -> None:
+def test_a_hole_among_the_pictures_is_found(sample: Path, tmp_path: Path) -> None:
     (sample / "images0/im_5.jpg").rename(sample / "images0/im_900.jpg")
-    with pytest.raises(CorruptImage, match="im_5.jpg: expected a JPEG, found no file"):
-        list(read_only(tmp_path).frames["images0"])
+    with pytest.raises(Rejected, match="missing_frames: .*found 1 missing: im_5.jpg"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+def test_more_pictures_than_observations_are_refused(sample: Path, tmp_path: Path) -> None:
+    shutil.copyfile(sample / "images0/im_5.jpg", sample / "images0/im_34.jpg")
+    with pytest.raises(Rejected, match="unequal_lengths: .*expected 34 frames, one an observation, found 35"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "gone meanwhile"])
+def test_what_is_no_picture_bars_the_episode_and_nothing_else(sample: Path, tmp_path: Path, kind: str) -> None:
+    native, path = read_only(tmp_path), sample / "images0/im_5.jpg"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    with pytest.raises((Rejected, CorruptImage), match="im_5.jpg"):
+        list(native.frames["images0"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["obs_dict.pkl", "lang.txt", "agent_data.pkl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(sample: Path, tmp_path: Path, name: str) -> None:
+    (sample / name).unlink()
+    os.mkfifo(sample / name)
+    with pytest.raises(FailedWork, match="expected a regular file"):
+        find(str(tmp_path), BRIDGE)
+    reference = Reference(uri=str(sample), key="traj0")
+    if name == "obs_dict.pkl":
+        with pytest.raises(Rejected, match="unsafe_file"):
+            read(EpisodeLocation(reference=reference), BRIDGE)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("change", "inferred"),
+    [(lambda t: t, []), (lambda t: np.r_[t[:-1], t[-2]], ["times"]), (lambda t: t[::-1], ["times"])],
+)
+def test_times_that_repeat_or_go_back_are_kept(
+    sample: Path, tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], inferred: list[str]
+) -> None:
+    observations = pickle.loads((sample / "obs_dict.pkl").read_bytes())
+    times = change(np.array(observations["time_stamp"]))
+    (sample / "obs_dict.pkl").write_bytes(pickle.dumps(observations | {"time_stamp": times}))
+    native = read_only(tmp_path)
+    assert native.timestamp_s is not None and native.timestamp_s.tolist() == (times - times[0]).tolist()
+    assert list(native.inferred) == inferred
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("times", [np.arange(5.0), np.full(34, np.nan)])
+def test_times_that_are_no_times_are_refused(sample: Path, tmp_path: Path, times: np.ndarray) -> None:
+    observations = pickle.loads((sample / "obs_dict.pkl").read_bytes())
+    (sample / "obs_dict.pkl").write_bytes(pickle.dumps(observations | {"time_stamp": times}))
+    with pytest.raises(Rejected, match="wrong_times"):
+        read_only(tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("traj_ok", "success"), [("false", 0), (None, -1), (np.bool_(True), 1), (float("nan"), -1)])
+def test_traj_ok_is_read_as_it_was_meant(sample: Path, tmp_path: Path, traj_ok: Any, success: int) -> None:
+    (sample / "agent_data.pkl").write_bytes(pickle.dumps({"traj_ok": traj_ok}))
+    assert read_only(tmp_path).success == success
+
+
+@pytest.mark.shared
+def test_the_scan_knows_the_tasks_by_their_folders(shared: Path) -> None:
+    found = find(str(shared / "data/sim/bridge_raw"), BRIDGE)
+    assert sorted(found.tasks) == ["lift the red cube", "stack the red cube on the green cube"]
 
 
 def test_a_folder_without_trajectories_is_an_error(tmp_path: Path) -> None:

@@ -260,6 +260,13 @@ def test_a_pause_outside_of_the_episode_is_no_pause_of_it(tmp_path: Path) -> Non
     assert read_only(tmp_path).notes["base_0_rgb/longest_pause_ms"] == 100.0
 
 
+def test_the_scan_knows_the_tasks_that_logs_state(tmp_path: Path) -> None:
+    for name, task in (("a", "lift it"), ("b", "lift it"), ("c", "stack it"), ("d", None)):
+        write_log(tmp_path / f"{name}.zarr", attrs={"task": task})
+    (tmp_path / "d.zarr/zarr.json").write_bytes(b"{")
+    assert find(str(tmp_path), LOG).tasks == ("lift it", "stack it")
+
+
 def test_logs_without_metadata_are_named(tmp_path: Path) -> None:
     write_log(tmp_path / "a.zarr")
     (tmp_path / "b.zarr").mkdir()

@@ -2,37 +2,38 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.contract.images import to_jpeg
+from tests.support.evaluations import evaluation_report, group_report
 from trainers.demo.ablation import ablation_markdown, ablation_rows
 from trainers.demo.logs import PLANS
+from trainers.demo.outcomes import PlannedShare, RolloutOutcome
 from trainers.demo.report import write_report
 from trainers.demo.results import Kept, Results, Shown, findings
+from trainers.evaluation.records import Errors, EvaluationReport
 
 WRITTEN = sum(series.episodes + len(series.flaws) for series in PLANS["full"])
 FLAWED = sum(len(series.flaws) for series in PLANS["full"])
 
 
-def evaluation(policy: float, *names: str) -> dict[str, Any]:
-    error = {"policy": policy, "repeat_state": 0.4, "mean_action": 0.5}
-    groups = [{"name": n, "samples": 8, "error": {"rad": error}, "normalized_error": error} for n in names]
-    return {"groups": groups}
+def evaluation(policy: float, *names: str, unit: str = "rad") -> EvaluationReport:
+    errors = Errors(policy=policy, repeat_state=0.4, mean_action=0.5)
+    return evaluation_report("run", *(group_report(name, errors, unit=unit) for name in names))
 
 
-def outcome(successes: int, condition: str = "task", lifted_other: int = 0) -> dict[str, Any]:
-    return {
-        "task": "a",
-        "robot": "x",
-        "condition": condition,
-        "episodes": 8,
-        "successes": successes,
-        "went_to_meant": 7,
-        "lifted_other": lifted_other,
-    }
+def outcome(successes: int, condition: str = "task", lifted_other: int = 0) -> RolloutOutcome:
+    return RolloutOutcome(
+        task="a",
+        robot="x",
+        condition=condition,
+        episodes=8,
+        successes=successes,
+        went_to_meant=7,
+        lifted_other=lifted_other,
+    )
 
 
 @pytest.fixture
@@ -49,15 +50,14 @@ def good() -> Results:
         frames={"base_0_rgb": (jpeg,) * 6},
         segments=((0.0, 1.2, "reach", "subtask"), (1.2, 2.0, "hold still", "idle")),
     )
-    shares = {"raw_share": 0.5, "share": 0.4, "effective_epochs": 2.0}
-    group = {"name": "in_house/a@x", "n_episodes": 3, "n_steps": 90, **shares}
+    group = PlannedShare(name="in_house/a@x", n_episodes=3, n_steps=90, raw_share=0.5, share=0.4, effective_epochs=2.0)
     rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
     return Results(
         quick=False,
         seconds={"pretrain": 12.5},
         kept=(Kept(name="in_house", episodes=WRITTEN - FLAWED, steps=900, robots=("ur5e",), rejects=rejects),),
         shown=(shown,),
-        plan={"groups": [group]},
+        plan=(group,),
         drawn={"in_house/a@x": 0.41},
         task_groups=("in_house/a@x",),
         losses={"pretrained": falling, "posttrained": falling},
@@ -117,13 +117,12 @@ def test_the_page_is_one_file_and_escapes_what_it_shows(good: Results, tmp_path:
 
 
 def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(good: Results, tmp_path: Path) -> None:
-    behind = evaluation(0.3, "b@y")["groups"]
-    behind[0]["error"] = {"m": {"policy": 0.45, "repeat_state": 0.4, "mean_action": 0.5}}
-    evals = {
-        "pretrained": {"groups": behind + evaluation(0.3, "in_house/a@x")["groups"]},
-        "posttrained": {"groups": evaluation(0.6, "b@y")["groups"] + evaluation(0.1, "in_house/a@x")["groups"]},
-    }
-    evals["posttrained"]["groups"][0]["error"] = dict(behind[0]["error"])
+    def with_metres(policy: float, in_metres: float, of_task: float) -> EvaluationReport:
+        metres = Errors(policy=in_metres, repeat_state=0.4, mean_action=0.5)
+        other, task = evaluation(policy, "b@y").groups[0], evaluation(of_task, "in_house/a@x").groups[0]
+        return evaluation_report("run", replace(other, error={"m": metres}), task)
+
+    evals = {"pretrained": with_metres(0.3, 0.45, 0.3), "posttrained": with_metres(0.6, 0.45, 0.1)}
     results = replace(good, evals=evals)
     assert findings(results) == []
     page = write_report(tmp_path / "report.html", results, []).read_text()
@@ -134,7 +133,7 @@ def test_the_page_says_where_post_training_forgot_and_where_a_unit_is_behind(goo
 def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_path: Path) -> None:
     evals = dict(good.evals) | {run: evaluation(0.2, "b@y", "in_house/a@x") for run in ("segments", "scratch")}
     asked = [outcome(5), outcome(7, "script"), outcome(4, "high_level")]
-    elsewhere = outcome(0) | {"robot": "z"}
+    elsewhere = replace(outcome(0), robot="z")
     rollouts = dict(good.rollouts) | {"segments": asked, "scratch": [outcome(1)]}
     rollouts = {run: [*outcomes, elsewhere] for run, outcomes in rollouts.items()}
     results = replace(good, evals=evals, rollouts=rollouts)

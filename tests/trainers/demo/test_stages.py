@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
-from trainers.demo.main_job import Demo
+from trainers.demo import main_job
+from trainers.demo.main_job import Demo, code_hash
 from trainers.demo.stages import Runner, Stage
 
 
@@ -64,3 +65,12 @@ def test_demo_with_other_options_starts_afresh(tmp_path: Path) -> None:
     Demo(out=tmp_path, seed=2)._begin()
     assert not (tmp_path / "data").exists() and (tmp_path / "notes.txt").exists()
     assert "seed: 2" in (tmp_path / "pretrain.yaml").read_text()
+
+
+def test_the_code_hash_reads_every_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = code_hash()
+    hashes = set()
+    for package in main_job.PACKAGES:
+        monkeypatch.setattr(main_job, "PACKAGES", (package,))
+        hashes.add(code_hash())
+    assert len(hashes | {whole}) == 6  # a package that is not found would hash like any other that is not found

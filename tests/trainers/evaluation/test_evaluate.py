@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from pipelines.contract.errors import UsageError
-from pipelines.contract.units import action_units
+from pipelines.contract.units import key_units
+from tests.support.evaluations import group_report
 from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall
+from trainers.evaluation.records import Errors, EvaluationReport, GroupReport, SlotErrors
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -22,7 +24,7 @@ __all__ = ["quick_compilation"]
 
 def test_units_follow_the_control_mode_and_the_parts() -> None:
     dual = {"arm0": range(6), "gripper0": (6,), "arm1": range(7, 13), "gripper1": (13,), "base": (14, 15, 16)}
-    assert action_units("joint_position", dual | {"torso": (17,)}) == (
+    assert key_units("r/joint_position/pi18/v1", dual | {"torso": (17,)}, "action") == (
         *("rad",) * 6,
         "gripper",
         *("rad",) * 6,
@@ -32,14 +34,16 @@ def test_units_follow_the_control_mode_and_the_parts() -> None:
         "rad/s",
         "m",
     )
-    assert action_units("ee_absolute", {"arm0": range(6)})[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
-    assert action_units("joint_velocity", {"arm0": range(7), "gripper0": (7,)})[5:9] == (
+    pose, velocity = "r/ee_absolute/pi18/v1", "r/joint_velocity/pi18/v1"
+    assert key_units(pose, {"arm0": range(6)}, "action")[:7] == ("m", "m", "m", "rad", "rad", "rad", "")
+    assert key_units(velocity, {"arm0": range(7), "gripper0": (7,)}, "action")[5:9] == (
         "rad/s",
         "rad/s",
         "gripper",
         "",
     )
-    assert action_units("joint_position", {"base": (14, 15)})[14:] == ("m/s", "rad/s", "", "")
+    assert key_units(velocity, {"arm0": range(7)}, "state")[0] == "rad"  # what is measured is a position all the same
+    assert key_units("r/joint_position/pi18/v1", {"base": (14, 15)}, "action")[14:] == ("m/s", "rad/s", "", "")
 
 
 def baseline_batch(norm_key: str, state_mask: Any) -> Any:
@@ -93,34 +97,34 @@ def predictions(norm_key: str = "arm") -> Predictions:
 def test_errors_of_a_slot_are_in_its_unit_over_all_groups() -> None:
     worse = dataclasses.replace(predictions(), policy=predictions().policy * 3)
     slots = by_slot([predictions(), worse, predictions("other")])
-    baselines = {"repeat_state": 2.0, "mean_action": 4.0}
-    assert slots["arm"] == [
-        {"slot": 0, "unit": "rad", "policy": 2.0, "normalized": 2.0} | baselines,
-        {"slot": 1, "unit": "gripper", "policy": 6.0, "normalized": 3.0} | baselines,
-    ]
-    assert [row["policy"] for row in slots["other"]] == [1.0, 3.0]
+    assert slots["arm"] == (
+        SlotErrors(slot=0, unit="rad", errors=errors(2.0), normalized=2.0),
+        SlotErrors(slot=1, unit="gripper", errors=errors(6.0), normalized=3.0),
+    )
+    assert [row.errors.policy for row in slots["other"]] == [1.0, 3.0]
+
+
+def errors(policy: float) -> Errors:
+    return Errors(policy=policy, repeat_state=2.0, mean_action=4.0)
 
 
 def test_errors_count_only_where_the_masks_say() -> None:
-    report = measure(predictions())
-    assert report["error"] == {
-        "rad": {"policy": 1.0, "repeat_state": 2.0, "mean_action": 4.0},
-        "gripper": {"policy": 3.0, "repeat_state": 2.0, "mean_action": 4.0},
-    }
-    assert report["normalized_error"] == {"policy": 1.25, "repeat_state": 1.5, "mean_action": 3.0}
-    assert report["normalized_error_by_step"]["policy"] == [1.25, None]
-    assert report["normalized_error_by_horizon"]["policy"] == [1.25, 1.25]
+    report = measure("push", 1.0, predictions(), {})
+    assert report.error == {"rad": errors(1.0), "gripper": errors(3.0)}
+    assert report.normalized_error == Errors(policy=1.25, repeat_state=1.5, mean_action=3.0)
+    assert report.normalized_error_by_step.policy == (1.25, None)
+    assert report.normalized_error_by_horizon.policy == (1.25, 1.25)
 
 
 def test_groups_count_by_their_share() -> None:
-    def group(share: float, error: float) -> dict[str, Any]:
-        errors = {"policy": error, "repeat_state": 1.0, "mean_action": 2.0}
-        return {"samples": 3, "share": share, "flow_loss": error, "normalized_error": errors}
+    def group(share: float, error: float) -> GroupReport:
+        found = group_report("g", Errors(policy=error, repeat_state=1.0, mean_action=2.0), share=share)
+        return dataclasses.replace(found, flow_loss=error)
 
-    total = overall([group(0.3, 1.0), group(0.1, 5.0), {"name": "none", "samples": 0}])
-    assert total == pytest.approx({"policy": 2.0, "repeat_state": 1.0, "mean_action": 2.0, "flow_loss": 2.0})
+    total = overall([group(0.3, 1.0), group(0.1, 5.0)])
+    assert (*total.errors.values(), total.flow_loss) == pytest.approx((2.0, 1.0, 2.0, 2.0))
     with pytest.raises(UsageError, match="holds out no episodes; say `validation:"):
-        overall([{"name": "none", "samples": 0}])
+        overall([])
 
 
 @pytest.fixture(autouse=True)
@@ -135,23 +139,23 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[st
 
 def test_a_run_is_evaluated_the_same_way_twice_and_drawn(toy_run: Path) -> None:
     request = EvaluationRequest(run=toy_run, samples=6, batch_size=4)
-    before = evaluate(dataclasses.replace(request, plots=False))
-    report = evaluate(request)
-    assert before["groups"] == report["groups"]
-    assert report == json.loads((toy_run / "eval" / "step_1.json").read_text())
-    assert [(group["name"], group["samples"]) for group in report["groups"]] == [("push", 6), ("lift", 6)]
-    assert set(report["groups"][1]["error"]) == {"rad", "rad/s", "m/s", "gripper"}
+    before = evaluate(dataclasses.replace(request, plots=False)).report
+    report = evaluate(request).report
+    assert before.groups == report.groups
+    assert EvaluationReport.from_json(json.loads((toy_run / "eval" / "step_1.json").read_text())) == report
+    assert [(group.name, group.samples) for group in report.groups] == [("push", 6), ("lift", 6)]
+    assert set(report.groups[1].error) == {"rad", "rad/s", "m/s", "gripper"}
     assert {path.name for path in (toy_run / "eval" / "step_1").iterdir()} == {"push.png", "lift.png"}
     assert "all groups, by share" in render(report)
 
 
 def test_the_error_is_swept_over_flow_steps_and_drawn(toy_run: Path) -> None:
-    report = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_sweep=(2,)))
-    ten = [np.mean(of_samples_of(toy_run, group["name"])) for group in report["groups"]]
-    one = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_steps=2, plots=False))
-    for group, same, other in zip(report["groups"], one["groups"], ten, strict=True):
-        assert group["flow_sweep"] == {"2": pytest.approx(np.mean(of_samples_of(toy_run, same["name"])))}
-        assert group["flow_sweep"]["2"] != other
+    report = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_sweep=(2,))).report
+    ten = [np.mean(of_samples_of(toy_run, group.name)) for group in report.groups]
+    one = evaluate(EvaluationRequest(run=toy_run, samples=6, batch_size=4, flow_steps=2, plots=False)).report
+    for group, same, other in zip(report.groups, one.groups, ten, strict=True):
+        assert group.flow_sweep == {2: pytest.approx(np.mean(of_samples_of(toy_run, same.name)))}
+        assert group.flow_sweep[2] != other
     page = (toy_run / "eval" / "step_1.html").read_text()
     assert "Error by number of flow steps" in page and f"<summary>{NORM_KEYS[1]}</summary>" in page
     with pytest.raises(UsageError, match="--flow-sweep: expected positive numbers"):
@@ -163,9 +167,9 @@ def of_samples_of(run: Path, group: str) -> list[float]:
 
 
 def test_more_samples_than_there_are_count_once(toy_run: Path) -> None:
-    report = evaluate(EvaluationRequest(run=toy_run, samples=1000, batch_size=8, plots=False))
-    assert [group["samples"] for group in report["groups"]] == [30, 30]
-    assert report["plots"] is None
+    report = evaluate(EvaluationRequest(run=toy_run, samples=1000, batch_size=8, plots=False)).report
+    assert [group.samples for group in report.groups] == [30, 30]
+    assert report.plots is None
 
 
 def test_wrong_requests_are_named(toy_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The policy server: a conversation with the public client, native units, and mistakes told without an end."""
+"""The policy server: a conversation with the public client, native units, and mistakes named without ending it."""
 
 import asyncio
 import json
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,13 +19,14 @@ from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from pipelines.contract.errors import FailedWork, UsageError
+from tests.support.policy_server import WAIT_S, ServerInThread, observation
 from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
 from trainers.robots import find_robot, open_loop_steps, read_robots
 from trainers.serving import messages
 from trainers.serving.acting import Actor
 from trainers.serving.cli import run_serve
-from trainers.serving.observations import KeyNames, read_look
-from trainers.serving.server import PolicyServer, ServerRequest, port_of
+from trainers.serving.observations import KeyNames, read_observation
+from trainers.serving.server import PolicyServer, ServerRequest
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
@@ -38,40 +38,9 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, quick_compilation: dict[st
     return train_toy(tmp_path_factory.mktemp("serve"))
 
 
-WAIT_S = 120.0  # Other work on the machine can make anything slow.
-
-
 @pytest.fixture(scope="module")
 def actor(toy_run: Path) -> Actor:
-    return Actor(toy_run, flow_steps=2)
-
-
-class ServerInThread:
-    """A server in a thread of the test."""
-
-    def __init__(self, actor: Actor, **options: Any) -> None:
-        self.server = PolicyServer(ServerRequest(run=Path("runs/toy"), port=0, robot="toy_arm", **options), actor)
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
-        self._thread.start()
-        assert self._ready.wait(WAIT_S)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        listening = await self.server.start()
-        self.port = port_of(listening)
-        self._ready.set()
-        await self._stop.wait()
-        await self.server.finish(listening)
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=WAIT_S) as response:
-            return response.read().decode()
-
-    def end(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=WAIT_S)
-        assert not self._thread.is_alive()
+    return Actor.of_run(toy_run, flow_steps=2)
 
 
 @pytest.fixture
@@ -79,11 +48,6 @@ def running(actor: Actor) -> Iterator[ServerInThread]:
     running = ServerInThread(actor)
     yield running
     running.end()
-
-
-def observation(**changes: Any) -> dict[str, Any]:
-    picture = np.full((48, 64, 3), 90, np.uint8)
-    return {"images": {"base_0_rgb": picture}, "state": np.zeros(7), "prompt": "push it"} | changes
 
 
 def test_the_public_client_converses(running: ServerInThread) -> None:
@@ -112,7 +76,7 @@ def test_the_page_shows_latency_counts_and_robots(running: ServerInThread) -> No
     assert "No request yet" in running.get("/")
     WebsocketClientPolicy("127.0.0.1", running.port).infer(observation())
     page = running.get("/")
-    assert "p50" in page and "p95" in page and "p99" in page and "Answered 1, refused 0, failed 0" in page
+    assert "p50" in page and "p95" in page and "p99" in page and "Answered 1, refused 0, failed 0, dropped 0" in page
     assert ARM in page and "20 Hz" in page and "Model tiny" in page
     assert "arm0[0-5] (rad), gripper0 (gripper), base[0] (m/s), base[1] (rad/s)" in page
     assert set(json.loads(running.get("/report.json"))["latency_ms"]["infer_ms"]) == {"p50", "p95", "p99"}
@@ -186,24 +150,20 @@ def test_actions_are_absolute_and_in_native_units(actor: Actor, monkeypatch: pyt
     monkeypatch.setattr(actor, "_sample", lambda *_: np.full((1, HORIZON, 18), 0.5, np.float32))
     robot = actor.robots[BASE]
     message = observation(state=np.arange(9) / 10)
-    look = read_look(
-        message, robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=KeyNames(given={})
-    )
+    seen = read_observation(message, actor.form(robot), names=KeyNames(given={}))
     slots = [*range(7), 14, 15]
-    np.testing.assert_array_equal(look.state[slots], np.arange(9, dtype=np.float32) / 10)
+    np.testing.assert_array_equal(seen.state[slots], np.arange(9, dtype=np.float32) / 10)
     affine = toy_statistics(scale=1.0)[BASE].action.affine("quantile")
     expected = (affine.center + 0.5 * affine.half_range)[slots]
-    np.testing.assert_allclose(actor.act(robot, look), np.tile(expected, (HORIZON, 1)), rtol=1e-5)
+    np.testing.assert_allclose(actor.act(robot, seen), np.tile(expected, (HORIZON, 1)), rtol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_actions(toy_run: Path, actor: Actor) -> None:
     robot = actor.robots[ARM]
-    look = read_look(
-        observation(), robot, cameras=actor.cameras, state_mask=actor.state_mask(robot), names=KeyNames(given={})
-    )
-    first, again = (Actor(toy_run, flow_steps=2, seed=3).act(robot, look) for _ in range(2))
+    seen = read_observation(observation(), actor.form(robot), names=KeyNames(given={}))
+    first, again = (Actor.of_run(toy_run, flow_steps=2, seed=3).act(robot, seen) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, Actor(toy_run, flow_steps=2, seed=4).act(robot, look))
+    assert not np.array_equal(first, Actor.of_run(toy_run, flow_steps=2, seed=4).act(robot, seen))
 
 
 @pytest.mark.parametrize(
@@ -253,28 +213,22 @@ def test_a_message_that_is_none_is_refused(actor: Actor, data: Any, message: str
 def test_pictures_come_in_the_forms_that_clients_send(actor: Actor) -> None:
     robot, picture = actor.robots[ARM], np.full((224, 224, 3), 51, np.uint8)
     for sent in (picture, picture.transpose(2, 0, 1), picture / 255):
-        look = read_look(
-            observation(images={"base_0_rgb": sent}),
-            robot,
-            cameras=actor.cameras,
-            state_mask=actor.state_mask(robot),
-            names=KeyNames(given={}),
-        )
-        np.testing.assert_array_equal(look.images["base_0_rgb"], picture)
+        sample = observation(images={"base_0_rgb": sent})
+        seen = read_observation(sample, actor.form(robot), names=KeyNames(given={}))
+        np.testing.assert_array_equal(seen.images["base_0_rgb"], picture)
 
 
 def test_a_client_may_use_its_own_names(actor: Actor) -> None:
     names = KeyNames(given={"base_0_rgb": ("observation/exterior_image_1_left",), "state": ("joints", "gripper")})
     message = {
         "observation/exterior_image_1_left": np.zeros((224, 224, 3), np.uint8),
-        "joints": np.arange(6),
+        "joints": np.arange(6) / 10,
         "gripper": np.float64(0.5),
     }
     robot = actor.robots[ARM]
-    mask = actor.state_mask(robot)
-    look = read_look(message, robot, cameras=actor.cameras, state_mask=mask, names=names, prompt="lift it")
-    assert look.state[:7].tolist() == [0, 1, 2, 3, 4, 5, 0.5]
-    assert look.prompt == "lift it"
+    seen = read_observation(message, actor.form(robot), names=names, default_prompt="lift it")
+    np.testing.assert_allclose(seen.state[:7], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
+    assert seen.prompt == "lift it"
     with pytest.raises(UsageError, match="--map base: expected a camera, state or prompt. Did you mean"):
         KeyNames(given={"base": ("x",)})
 
@@ -310,5 +264,5 @@ def test_wrong_uses_of_the_command_are_named(toy_run: Path, actor: Actor, tmp_pa
         run_serve(parsed("--map", "state"))
     with pytest.raises(UsageError, match="--api-key-file .*none"):
         run_serve(parsed("--api-key-file", str(tmp_path / "none")))
-    with pytest.raises(UsageError, match="--execute from 1 to 4, the horizon; found 2 and 9"):
+    with pytest.raises(UsageError, match="--execute: expected 1 to 4, the horizon; found 9"):
         PolicyServer(ServerRequest(run=toy_run, execute=9, flow_steps=2), actor)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.config import named_config
-from trainers.work import count_flops, forward_flops, peak_tflops, train_flops
+from trainers.planning.work import count_flops, forward_flops, peak_tflops, train_flops
 
 
 def test_products_and_convolutions_count_two_per_multiplication() -> None:

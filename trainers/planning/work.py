@@ -50,19 +50,23 @@ def forward_flops(config: PolicyConfig, cameras: int) -> float:
     without the last layer's work on the prefix, which nothing reads.
     """
     params = jax.eval_shape(partial(policy.init_params, config), jax.random.key(0))
-    picture = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.uint8)
-    here, words = jax.ShapeDtypeStruct((1,), jnp.bool_), (1, config.max_tokens)
-    observation = Observation(
-        images=dict.fromkeys(CAMERAS[:cameras], picture),
-        image_masks=dict.fromkeys(CAMERAS[:cameras], here),
-        tokenized_prompt=jax.ShapeDtypeStruct(words, jnp.int32),
-        tokenized_prompt_mask=jax.ShapeDtypeStruct(words, jnp.bool_),
-        state=jax.ShapeDtypeStruct((1, config.action_dim), jnp.float32),
-    )
+    observation = jax.eval_shape(partial(_empty_observation, config, cameras))
     chunk = jax.ShapeDtypeStruct((1, config.horizon, config.action_dim), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
     traced = jax.make_jaxpr(partial(policy.loss_elements, config))(params, observation, chunk, chunk, time)
     return float(count_flops(traced))
+
+
+def _empty_observation(config: PolicyConfig, cameras: int) -> Observation:
+    """One sample's inputs with nothing in them, for their shapes."""
+    side, words = config.image_size, (1, config.max_tokens)
+    return Observation(
+        images=dict.fromkeys(CAMERAS[:cameras], jnp.zeros((1, side, side, 3), jnp.uint8)),
+        image_masks=dict.fromkeys(CAMERAS[:cameras], jnp.ones(1, jnp.bool_)),
+        tokenized_prompt=jnp.zeros(words, jnp.int32),
+        tokenized_prompt_mask=jnp.ones(words, jnp.bool_),
+        state=jnp.zeros((1, config.action_dim), jnp.float32),
+    )
 
 
 def train_flops(config: PolicyConfig, cameras: int) -> float:

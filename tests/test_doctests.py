@@ -1,0 +1,17 @@
+"""The examples in docstrings run: one that has gone stale would teach a reader what is not so."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.checkout import ROOT
+from tests.test_house import PACKAGES
+
+
+@pytest.mark.slow
+def test_every_example_in_a_docstring_holds() -> None:
+    command = [sys.executable, "-m", "pytest", "--quiet", "--doctest-modules", "-p", "no:cacheprovider", *PACKAGES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert int(done.stdout.split(" passed")[0].split()[-1]) >= 60

@@ -1,0 +1,1 @@
+"""What a run will take: work, memory, prompts; computed before it starts."""

@@ -1,0 +1,136 @@
+"""What a run will take, before it starts: parameters, memory per device, work, epochs of each group, cut prompts."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from mixtures.mixture import Mixture
+from model.params import param_count
+from trainers.config import RunConfig
+from trainers.mesh import AXES, split_array
+from trainers.planning.prompt_counts import PromptCounts
+from trainers.planning.work import forward_flops
+from trainers.setup import abstract_state
+
+SCHEMA = "embodimix.train_plan/v1"
+Tree = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedGroup:
+    """One group of the mixture: its share of the draws, how many those are, and how often they pass its data."""
+
+    name: str
+    share: float
+    draws: float
+    epochs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterCounts:
+    """Values in the parameters that train and in those that stay."""
+
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """A run before it starts. device_gib: what one device holds of the state and the gradients; activations come on
+    top and depend on --remat and --accumulate. hours: at the rate that was given, None without one. prompts: None where
+    the tokenizer is not at hand."""
+
+    model: str
+    devices: int
+    fsdp: int
+    parameters: ParameterCounts
+    device_gib: Mapping[str, float]
+    batch_mib: float
+    steps: int
+    batch_size: int
+    samples: int
+    sample_tflop: float
+    hours: float | None
+    groups: tuple[PlannedGroup, ...]
+    prompts: PromptCounts | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as `embodimix train --plan --json` prints it."""
+        return {"schema": SCHEMA} | asdict(self)
+
+
+def make_plan(
+    config: RunConfig,
+    mixture: Mixture,
+    *,
+    device_tflops: float | None = None,
+    prompts: PromptCounts | None = None,
+) -> TrainPlan:
+    """device_tflops: what one device attains, for the hours. prompts: see `trainers.planning.prompt_counts`."""
+    devices = jax.device_count()
+    state = abstract_state(config)
+    mesh = AbstractMesh((max(devices // config.fsdp, 1), config.fsdp), AXES)
+    held = {
+        "parameters": (state.trained, state.frozen),
+        "gradients": state.trained,
+        "optimizer": state.optimizer,
+        "moving_average": state.ema,
+    }
+    draws = config.steps * config.batch_size
+    flops = forward_flops(config.policy, len(config.cameras)) * (4 if config.policy.remat == "full" else 3)
+    return TrainPlan(
+        model=config.model,
+        devices=devices,
+        fsdp=config.fsdp,
+        parameters=ParameterCounts(trained=param_count(state.trained), frozen=param_count(state.frozen)),
+        device_gib={name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()},
+        batch_mib=config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        samples=draws,
+        sample_tflop=flops / 1e12,
+        hours=draws * flops / (devices * device_tflops * 1e12 * 3600) if device_tflops else None,
+        groups=tuple(
+            PlannedGroup(
+                name=group.name,
+                share=group.probability,
+                draws=group.probability * draws,
+                epochs=group.effective_epochs(draws),
+            )
+            for group in mixture.groups
+        ),
+        prompts=prompts,
+    )
+
+
+def device_bytes(mesh: AbstractMesh, tree: Tree) -> int:
+    """Bytes that one device holds of a tree: split arrays in part, the others whole."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize // (mesh.shape["fsdp"] if "fsdp" in split_array(mesh, leaf) else 1)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def render(plan: TrainPlan) -> str:
+    """The plan as text."""
+    lines = [
+        f"{plan.model}: {plan.parameters.trained:,} parameters train, {plan.parameters.frozen:,} stay",
+        f"{plan.devices} devices, parameters split over {plan.fsdp}; GiB on each: "
+        + ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in plan.device_gib.items())
+        + f", together {sum(plan.device_gib.values()):.2f}, activations on top",
+        f"{plan.steps:,} steps of {plan.batch_size} = {plan.samples:,} samples; "
+        f"pictures of a batch {plan.batch_mib:.1f} MiB",
+        f"{plan.sample_tflop:.4f} TFLOP a sample, {plan.sample_tflop * plan.samples:,.1f} in all",
+    ]
+    if plan.hours is not None:
+        lines.append(f"{plan.hours:,.2f} hours at the rate given")
+    lines.append("prompts: not counted without the model's --tokenizer" if plan.prompts is None else str(plan.prompts))
+    lines.append(f"{'group':<48} {'share':>8} {'draws':>12} {'epochs':>9}")
+    lines += [
+        f"{group.name:<48} {group.share:>8.2%} {group.draws:>12,.0f} {group.epochs:>9.2f}" for group in plan.groups
+    ]
+    return "\n".join(lines)
