@@ -61,7 +61,7 @@ _MERGE = """example:
   writes data/in_house/1.1.0, with every picture as it was, and its card
 Labels become segments and the steps' `segment_text`; the instructions stay the source's. Without tables, a dataset of
 an earlier version of embodimix gets today's form of records and nothing else. The command may be repeated.
-Exit code 1 where people disagree and nobody has adjudicated: see --prefer and --conflicts.
+Exit code 1 where people disagree and no adjudication exists: see --prefer and --conflicts.
 """
 
 
@@ -90,7 +90,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for name, what in (("f1", "boundary F1 at 0.25 s"), ("kappa", "Cohen's kappa"), ("alpha", "Krippendorff's alpha")):
         agree.add_argument(f"--min-{name}", type=float, metavar="X", help=f"least {what}")
     agree.set_defaults(run=_agree)
-    label = _add(actions, "label", "say in words what happens in each segment", _LABEL)
+    label = _add(actions, "label", "label each segment with a sentence", _LABEL)
     _add_label_options(label)
     review = _add(actions, "review", "look at segments in the browser, correct them, finish episodes", _REVIEW)
     review.add_argument("--table", nargs="+", default=[], type=as_storage_path, metavar="TABLE", help="show these too")
@@ -111,12 +111,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument(
         "--source", type=Path, metavar="DIR", help="the LeRobot dataset whose copy in --out gets the columns"
     )
+    export.add_argument("--proposals", action="store_true", help="write the motion phrases of proposals as texts, too")
     export.add_argument("--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key")
     export.set_defaults(run=_export)
     imported = _add(actions, "import", "read segments in the format of another tool", _IMPORT)
     imported.add_argument("source", type=Path, metavar="SOURCE", help="the other tool's file or folder")
     imported.add_argument("--format", required=True, choices=FORMATS, help="the other tool's format")
-    imported.add_argument("--annotator", required=True, metavar="NAME", help="who said it; names the table too")
+    imported.add_argument("--annotator", required=True, metavar="NAME", help="the annotator and table name")
     imported.add_argument(
         "--names", type=Path, metavar="FILE", help="CSV of foreign name, and episode id or source key"
     )
@@ -131,7 +132,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     merge.add_argument(
         "--table", type=as_storage_path, metavar="FILE", help="write the merged table here, and bake nothing"
     )
-    merge.add_argument("--prefer", nargs="+", default=[], metavar="NAME", help="annotators to believe, best first")
+    merge.add_argument("--prefer", nargs="+", default=[], metavar="NAME", help="annotators that win, best first")
     merge.add_argument(
         "--conflicts", choices=("fail", "latest"), default="fail", help="where people disagree: fail, or the newest"
     )
@@ -156,7 +157,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument(
         "--out", type=as_storage_path, metavar="DIR", help="where table and answers go; DATASET/segments"
     )
-    label.add_argument("--workers", type=int, default=4, help="questions under way at once (4)")
+    label.add_argument("--workers", type=int, default=4, help="questions in flight at once (4)")
     label.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="questions a minute (no limit)")
     label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
     label.add_argument("--usd-out", type=float, default=0.0, metavar="X", help="price of a million tokens received")

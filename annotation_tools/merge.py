@@ -39,7 +39,7 @@ Conflicts = Literal["fail", "latest"]
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """People disagree on an episode and nobody has adjudicated."""
+    """People disagree on an episode, and no adjudicated layer decides."""
 
     episode_id: str
     annotators: tuple[str, ...]
@@ -63,9 +63,9 @@ def merge_tables(
 ) -> Merged:
     """Chooses for each episode one annotator's segments out of all tables.
 
-    A person goes before a model, a model before the source's own segments, those before a proposal; among equals an
-    annotator in `prefer` (the earlier the better), then the adjudicated one. People who say the same do not
-    disagree. Where people still differ it is a conflict, unless `conflicts` is "latest": then the newest counts,
+    A person wins over a model, a model over the source's own segments, those over a proposal; among equals an
+    annotator in `prefer` (the earlier the better), then the adjudicated one. Equal segments of two people are no
+    conflict. Where people still differ it is a conflict, unless `conflicts` is "latest": then the newest counts,
     as it does among machines. So is one name with different segments in two tables. A table given twice counts once,
     and the order of the tables changes nothing.
     """
@@ -207,7 +207,7 @@ def _write_manifest(
     baked: Mapping[str, Sequence[Fingerprint]],
     record: Mapping[str, Any],
 ) -> None:
-    """Carries the conversion's manifest over to the new version, with the new shards, and says what was merged."""
+    """Carries the conversion's manifest over to the new version, with the new shards, and records what was merged."""
     path = dataset.path / "manifest.json"
     manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"name": dataset.name}
     shards: list[dict[str, Any]] = [

@@ -1,6 +1,6 @@
 """CALVIN: `lang_annotations/auto_lang_ann.npy` and `ep_start_end_ids.npy`, in frames counted through all episodes.
 
-Both ends of a range count. CALVIN names no episode, only ranges of frames: an export says in embodimix_episodes.json
+Both ends of a range count. CALVIN names no episode, only ranges of frames: an export lists in embodimix_episodes.json
 which episode each range is; for other files `--names` gives it, by `first-last`. Sentences are stored, embeddings are
 not: `emb` has width 0. Kind goes into `task`; the format cannot hold arms, success and
 confidence.
@@ -72,22 +72,24 @@ def read(path: Path, names: EpisodeNames) -> Imported:
         rows = list(zip(language["ann"], language["task"], spans, strict=True))
     except (KeyError, TypeError, ValueError) as error:
         raise FailedWork(f"{file}: expected language.ann, language.task and info.indx, found {error!r}") from error
-    said: dict[int, list[Segment]] = {}
+    found_in: dict[int, list[Segment]] = {}
     for text, task, (first, last) in rows:
         inside = np.flatnonzero((ranges[:, 0] <= first) & (last <= ranges[:, 1]))
         if not len(inside):
             raise FailedWork(f"{file}: frames {first}-{last}: expected a range inside one episode, found none")
         begin = int(ranges[inside[0], 0])
         kind: SegmentKind = str(task) if str(task) in KINDS else "subtask"  # type: ignore[assignment]
-        said.setdefault(int(inside[0]), []).append(
+        found_in.setdefault(int(inside[0]), []).append(
             Segment(start=int(first) - begin, end=int(last) - begin + 1, text=str(text), kind=kind, source="source")
         )
-    return _collect(file, ranges, said, names)
+    return _collect(file, ranges, found_in, names)
 
 
-def _collect(file: Path, ranges: NDArray[np.int64], said: Mapping[int, list[Segment]], names: EpisodeNames) -> Imported:
+def _collect(
+    file: Path, ranges: NDArray[np.int64], found_in: Mapping[int, list[Segment]], names: EpisodeNames
+) -> Imported:
     found = Collector(where=str(file))
-    for number, segments in said.items():
+    for number, segments in found_in.items():
         first, last = (int(frame) for frame in ranges[number])
         if (match := names.match(f"{first}-{last}")) is None:
             found.absent.append(f"{first}-{last}")

@@ -4,7 +4,7 @@ import argparse
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
@@ -14,29 +14,55 @@ from annotation_tools.episodes import EpisodeStore, check_annotator
 from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, stamp
 from annotation_tools.exchange.numbering import read_numbers
 from annotation_tools.merge import read_tables
+from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import check_own_table, check_segments, overlay, write_segments
 
 WITH_SOURCE = ("lerobot", "groot")
+# Formats whose texts other projects train on as language; people read those of the other formats.
+LANGUAGE_FORMATS = ("agibot", "calvin", "groot", "lerobot")
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Writes a table's segments, or those in the shards, in a foreign format."""
     store = EpisodeStore(arguments.dataset)
+    segments: dict[str, tuple[Segment, ...]]
     if arguments.table:
         segments = overlay(read_tables(store, [arguments.table]))
     else:
         segments = {episode_id: store.episode(episode_id).segments for episode_id in store.briefs}
+    n_proposals = 0
+    if arguments.format in LANGUAGE_FORMATS and not arguments.proposals:
+        segments, n_proposals = without_proposals(segments)
+        if n_proposals and not segments:
+            raise UsageError(
+                f"--format {arguments.format}: expected labelled segments, found {n_proposals} proposals, whose texts "
+                "describe the motion and are no instructions. Give a TABLE of labels, or --proposals to write them."
+            )
     names = EpisodeNames.of(store, read_names(arguments.names) if arguments.names else None)
     clips = make_clips(store, segments, names)
     if not clips:
         raise UsageError(f"{arguments.table or arguments.dataset}: expected segments, found none")
     paths = _write(arguments.format, arguments.out, clips, arguments.source)
     if arguments.json:
-        print(json.dumps({"episodes": len(clips), "files": [str(path) for path in paths]}))
+        print(
+            json.dumps(
+                {"episodes": len(clips), "proposals_left_out": n_proposals, "files": [str(path) for path in paths]}
+            )
+        )
     else:
-        print(f"{len(clips)} episodes\nwrote {len(paths)} file{'s' * (len(paths) > 1)} below {arguments.out}")
+        left_out = f", {n_proposals} proposals left out" if n_proposals else ""
+        print(f"{len(clips)} episodes{left_out}\nwrote {len(paths)} file{'s' * (len(paths) > 1)} below {arguments.out}")
     return 0
+
+
+def without_proposals(
+    segments: Mapping[str, Sequence[Segment]],
+) -> tuple[dict[str, tuple[Segment, ...]], int]:
+    """The segments whose texts are language, of episodes that have some, and how many proposals were left out."""
+    labelled = {e: tuple(s for s in found if s.source != "proposal") for e, found in segments.items()}
+    n = sum(map(len, segments.values())) - sum(map(len, labelled.values()))
+    return {episode_id: found for episode_id, found in labelled.items() if found}, n
 
 
 def _write(form: str, out: Path, clips: Sequence[Clip], source: Path | None) -> list[Path]:
@@ -52,7 +78,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     """Reads segments of a foreign format into a table. Raises FailedWork, writing nothing, where they do not fit."""
     annotator = check_annotator(arguments.annotator)
     store = EpisodeStore(arguments.dataset)
-    # What an export wrote beside its numbers is as good as what the user states, which goes before it.
+    # The names that an export wrote are exact; those that the user states win over them.
     given = read_numbers(arguments.source) | (read_names(arguments.names) if arguments.names else {})
     imported = import_module(f"annotation_tools.exchange.{arguments.format}").read(
         arguments.source, EpisodeNames.of(store, given)

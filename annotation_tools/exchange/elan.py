@@ -15,7 +15,7 @@ from pipelines.storage.files import write_atomically
 
 _TIERS = ("text", "kind", "arms", "success", "confidence")
 _TYPE = "segment"
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # XML has no way to say these.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # XML cannot encode these.
 
 
 def write(directory: Path, clips: Sequence[Clip]) -> list[Path]:
@@ -89,17 +89,17 @@ def _segments(file: Path, control_hz: float) -> list[Segment]:
     segments = []
     for times, text in sorted(tiers["text"].items()):
         start_ms, end_ms = times
-        said = {name: tier[times] for name, tier in tiers.items() if times in tier}
+        values = {name: tier[times] for name, tier in tiers.items() if times in tier}
         try:
             segments.append(
                 Segment(
                     start=round(start_ms / 1000 * control_hz),
                     end=round(end_ms / 1000 * control_hz),
                     text=text,
-                    kind=said.get("kind", "subtask"),  # type: ignore[arg-type]
-                    arms=tuple(said.get("arms", "").split()),
-                    success=int(said.get("success", "-1")),
-                    confidence=float(said.get("confidence", "1.0")),
+                    kind=values.get("kind", "subtask"),  # type: ignore[arg-type]
+                    arms=tuple(values.get("arms", "").split()),
+                    success=int(values.get("success", "-1")),
+                    confidence=float(values.get("confidence", "1.0")),
                     source="source",
                 )
             )

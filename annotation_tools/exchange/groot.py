@@ -81,7 +81,7 @@ def _write_all(directory: Path, numbered: Mapping[int, Clip], source: Path | Non
 
 
 def _index_of(file: Path, table: pa.Table) -> int:
-    """The episode_index of a file, by its column, which must say what its name says."""
+    """The episode_index of a file, by its column, which must agree with its name."""
     named = int(file.stem.removeprefix("episode_"))
     stated = set(table["episode_index"].to_pylist()) if "episode_index" in table.column_names else {named}
     if stated != {named}:

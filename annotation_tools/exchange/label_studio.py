@@ -58,7 +58,7 @@ def read(path: Path, names: EpisodeNames) -> Imported:
     found = Collector(where=str(file))
     try:
         for task in json.loads(file.read_text()):
-            done = [said for said in task["annotations"] if not said.get("was_cancelled")]
+            done = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
             if not done:
                 continue
             name = str(task["data"].get("episode_id") or _video_name(task["data"]["video"]))

@@ -1,4 +1,4 @@
-"""Numbers of episodes for formats that know no other name, and the file that says which episode each number is."""
+"""Numbers of episodes for formats that know no other name, and the file that lists which episode each number is."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.labelers import Labeler, LabelerAnswer, QuestionRefused, Usage
 from annotation_tools.labels.request import LabelRequest
 from annotation_tools.labels.run import AnswerCache, DeadLetter, LabelOutcome, Limits, label_episode, label_run
-from pipelines.contract.episode import Segment
+from pipelines.contract.episode import Segment, SegmentSource
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath, as_storage_path
 
@@ -66,7 +66,9 @@ def label_with_beam(
     letters = [letter for episode_id, _ in proposals for letter in _read_letters(cache, episode_id)]
     failed = {letter.episode_id for letter in letters}
     answered = [entry for entry in proposals if entry[0] not in failed]
-    known = _Known(name=labeler.name, fingerprint=labeler.fingerprint, wants_pictures=labeler.wants_pictures)
+    known = _Known(
+        name=labeler.name, fingerprint=labeler.fingerprint, wants_pictures=labeler.wants_pictures, source=labeler.source
+    )
     once = Limits(attempts=1, answers=1)
     outcome = label_run(EpisodeStore(dataset), known, answered, AnswerCache(cache), once, created, tool_version)
     return replace(outcome, dead_letters=(*letters, *outcome.dead_letters), asked=0)
@@ -79,6 +81,7 @@ class _Known:
     name: str
     fingerprint: str
     wants_pictures: bool
+    source: SegmentSource
 
     def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         raise QuestionRefused("expected an answer of the job, found none")

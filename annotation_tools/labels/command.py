@@ -29,7 +29,7 @@ from pipelines.storage.paths import StoragePath
 
 
 def run_label(arguments: argparse.Namespace) -> int:
-    """Labels a dataset as the arguments say; see `embodimix annotate label --help`."""
+    """Labels a dataset by the arguments; see `embodimix annotate label --help`."""
     if arguments.beam_options and not arguments.beam:
         raise UsageError(f"unrecognized arguments: {' '.join(arguments.beam_options)} (Beam's options need --beam)")
     labeler = choose_labeler(arguments)
@@ -38,7 +38,7 @@ def run_label(arguments: argparse.Namespace) -> int:
     proposals = read_proposals(store, arguments.table)
     out = arguments.out or arguments.dataset / "segments"
     # Before anything is asked and paid for.
-    check_own_table(out / f"{name}.parquet", name, "model")
+    check_own_table(out / f"{name}.parquet", name, labeler.source)
     cache = AnswerCache(out / "answers")
     estimate = estimate_run(store, labeler, proposals, cache)
     if not arguments.json:

@@ -14,6 +14,7 @@ from typing import Any
 
 from annotation_tools.labels.labelers import LabelerAnswer, QuestionRefused, Unavailable, Usage
 from annotation_tools.labels.request import ANSWER_SCHEMA, INSTRUCTIONS, LabelRequest
+from pipelines.contract.episode import SegmentSource
 from pipelines.contract.errors import FailedWork, UsageError
 
 _MAX_ANSWER_BYTES = 4 << 20
@@ -38,6 +39,7 @@ class HttpLabeler:
     usd_in: float = 0.0
     usd_out: float = 0.0
     wants_pictures: bool = True
+    source: SegmentSource = "model"
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
@@ -136,8 +138,8 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _failure(url: str, error: urllib.error.HTTPError) -> FailedWork:
-    said = error.read(300).decode(errors="replace")
-    message = f"{url}: HTTP {error.code}: {said}"
+    body = error.read(300).decode(errors="replace")
+    message = f"{url}: HTTP {error.code}: {body}"
     if 300 <= error.code < 400:
         target = error.headers.get("Location", "")
         return FailedWork(f"{url}: expected an answer, found a redirect to {target!r}, which is not followed")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from annotation_tools.labels.request import LabelRequest
+from pipelines.contract.episode import SegmentSource
 from pipelines.contract.errors import FailedWork
 
 
@@ -50,7 +51,8 @@ class QuestionRefused(FailedWork):
 class Labeler(Protocol):
     """A source of labels.
 
-    name: the annotator in tables. fingerprint: everything that its answers depend on beside the question.
+    name: the annotator in tables. fingerprint: everything that its answers depend on beside the question. source: what
+    its segments are in tables; `proposal` where the texts only describe the motion and are no language.
     """
 
     @property
@@ -59,6 +61,8 @@ class Labeler(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def wants_pictures(self) -> bool: ...
+    @property
+    def source(self) -> SegmentSource: ...
 
     def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         """Answers a question; `complaint` says what was wrong with the last answer to it, "" at first.
@@ -77,6 +81,7 @@ class RulesLabeler:
     name: str = "rules"
     fingerprint: str = "rules/1"
     wants_pictures: bool = False
+    source: SegmentSource = "proposal"
 
     def answer(self, request: LabelRequest, complaint: str) -> LabelerAnswer:
         hz = request.control_hz
@@ -105,6 +110,7 @@ class SubprocessLabeler:
     name: str = "subprocess"
     timeout_s: float = 120.0
     wants_pictures: bool = True
+    source: SegmentSource = "model"
 
     @property
     def fingerprint(self) -> str:
@@ -122,8 +128,8 @@ class SubprocessLabeler:
         except OSError as error:
             raise FailedWork(f"{self.command[0]}: expected a program that can be run, found {error}") from error
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()[-300:]
-            raise Unavailable(f"{self.command[0]}: expected exit code 0, found {done.returncode}: {said}")
+            shown = done.stderr.decode(errors="replace").strip()[-300:]
+            raise Unavailable(f"{self.command[0]}: expected exit code 0, found {done.returncode}: {shown}")
         return LabelerAnswer(text=done.stdout.decode(errors="replace").strip())
 
     def estimate(self, request: LabelRequest) -> Usage:

@@ -158,7 +158,7 @@ def label_run(
 ) -> LabelOutcome:
     """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
 
-    Raises FailedWork where the labeler can answer nothing at all (say a wrong key).
+    Raises FailedWork where the labeler can answer nothing at all (a wrong key, for example).
     """
     budget = _Budget(limits, clock, sleep)
     annotations: dict[str, list[Annotation]] = {}
@@ -176,7 +176,7 @@ def label_run(
             Annotation(
                 episode_id=episode_id,
                 episode_hash=identity,
-                segment=segment,
+                segment=replace(segment, source=labeler.source),
                 annotator=labeler.name,
                 created=created,
                 tool_version=tool_version,
@@ -190,7 +190,7 @@ def label_run(
         futures = [pool.submit(work, entry) for entry in proposals]
         try:
             errors = [future.exception() for future in futures]
-        except BaseException:  # An interrupt: what is under way may end, nothing new is asked.
+        except BaseException:  # An interrupt: questions in flight may end, no new one is asked.
             budget.stop()
             raise
     for error in errors:

@@ -53,7 +53,7 @@ class ReviewOptions:
 
 
 def open_review(options: ReviewOptions) -> Review:
-    """Opens the dataset, the tables and the file of what people said."""
+    """Opens the dataset, the tables and the file of saved reviews."""
     episodes = EpisodeStore(options.dataset)
     lanes: dict[str, dict[str, list[Annotation]]] = {}
     for table in read_tables(episodes, options.tables):
@@ -105,7 +105,7 @@ def serve(options: ReviewOptions) -> Sequence[Path]:
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
-            pass  # The usual end; uvicorn has answered what was under way.
+            pass  # The usual end; uvicorn has answered all requests in flight.
         return review.store.export(review.directory, review.tool_version)
 
 

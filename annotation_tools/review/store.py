@@ -1,4 +1,4 @@
-"""What people said in the review: saved step by step in SQLite, so that a kill at any moment loses nothing saved."""
+"""Reviews in SQLite: every save is durable at once, so that a kill at any moment loses nothing that was saved."""
 
 import hashlib
 import itertools
@@ -52,7 +52,7 @@ class StaleSave(FailedWork):
     def __init__(self, current: Layer) -> None:
         self.current = current
         super().__init__(
-            f"episode {current.episode_id}: {current.author} saved revision {current.revision} meanwhile; "
+            f"episode {current.episode_id}: {current.author} saved revision {current.revision} in between; "
             "your version is kept aside"
         )
 
@@ -251,7 +251,7 @@ class _transaction:
 
 
 def _segments(text: str) -> tuple[Segment, ...]:
-    """Segments as they were saved; what an earlier version let in that UTF-8 cannot say is replaced."""
+    """Segments as they were saved; letters that an earlier version accepted and UTF-8 cannot encode are replaced."""
     whole = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace").decode()
     return tuple(Segment(**{**row, "arms": tuple(row["arms"])}) for row in json.loads(whole))
 

@@ -13,7 +13,7 @@ def describe_motion(motion: Motion, start: int, end: int) -> str:
     """Says what moves between two steps, for example "move the left arm down, close the left gripper".
 
     Directions are named only where the robot's own frame was measured: x forward, y left, z up. In joint modes,
-    without forward kinematics, an arm just moves. What is said is in order of time where that is known.
+    without forward kinematics, an arm just moves. The parts of the phrase follow the order of time where that is known.
     """
     two_arms = any(name.endswith("1") for name in (*motion.grippers, *(part.part for part in motion.parts)))
     middle = (start + end) / 2
@@ -86,8 +86,8 @@ def _arm_words(part: PartMotion, side: str, start: int, end: int) -> str:
             return f"move the {side}arm there and back"
         return f"rotate the {side}gripper" if rotation >= _ROTATION_M else f"move the {side}arm slightly"
     least = max(_TRAVEL_M, 0.5 * travel.max(), np.sort(travel)[1])  # the two greatest at most
-    said = [pair[int(value < 0)] for pair, value in zip(names, change, strict=False) if abs(value) >= least]
-    return f"move the {side}arm {' and '.join(said)}"
+    named = [pair[int(value < 0)] for pair, value in zip(names, change, strict=False) if abs(value) >= least]
+    return f"move the {side}arm {' and '.join(named)}"
 
 
 def _base_words(change: Floats) -> list[str]:

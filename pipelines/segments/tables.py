@@ -45,7 +45,7 @@ _SEGMENT = ("start", "end", "text", "kind", "arms", "success", "confidence", "so
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """One segment of one episode, and who said so when.
+    """One segment of one episode, who made it, and when.
 
     episode_hash: `episode_hash` of the episode that was looked at. created: UTC in ISO 8601, to the second.
     """
@@ -59,7 +59,7 @@ class Annotation:
 
     @property
     def layer(self) -> tuple[str, str, str]:
-        """What one annotator, person or machine, said of one episode."""
+        """One annotator's segments, of a person or a machine, for one episode."""
         return self.episode_id, self.segment.source, self.annotator
 
 
@@ -87,7 +87,7 @@ class Fault:
         return self.kind != "gap"
 
     def __str__(self) -> str:
-        where = f"episode {self.episode_id}, {self.annotator or 'nobody'}, steps {self.start}-{self.end}"
+        where = f"episode {self.episode_id}, {self.annotator or 'no annotator'}, steps {self.start}-{self.end}"
         return f"{where}: {self.kind}: {self.detail}"
 
 
@@ -202,10 +202,10 @@ def check_segments(annotations: Sequence[Annotation], episodes: Mapping[str, Epi
 
 
 def overlay(tables: Iterable[Sequence[Annotation]]) -> dict[str, tuple[Segment, ...]]:
-    """Says for each episode that the tables speak of which segments it has now: those of the last table with it.
+    """The segments of each episode in the tables: those of the last table that has it.
 
-    An episode's segments are replaced as a whole. Raises FailedWork where one table has two annotators' words on
-    one episode: merge them first.
+    An episode's segments are replaced as a whole. Raises FailedWork where one table has two annotators'
+    segments of one episode: merge them first.
     """
     result: dict[str, tuple[Segment, ...]] = {}
     for table in tables:

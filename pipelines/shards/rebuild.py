@@ -44,7 +44,7 @@ def rebuild_index(path: StoragePath) -> Iterator[RebuiltShard]:
 
     For shards that embodimix wrote, the sidecar is the same, byte for byte. For other RLDS shards it holds what the
     records say without an adapter: records, language, steps, and where every picture lies; vectors stay empty.
-    Raises FailedWork for a shard that is missing, corrupt, or does not hold the episodes that dataset_info.json says.
+    Raises FailedWork for a shard that is missing, corrupt, or does not hold the episodes that dataset_info.json lists.
     """
     info, features = read_info(path)
     cameras = picture_features(features)
@@ -152,7 +152,7 @@ def _pictures(values: Parsed, payload_offset: int) -> PictureRanges:
 def _describe(
     features: Mapping[str, Parsed], shard: ShardName, index: int, payload: bytes, cameras: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What a record of another writer says, under the names of ours: no robot, no vectors, all masks off."""
+    """The content of a record of another writer, under the names of ours: no robot, no vectors, all masks off."""
     n_steps = len(features["steps/is_first"])
     language = _language(features)
     texts = {

@@ -27,7 +27,7 @@ def write_metadata(
     shard_bytes: Mapping[str, int],
     description: str = "",
 ) -> None:
-    """Writes features.json and then dataset_info.json, which says that the dataset is complete.
+    """Writes features.json and then dataset_info.json, which marks the dataset as complete.
 
     shard_lengths: per split the number of episodes of every shard; shard_bytes: per split the bytes of all shards.
     """

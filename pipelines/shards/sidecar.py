@@ -136,7 +136,7 @@ class ShardName(ShardId):
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a sidecar says of its shard: bytes, sha256, the options it was written with ("" unknown), and counts."""
+    """What a sidecar records of its shard: bytes, sha256, the options it was written with ("" unknown), and counts."""
 
     size: int
     sha256: str
@@ -227,7 +227,7 @@ def write_sidecar(
 
 
 def read_fingerprint(path: StoragePath) -> Fingerprint:
-    """Reads what a sidecar says of its shard. Raises FailedWork when the file is no sidecar of these schemas."""
+    """Reads what a sidecar records of its shard. Raises FailedWork when the file is no sidecar of these schemas."""
     return _open(path)[1]
 
 

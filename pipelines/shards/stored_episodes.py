@@ -101,7 +101,7 @@ def iter_shard(dataset: Dataset, split: str, files: ShardPaths) -> Iterator[Stor
 def _episode(
     dataset: Dataset, split: str, shard: StoragePath, row: dict[str, Any], lists: dict[str, NDArray[Any]]
 ) -> StoredEpisode:
-    # A camera slot says by the mask whether the episode has it; a camera of another writer's name is always there.
+    # The mask covers the camera slots; a camera under another writer's name is in every episode.
     present = dict(zip(CAMERAS, row["camera_mask"], strict=True))
     return StoredEpisode(
         split=split,

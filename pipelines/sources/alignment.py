@@ -80,7 +80,7 @@ def pair_frames(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
     if abs(shift_s) <= FRAME_TOLERANCE * period_s and stated.n_lost == 0:
         return stated
     own = replace(_nearest(rows_s, frames_s - shift_s, period_s), shift_s=shift_s)
-    if own.n_lost < stated.n_lost and _n_used(own) >= _n_used(stated):
+    if own.n_lost < stated.n_lost:
         stated = own
     if stated.n_lost and len(rows_s) == len(frames_s):
         apart = np.abs((rows_s - rows_s[0]) - (frames_s - frames_s[0]))
@@ -98,10 +98,6 @@ def _nearest(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
     near = errors <= FRAME_TOLERANCE * period_s
     frames = np.where(near, nearest, -1).astype(np.int64)
     return Pairing(frames=frames, error_s=_rounded(errors[near].max(initial=0.0)))
-
-
-def _n_used(pairing: Pairing) -> int:
-    return len(np.unique(pairing.frames[pairing.frames >= 0]))
 
 
 def _rounded(seconds: float) -> float:

@@ -247,8 +247,8 @@ def _read_templates(info: Mapping[str, Any], layout: Layout) -> Templates:
         fields = {match[1] for match in _FIELD.finditer(str(template))}
         path = PurePosixPath(_FIELD.sub("x", str(template)))
         is_safe = not path.is_absolute() and ".." not in path.parts and not set("{}\0\\") & set(str(path))
-        tells = {"episode_index"} if layout == "a file per episode" else {"episode_index", "file_index"}
-        if isinstance(template, str) and is_safe and fields <= known and tells & fields:
+        needed = {"episode_index"} if layout == "a file per episode" else {"episode_index", "file_index"}
+        if isinstance(template, str) and is_safe and fields <= known and needed & fields:
             found[key] = template
         else:
             found[key] = usual

@@ -1,6 +1,7 @@
 """Rows of LeRobot's Parquet tables: numbers by column, pictures in columns, and the sentence of each step."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,9 +194,26 @@ def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -
     if not len(ends) or start >= stop:
         return start, file.schema_arrow.empty_table().select(names)
     first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
-    table = file.read_row_groups(list(range(first, min(last + 1, len(sizes)))), columns=names)
+    groups = range(first, min(last + 1, len(sizes)))
+    _check_sizes(file, groups, names)
+    table = file.read_row_groups(list(groups), columns=names)
     before = int(ends[first - 1]) if first else 0
     return start, table.slice(start - before, stop - start)
+
+
+def _check_sizes(file: pq.ParquetFile, groups: Sequence[int], names: Sequence[str]) -> None:
+    """Raises Rejected where a column would take more memory than any: a few bytes can stand for 2^31 equal numbers."""
+    n_values: Counter[str] = Counter()
+    for group in groups:
+        row_group = file.metadata.row_group(group)
+        for i in range(row_group.num_columns):
+            column = row_group.column(i)
+            if column.path_in_schema.split(".")[0] not in names:
+                continue
+            n_values[column.path_in_schema.split(".")[0]] += column.num_values
+            check_array_size(f"column {column.path_in_schema}", (column.total_uncompressed_size,), 1)
+    for name in names:
+        check_array_size(f"column {name}", (n_values[name],), 8)
 
 
 def _in_order(rows: Rows, episode: EpisodeFiles) -> Rows:

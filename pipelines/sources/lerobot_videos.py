@@ -129,7 +129,7 @@ def _describe_feature(key: str, spec: Mapping[str, Any], episode: EpisodeFiles, 
 def _file_shift(span: VideoSpan, clock: VideoClock, period_s: float) -> float:
     """How much later the file's clock begins than the metadata's, judged by all episodes of the file together.
 
-    By one episode it cannot be told: the frames of its neighbours are as near in time as its own.
+    One episode does not say: the frames of its neighbours are as near in time as its own.
     """
     if span.file_to_s is None:
         return 0.0

@@ -133,6 +133,8 @@ def decode_frames(path: Path, clock: VideoClock, first: int = 0) -> Iterator[tup
                 previous = number
                 if number >= first:
                     yield number, np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            if first and previous < 0:
+                yield from _decode_all(path, clock, first)
     except _DECODE_ERRORS as error:
         raise CorruptImage(f"{path}: expected frames that decode: {error}") from error
 

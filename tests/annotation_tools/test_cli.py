@@ -165,7 +165,7 @@ def test_label_by_rules_writes_a_table_and_keeps_answers(dataset: Path, capsys: 
     assert main(arguments) == 0
     assert "2 of 2 episodes labelled, 2 questions asked" in capsys.readouterr().out
     table = read_segments(dataset / "segments" / "rules.parquet")
-    assert {(a.segment.source, a.annotator) for a in table} == {("model", "rules")}
+    assert {(a.segment.source, a.annotator) for a in table} == {("proposal", "rules")}
     assert main(arguments) == 0
     assert "2 known already" in capsys.readouterr().out
 
@@ -219,7 +219,8 @@ def test_a_dataset_in_an_object_store_is_proposed_labelled_and_merged(
     baked = EpisodeStore("mem://bucket/toy/1.1.0")
     local = EpisodeStore(dataset)
     for episode_id in local.briefs:
-        assert {segment.source for segment in baked.episode(episode_id).segments} == {"model"}
+        texts = [segment.text for segment in baked.episode(episode_id).segments]
+        assert any(text.startswith("grasp: ") for text in texts)
         assert baked.jpeg(episode_id, "base_0_rgb", 9) == local.jpeg(episode_id, "base_0_rgb", 9)
     assert main(["annotate", "review", url]) == 2
     assert "expected a folder on this machine to keep the work in" in capsys.readouterr().err

@@ -19,7 +19,7 @@ Columns = dict[str, Any]
 
 
 def level_of(number: int) -> int:
-    """The grey level of frame `number`; 45 levels are told apart."""
+    """The grey level of frame `number`; 45 levels differ."""
     return 20 + 5 * (number % 45)
 
 

@@ -145,7 +145,7 @@ def test_an_episode_that_is_from_no_lerobot_dataset_is_refused_by_name(tmp_path:
     csv = tmp_path / "names.csv"
     csv.write_text("1,logs/a.zarr\n0,logs/b.zarr\n")
     arguments = ["--format", "lerobot", "--out", str(tmp_path / "out"), "--source", str(source), "--names", str(csv)]
-    assert main(["annotate", "export", str(store.dataset.path), *arguments]) == 0
+    assert main(["annotate", "export", str(store.dataset.path), "--proposals", *arguments]) == 0
 
 
 def test_a_lerobot_dataset_that_lacks_an_episode_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -268,3 +268,15 @@ def test_a_csv_with_a_name_twice_or_a_stranger_is_refused(tmp_path: Path, capsys
     csv.write_text("x,logs/c.zarr\n")
     assert main(["annotate", "import", *arguments]) == 1
     assert "no episode 'logs/c.zarr' in the dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["lerobot", "groot", "agibot", "calvin"])
+def test_motion_phrases_are_exported_as_language_only_where_that_is_asked(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = store_of(tmp_path, ["logs/a.zarr"], n_shards=1)
+    arguments = ["annotate", "export", str(store.dataset.path), "--format", form, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "expected labelled segments, found 2 proposals" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--proposals"]) == 0

@@ -136,6 +136,11 @@ def test_rules_name_the_step_of_manipulation(store: EpisodeStore, tmp_path: Path
     assert {a.annotator for a in outcome.annotations} == {"rules"} and not outcome.dead_letters
 
 
+def test_the_words_of_rules_are_a_motion_s_and_no_language(store: EpisodeStore, tmp_path: Path) -> None:
+    segments = [a.segment for a in run(store, RulesLabeler(), tmp_path).annotations]
+    assert {segment.source for segment in segments} == {"proposal"} and {s.label for s in segments} == {""}
+
+
 ECHO = """
 import json, sys
 question = json.load(sys.stdin)

@@ -39,7 +39,7 @@ def test_what_is_saved_is_read_back(store: ReviewStore) -> None:
 
 def test_a_stale_save_loses_nothing(store: ReviewStore) -> None:
     save(store, REACH, 0)
-    with pytest.raises(StaleSave, match="episode e1: ann saved revision 1 meanwhile; your version is kept aside"):
+    with pytest.raises(StaleSave, match="episode e1: ann saved revision 1 in between; your version is kept aside"):
         save(store, LIFT, 0)
     layer = store.layer("e1", "ann")
     assert layer is not None and layer.segments == REACH

@@ -95,7 +95,7 @@ def test_a_failed_episode_is_kept_and_flagged(shared: Path) -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("folder", "success"), [("success", 1), ("failure", 0), ("elsewhere", -1)])
-def test_without_metadata_the_folder_tells_the_outcome(sample: Path, tmp_path: Path, folder: str, success: int) -> None:
+def test_without_metadata_the_folder_says_success(sample: Path, tmp_path: Path, folder: str, success: int) -> None:
     for path in sample.glob("metadata_*.json"):
         path.unlink()
     with h5py.File(sample / "trajectory.h5", "r+") as file:
@@ -258,8 +258,9 @@ def rewrite_frames(path: Path, frames: list[np.ndarray], times_s: np.ndarray) ->
 
 
 @pytest.mark.shared
-def test_a_camera_that_nobody_uses_costs_no_step(sample: Path, tmp_path: Path) -> None:
-    rewrite(sample / "recordings/MP4/24400334.mp4", 20)
+@pytest.mark.parametrize(("n", "fps"), [(20, 15), (84, 30), (100, 60)])
+def test_a_camera_that_nobody_uses_costs_no_step(sample: Path, tmp_path: Path, n: int, fps: int) -> None:
+    rewrite(sample / "recordings/MP4/24400334.mp4", n, fps=fps)
     native = read_only(tmp_path)
     assert native.n_steps == 84 and list(native.frames) == ["wrist", "exterior_1"]
 

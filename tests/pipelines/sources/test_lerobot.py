@@ -227,7 +227,7 @@ def test_a_truncated_table_is_rejected(tmp_path: Path) -> None:
         read_number(root, 0)
 
 
-def test_raw_servo_ticks_are_told_from_angles(tmp_path: Path) -> None:
+def test_raw_servo_ticks_are_no_angles(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set")
     table = make_table(0, 3)
     ticks = table.set_column(0, "observation.state", [(np.tile(np.arange(14), (3, 1)) + 2048.0).tolist()])
@@ -258,10 +258,10 @@ def test_the_humanoid_is_refused_by_what_does_not_fit(
     source = str(shared / "data/real/gr1_lerobot_v2")
     arguments = ["convert", "lerobot", source, str(tmp_path), "--name", "gr1", "--version", "1.0.0"]
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert "robot_type GR1ArmsOnly, observation.state of 44 dims" in told
-    assert "left over are arm0: left_arm[6]; gripper0: left_hand[1], left_hand[2]" in told
-    assert "no slots at all for left_leg, neck, right_leg, waist" in told
+    shown = capsys.readouterr().err
+    assert "robot_type GR1ArmsOnly, observation.state of 44 dims" in shown
+    assert "left over are arm0: left_arm[6]; gripper0: left_hand[1], left_hand[2]" in shown
+    assert "no slots at all for left_leg, neck, right_leg, waist" in shown
     assert explain_misfit(source).startswith("robot_type GR1ArmsOnly")
 
 

@@ -73,6 +73,22 @@ def test_row_numbers_may_count_per_file_and_rows_lie_in_any_order(tmp_path: Path
     assert found.rejects == ()
 
 
+def test_rows_of_episodes_that_lie_in_one_another_stay_apart(tmp_path: Path) -> None:
+    root = write_v3(tmp_path, META, {0: THREE}, 12)
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).take([0, 4, 1, 7, 5, 2, 8, 9, 3, 6, 10, 11]), path, row_group_size=5)
+    episodes, found = read_all(root)
+    check_three(episodes, [0, 1, 2])
+    assert found.rejects == ()
+
+
+def test_an_episode_may_have_a_video_file_of_its_own(tmp_path: Path) -> None:
+    rows = [META[0], META[1], meta_row(2, 7, 5, from_s=0.0) | {f"videos/{CAMERA}/file_index": 1}]
+    root = write_v3(tmp_path, rows, {0: THREE}, 7)
+    write_video(root / f"videos/{CAMERA}/chunk-000/file-001.mp4", range(7, 12))
+    check_three(read_all(root)[0], [0, 1, 2])
+
+
 def test_row_numbers_that_are_not_the_tables_are_stated(tmp_path: Path) -> None:
     rows = [meta_row(0, 100, 4, from_s=0.0), meta_row(1, 104, 3, from_s=0.4), meta_row(2, 107, 5, from_s=0.7)]
     episodes, _ = read_all(write_v3(tmp_path, rows, {0: THREE}, 12))

@@ -156,12 +156,12 @@ def language(rows: list[tuple[str, str | None, float]]) -> list[dict[str, Any]]:
 
 def test_language_columns_hold_a_subtask_until_the_next(tmp_path: Path) -> None:
     """As `language_persistent` of LeRobot 3.1: each row repeats the episode's list; None ends a subtask."""
-    rows = language(
-        [("plan", "all of it", 0.0), ("subtask", "reach", 0.1), ("subtask", None, 0.3), ("subtask", "go", 0.4)]
-    )
-    columns = make_rows(0, 6) | {"language_persistent": pa.array([rows] * 6)}
+    # A row at 0.7 s holds 0.69999999, as float32.
+    subtasks = [("subtask", "reach", 0.1), ("subtask", None, 0.3), ("subtask", "go", 0.7)]
+    rows = language([("plan", "all of it", 0.0), *subtasks])
+    columns = make_rows(0, 9) | {"language_persistent": pa.array([rows] * 9)}
     root = write_v2(tmp_path, [columns], codebase_version="v3.1")
-    assert read_one(root).step_text == ("", "reach", "reach", "", "go", "go")
+    assert read_one(root).step_text == ("", "reach", "reach", "", "", "", "", "go", "go")
 
 
 def test_task_texts_of_v2_lines_and_their_success(tmp_path: Path) -> None:
@@ -192,6 +192,16 @@ def test_arrays_of_lists_and_of_missing_numbers() -> None:
     assert to_array(pa.chunked_array([pa.array([[1.0], [2.0, 3.0]])])) is None
     assert to_array(pa.chunked_array([pa.array(["a"])])) is None
     assert to_array(pa.chunked_array([pa.array([True, None])])).tolist()[0] == 1.0  # type: ignore[union-attr]
+
+
+def test_few_bytes_that_stand_for_many_numbers_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    root = write_v2(tmp_path, [make_rows(0, 3)])
+    path = root / "data/chunk-000/episode_000000.parquet"
+    zeros = pa.array([np.zeros(12_000_000, np.int8)] * 3)
+    pq.write_table(pq.read_table(path).append_column("zeros", zeros), path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(Rejected, match="absurd_size: column zeros: expected one episode's numbers"):
+        read_one(root)
 
 
 def test_task_lines_may_be_of_unknown_numbers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Degrees or percent of range: told where it is certain, asked for where it is not, never assumed."""
+"""Degrees or percent of range: stated where it is certain, asked for where it is not, never assumed."""
 
 import json
 from dataclasses import replace
