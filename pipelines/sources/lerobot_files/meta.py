@@ -183,6 +183,24 @@ def fill_template(template: str, values: Mapping[str, int | str]) -> str:
     return _FIELD.sub(fill, template)
 
 
+def flatten_names(names: Any) -> tuple[str, ...]:
+    """Returns the names of a feature's dims, in every form that LeRobot's datasets have them.
+
+    A list; lists in a list; lists by group, `{"motors": [...]}`; numbers by name, `{"x": 0, "y": 1}`.
+
+    >>> flatten_names({"motors": ["waist", "shoulder"]})
+    ('waist', 'shoulder')
+    """
+    if isinstance(names, Mapping):
+        if all(isinstance(number, int) for number in names.values()):
+            return tuple(str(name) for name, _ in sorted(names.items(), key=lambda item: item[1]))
+        return tuple(name for group in names.values() for name in flatten_names(group))
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return ()
+    nested = (flatten_names(name) if isinstance(name, Mapping | list) else (str(name),) for name in names)
+    return tuple(name for group in nested for name in group)
+
+
 def read_json(path: StoragePath) -> dict[str, Any]:
     """Reads a JSON object. Raises FailedWork."""
     try:
