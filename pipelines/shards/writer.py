@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.images import CorruptImage
+from pipelines.contract.native import Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.shards.example_wire import varint
 from pipelines.shards.record import EpisodeTooLarge, Record, make_record
@@ -58,8 +59,8 @@ def write_shard(
     """Writes a shard, then its sidecar, each atomically; memory is bounded whatever an episode's length.
 
     cameras: the camera slots of the whole dataset. converter: name and version; `+options_hash` is stored behind it.
-    on_reject: is called with reference, reason (corrupt_image, too_large, unreadable_frame) and detail for every
-        episode that is left out. Errors of the iterable itself pass through. Raises DiskFull.
+    on_reject: is called with reference, reason (corrupt_image, too_large, unreadable_frame, or the reader's own) and
+        detail for every episode that is left out. Errors of the iterable itself pass through. Raises DiskFull.
     """
     where = ShardName(name=name, split=split, shard=shard, n_shards=n_shards)
     rows: list[dict[str, Any]] = []
@@ -87,7 +88,8 @@ def write_shard(
                 if passing := transient_cause(error):
                     raise passing from error
                 n_rejected += 1
-                on_reject(episode.reference, _reason(error), str(error))
+                detail = error.detail if isinstance(error, Rejected) else str(error)
+                on_reject(episode.reference, _reason(error), detail)
     fingerprint = Fingerprint(
         size=output.size,
         sha256=output.digest.hexdigest(),
@@ -160,6 +162,9 @@ def _append(output: Any, record: Record, where: ShardName, index: int) -> dict[s
 
 
 def _reason(error: FailedWork) -> RejectReason:
+    # What a reader can only find when a picture is asked for, such as a chunk that is not stored, it names itself.
+    if isinstance(error, Rejected):
+        return error.reason
     if isinstance(error, CorruptImage):
         return "corrupt_image"
     return "too_large" if isinstance(error, EpisodeTooLarge) else "unreadable_frame"

@@ -93,18 +93,18 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     if store.name.endswith(".zip"):
         return own_file(located, listing, pictures)
     every, (start, end) = listing.below(store), located.place
-    metadata = {place: stat for place, stat in every.items() if place.name in METADATA}
+    metadata = {path: stat for path, stat in every.items() if path.name in METADATA}
     with fetched(metadata):
-        arrays = {place.parent.url: _read_json(local_path(place)) for place in metadata}
+        arrays = {path.parent.url: _read_json(local_path(path)) for path in metadata}
     return {
-        place: stat
-        for place, stat in every.items()
-        if (chunk := _chunk_of(place.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
+        path: stat
+        for path, stat in every.items()
+        if (chunk := _chunk_of(path.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
     }
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    """What the metadata of an array says; nothing if it is damaged, which the reader will tell."""
+    """What the metadata of an array says; nothing if it is damaged, which the reader reports."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
@@ -113,7 +113,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _chunk_of(url: str, arrays: Mapping[str, Mapping[str, Any]]) -> tuple[int, Mapping[str, Any]] | None:
-    """The place of a chunk along the first axis, and its array's metadata; None for what is no chunk."""
+    """The number of a chunk along the first axis, and its array's metadata; None for what is no chunk."""
     if not (match := _CHUNK.fullmatch(url)) or match["array"] not in arrays:
         return None
     return int(match["first"]), arrays[match["array"]]

@@ -8,7 +8,7 @@ from numcodecs.abc import Codec
 
 
 class _ImageCodec(Codec):
-    """Decodes pictures; what an encoder was told (level, effort and others) is of no use to a decoder.
+    """Decodes pictures; settings of the encoder (level, effort and others) are of no use to a decoder.
 
     imagecodecs' own codecs refuse settings that their release does not know, which those of UMI's recorder include.
     """

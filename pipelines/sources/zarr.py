@@ -32,7 +32,7 @@ SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
 MAX_CONTROL_HZ = 1000
-# A nonholonomic base told to go sideways faster than this was told something that it cannot do.
+# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
 _SIDEWAYS_M_S = 1e-6
 # Streams of the state: array -> whether its samples are interpolated (else the last one is held).
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
@@ -92,13 +92,13 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     folder = as_storage_path(located.reference.uri)
     assert isinstance(folder, RemotePath)
     files = listing.below(folder)
-    return files if pictures else {place: stat for place, stat in files.items() if not _PICTURES.search(place.url)}
+    return files if pictures else {path: stat for path, stat in files.items() if not _PICTURES.search(path.url)}
 
 
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """Reads one log, aligned to its control rate; frames go by camera slot and are read when asked for.
 
-    Notes tell the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
+    Notes hold the greatest age of an image and of a joint sample (ms), gaps and lost samples per stream. Raises
     Rejected when the log is damaged, of another schema, or its joints are silent for too long.
     """
     path = located.reference.uri
