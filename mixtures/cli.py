@@ -47,7 +47,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_spec(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--html", metavar="FILE", help="write the plan as a page with plots")
-    plan.add_argument("--explain", metavar="GROUP", help="say how one group came to its share")
+    plan.add_argument("--explain", metavar="GROUP", help="show how one group came to its share")
     about = "plan from the sizes in the spec or the datasets' statistics, without their index"
     plan.add_argument("--published", action="store_true", help=about)
     plan.add_argument("--model", metavar="NAME", help="count the prompts that this model cuts (tiny, pi0, pi0-small)")
@@ -56,11 +56,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     lock = _action(actions, "lock", "write down what a spec resolves to, or check it", LOCK_EXAMPLE, run_lock)
     _add_spec(lock)
-    lock.add_argument("--out", metavar="FILE", help="the lock file; SPEC with the ending .lock.json unless given")
+    lock.add_argument("--out", metavar="FILE", help="the lock file; SPEC with the ending .lock.json by default")
     lock.add_argument("--check", metavar="LOCK", help="compare with this lock and write nothing")
     lock.add_argument("--verify", action="store_true", help="read every shard, too, and check its sha256")
 
-    diff = _action(actions, "diff", "say what changed between two mixtures", DIFF_EXAMPLE, run_diff)
+    diff = _action(actions, "diff", "show what changed between two mixtures", DIFF_EXAMPLE, run_diff)
     diff.add_argument("old", metavar="A", help="a mixture spec (YAML) or a lock file (JSON)")
     diff.add_argument("new", metavar="B", help="a mixture spec (YAML) or a lock file (JSON)")
     _add_options(diff)
@@ -69,13 +69,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     preview = _action(actions, "preview", "make a page of decoded samples of every group", PREVIEW_EXAMPLE, run_preview)
     _add_spec(preview)
-    preview.add_argument("--out", metavar="FILE", default="preview.html", help="the page; preview.html unless given")
-    preview.add_argument("--samples", type=int, default=3, metavar="N", help="samples of each group; 3 unless given")
-    preview.add_argument("--split", default="train", choices=("train", "validation"), help="train unless given")
+    preview.add_argument("--out", metavar="FILE", default="preview.html", help="the page; preview.html by default")
+    preview.add_argument("--samples", type=int, default=3, metavar="N", help="samples of each group; 3 by default")
+    preview.add_argument("--split", default="train", choices=("train", "validation"), help="train by default")
 
     simulate = _action(actions, "simulate", "draw positions and count what comes", SIMULATE_EXAMPLE, run_simulate)
     _add_spec(simulate)
-    simulate.add_argument("--start", type=int, default=0, metavar="P", help="the first position; 0 unless given")
+    simulate.add_argument("--start", type=int, default=0, metavar="P", help="the first position; 0 by default")
     simulate.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     about = "propose weights from per-group excess loss"
@@ -83,7 +83,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_spec(optimize, has_stage=False)
     optimize.add_argument("--losses", required=True, metavar="REPORT", help="evaluation of the run to learn from")
     optimize.add_argument("--reference", required=True, metavar="REPORT", help="evaluation of the reference run")
-    optimize.add_argument("--rate", type=float, default=1.0, metavar="X", help="size of the step; 1 unless given")
+    optimize.add_argument("--rate", type=float, default=1.0, metavar="X", help="size of the step; 1 by default")
     optimize.add_argument("--out", required=True, metavar="FILE", help="the new spec, in the folder of SPEC")
 
     _action(actions, "schema", "print the JSON Schema of mixture specs", SCHEMA_EXAMPLE, run_schema)
@@ -249,5 +249,5 @@ def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> Non
     parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="where relative dataset paths start, in place of the spec's root")
     if has_stage:
-        about = "with what the spec's `stages` say of this stage of training"
+        about = "with the spec's changes for this stage of training (`stages`)"
         parser.add_argument("--stage", choices=("pretrain", "posttrain"), help=about)

@@ -16,7 +16,7 @@ from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
-# What locks of earlier versions do not say: they pooled by norm key, and drew the phrases of proposals.
+# What locks of earlier versions do not state: they pooled by norm key, and drew the phrases of proposals.
 _BEFORE = {"normalization": {"by": "norm_key"}}
 _SPOKEN = {"proposals": True}
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")

@@ -41,11 +41,10 @@ class Tokenizer(Protocol):
 
 
 def tokenizer_for(config: PolicyConfig, path: str | Path | None = None) -> Tokenizer:
-    """The tokenizer for a policy config: the built-in one without a path, BERT's with a `vocab.txt`, else
-    PaliGemma's SentencePiece model.
+    """A tokenizer whose ids a policy config can embed: the built-in one without a path, BERT's with a `vocab.txt`,
+    else PaliGemma's SentencePiece model.
 
-    Raises ValueError unless its vocabulary has the size of the config's embedding table. A smaller one would fit as
-    well, and a model with published weights would read every word as another one, in silence.
+    Raises ValueError when the vocabulary is larger than the config's embedding table; see `own_tokenizer` as well.
     """
     if path is None:
         tokenizer: Tokenizer = SmallTokenizer(max_tokens=config.max_tokens)
@@ -53,6 +52,21 @@ def tokenizer_for(config: PolicyConfig, path: str | Path | None = None) -> Token
         tokenizer = WordpieceTokenizer(path=Path(path), max_tokens=config.max_tokens)
     else:
         tokenizer = PaligemmaTokenizer(path=Path(path), max_tokens=config.max_tokens)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"tokenizer: expected a vocabulary of at most {config.vocab_size} (the config's vocab_size); "
+            f"found {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def own_tokenizer(config: PolicyConfig, path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer that a policy's vocabulary was made for, as training and serving must have it.
+
+    Raises ValueError unless the vocabulary has the size of the embedding table. A smaller one fits as well, but a model
+    with published weights would read every word as another one, and nothing would show it.
+    """
+    tokenizer = tokenizer_for(config, path)
     if tokenizer.vocab_size != config.vocab_size:
         found = "the built-in one" if path is None else str(path)
         raise ValueError(

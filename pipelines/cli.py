@@ -290,6 +290,10 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
     for sentence, episodes in outcome.manifest.inferred.items():
         lines.append(f"  inferred in {episodes} episodes: {sentence}")
+    for found in outcome.manifest.findings:
+        lines.append(f"  {found['severity']}: {found['kind']} in {found['scope']}: {found['evidence']}")
+    if outcome.manifest.findings:
+        lines.append(f"  what to do is in {directory / 'card.md'}; embodimix check looks at pictures and texts, too")
     return lines
 
 

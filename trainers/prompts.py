@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import Pi0Config, PolicyConfig
-from model.tokenizer import Tokenizer, tokenizer_for
+from model.tokenizer import Tokenizer, own_tokenizer
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig, tokenizer_hash
 
@@ -81,6 +81,6 @@ def open_tokenizer(config: RunConfig) -> Tokenizer:
                 f"{config.tokenizer} is {found}. Restore it: with other ids the policy reads other words"
             )
     try:
-        return tokenizer_for(config.policy, config.tokenizer)
+        return own_tokenizer(config.policy, config.tokenizer)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error

@@ -60,7 +60,9 @@ def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np
     a robot may stand where no demonstration went, but not a million radians away. The statistics know the extremes of
     every robot, while no registry of joint limits covers them all.
     """
-    margins = np.array([MARGINS.get(unit, 0.0) for unit in units])
+    # Of a source that does not state its scale only the numbers themselves tell what is large.
+    size = np.maximum(np.maximum(np.abs(seen.min), np.abs(seen.max)), 1.0)
+    margins = np.array([MARGINS.get(unit, size[slot]) for slot, unit in enumerate(units)])
     margin = np.maximum(seen.max - seen.min, margins)
     known = seen.count > 0
     return np.where(known, seen.min - margin, 0.0), np.where(known, seen.max + margin, 0.0)

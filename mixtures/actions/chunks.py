@@ -21,7 +21,7 @@ def read_chunks(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, 18], and bool [b, h].
 
-    The second says which steps lie inside the episode; behind its end the last action is repeated.
+    The second marks the steps that lie inside the episode; behind its end the last action is repeated.
     """
     if rule.rate_hz is not None and (np.abs(table.control_hz[rows] - rule.rate_hz) > _NEARLY).any():
         return _resampled(table, rows, steps, rule.horizon, rule.rate_hz)
@@ -61,9 +61,9 @@ def resample(
     array([1., 5., 9.], dtype=float32)
     """
     values = window.astype(np.float64)
-    places = ratio[:, None] * np.arange(horizon + 1)
-    low = np.floor(places + _NEARLY).astype(np.int64)
-    part = np.maximum(places - low, 0)[:, :, None]
+    positions = ratio[:, None] * np.arange(horizon + 1)
+    low = np.floor(positions + _NEARLY).astype(np.int64)
+    part = np.maximum(positions - low, 0)[:, :, None]
     sample = np.arange(len(window))[:, None]
     before, after = values[sample, low], values[sample, low + 1]
     moved = np.cumsum(values, axis=1) - values
@@ -85,8 +85,8 @@ def _resampled(
     modes, parts = table.vocabularies["control_mode"], table.vocabularies["parts"]
     pairs = zip(table.codes("control_mode")[rows], table.codes("parts")[rows], strict=True)
     kinds = np.array([_cached_kinds(modes[mode], parts[part]) for mode, part in pairs])
-    places = steps[:, None] + ratio[:, None] * np.arange(horizon)
-    inside = places <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
+    positions = steps[:, None] + ratio[:, None] * np.arange(horizon)
+    inside = positions <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
     return resample(window, kinds, ratio, horizon), inside
 
 

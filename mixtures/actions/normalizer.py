@@ -79,8 +79,8 @@ def to_form(
     moved = action.astype(np.float64)
     relative, angles = _masks(forms, "relative") & known, _masks(forms, "angles") & action_mask
     for triple, rows in _rotations(forms, known):
-        target, first = moved[np.ix_(rows, range(moved.shape[1]), triple)], state[np.ix_(rows, triple)]
-        moved[np.ix_(rows, range(moved.shape[1]), triple)] = euler_to_relative(target, first.astype(np.float64))
+        cut = _cut(rows, moved.shape[1], triple)
+        moved[cut] = euler_to_relative(moved[cut], state[rows][:, list(triple)].astype(np.float64))
     if angles.any():
         start = np.where(angles & known, state, moved[:, 0]).astype(np.float64)
         moved = np.where(angles[:, None], unwrap_chunk(moved, start), moved)
@@ -97,9 +97,14 @@ def from_form(
     if angles.any():
         physical = np.where(angles[:, None], wrap_angle(physical), physical)
     for triple, rows in _rotations(forms, known):
-        cut = np.ix_(rows, range(physical.shape[1]), triple)
-        physical[cut] = relative_to_euler(physical[cut], state[np.ix_(rows, triple)].astype(np.float64))
+        cut = _cut(rows, physical.shape[1], triple)
+        physical[cut] = relative_to_euler(physical[cut], state[rows][:, list(triple)].astype(np.float64))
     return physical
+
+
+def _cut(rows: NDArray[np.int64], horizon: int, triple: Triple) -> tuple[NDArray[np.int64], ...]:
+    """The index of some samples' slots at every step of chunks [b, h, 18]."""
+    return rows[:, None, None], np.arange(horizon)[None, :, None], np.array(triple)[None, None]
 
 
 def _masks(forms: Sequence[ActionForm], name: str) -> Mask:

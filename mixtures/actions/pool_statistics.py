@@ -99,7 +99,8 @@ def _measure(
     """The statistics of a pool's episodes in some tables, from their compiled vectors."""
     sides = {side: quantities_of(norm_key, parts, side) for side in ("state", "action")}
     arrays = {side: EMPTY for side in sides}
-    n_episodes, steps_at = 0, {}
+    n_episodes = 0
+    steps_at: dict[float, int] = {}
     for number, table in tables:
         rows = rows_of_pool(number, table, pools, name)
         n_episodes += len(rows)

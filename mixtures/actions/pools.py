@@ -1,6 +1,6 @@
 """Pools: which steps are normalized by the same statistics, and which must not be.
 
-A norm key says robot, control mode, layout and units, so different units never meet. Two more things divide it here:
+A norm key names robot, control mode, layout and units, so different units never meet. Two more things divide it here:
 
 1. Actions that are changes per step (`ee_delta`) mean another speed at another rate, so rates that differ by more than
    a fifth are apart. Rates are taken in rising order, each into the last pool as long as it is at most 1.2 times that
@@ -95,7 +95,7 @@ def assign_pools(
     """Puts every member into its pool.
 
     rate_hz: the rate that all actions are resampled to, None for none. frozen: pools of a run whose statistics go
-    first, with their rates (none where its file does not say them); members whose norm key and rates fit one of them
+    first, with their rates (none where its file does not state them); members whose norm key and rates fit one of them
     join it.
     """
     bases: dict[str, list[Member]] = {}

@@ -1,4 +1,4 @@
-"""What the segment tables say of a group: how much is labelled, in how many sentences, of which kinds, and by whom."""
+"""What the segment tables hold of a group: how much is labelled, in how many sentences, of which kinds, and by whom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

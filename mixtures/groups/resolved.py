@@ -21,7 +21,7 @@ from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
-FORMAT = "embodimix.resolved/v4"
+FORMAT = "embodimix.resolved/v5"
 SPLITS = ("train", "validation")
 _ARRAYS = ("group_edges", "table", "row", "edges", "steps")
 _TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "dataset_steps", "dataset_episodes", "slots")
@@ -113,7 +113,7 @@ def _identity(
 
 
 def _unmarked(value: Any) -> Any:
-    """The value without the places in files where it was said."""
+    """The value without its marks in files."""
     if isinstance(value, dict):
         return {key: _unmarked(inner) for key, inner in value.items() if key != "mark"}
     return [_unmarked(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -165,7 +165,7 @@ def _load(folder: Path) -> Resolved:
 def _pools(pools: Sequence[Mapping[str, Any]], names: Sequence[Sequence[tuple[str, float, str]]]) -> Pools:
     return Pools(
         pools=tuple(
-            Pool(**{key: tuple(value) if isinstance(value, list) else value for key, value in pool.items()})
+            Pool(**{**pool, "control_hz": tuple(pool["control_hz"]), "datasets": tuple(pool["datasets"])})
             for pool in pools
         ),
         names=tuple({(key, hz): name for key, hz, name in one} for one in names),

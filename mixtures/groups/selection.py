@@ -53,7 +53,7 @@ class Grouped:
     """One group: its name, the path of the node that holds it, and its train and validation episodes by entry."""
 
     name: str
-    place: str
+    node_path: str
     train: tuple[Selected, ...]
     validation: tuple[Selected, ...]
 
@@ -76,10 +76,11 @@ def select_groups(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> 
     unplaced: dict[str, int] = {}
     for path, node in walk(spec.root):
         selected = [select(entry, tables[entry.source], spec.kinds) for entry in node.entries]
+        sources = [(entry, validation_source(entry, spec.validation)) for entry in node.entries]
         stored = [
             _select_stored(entry, tables[source], spec.kinds)
-            for entry in node.entries
-            if (source := validation_source(entry, spec.validation)) in tables
+            for entry, source in sources
+            if source is not None and source in tables
         ]
         held = {group.name: group.train for group in _group(path, node, [part for part in stored if len(part.rows)])}
         fixed = {validation_source(part.entry, spec.validation) for part in stored}
@@ -138,9 +139,9 @@ def select(entry: Entry, table: CompiledTable, kinds: KindRule) -> Selected:
         rows = _capped(rows, counts, entry.cap_steps, table)
     steps = None
     if copies is not None:
-        places = _ranges(table.first_step[rows], table.n_steps_of[rows])
-        places = np.repeat(places, copies[places])
-        steps = (places - np.repeat(table.first_step[rows], counts[rows])).astype(np.int32)
+        rows_of_steps = _ranges(table.first_step[rows], table.n_steps_of[rows])
+        rows_of_steps = np.repeat(rows_of_steps, copies[rows_of_steps])
+        steps = (rows_of_steps - np.repeat(table.first_step[rows], counts[rows])).astype(np.int32)
     return Selected(entry=entry, table=table, rows=rows, counts=counts[rows], steps=steps)
 
 
@@ -160,7 +161,7 @@ def kind_copies(kinds: KindRule, table: CompiledTable) -> NDArray[np.uint8] | No
 
 
 def matching_steps(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[np.bool_]:
-    """The steps that a filter holds for, bool [t]; what it says of episodes must hold for theirs."""
+    """The steps that a filter holds for, bool [t]; its conditions on episodes must hold for theirs."""
     if rule.predicate == "idle":
         return np.asarray(table.is_idle)
     segment = np.asarray(table.segment)
@@ -300,7 +301,7 @@ def _group(path: str, node: Node, selected: Sequence[Selected]) -> Iterator[Grou
             members.setdefault(name, []).append(part.take(order[edges[i] : edges[i + 1]]))
     for name, parts in sorted(members.items()):
         label = "@".join(value or "untitled" for value in name)
-        yield Grouped(name=f"{path}/{label}" if path else label, place=path, train=tuple(parts), validation=())
+        yield Grouped(name=f"{path}/{label}" if path else label, node_path=path, train=tuple(parts), validation=())
 
 
 def _split(
@@ -333,7 +334,7 @@ def _split(
         for parts, chosen in ((train, ~mine), (validation, mine)):
             if chosen.any():
                 parts.append(part.take(np.flatnonzero(chosen)))
-    return Grouped(name=group.name, place=group.place, train=tuple(train), validation=tuple(validation))
+    return Grouped(name=group.name, node_path=group.node_path, train=tuple(train), validation=tuple(validation))
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

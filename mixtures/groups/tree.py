@@ -22,7 +22,7 @@ from pipelines.contract.slots import CAMERAS
 class GroupFacts:
     """One task-robot group. n_episodes and n_steps are what training draws from, after filters, caps and holding out.
 
-    place: the path of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
+    node_path: of the node that holds it. hours: of recorded time. multiplier: the mean, by steps, of its datasets'
     ones; min_share, max_epochs: the tightest of theirs. language: part of the steps whose episode has an instruction
     or task name; segments: part of the steps with a segment; None where unknown. cameras: part of the episodes that
     have each camera. slots: action slots in use. labels: what its segments say, None where unknown. norm_keys: the
@@ -30,7 +30,7 @@ class GroupFacts:
     """
 
     name: str
-    place: str
+    node_path: str
     n_episodes: int
     n_steps: int
     n_validation_episodes: int
@@ -108,10 +108,10 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
             message = "max_epochs needs the number of draws; give `draws:` in the spec or --draws"
             raise SpecError(limited.mark, message)
     _check_bounds(spec, facts, draws)
-    places: dict[str, list[GroupFacts]] = {}
+    by_node: dict[str, list[GroupFacts]] = {}
     for group in _multiplied(spec, facts):
-        places.setdefault(group.place, []).append(group)
-    tree = _branch(spec.root, "", places, draws)
+        by_node.setdefault(group.node_path, []).append(group)
+    tree = _branch(spec.root, "", by_node, draws)
     shares = {share.name: share for share in resolve_shares(tree)}
     if len(shares) < len(facts):
         raise UsageError(f"{spec.path}: two groups have one name; give their parts other names than {list(shares)}")
@@ -122,13 +122,13 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
 
 def _check_bounds(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None) -> None:
     """Refuses a group whose min_share wants more draws than its max_epochs allows."""
-    entries = {place: node.entries for place, node in walk(spec.root)}
+    entries = {path: node.entries for path, node in walk(spec.root)}
     for group in facts:
         upper = _largest_share(group, draws)
         if group.min_share <= upper:
             continue
         # The entry that asks for the share, which may have it from a group above.
-        entry = next(entry for entry in entries[group.place] if entry.min_share == group.min_share)
+        entry = next(entry for entry in entries[group.node_path] if entry.min_share == group.min_share)
         raise SpecError(
             entry.mark,
             f"min_share {group.min_share:g} and max_epochs {group.max_epochs:g} of group {group.name!r} contradict "
@@ -147,9 +147,9 @@ def _multiplied(spec: MixtureSpec, facts: Sequence[GroupFacts]) -> list[GroupFac
     return [replace(group, multiplier=group.multiplier * factors.get(group.name, 1.0)) for group in facts]
 
 
-def _branch(node: Node, path: str, places: Mapping[str, Sequence[GroupFacts]], draws: int | None) -> Branch:
-    own = [_leaf(group, node.weighting.count, draws) for group in places.get(path, ())] if node.entries else []
-    inner = [_branch(child, f"{path}/{child.name}" if path else child.name, places, draws) for child in node.nodes]
+def _branch(node: Node, path: str, by_node: Mapping[str, Sequence[GroupFacts]], draws: int | None) -> Branch:
+    own = [_leaf(group, node.weighting.count, draws) for group in by_node.get(path, ())] if node.entries else []
+    inner = [_branch(child, f"{path}/{child.name}" if path else child.name, by_node, draws) for child in node.nodes]
     return Branch(
         name=node.name,
         alpha=node.weighting.alpha,
@@ -193,7 +193,7 @@ def facts_of(group: Grouped, pools: Pools, numbers: Mapping[int, int], proposals
     recorded = sum(int(part.table.n_steps_of[part.rows].sum()) for part in train)
     return GroupFacts(
         name=group.name,
-        place=group.place,
+        node_path=group.node_path,
         n_episodes=n_episodes,
         n_steps=n_steps,
         n_validation_episodes=sum(len(part.rows) for part in group.validation),

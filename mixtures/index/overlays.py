@@ -18,7 +18,7 @@ from pipelines.segments.tables import EpisodeKey, check_segments, episode_hash, 
 
 
 def overlay_segments(table: CompiledTable, paths: Sequence[str], cache: Path) -> CompiledTable:
-    """The table with the segments of the tables in place of its own, episode by episode; later tables win.
+    """The table with the segments of the tables instead of its own, episode by episode; later tables win.
 
     Raises FailedWork for a table that is missing, unreadable, or made for other episodes than the dataset has.
     """

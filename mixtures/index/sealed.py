@@ -1,4 +1,4 @@
-"""Folders of compiled files that appear whole, and that opening tells from damaged ones.
+"""Folders of compiled files that appear whole, and of which opening notices damage.
 
 A seal lists the bytes of every file and a CRC-32C of each block of 256 KiB. Opening compares all sizes and some blocks
 of every file, always; all blocks where a file was written to since they were last compared. So a power failure, a full
@@ -28,7 +28,7 @@ def ensure_sealed(folder: Path, write: Callable[[Path], None]) -> None:
     """Makes sure that a folder is there and whole: writes it with `write` where it is missing or damaged.
 
     It is written under another name, synced, sealed and renamed. If another process finished first, its result is kept.
-    A damaged folder is removed and said so on stderr: all that it held can be compiled again.
+    A damaged folder is removed, with a line on stderr: all that it held can be compiled again.
     """
     damage = find_damage(folder)
     if damage is None:

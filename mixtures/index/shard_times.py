@@ -1,4 +1,4 @@
-"""Shards that were written to since their index was compiled: read once, and compared with what the sidecar says."""
+"""Shards that were written to since their index was compiled: read once, and compared with the sidecar's hash."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pipelines.storage.files import write_atomically
 
 
 def check_times(path: Path, home: Path, shards: Sequence[Path], times_ns: Sequence[int]) -> None:
-    """Compares when local shards were last written to with what the file `path` says of that, and notes it there.
+    """Compares when local shards were last written to with the times in the file `path`, and notes them there.
 
     The first time there is nothing to compare with. Later the shards whose time differs are read. Raises FailedWork
     for one whose sha256 is not that of its sidecar below `home`.

@@ -1,4 +1,4 @@
-"""Sentences that the source states for some steps of an episode only, told from those that hold for all of it."""
+"""Sentences that the source states for some steps of an episode only, apart from those that hold for all of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +41,7 @@ def _runs(item: Mapping[str, Any]) -> list[Run]:
     """The source's own segments, or else the runs of its instructions.
 
     The segments are the better of the two, since the runs also hold the task where no sentence was stated. A merge may
-    have put other segments into their place, whose texts are not the instructions.
+    have replaced them by other segments, whose texts are not the instructions.
     """
     runs = [(run["start"], run["end"], run["text"]) for run in item["instructions"]]
     own = [(s["start"], s["end"], s["text"]) for s in item["segments"] if s["source"] == "source"]

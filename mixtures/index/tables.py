@@ -214,6 +214,8 @@ class CompiledTable:
 
         They are those of the shards, whatever segments a table or a merge laid over them.
         """
+        if not len(self._stated):  # most datasets: what follows costs more than the rest of a sample's text
+            return frozenset()
         first, end = np.searchsorted(self._stated["episode"], [row, row + 1])
         return frozenset(self._stated_texts[number] for number in range(first, end))
 
@@ -257,7 +259,7 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
     home = str(mirror_metadata(path, cache)) if is_remote(path) else path
     folder = cache / "tables" / _state_of_files(home, split)
     if not os.path.exists(os.path.join(home, INFO_FILE)):
-        read_info(Path(home))  # says what a dataset without its metadata is
+        read_info(Path(home))  # raises the error that names what is missing
 
     def write(scratch: Path) -> None:
         info, _ = read_info(Path(home))
@@ -279,7 +281,7 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
 
 
 def _state_of_files(path: str, split: str) -> str:
-    """Names a split by what the file system says of its sidecars, without opening any."""
+    """Names a split by the sizes and times of its sidecars, without opening any."""
     index = os.path.join(path, "index")
     entries = sorted(
         (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)

@@ -22,7 +22,7 @@ MANY_GROUPS = 10
 # robots: metres and millimetres differ by 1000, radians and degrees by 57, controller units by 10 to 50.
 MOST_APART = {"delta_m": 4.0, "delta_rad": 4.0, "joint_rad_s": 4.0}
 MOST_APART_OF_POSITIONS = 8.0
-# A slot that moves less is at rest, which says nothing of its unit.
+# A slot that moves less is at rest, which shows nothing of its unit.
 AT_REST = {"delta_m": 0.0005, "delta_rad": 0.002}
 AT_REST_OTHERS = 0.01
 # Part of the smaller dataset's episodes from which on copies are no accident (robots that stand still look alike).
@@ -128,13 +128,13 @@ def _episodes(mixture: Mixture, split: str) -> dict[str, NDArray[np.uint64]]:
     """The words of motion of a split's episodes, each once, by dataset and, where a spec has several, by part of it."""
     index = mixture.splits[split]
     found: dict[str, list[NDArray[np.uint64]]] = {}
-    has_places = len({group.place for group in mixture.groups}) > 1
+    has_parts = len({group.node_path for group in mixture.groups}) > 1
     for number, group in enumerate(mixture.groups):
         a, b = index.group_edges[number : number + 2]
         for table_number in np.unique(index.table[a:b]).tolist():
             table = mixture.tables[table_number]
             rows = index.row[a:b][index.table[a:b] == table_number]
             name = f"{table.name}/{table.version}" + (f" ({table.split})" if table.split != "train" else "")
-            name += f" in {group.place!r}" if has_places else ""
+            name += f" in {group.node_path!r}" if has_parts else ""
             found.setdefault(name, []).append(table.motion[rows])
     return {name: np.unique(np.concatenate(words)) for name, words in found.items()}

@@ -86,7 +86,7 @@ def _facts(path: str, label: str, parts: Sequence[_Published]) -> GroupFacts:
         episodes_of[dataset] = episodes_of.get(dataset, 0) + part.episodes
     return GroupFacts(
         name=f"{path}/{label}" if path else label,
-        place=path,
+        node_path=path,
         n_steps=sum(steps),
         n_episodes=sum(part.episodes for part in parts),
         n_validation_episodes=0,

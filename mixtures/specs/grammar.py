@@ -1,4 +1,4 @@
-"""What a mixture spec may say: the keys of `embodimix.mixture/v1`, their kinds, ranges and meanings."""
+"""What a mixture spec may hold: the keys of `embodimix.mixture/v1`, their kinds, ranges and meanings."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -26,7 +26,7 @@ NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
 ROTATIONS: tuple[str, ...] = get_args(RotationForm)
 POOLS: tuple[str, ...] = get_args(PoolBy)
 STEP_PREDICATES = ("idle", "recovery", "segment")
-# What else a filter's mapping may ask: of episodes, of a step's place and segment, and of physical values of slots.
+# What else a filter's mapping may test: episodes, a step's position and segment, and physical values of slots.
 EPISODE_LIMITS = {
     "min_steps": "fewest steps of an episode",
     "max_steps": "most steps of an episode",
@@ -88,7 +88,7 @@ _WEIGHTING = Fields(
     fields={
         "rule": TextKind(about="the rule: power (a group of n weighs n ** alpha)", choices=("power",)),
         "alpha": Number(about="the power: 0 uniform, 1 in proportion to the count", at_least=0, at_most=1),
-        "temperature": Number(about="another way to say alpha, which is 1 / temperature", at_least=1),
+        "temperature": Number(about="another form of alpha, which is 1 / temperature", at_least=1),
         "group_by": ListOf(
             about="what makes a group, of " + ", ".join(GROUP_KEYS),
             item=TextKind(about="one of " + ", ".join(GROUP_KEYS), choices=GROUP_KEYS),
@@ -96,7 +96,7 @@ _WEIGHTING = Fields(
         "count": TextKind(about="what n counts: " + ", ".join(COUNTS), choices=COUNTS),
     },
 )
-_ROOT = TextKind(about="the folder or URI that relative dataset paths start from; the file's own folder unless said")
+_ROOT = TextKind(about="the folder or URI that relative dataset paths start from; the file's own folder by default")
 _SHARE = Number(about="fixed share of the draws of the level above; else by the rule", above=0, at_most=1)
 _MULTIPLIER = Number(about="factor on the weight that the rule gives", above=0)
 _MAX_EPOCHS = Number(about="most times that a step of a group may be drawn on average", above=0)
@@ -108,7 +108,7 @@ _ENTRY = Fields(
         "path": TextKind(
             about="the dataset's folder, <name>/<version>: relative to this file, absolute, or gs:// or s3://"
         ),
-        "split": TextKind(about="the split to draw from; train unless said otherwise"),
+        "split": TextKind(about="the split to draw from; train by default"),
         "multiplier": _MULTIPLIER,
         "cap_steps": Number(about="most steps used, as whole episodes in a fixed order", integer=True, at_least=1),
         "max_epochs": _MAX_EPOCHS,
@@ -169,7 +169,7 @@ _CORRUPT_IMAGES = TextKind(
     choices=("fail", "black"),
 )
 _KINDS = Fields(
-    about="how often steps of each kind are drawn; 1 unless said",
+    about="how often steps of each kind are drawn; 1 by default",
     fields={
         "subtask": Number(about="weight of subtask segments", at_least=0, at_most=100),
         "recovery": Number(about="weight of recovery segments", at_least=0, at_most=100),
@@ -239,7 +239,7 @@ MIXTURE = Fields(
             about="the action chunk",
             fields={
                 "horizon": Number(about="steps of a chunk", integer=True, at_least=1, at_most=1000),
-                "rate_hz": Number(about="rate to resample every source to; its own unless said", above=0, at_most=1000),
+                "rate_hz": Number(about="rate to resample every source to; its own by default", above=0, at_most=1000),
                 "mode": TextKind(about="absolute or relative_to_first_state", choices=ACTION_MODES),
                 "normalization": TextKind(about="quantile or zscore", choices=NORMALIZATIONS),
                 "rotation": TextKind(

@@ -53,7 +53,7 @@ class SlotRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Keeps or drops what a predicate says, or what meets all conditions.
+    """Keeps or drops what a predicate holds for, or what meets all conditions.
 
     predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where the others decide.
     values: allowed values of attributes (for `cameras`, which must all be there). limits: by key of the grammar's
@@ -221,7 +221,7 @@ class MixtureSpec:
 
 
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
-    """Reads a spec and all it includes, with what its `stages` say of `stage`. `root` replaces the file's own `root`.
+    """Reads a spec and all it includes, with what its `stages` change for `stage`. `root` replaces the file's own.
 
     Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
     values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
@@ -254,16 +254,16 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
 def _paths(node: Node, path: str = "") -> list[str]:
     """The paths of all nodes below one."""
     inner = [(f"{path}/{child.name}" if path else child.name, child) for child in node.nodes]
-    return [found for place, child in inner for found in (place, *_paths(child, place))]
+    return [found for inner_path, child in inner for found in (inner_path, *_paths(child, inner_path))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Context:
     """What an outer part of a spec hands down to an inner one.
 
-    stack: the files being read, outermost first. root: where relative paths start, if an outer part says so; base:
+    stack: the files being read, outermost first. root: where relative paths start, if an outer part sets it; base:
     where they start here. folder: that of the file being read. path: names of the nodes that lead here; changes: what
-    the stage says of nodes.
+    the stage changes in nodes.
     """
 
     stack: tuple[Path, ...]

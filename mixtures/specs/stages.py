@@ -1,7 +1,7 @@
 """What a training stage changes in a mixture spec: overrides laid over the document before it is read.
 
 1. `seed`, `draws` and `corrupt_images` of a stage replace the spec's; `weighting`, `language`, `kinds` and
-   `group_multipliers` replace key by key, and what a stage does not say stays.
+   `group_multipliers` replace key by key, and what a stage leaves out stays.
 2. `filters` of a stage come after the spec's own, so that a stage narrows and never widens.
 3. `groups` changes groups by their path (`in_house`, or `open_data/bridge` for a group inside one, included or not)
    by the same two rules. `leave_out` takes groups out with all that they hold.
@@ -24,7 +24,7 @@ MERGED = ("language", "kinds", "group_multipliers")
 
 @dataclass(frozen=True, kw_only=True)
 class GroupChanges:
-    """What a stage says of groups, by path."""
+    """What a stage changes in groups, by path."""
 
     overrides: Mapping[str, MarkedValue] = field(default_factory=dict)
     left_out: Mapping[str, MarkedValue] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def lay_over(document: MarkedValue, stage: str | None) -> tuple[MarkedValue, Gro
 
 
 def changed(document: MarkedValue, override: MarkedValue | None, keys: Sequence[str] | None = None) -> MarkedValue:
-    """A mapping of the spec with an override's values (or those of `keys`), which keep the places where they stand."""
+    """A mapping of the spec with an override's values (or those of `keys`), which keep their marks."""
     if override is None:
         return document
     values: dict[str, MarkedValue] = dict(document.value)
@@ -60,7 +60,7 @@ def changed(document: MarkedValue, override: MarkedValue | None, keys: Sequence[
         if key in REPLACED or (before is None and key in (*MERGED, "weighting", "filters")):
             values[key] = value
         elif before is None:
-            continue  # what is said of groups is laid over them, not over the spec
+            continue  # changes of groups are laid over the groups, not over the spec
         elif key in MERGED:
             values[key] = _merged(before, value, before.value)
         elif key == "weighting":

@@ -1,4 +1,4 @@
-"""One kept HTTP/1.1 connection for reads that never blocks: told that its socket is ready, it says what came."""
+"""One kept HTTP/1.1 connection for reads that never blocks: once its socket is ready, it returns what arrived."""
 
 import re
 import socket
@@ -28,7 +28,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class ContentRange:
-    """Which bytes of an object an answer says it holds: `first` to `last`, both included; `total` None if unknown."""
+    """Which bytes of an object an answer states to hold: `first` to `last`, both included; `total` None if unknown."""
 
     first: int
     last: int
@@ -63,7 +63,7 @@ def parse_content_range(head: bytes) -> ContentRange | None:
 class HttpResponse:
     """A whole answer. stays_open: whether the connection takes another request.
 
-    content_range: which bytes of the object it says it holds.
+    content_range: which bytes of the object it states to hold.
     """
 
     status: int
@@ -90,12 +90,12 @@ class Connection:
         self._left, self._status, self._stays_open = 0, 0, True
         self._most_bytes = MOST_SPARE_BYTES
         self._range: ContentRange | None = None
-        family, place = address
+        family, endpoint = address
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._secure: ssl.SSLSocket | None = None
-        self.socket.connect_ex(place)
+        self.socket.connect_ex(endpoint)
 
     @property
     def has_answer_begun(self) -> bool:
@@ -138,7 +138,7 @@ class Connection:
             self._send()
 
     def _shakes_hands(self) -> bool:
-        """Goes on with the TLS handshake; says whether it is done."""
+        """Goes on with the TLS handshake; returns whether it is done."""
         if self._secure is None:
             self._secure = _tls().wrap_socket(
                 self.socket, server_hostname=self.server.host, do_handshake_on_connect=False
@@ -190,18 +190,18 @@ class Connection:
         length = _LENGTH.search(head)
         self._left = int(length[1]) if length else 0
         self._range = parse_content_range(head)
-        # Before anything of it is kept: a store, or who stands in its place, could fill the memory of a training run.
+        # Before anything of it is kept: a store, or whoever poses as it, could fill the memory of a training run.
         if self._left > self._most_bytes:
             raise ConnectionError(f"an answer of {self._left} bytes, at most {self._most_bytes} were expected")
         if length is None and self._status < 300:
-            raise ConnectionError("an answer that does not say its length")
+            raise ConnectionError("an answer that does not state its length")
         self._stays_open = length is not None and _CLOSES.search(head) is None
 
 
 def find_addresses(server: Server) -> list[tuple[int, tuple[str, int]]]:
-    """The addresses of a server: family and place of each. Raises OSError where its name is not known."""
+    """The addresses of a server: family and endpoint of each. Raises OSError where its name is not known."""
     found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-    return [(family, place) for family, _, _, _, place in found]  # type: ignore[misc]
+    return [(family, endpoint) for family, _, _, _, endpoint in found]  # type: ignore[misc]
 
 
 @lru_cache(maxsize=1)

@@ -45,10 +45,10 @@ def _begin(path: str, url: str) -> tuple[Server, bytes]:
     parts = urlparse(url if "://" in url else f"http://{url}")
     is_secure = parts.scheme == "https"
     server = Server(host=parts.hostname or "", port=parts.port or (443 if is_secure else 80), is_secure=is_secure)
-    return server, f"GET {_place(bucket, key)}?alt=media HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
+    return server, f"GET {_object_path(bucket, key)}?alt=media HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode()
 
 
-def _place(bucket: str, key: str) -> str:
+def _object_path(bucket: str, key: str) -> str:
     return f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(key, safe='')}"
 
 
@@ -78,7 +78,7 @@ class GcsObject:
         return int(json.loads(content)["size"])
 
     def _request(self, headers: dict[str, str], query: str, n_bytes: int) -> tuple[http.client.HTTPResponse, bytes]:
-        path = _place(self.bucket, self.key) + query
+        path = _object_path(self.bucket, self.key) + query
         connection = _connection(self.answer_s)
         try:
             connection.request("GET", path, headers=headers | _authorization())
@@ -116,7 +116,7 @@ def _authorization() -> dict[str, str]:
 
 
 class _Tokens:
-    """The access token of this machine's or person's account, fetched anew before it ends."""
+    """The access token of this machine's or person's account, fetched again before it ends."""
 
     def __init__(self) -> None:
         self._token, self._ends = "", 0.0

@@ -224,7 +224,7 @@ class RangeReader:
             self._failed(read, OSError(f"answer {answer.status}: {_start_of(answer.content)}"))
         else:
             found = "no such object" if answer.status == HTTPStatus.NOT_FOUND else f"answer {answer.status}"
-            stated = f"{found}. The store says: {_start_of(answer.content)}"
+            stated = f"{found}. The store answered: {_start_of(answer.content)}"
             read.fetch._fail(FailedWork(f"{read.path}: expected an object that may be read, found: {stated}"))
 
     def _take(self, read: "_Read", answer: HttpResponse) -> None:

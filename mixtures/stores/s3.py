@@ -65,34 +65,34 @@ def _signed(path: str, now: int, credentials: Credentials, endpoint: str | None)
     bucket, _, key = path.removeprefix("s3://").partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(f"{path}: expected a bucket of 3 to 63 of a-z 0-9 . -, found {bucket!r}")
-    place = "/" + quote(key, safe="/-_.~")
+    target = "/" + quote(key, safe="/-_.~")
     if endpoint:
         parts = urlparse(endpoint if "://" in endpoint else f"http://{endpoint}")
         host, is_secure = parts.netloc, parts.scheme == "https"
-        place, region = f"/{bucket}{place}", _named_region() or "us-east-1"
+        target, region = f"/{bucket}{target}", _named_region() or "us-east-1"
     else:
         region, is_secure = _named_region() or _region_of(bucket), True
         host = f"{bucket}.s3.{region}.amazonaws.com"
         if "." in bucket:  # the store's certificate does not cover such names
-            host, place = f"s3.{region}.amazonaws.com", f"/{bucket}{place}"
+            host, target = f"s3.{region}.amazonaws.com", f"/{bucket}{target}"
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     headers = {"host": host, "x-amz-content-sha256": _NO_CONTENT, "x-amz-date": moment}
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
-    headers["authorization"] = authorization("GET", place, headers, region, moment, credentials)
+    headers["authorization"] = authorization("GET", target, headers, region, moment, credentials)
     name, _, port = host.partition(":")
     server = Server(host=name, port=int(port or (443 if is_secure else 80)), is_secure=is_secure)
     lines = "".join(f"{header}: {value}\r\n" for header, value in headers.items())
-    return server, f"GET {place} HTTP/1.1\r\n{lines}".encode()
+    return server, f"GET {target} HTTP/1.1\r\n{lines}".encode()
 
 
 def authorization(
-    method: str, place: str, headers: dict[str, str], region: str, moment: str, credentials: Credentials
+    method: str, target: str, headers: dict[str, str], region: str, moment: str, credentials: Credentials
 ) -> str:
     """The Authorization header of a request without query and content. headers: by lower-case name, all are signed."""
     names = ";".join(sorted(headers))
     listed = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    canonical = "\n".join((method, place, "", listed, names, _NO_CONTENT))
+    canonical = "\n".join((method, target, "", listed, names, _NO_CONTENT))
     scope = f"{moment[:8]}/{region}/s3/aws4_request"
     text = "\n".join(("AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(canonical.encode()).hexdigest()))
     key = f"AWS4{credentials.secret}".encode()

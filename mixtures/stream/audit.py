@@ -40,16 +40,6 @@ class AuditReport:
         """Whether what was drawn is not what was planned."""
         return self.p_value < ALARM_P or self.excess_repeats > 0
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers for a metrics file, by name."""
-        return {
-            "audit/chi_square": self.chi_square,
-            "audit/p_value": self.p_value,
-            "audit/off_by": self.off_by,
-            "audit/excess_repeats": float(self.excess_repeats),
-            "audit/data_wait": self.data_wait,
-        }
-
     def __str__(self) -> str:
         verdict = "NOT what the mixture plans" if self.is_alarming else "what the mixture plans"
         return (

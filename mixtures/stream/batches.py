@@ -103,11 +103,11 @@ class EpisodeRow:
 class Stream:
     """Draws batches of one split. batch_size is the whole batch of all hosts; each host gets its equal part of rows.
 
-    seed: in place of the spec's. groups: the names of the groups to draw from, all unless given; their shares are
-    scaled to add up to 1. threads: that read and decode; one a core and one more unless
-    given, two a core where shards lie in an object store.
+    seed: in place of the spec's. groups: the names of the groups to draw from, all by default; their shares are
+    scaled to add up to 1. threads: that read and decode; one a core and one more by
+    default, two a core where shards lie in an object store.
     stage: keeps copies of shards of object stores on local disk, see `ShardCache`; the one that the environment sets
-    unless given (`train --shard-cache`).
+    by default (`train --shard-cache`).
     `corrupt` names the pictures that were black instead of decoded, where the spec allows that.
     While its threads run, Python's threads take turns every 0.5 ms instead of 5 (`sys.setswitchinterval`): a thread
     that has decoded a picture would else wait for the one that prepares a batch, its core idle.
@@ -174,7 +174,7 @@ class Stream:
     def batches(self, start: int = 0, stop: int | None = None, prefetch: int | None = None) -> Iterator[Batch]:
         """Batches from position `start`, whole ones before `stop`; `prefetch` of them are read ahead.
 
-        Unless given, that is two, or as many more as keep an object store busy, in `AHEAD_BYTES` of memory.
+        By default that is two, or as many more as keep an object store busy, in `AHEAD_BYTES` of memory.
         """
         if prefetch is None:
             prefetch = self.default_prefetch

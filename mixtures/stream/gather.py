@@ -1,4 +1,4 @@
-"""From samples to their vectors, masks, texts and the places of their pictures, out of the compiled index."""
+"""From samples to their vectors, masks, texts and the byte ranges of their pictures, out of the compiled index."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _ACTION_BYTES = 4 * N_SLOTS
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What the index says of b samples: physical vectors, masks, names, and where each picture lies.
+    """What the index holds of b samples: physical vectors, masks, names, and where each picture lies.
 
     image_offset: int64 [b, 3] in the shard `table.shards[shard]`; image_length: int64 [b, 3], 0 for no picture.
     is_inside: bool [b, h], whether a step of the chunk lies in the episode. control_hz: of the chunk's steps. step_row:

@@ -42,7 +42,7 @@ class BatchPictures:
         return self
 
     def decode(self, images: NDArray[np.uint8]) -> None:
-        """Decodes them into their places in the batch's pictures; missing ones become black."""
+        """Decodes them into the batch's pictures; missing ones become black."""
         assert self.files is not None
         number, is_first = 0, True
         for i, path, offsets, lengths in self._places():
@@ -95,7 +95,7 @@ def _decode_into(data: bytes, image: NDArray[np.uint8]) -> None:
     """Decodes a JPEG in place; one of another size, from shards written elsewhere, is letterboxed."""
     try:
         found = simplejpeg.decode_jpeg(data, "RGB", buffer=image).shape
-    except ValueError:  # too large for the buffer, or no JPEG at all: the next line tells
+    except ValueError:  # too large for the buffer, or no JPEG at all: the next line decides
         found = simplejpeg.decode_jpeg_header(data)[:2]
         if found == image.shape[:2]:
             raise

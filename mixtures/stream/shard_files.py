@@ -1,4 +1,4 @@
-"""Exact byte ranges out of shards, on this host or in an object store, checked against what the index says of them."""
+"""Exact byte ranges out of shards, on this host or in an object store, checked against the index."""
 
 import os
 import resource

@@ -23,6 +23,10 @@ MAX_PIXELS = 1 << 26
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG"
+# Markers of a JPEG's segments, and what EXIF data begins with; the tag of the orientation in it.
+_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
 
 
 Stage = Literal["decode", "resize", "encode"]
@@ -82,18 +86,21 @@ def codec_seconds() -> dict[Stage, float]:
 
 
 def decode_jpeg(data: bytes, colors: Colors = "RGB") -> NDArray[np.uint8]:
-    """Decodes a JPEG to uint8 [y, x, 3 or 4]. Raises CorruptImage, also for one that is cut off or absurdly large."""
+    """Decodes a JPEG (grey, YCbCr, RGB, CMYK; progressive, too) to uint8 [y, x, 3 or 4], upright as its EXIF says.
+
+    Raises CorruptImage, also for one that is cut off or absurdly large.
+    """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
             raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a JPEG of {height} x {width}")
-        return simplejpeg.decode_jpeg(data, colors)
+        return _set_upright(simplejpeg.decode_jpeg(data, colors), _jpeg_orientation(data))
     except ValueError as error:
         raise CorruptImage(f"expected a readable JPEG, found {len(data)} bytes: {error}") from error
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Decodes JPEG or PNG bytes to RGB uint8 [y, x, 3]. Raises CorruptImage."""
+    """Decodes JPEG or PNG bytes to RGB uint8 [y, x, 3], upright as EXIF says. Raises CorruptImage."""
     if data.startswith(_JPEG_START):
         return decode_jpeg(data)
     if not data.startswith(_PNG_START):
@@ -104,7 +111,11 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a PNG of {picture.size}")
-            return np.asarray(picture.convert("RGB"))
+            if data[24] > 8:
+                # Pillow would clip grey of 16 bits at 255, which turns most of it white. Depth is stored like this.
+                raise CorruptImage(f"expected a PNG of 8 bits a colour, found one of {data[24]}; scale it to 8 bits")
+            pixels = np.asarray(picture.convert("RGB"))
+            return _set_upright(pixels, _tiff_orientation(bytes(picture.info.get("exif", b""))))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise CorruptImage(f"expected a readable PNG, found {len(data)} bytes: {error}") from error
 
@@ -192,7 +203,50 @@ def _is_whole_at(data: bytes, size: int) -> bool:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return False
-    return (height, width) == (size, size) and colorspace == "YCbCr" and data.rstrip(b"\0").endswith(_JPEG_END)
+    is_at_size = (height, width) == (size, size) and colorspace == "YCbCr"
+    return is_at_size and data.rstrip(b"\0").endswith(_JPEG_END) and _jpeg_orientation(data) == 1
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG, 1 to 8; 1, upright, where it states none.
+
+    Decoders of tensors leave it out, viewers and OpenCV do not: what a person saw when looking at the data counts.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] not in (_SCAN, _END):
+        n_bytes = int.from_bytes(data[position + 2 : position + 4], "big")
+        segment = data[position + 4 : position + 2 + n_bytes]
+        if data[position + 1] == _APP1 and segment.startswith(_EXIF):
+            return _tiff_orientation(segment)
+        position += 2 + n_bytes
+    return 1
+
+
+def _tiff_orientation(exif: bytes) -> int:
+    """The orientation that EXIF data states in its first directory; 1 where it states none or is damaged."""
+    tiff = exif.removeprefix(_EXIF)
+    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+
+    def number(start: int, n_bytes: int) -> int:
+        return int.from_bytes(tiff[start : start + n_bytes], order)
+
+    first = number(4, 4)
+    for entry in range(first + 2, min(first + 2 + 12 * number(first, 2), len(tiff) - 11), 12):
+        if number(entry, 2) == _ORIENTATION:
+            orientation = number(entry + 8, 2)
+            return orientation if 1 <= orientation <= 8 else 1
+    return 1
+
+
+def _set_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undoes an EXIF orientation: from 5 on rows and columns are exchanged, then what is mirrored is mirrored back."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(image[::rows, ::columns])
 
 
 class _Thread(threading.local):

@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -63,8 +63,11 @@ def finish_dataset(
         raise FailedWork(_all_rejected(job, rejects))
     save_statistics(directory / "statistics.json", measured.statistics)
     manifest = make_manifest(job, counts, results, rejects, source, inferred_before)
-    save_manifest(directory, manifest)
     report = inspect_vectors(_as_dataset(job, measured, results))
+    # As it reads back from the file, with lists for tuples.
+    findings = json.loads(json.dumps([finding.to_json() for finding in report.findings]))
+    manifest = replace(manifest, findings=tuple(findings))
+    save_manifest(directory, manifest)
     write_short_card(directory, manifest, measured.statistics, report)
     shard_lengths: dict[str, list[int]] = defaultdict(list)
     shard_bytes: Counter[str] = Counter()

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.contract.slots import is_joint_mode
 from pipelines.contract.units import is_absolute
 from pipelines.quality.findings import Finding, finding
+from pipelines.quality.scale import unwrap
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.stored_episodes import StoredEpisode
 
@@ -132,13 +134,47 @@ def measure_far_value(episode: StoredEpisode, statistics: Mapping[str, NormStati
     )
     for side, values, mask, numbers, mode in sides:
         units = episode.units(side)
+        moved = _without_turns(episode, side, values)
         for slot in np.flatnonzero(mask).tolist():
             column, unit = values[:, slot].astype(np.float64), units.get(slot, "rad")
+            # Deltas and velocities may be spiky: a command may come and go within a step.
+            spikes = is_absolute(mode) and unit != "closed"
             step, reason = _far_out(column, unit, mode, float(numbers.q01[slot]), float(numbers.q99[slot]))
+            if reason and unit == "rad" and not is_joint_mode(episode.control_mode) and _is_smooth(moved[:, slot]):
+                # Angles of a pose that nothing jumped to: the numbers went around, the gripper did not.
+                step, reason = 0, ""
+            if not reason and spikes and (step := _spike(moved[:, slot], _FLOORS[unit])):
+                reason = f"a spike of one step, {column[step - 1]:.3g} before it"
             if reason:
                 value = float(column[step])
                 return FarValue(where=episode.where, side=side, slot=slot, step=step, value=value, reason=reason)
     return None
+
+
+def _without_turns(episode: StoredEpisode, side: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The values [t, 18] in which a jump of angles is a jump of what they describe.
+
+    Joint angles count on across pi. Roll, pitch and yaw of a pose become the rotation itself, summed up step by step:
+    they jump by pi where a smooth turn passes pitch -90 degrees.
+    """
+    units = episode.units(side)
+    moved = unwrap(values.astype(np.float64), [slot for slot, unit in units.items() if unit == "rad"])
+    if is_joint_mode(episode.control_mode):
+        return moved
+    for part in ("arm0", "arm1"):
+        slots = [slot for slot in episode.parts.get(part, ()) if units.get(slot) == "rad"]
+        if len(slots) == 3:
+            moved[:, slots] = _summed_rotation(values[:, slots].astype(np.float64))
+    return moved
+
+
+def _summed_rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The path [t, 3], in rad, whose steps are the rotation vectors between orientations given as roll, pitch, yaw."""
+    from scipy.spatial.transform import Rotation
+
+    rotations = Rotation.from_euler("xyz", angles)
+    steps = (rotations[1:] * rotations[:-1].inv()).as_rotvec() if len(angles) > 1 else np.zeros((0, 3))
+    return np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)])
 
 
 def conclude_far_values(scope: str, found: Sequence[FarValue]) -> list[Finding]:
@@ -153,14 +189,18 @@ def conclude_far_values(scope: str, found: Sequence[FarValue]) -> list[Finding]:
 
 
 def _far_out(column: NDArray[np.float64], unit: str, mode: str, q01: float, q99: float) -> tuple[int, str]:
-    """The step of a slot that lies far out, and why; (0, "") where none does. Deltas and velocities may be spiky."""
+    """The step of a slot that lies far out, and why; (0, "") where none does."""
     out = np.maximum(q01 - column, column - q99)
     step = int(np.argmax(out))
     far = _FAR if is_absolute(mode) else _FAR_RATE
     if out[step] > far * max(q99 - q01, _FLOORS[unit]):
         return step, f"the 1st to 99th percentile is {q01:.3g} to {q99:.3g}"
-    step = 0 if unit == "closed" or not is_absolute(mode) else _spike(column, _FLOORS[unit])
-    return step, f"a spike of one step, {column[step - 1]:.3g} before it" if step else ""
+    return 0, ""
+
+
+def _is_smooth(path: NDArray[np.float64]) -> bool:
+    """Whether no step of a summed rotation, [t] in rad, is larger than a robot's may be."""
+    return len(path) < 2 or float(np.abs(np.diff(path)).max()) < _FLOORS["rad"]
 
 
 def _spike(column: NDArray[np.float64], floor: float) -> int:

@@ -119,7 +119,8 @@ class Manifest:
     adapter: the entry that was used, as JSON. robot, task: what replaced the source's, None for nothing. partial: the
     input lacked files and was taken so on purpose. inferred: what
     the source did not state and was concluded or repaired, one sentence each, with the number of episodes. input: None
-    in datasets of versions that did not record it. merged: which segments a later version has, and from where.
+    in datasets of versions that did not record it. findings: of the checks that a conversion runs at its end, as
+    `embodimix check --json` has them. merged: which segments a later version has, and from where.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Manifest:
     partial: bool = False
     inferred: Mapping[str, int] = field(default_factory=dict)
     input: InputRecord | None = None
+    findings: tuple[Mapping[str, Any], ...] = ()
     merged: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -156,6 +158,7 @@ class Manifest:
             "shards": _records(ShardEntry, content["shards"]),
             "episodes": _records(EpisodeEntry, content["episodes"], place=tuple, missing_cameras=tuple),
             "rejected": _records(RejectedEntry, content["rejected"]),
+            "findings": tuple(content.get("findings", ())),
             "merged": tuple(content.get("merged", ())),
         }
         known = content.get("input")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import METRIC, N_SLOTS, units_of
-from pipelines.contract.units import slot_quantities
+from pipelines.contract.units import Quantity, slot_quantities
 from pipelines.shards.scales import RULES, Affine, Normalization, Rule, affine_of
 from pipelines.shards.summaries import SlotSummary, summarize_slot
 from pipelines.storage.files import write_atomically
@@ -188,7 +188,7 @@ def summarize_episode(
     )
 
 
-def quantities_of(norm_key: str, parts: Mapping[str, Sequence[int]], side: str) -> dict[int, str]:
+def quantities_of(norm_key: str, parts: Mapping[str, Sequence[int]], side: str) -> dict[int, Quantity]:
     """What the slots of a norm key hold, of those that are known; side: state or action.
 
     Grippers are canonical in every source; of other slots nothing is known where the source's units are its own.

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: a unique temporary name, fsync, then a rename."""
+"""Files that appear whole or not at all: a unique temporary name, fsync, then a rename; and folders that go at once."""
 
 import errno
 import os
@@ -68,25 +68,6 @@ def write_atomically(path: StoragePath, content: bytes, *, parents: bool = True)
     """Writes `content` to `path`, whole or not at all. parents: as for atomic_file. Raises DiskFull."""
     with atomic_file(path, parents=parents) as file:
         file.write(content)
-
-
-@contextmanager
-def atomic_folder(folder: Path, last: str) -> Iterator[Path]:
-    """Yields an empty folder that gets the name `folder` when the block ends without an error; else it is removed.
-
-    last: the file that the block writes last. Where another process finished the same folder first, its result is
-    kept and this one's is removed.
-    """
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-        os.rename(scratch, folder)
-    except OSError:
-        if not (folder / last).exists():
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def remove_tree(folder: StoragePath) -> None:

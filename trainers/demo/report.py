@@ -1,6 +1,5 @@
 """The demo's one page of results: a self-contained HTML file with its pictures and plots inside."""
 
-import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -9,28 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.pages.page import image, page
 from pipelines.storage.files import write_atomically
 from trainers.demo.ablation import HEADS, ablation_rows, cells
 from trainers.demo.results import Results, Shown
 
-STYLE = """
-:root { color-scheme: light; --ink: #1f2430; --soft: #667085; --line: #e4e7ec; --good: #12805c; --bad: #c0362c; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f7f8fa; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 28px 80px; }
-h1 { font-size: 30px; margin: 0 0 6px; } h2 { font-size: 20px; margin: 44px 0 6px; } h3 { font-size: 15px; margin: 0; }
-p { margin: 6px 0 12px; max-width: 80ch; } .soft { color: var(--soft); } code { font-size: 13px; }
-.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; margin: 12px 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: 12px; margin: 18px 0; }
-.number { font-size: 26px; font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); }
-table { border-collapse: collapse; width: 100%; font-size: 14px; } th { text-align: left; color: var(--soft); }
-td.long { overflow-wrap: anywhere; }
-th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); border-radius: 4px; }
+# What this page has beyond the style of all pages: strips of pictures, and bars inside table cells.
+STYLE = """<style>
+.strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); }
 .bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
-svg text { font: 11px system-ui, sans-serif; } figure { margin: 0; } img.plot { width: 100%; }
-"""
+</style>"""
 KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
 SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
 BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
@@ -57,11 +44,7 @@ def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
         _times(results),
     )
     kind = "quick demo" if results.quick else "demo"
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>embodimix {kind}</title>'
-        f"<style>{STYLE}</style><main>{''.join(sections)}</main></html>"
-    )
-    write_atomically(path, page.encode())
+    write_atomically(path, page(f"embodimix {kind}", sections, head=STYLE).encode())
     return path
 
 
@@ -81,7 +64,7 @@ def _limits(results: Results) -> str:
         else ""
     )
     units = f"By unit a baseline is ahead of the pretrained policy in: {', '.join(behind)}." if behind else ""
-    return f'<p class="soft">{html.escape(forgot + units)}</p>' if forgot or units else ""
+    return f'<p class="muted">{html.escape(forgot + units)}</p>' if forgot or units else ""
 
 
 def _verdict(results: Results, faults: Sequence[str]) -> str:
@@ -97,7 +80,7 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
         (f"{sum(results.seconds.values()):.0f} s", "of stages"),
     )
     cards = "".join(
-        f'<div class="card"><div class="number">{number}</div><div class="soft">{text}</div></div>'
+        f'<div class="card"><div class="big">{number}</div><div class="muted">{text}</div></div>'
         for number, text in numbers
     )
     checks = "".join(f'<li class="bad">{html.escape(fault)}</li>' for fault in faults)
@@ -116,7 +99,7 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
         )
     return (
         "<h1>From native robot logs to a post-trained policy</h1>"
-        '<p class="soft">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
+        '<p class="muted">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
         "DROID raw and in-house zarr logs; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a tiny pi0 "
         "pretrained on all of them and post-trained on one task. Things lie elsewhere in every episode and only the "
         f'pictures show where.</p><div class="cards">{cards}</div>{verdict}'
@@ -146,8 +129,8 @@ def _errors(results: Results) -> str:
         )
         note = "post-trained on; " if row.is_task else ""
         rows.append(
-            f"<tr><td>{html.escape(row.group)}<div class='soft'>{note}{row.samples} samples</div></td>"
-            f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='n'>{physical}</td></tr>"
+            f"<tr><td>{html.escape(row.group)}<div class='muted'>{note}{row.samples} samples</div></td>"
+            f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='number'>{physical}</td></tr>"
         )
     order = " → ".join(POLICIES[run][0] for run in results.evals)
     legend = " &nbsp; ".join(
@@ -172,7 +155,7 @@ def _rollouts(results: Results) -> str:
     rows = []
     for outcomes in zip(*by_task, strict=True):
         cells = "".join(
-            f"<td class='n'><b>{100 * one.successes / one.episodes:.0f} %</b> <span class='soft'>"
+            f"<td class='number'><b>{100 * one.successes / one.episodes:.0f} %</b> <span class='muted'>"
             f"{one.successes}/{one.episodes}"
             + (f", {one.lifted_other} the other one" if one.lifted_other else "")
             + "</span></td>"
@@ -197,7 +180,7 @@ def _ablation(results: Results) -> str:
         policy, asked_by, *numbers = map(html.escape, cells(row))
         rows.append(
             f"<tr><td>{policy}</td><td>{asked_by}</td>"
-            + "".join(f"<td class=n>{number}</td>" for number in numbers)
+            + "".join(f"<td class=number>{number}</td>" for number in numbers)
             + "</tr>"
         )
     return (
@@ -214,11 +197,13 @@ def _logged(results: Results) -> str:
     cards = []
     for shown in results.shown:
         strips = "".join(
-            f'<div class="strip">{"".join(_image(frame) for frame in frames)}</div>' for frames in shown.frames.values()
+            f'<div class="strip">{"".join(image(frame, camera, kind="jpeg") for frame in frames)}</div>'
+            for camera, frames in shown.frames.items()
+            for frames in shown.frames.values()
         )
         cards.append(
             f'<div class="card"><h3>{html.escape(shown.robot)}: “{html.escape(shown.task)}”</h3>'
-            f'<div class="soft">{shown.dataset} · {shown.control_mode} · {shown.control_hz:g} Hz · {shown.n_steps} '
+            f'<div class="muted">{shown.dataset} · {shown.control_mode} · {shown.control_hz:g} Hz · {shown.n_steps} '
             f"steps · {', '.join(shown.frames)}</div>{strips}</div>"
         )
     return (
@@ -229,13 +214,12 @@ def _logged(results: Results) -> str:
 
 def _rejects(results: Results) -> str:
     kept = [
-        f"<tr><td>{k.name}</td><td>{', '.join(k.robots)}</td><td class='n'>{k.episodes}</td>"
-        f"<td class='n'>{k.steps}</td><td class='n'>{len(k.rejects)}</td></tr>"
+        f"<tr><td>{k.name}</td><td>{', '.join(k.robots)}</td><td class='number'>{k.episodes}</td>"
+        f"<td class='number'>{k.steps}</td><td class='number'>{len(k.rejects)}</td></tr>"
         for k in results.kept
     ]
     lost = [
-        f"<tr><td>{k.name}</td><td class='long'>{html.escape(key)}</td><td>{reason}</td>"
-        f"<td class='long'>{html.escape(detail)}</td></tr>"
+        f"<tr><td>{k.name}</td><td>{html.escape(key)}</td><td>{reason}</td><td>{html.escape(detail)}</td></tr>"
         for k in results.kept
         for key, reason, detail in k.rejects
     ]
@@ -269,7 +253,7 @@ def _timeline(shown: Shown, longest_s: float) -> str:
             f'y="16">{short if box > 24 else ""}</text></g>'
         )
     return (
-        f'<div class="soft">{html.escape(shown.robot)}: “{html.escape(shown.task)}”, {shown.duration_s:.1f} s</div>'
+        f'<div class="muted">{html.escape(shown.robot)}: “{html.escape(shown.task)}”, {shown.duration_s:.1f} s</div>'
         f'<svg viewBox="0 0 {width} 30" width="100%">{"".join(boxes)}</svg>'
     )
 
@@ -284,10 +268,10 @@ def _shares(results: Results) -> str:
             for share, colour in ((group.raw_share, "#c9ccd3"), (group.share, "#5b8fd0"), (drawn, "#12805c"))
         )
         shares = (group.raw_share, group.share, drawn)
-        cells = "".join(f"<td class='n'>{100 * share:.1f} %</td>" for share in shares)
+        cells = "".join(f"<td class='number'>{100 * share:.1f} %</td>" for share in shares)
         rows.append(
-            f"<tr><td>{html.escape(group.name)}</td><td class='n'>{group.n_episodes}</td>"
-            f"<td class='n'>{group.n_steps}</td>{cells}<td class='n'>{group.effective_epochs:.1f}</td>"
+            f"<tr><td>{html.escape(group.name)}</td><td class='number'>{group.n_episodes}</td>"
+            f"<td class='number'>{group.n_steps}</td>{cells}<td class='number'>{group.effective_epochs:.1f}</td>"
             f"<td>{bars}</td></tr>"
         )
     heads = ("group", "#episodes", "#steps", "#part of the data", "#share by n^0.43", "#drawn", "#epochs", "")
@@ -318,7 +302,7 @@ def _curves(results: Results) -> str:
 
 def _times(results: Results) -> str:
     rows = [
-        f"<tr><td>{name.replace('_', ' ')}</td><td class='n'>{seconds:.1f}</td></tr>"
+        f"<tr><td>{name.replace('_', ' ')}</td><td class='number'>{seconds:.1f}</td></tr>"
         for name, seconds in results.seconds.items()
     ]
     return (
@@ -329,12 +313,8 @@ def _times(results: Results) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table; heads that begin with # stand over numbers."""
-    cells = "".join(f"<th class='n'>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
+    cells = "".join(f"<th class='number'>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
     return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
-
-
-def _image(jpeg: bytes) -> str:
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
 def _svg(figure: Any) -> str:

@@ -1,140 +1,109 @@
 """The evaluation as one HTML page: errors beside baselines, error by step of the chunk, pictures of chunks."""
 
-import base64
-import html
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import numpy as np
 
+from pipelines.pages.charts import lines
+from pipelines.pages.page import cell, figure, image, page, table_of_cells
 from pipelines.storage.files import write_atomically
-from trainers.evaluation.plots import STYLES
-from trainers.evaluation.records import PREDICTORS, Errors, EvaluationReport, GroupReport, OverallErrors, SlotErrors
+from trainers.evaluation.records import (
+    PREDICTORS,
+    ErrorCurves,
+    Errors,
+    EvaluationReport,
+    GroupReport,
+    OverallErrors,
+    SlotErrors,
+)
 
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
-th:first-child, td:first-child { text-align: left } .best { font-weight: 700 }
-img { max-width: 100% } .soft { color: #666 }
-"""
+NAMES = {"policy": "policy", "repeat_state": "repeat the state", "mean_action": "training mean"}
 
 
 def write_page(path: Path, report: EvaluationReport) -> None:
     """Writes the page; pictures are inside it, so that the file stands alone."""
-    groups = report.groups
-    empty = ", ".join(html.escape(name) for name in report.without_episodes)
-    body = [
-        f"<h1>{html.escape(report.run)} at step {report.step}</h1>",
-        f"<p>Held-out episodes of {html.escape(report.mixture)}, {report.flow_steps} flow steps. Mean absolute "
-        "error of action chunks, only where the robot has the slot and the episode goes on; the lowest is bold.</p>",
-        _table(groups, report.overall),
-        f"<p class=soft>Without held-out episodes: {empty}</p>" if empty else "",
-        "<h2>Error by step of the chunk</h2>",
-        _image(_by_step(groups), "error by step of the chunk"),
+    groups, title = report.groups, f"{report.run} at step {report.step}"
+    about = (
+        f"Held-out episodes of {report.mixture}, {report.flow_steps} flow steps. Mean absolute error of action chunks, "
+        "only where the robot has the slot and the episode goes on; the lowest is bold."
+    )
+    empty = ", ".join(report.without_episodes)
+    sections = [
+        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>{_table(groups, report.overall)}",
+        f'<p class="muted">Without held-out episodes: {escape(empty)}</p>' if empty else "",
+        f"<h2>Error by step of the chunk</h2>{_charts(groups, 'step', 'normalized_error_by_step')}",
         "<h2>Error by open-loop horizon</h2><p>The mean over the steps up to one: what carrying out that many actions "
-        "before the next observation costs.</p>",
-        _image(_by_horizon(groups), "error by open-loop horizon"),
-        *_sweep(groups, report.flow_steps),
-        "<h2>Error of each slot</h2>",
-        *_slots(report.slots),
+        f"before the next observation costs.</p>{_charts(groups, 'actions', 'normalized_error_by_horizon')}",
+        _sweep(groups, report.flow_steps),
+        f"<h2>Error of each slot</h2>{_slots(report.slots)}",
+        *_pictures(report.plots),
     ]
-    for picture in sorted(Path(report.plots).glob("*.png")) if report.plots else []:
-        body += [f"<h2>{html.escape(picture.stem)}</h2>", _image(picture.read_bytes(), picture.stem)]
-    title = f"Evaluation of {html.escape(Path(report.run).name)}"
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{CSS}</style>"
-    write_atomically(path, (head + "\n".join(body) + "</html>").encode())
+    write_atomically(path, page(f"Evaluation of {Path(report.run).name}", sections).encode())
 
 
 def _table(groups: Sequence[GroupReport], overall: OverallErrors) -> str:
-    rows = ["<tr><th>group<th>samples<th>flow loss<th>unit<th>policy<th>repeat the state<th>training mean</tr>"]
+    rows = []
     for group in groups:
-        first = (html.escape(group.name), str(group.samples), f"{group.flow_loss:.4f}")
+        first = (group.name, str(group.samples), f"{group.flow_loss:.4f}")
         for unit, errors in group.rows():
-            rows.append(_row(first, unit, errors))
+            rows.append([*map(cell, (*first, unit)), *_cells(errors)])
             first = ("", "", "")
-    rows.append(_row(("<b>all groups, by share</b>", "", f"{overall.flow_loss:.4f}"), "normalized", overall.errors))
-    return f"<table>{''.join(rows)}</table>"
+    total = ("all groups, by share", "", f"{overall.flow_loss:.4f}", "normalized")
+    rows.append([*(cell(text, "best") if text else cell("") for text in total), *_cells(overall.errors)])
+    return table_of_cells(("group", "samples", "flow loss", "unit", *NAMES.values()), rows)
 
 
-def _row(first: tuple[str, ...], unit: str, errors: Errors) -> str:
-    cells = [f"<td{' class=best' if error == errors.best else ''}>{error:.4f}" for error in errors.values()]
-    return "<tr>" + "".join(f"<td>{cell}" for cell in (*first, html.escape(unit))) + "".join(cells) + "</tr>"
+def _cells(errors: Errors) -> list[str]:
+    """The errors as cells, the lowest bold."""
+    return [cell(f"{error:.4f}", "best" if error == errors.best else "") for error in errors.values()]
 
 
-def _by_step(groups: Sequence[GroupReport]) -> bytes:
-    def draw(axes: Any, group: GroupReport) -> None:
-        for name in PREDICTORS:
-            _line(axes, getattr(group.normalized_error_by_step, name), label=name.replace("_", " "), **STYLES[name])
-
-    return _panels(groups, draw)
+def _charts(groups: Sequence[GroupReport], x_label: str, curves: str) -> str:
+    """One chart a group: the errors of the policy and of the baselines, in units of the normalization."""
+    return _row([(group.name, _chart(getattr(group, curves), x_label)) for group in groups])
 
 
-def _by_horizon(groups: Sequence[GroupReport]) -> bytes:
-    def draw(axes: Any, group: GroupReport) -> None:
-        for name in PREDICTORS:
-            errors = getattr(group.normalized_error_by_horizon, name)
-            _line(axes, [None, *errors], label=name.replace("_", " "), **STYLES[name])
+def _chart(curves: ErrorCurves, x_label: str) -> str:
+    def points(values: Sequence[float | None]) -> tuple[list[int], list[float]]:
+        return [*range(1, len(values) + 1)], [np.nan if value is None else value for value in values]
 
-    return _panels(groups, draw)
+    series = {NAMES[name]: points(getattr(curves, name)) for name in PREDICTORS}
+    return lines(series, x_label, "error", width=340, height=220)
 
 
-def _sweep(groups: Sequence[GroupReport], flow_steps: int) -> list[str]:
+def _sweep(groups: Sequence[GroupReport], flow_steps: int) -> str:
     """Error against the number of flow steps, if it was asked for."""
     if not groups or not groups[0].flow_sweep:
-        return []
-
-    def draw(axes: Any, group: GroupReport) -> None:
+        return ""
+    charts = []
+    for group in groups:
         swept = {**group.flow_sweep, flow_steps: group.normalized_error.policy}
         steps = sorted(swept)
-        axes.plot(steps, [swept[step] for step in steps], marker="o", label="policy", **STYLES["policy"])
-        axes.set_xscale("log")
-        axes.set_xticks(steps, [str(step) for step in steps])
-        axes.minorticks_off()
-
-    text = "error by number of flow steps"
+        series = {"policy": (steps, [swept[step] for step in steps])}
+        charts.append((group.name, lines(series, "flow steps", "error", width=340, height=220)))
     note = "One step goes to the mean of what may come, which this error favours; more steps draw one of it."
-    return [f"<h2>{text.capitalize()}</h2><p>{note}</p>", _image(_panels(groups, draw), text)]
+    return f"<h2>Error by number of flow steps</h2><p>{note}</p>{_row(charts)}"
 
 
-def _slots(slots: Mapping[str, Sequence[SlotErrors]]) -> list[str]:
+def _row(charts: Sequence[tuple[str, str]]) -> str:
+    return f'<div class="row">{"".join(figure(chart, name) for name, chart in charts)}</div>'
+
+
+def _slots(slots: Mapping[str, Sequence[SlotErrors]]) -> str:
     """One table per norm key: each slot's error in its unit."""
-    head = "<tr><th>slot<th>unit<th>policy<th>repeat the state<th>training mean<th>policy, normalized</tr>"
+    head = ("slot", "unit", *NAMES.values(), "policy, normalized")
     tables = []
     for key, rows in slots.items():
-        cells = "".join(
-            _row((str(row.slot),), row.unit, row.errors).removesuffix("</tr>") + f"<td>{row.normalized:.4f}</tr>"
-            for row in rows
-        )
-        tables.append(f"<details><summary>{html.escape(key)}</summary><table>{head}{cells}</table></details>")
-    return tables
+        cells = [
+            [cell(str(row.slot)), cell(row.unit), *_cells(row.errors), cell(f"{row.normalized:.4f}")] for row in rows
+        ]
+        tables.append(f"<details><summary>{escape(key)}</summary>{table_of_cells(head, cells)}</details>")
+    return "".join(tables)
 
 
-def _line(axes: Any, values: Sequence[float | None], **style: Any) -> None:
-    known = [(step, value) for step, value in enumerate(values) if value is not None]
-    axes.plot(*zip(*known, strict=True), **style)
-
-
-def _panels(groups: Sequence[GroupReport], draw: Callable[[Any, GroupReport], None]) -> bytes:
-    """One panel a group, as a picture."""
-    columns = min(len(groups), 4)
-    rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(groups) :]:
-        axes.set_visible(False)
-    for axes, group in zip(panels, groups, strict=False):
-        draw(axes, group)
-        axes.set_title(group.name, fontsize=7)
-        axes.tick_params(labelsize=6)
-        axes.set_ylim(bottom=0)
-    figure.axes[0].legend(fontsize=6)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def _image(png: bytes, text: str) -> str:
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def _pictures(folder: str | None) -> list[str]:
+    """The pictures of predicted and true chunks, one a group."""
+    found = sorted(Path(folder).glob("*.png")) if folder else []
+    return [f"<h2>{escape(path.stem)}</h2>{image(path.read_bytes(), path.stem)}" for path in found]

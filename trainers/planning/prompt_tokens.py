@@ -19,11 +19,11 @@ def tokens_by_model(
     tokenizer that is not its own.
     """
     from model.config import named_config
-    from model.tokenizer import tokenizer_for
+    from model.tokenizer import own_tokenizer
 
     try:
         config: Any = named_config(model)
-        whole = tokenizer_for(replace(config, max_tokens=WHOLE), tokenizer)
+        whole = own_tokenizer(replace(config, max_tokens=WHOLE), tokenizer)
     except (ValueError, OSError) as error:
         raise UsageError(f"--model {model}: {error}") from error
 

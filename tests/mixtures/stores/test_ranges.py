@@ -177,7 +177,7 @@ def test_a_store_that_fails_for_good_is_named(server: ScriptedServer) -> None:
         read(server, ("bucket/x", 0, 4))
 
 
-@pytest.mark.parametrize(("status", "found"), [(404, "no such object"), (403, "answer 403. The store says: busy")])
+@pytest.mark.parametrize(("status", "found"), [(404, "no such object"), (403, "answer 403. The store answered: busy")])
 def test_what_may_not_be_read_is_not_asked_for_again(server: ScriptedServer, status: int, found: str) -> None:
     server.script.append(status)
     with pytest.raises(FailedWork, match=f"bucket/x: expected an object that may be read, found: {found}"):

@@ -29,7 +29,7 @@ def test_the_planned_stream_passes(mixture: Mixture) -> None:
     assert first is not None and second is not None and reports.count(None) == 6
     assert (first.start, first.draws, second.start) == (0, 256, 256)
     assert first.p_value > 1e-3 and not first.is_alarming and first.excess_repeats == 0
-    assert first.metrics()["audit/off_by"] < 0.1
+    assert first.off_by < 0.1
     assert "are what the mixture plans" in str(first)
 
 

@@ -1,11 +1,14 @@
 """Frames: what is copied, what is decoded, and where the black bars lie."""
 
 import io
+import struct
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipelines.contract.images import BLACK_JPEG, CorruptImage, decode_image, decode_jpeg, letterbox, to_jpeg
 
@@ -65,6 +68,90 @@ def test_png_bytes_are_read() -> None:
     file = io.BytesIO()
     Image.fromarray(gray(3, 2, 40)).save(file, "png")
     assert decode_image(file.getvalue()).tolist() == gray(3, 2, 40).tolist()
+
+
+def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def slope() -> Image.Image:
+    """Colours that change along both axes, so that any turn or exchange shows."""
+    y, x = np.mgrid[0:224, 0:224]
+    return Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8))
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    """What Pillow shows a person."""
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(slope().convert("L"), "JPEG", quality=95),
+        saved(slope().convert("CMYK"), "JPEG", quality=95),
+        saved(slope(), "JPEG", quality=95, progressive=True),
+        saved(slope(), "JPEG", quality=95, keep_rgb=True),
+        saved(slope().convert("L"), "PNG"),
+        saved(slope().convert("LA"), "PNG"),
+        saved(slope().convert("P"), "PNG"),
+        saved(slope().convert("1"), "PNG"),
+        saved(slope().convert("RGBA"), "PNG"),
+    ],
+    ids=["grey", "cmyk", "progressive", "rgb", "png-grey", "png-grey-alpha", "png-palette", "png-1-bit", "png-alpha"],
+)
+def test_pictures_of_every_colour_space_are_read_as_pillow_reads_them(data: bytes) -> None:
+    assert np.abs(decode_image(data) - by_pillow(data)).max() <= 1
+    assert np.abs((decode_jpeg(to_jpeg(data)).astype(int) - by_pillow(data)).mean(axis=(0, 1))).max() < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_a_picture_is_set_upright_as_its_exif_says(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(slope().crop((0, 0, 200, 100)), form, exif=exif, **({"quality": 95} if form == "JPEG" else {}))
+    assert np.abs(decode_image(data) - by_pillow(data)).max() <= 1
+
+
+def test_a_turned_jpeg_of_the_target_size_is_no_copy() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(slope(), "JPEG", quality=95, exif=exif)
+    assert np.abs(decode_jpeg(to_jpeg(data)).astype(int) - by_pillow(data)).mean() < 3
+    upright = saved(slope(), "JPEG", quality=95, progressive=True, exif=Image.Exif())
+    assert to_jpeg(upright) is upright
+
+
+@pytest.mark.parametrize("cut", range(2, 60, 3))
+def test_exif_that_is_damaged_says_nothing(cut: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = exif.tobytes()
+    data = saved(slope(), "JPEG", quality=95, exif=whole[:cut] + bytes(max(0, 40 - cut)))
+    assert decode_image(data).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGB"])
+def test_a_png_of_16_bits_is_refused(mode: str) -> None:
+    grey = saved(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100), "PNG")
+    with pytest.raises(CorruptImage, match="expected a PNG of 8 bits a colour, found one of 16"):
+        decode_image(grey if mode == "I;16" else COLOR_16)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+# 2x1 pixels of three colours, 16 bits each, by hand: Pillow writes none.
+COLOR_16 = (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    + chunk(b"IDAT", zlib.compress(bytes(13)))
+    + chunk(b"IEND", b"")
+)
 
 
 def test_the_black_jpeg_is_black_and_of_the_target_size() -> None:

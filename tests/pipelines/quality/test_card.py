@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.quality.card import make_card, write_card
+from pipelines.quality.card import make_card, make_short_card, write_card
 from pipelines.quality.card_facts import gather_facts
 from pipelines.quality.card_page import Heading, PageTable, Paragraph, to_html, to_markdown
+from pipelines.quality.checks import Report, inspect_dataset
 from pipelines.quality.findings import finding
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.summaries import summarize_slot
+from tests.pipelines.shards.test_manifest import MANIFEST
 from tests.support.clean_episodes import clean_episode, clean_episodes
 from tests.support.stored_episodes import store_dataset
 from trainers.main import main
@@ -69,6 +71,46 @@ def test_samples_show_different_tasks(dataset: Dataset) -> None:
 def test_findings_stand_on_the_card(dataset: Dataset) -> None:
     found = finding("lag", "error", "ur5e", "5 steps", "Shift it.", ["train: ep0"])
     assert "| error | lag | ur5e | 5 steps | Shift it. | 1 |" in to_markdown(make_card(gather_facts(dataset), [found]))
+
+
+def test_what_was_inferred_and_the_worst_notes_stand_on_both_cards(dataset: Dataset) -> None:
+    facts = replace(gather_facts(dataset), manifest=MANIFEST)
+    report = Report(findings=(), ratios={})
+    for blocks in (make_card(facts, []), make_short_card(MANIFEST, dataset.statistics, report)):
+        card = to_markdown(blocks)
+        assert "| units: joints read as percent of range | 2 |" in card
+        assert "| time_error_s | -0.03 | name 1 |" in card
+        assert "Converted by embodimix 0.1.0, adapter toy (aloha), options 0123, code abcd." in card
+
+
+def test_the_short_card_says_what_was_left_out_and_what_to_do(dataset: Dataset) -> None:
+    card = to_markdown(make_short_card(MANIFEST, dataset.statistics, Report(findings=(), ratios={})))
+    assert "Toys. 2 of 3 episodes, 20 steps, 0.0 MB; 2 steps of kept episodes were left out." in card
+    assert "| non_finite | episode or steps | 1 | NaN or infinity in a state or an action | Repair or drop" in card
+    assert "| ur5e/joint_position/pi18/v1 | metric | 4 | 480 |" in card
+
+
+def test_ratios_and_native_units_stand_on_the_card(tmp_path: Path) -> None:
+    store_dataset(tmp_path / "toy" / "1.0.0", {"train": [[replace(e, units="viola") for e in clean_episodes()]]})
+    dataset = Dataset.open(tmp_path / "toy" / "1.0.0")
+    card = to_markdown(make_card(gather_facts(dataset), [], inspect_dataset(dataset).ratios))
+    assert "base_0_rgb 4, left_wrist_0_rgb 4 | native to viola |" in card
+    assert "| 0 | rad | 0.989 (0.988 to 0.99) | 4 |" in card
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "shown"),
+    [
+        ((-1, -1, -1, -1), "4 unknown (the source does not say)"),
+        ((0, 0, 0, 1), "3 failure, 1 success"),
+        ((0, 0, 0, -1), "3 failure, 1 unknown (the source does not say)"),
+    ],
+)
+def test_unknown_outcomes_are_no_failures(tmp_path: Path, outcomes: tuple[int, ...], shown: str) -> None:
+    episodes = [replace(e, success=success) for e, success in zip(clean_episodes(), outcomes, strict=True)]
+    store_dataset(tmp_path / "toy" / "1.0.0", {"train": [episodes]})
+    card = to_markdown(make_card(gather_facts(Dataset.open(tmp_path / "toy" / "1.0.0")), []))
+    assert f"| 0% | {shown} | base_0_rgb 4" in card
 
 
 def test_text_from_the_data_stays_text() -> None:

@@ -328,6 +328,31 @@ def test_a_spike_of_one_step_inside_the_range(tmp_path: Path) -> None:
     assert "a spike of one step" in found.evidence
 
 
+@pytest.mark.parametrize("mode", ["ee_absolute", "joint_position"])
+def test_angles_that_tremble_at_the_wrap_are_no_spikes(tmp_path: Path, mode: str) -> None:
+    """A gripper that points down has a roll of about pi, whose sign flips with the sensor's noise."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for episode in clean_episodes(mode):
+        flips = np.where(rng.uniform(size=N_STEPS) < 0.05, -1, 1) * np.float32(np.pi - 0.005)
+        flipped = edit(episode, "state", 3, lambda v, f=flips: f)
+        episodes.append(edit(flipped, "action", 3, lambda v, f=flips: f))
+    assert [f for f in findings_of(tmp_path, episodes) if f.kind == "outlier"] == []
+
+
+def test_a_smooth_turn_through_a_horizontal_pose_is_no_spike(tmp_path: Path) -> None:
+    """Pitch goes to -90 degrees and back; roll and yaw jump by pi there, though the gripper turns by 0.06 rad."""
+    from scipy.spatial.transform import Rotation
+
+    swing = np.minimum(-1.6 + 0.035 * np.abs(np.arange(N_STEPS) - 60), 0.0)
+    turned = Rotation.from_euler("y", swing.reshape(-1, 1)) * Rotation.from_euler("x", [0.01])
+    angles = turned.as_euler("xyz").astype(np.float32)
+    assert np.abs(np.diff(angles[:, 0])).max() > 3
+    episodes = [edit(e, "state", slice(3, 6), lambda v: angles) for e in clean_episodes("ee_absolute")]
+    episodes = [edit(e, "action", slice(3, 6), lambda v: angles) for e in episodes]
+    assert [f for f in findings_of(tmp_path, episodes) if f.kind == "outlier"] == []
+
+
 def test_an_episode_that_is_in_train_and_val(tmp_path: Path) -> None:
     (found,) = findings_of(tmp_path, [*clean_episodes(), clean_episode(2, split="val")])
     assert (found.kind, found.severity, found.scope, found.n_episodes) == ("leak", "error", "train and val", 1)

@@ -149,4 +149,4 @@ def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_
     cells = "| from scratch, task sentences | the task's sentence | 1/8 | 2-47 % | 88 % | 0 % | 0.200 |"
     assert cells in ablation_markdown(rows).splitlines()
     page = write_report(tmp_path / "report.html", results, []).read_text()
-    assert "<td class=n>1/8</td><td class=n>2-47 %</td>" in page and "segment language are good for" in page
+    assert "<td class=number>1/8</td><td class=number>2-47 %</td>" in page and "segment language are good for" in page

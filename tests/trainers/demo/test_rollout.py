@@ -1,13 +1,27 @@
 """A policy at the controls of the demo's robots: slots in, commands out, pictures as conversion stores them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
-from trainers.demo.rollout import Trial, ask_script, ask_task, command_of, distances, lifted_other, look, state_vector
+from trainers.demo.rollout import (
+    Trial,
+    ask_script,
+    ask_task,
+    command_of,
+    distances,
+    lifted_other,
+    look,
+    run_trials,
+    state_vector,
+)
 from trainers.demo.script import demonstration
-from trainers.demo.world import MOBILE_DUAL, UR5E, UR5E_DUAL, Body, is_success, step
+from trainers.demo.world import MOBILE_DUAL, UR5E, UR5E_DUAL, Body, Command, is_success, step
+from trainers.serving.observations import Observation
 
 TASKS = [
     (UR5E, "lift_one_of_two", ("red", "blue")),
@@ -82,3 +96,27 @@ def test_a_hand_comes_nearest_to_the_thing_it_lifts() -> None:
     recording = demonstration(UR5E, "lift_one_of_two", ("red", "blue"), (3,))
     before, after = (distances(UR5E, recording.scene, recording.states[k]) for k in (0, -1))
     assert after[0] < 0.02 < before[0] and after[1] > 0.1
+
+
+class ScriptedActor:
+    """Answers each observation with the commands of a demonstration from the state it is shown on."""
+
+    def __init__(self, body: Body, commands: list[Command]) -> None:
+        self.config = SimpleNamespace(policy=SimpleNamespace(horizon=50))
+        self._actions = [slots_of(body, command.joints, command.gripper, command.base) for command in commands]
+        self.asked: list[tuple[str, int]] = []
+
+    def act_together(self, robot: Any, observations: list[Observation], key: Any) -> np.ndarray:
+        start = 16 * len(self.asked)
+        self.asked.append((observations[0].prompt, len(observations)))
+        chunk = self._actions[start : start + 50]
+        return np.stack([chunk + [self._actions[-1]] * (50 - len(chunk))] * len(observations))
+
+
+def test_the_published_part_of_each_chunk_is_carried_out_before_the_next_observation() -> None:
+    recording = demonstration(UR5E, "lift_one_of_two", ("red", "blue"), (4,))
+    actor: Any = ScriptedActor(UR5E, list(recording.commands))
+    start = Trial(scene=recording.scene, state=recording.states[0], closest=(1.0, 1.0))
+    ends = run_trials(actor, None, UR5E, ask_task, [start, start], jax.random.key(0))  # type: ignore[arg-type]
+    assert all(is_success(end.scene, end.state) for end in ends)
+    assert actor.asked == [("lift the red cube", 2)] * 6  # 5 s at 20 Hz, 16 actions each

@@ -19,9 +19,10 @@ from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.shards.statistics import summarize_episode
 from tests.support.policy_server import WAIT_S, ServerInThread, observation
 from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
-from trainers.robots import find_robot, open_loop_steps, read_robots
+from trainers.robots import find_robot, open_loop_steps, read_robots, state_range
 from trainers.serving import messages
 from trainers.serving.acting import Actor
 from trainers.serving.cli import run_serve
@@ -266,3 +267,14 @@ def test_wrong_uses_of_the_command_are_named(toy_run: Path, actor: Actor, tmp_pa
         run_serve(parsed("--api-key-file", str(tmp_path / "none")))
     with pytest.raises(UsageError, match="--execute: expected 1 to 4, the horizon; found 9"):
         PolicyServer(ServerRequest(run=toy_run, execute=9, flow_steps=2), actor)
+
+
+def test_a_robots_range_is_that_of_its_data_and_a_margin_of_its_unit() -> None:
+    values = np.zeros((100, 18), np.float32)
+    values[:, 0], values[:, 1] = np.linspace(-0.5, 0.5, 100), np.linspace(-10, 10, 100)
+    values[:, 2], values[:, 3] = 40.0, 0.5
+    mask = np.arange(18) < 4
+    seen = summarize_episode("r/ee_delta/pi18/v1", values, values, mask, mask).state
+    low, high = state_range(seen, ("rad", "m", "native", "gripper", *[""] * 14))
+    np.testing.assert_allclose(low[:5], [-0.5 - np.pi, -30.0, 0.0, -0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(high[:5], [0.5 + np.pi, 30.0, 80.0, 1.5, 0.0], atol=1e-6)
