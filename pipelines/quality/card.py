@@ -166,7 +166,7 @@ def _partial(manifest: Manifest) -> list[Block]:
 
 
 def _inferred(manifest: Manifest) -> list[Block]:
-    """What the source did not state: whoever trusts the dataset should know what was concluded in its place."""
+    """What the source did not state: a reader who trusts the dataset should know what was concluded instead."""
     if not manifest.inferred:
         return []
     rows = [[sentence, f"{n:,}"] for sentence, n in manifest.inferred.items()]
