@@ -68,18 +68,27 @@ def part_quantities(part: str, n_slots: int, control_mode: str, side: str) -> tu
     >>> part_quantities("arm0", 6, "ee_delta", "action")
     ('delta_m', 'delta_m', 'delta_m', 'delta_rad', 'delta_rad', 'delta_rad')
     """
+    return _quantities(part, n_slots, control_mode, side)[:n_slots]
+
+
+def _quantities(part: str, n_slots: int, control_mode: str, side: str) -> tuple[Quantity, ...]:
+    """The quantities of a part's slots, of as many slots as asked for or more."""
     if part.startswith("gripper"):
-        return ("gripper",) * n_slots
+        return _all("gripper", n_slots)
     if part == "torso":
-        return ("torso_m",) * n_slots
+        return _all("torso_m", n_slots)
     if part == "base":
         # A nonholonomic base has two slots, forward and turn: it has no sideways speed.
-        return ("base_m_s", "base_rad_s") if n_slots == 2 else ("base_m_s", "base_m_s", "base_rad_s")[:n_slots]
+        return ("base_m_s", "base_rad_s") if n_slots == 2 else ("base_m_s", "base_m_s", "base_rad_s")
     if is_joint_mode(control_mode):
-        return ("joint_rad_s" if is_velocity(control_mode) and side == "action" else "joint_rad",) * n_slots
+        return _all("joint_rad_s" if is_velocity(control_mode) and side == "action" else "joint_rad", n_slots)
     if is_delta(control_mode) and side == "action":
-        return ("delta_m", "delta_m", "delta_m", "delta_rad", "delta_rad", "delta_rad")[:n_slots]
-    return ("pose_m", "pose_m", "pose_m", "pose_rad", "pose_rad", "pose_rad")[:n_slots]
+        return ("delta_m", "delta_m", "delta_m", "delta_rad", "delta_rad", "delta_rad")
+    return ("pose_m", "pose_m", "pose_m", "pose_rad", "pose_rad", "pose_rad")
+
+
+def _all(quantity: Quantity, n_slots: int) -> tuple[Quantity, ...]:
+    return (quantity,) * n_slots
 
 
 def slot_quantities(control_mode: str, parts: Mapping[str, Sequence[int]], side: str) -> dict[int, Quantity]:
