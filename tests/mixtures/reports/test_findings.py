@@ -9,6 +9,7 @@ import pytest
 
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.reports.plan import explain, plan_of, render
+from mixtures.reports.plan_page import plan_page
 from mixtures.stream.batches import Stream
 from mixtures.stream.text_shares import count_long_texts, text_shares
 from pipelines.contract.episode import Episode, Segment
@@ -86,7 +87,9 @@ def test_datasets_of_one_pool_that_move_in_other_units_are_flagged(tmp_path: Pat
 def test_plans_name_every_pool(tmp_path: Path) -> None:
     write_dataset(tmp_path, "metres", [moving(i, 0.03) for i in range(2)], n_shards=1)
     write_dataset(tmp_path, "viola", [replace(moving(2, 0.6), units="viola", control_hz=20.0)], n_shards=1)
-    plan = plan_of(opened(tmp_path, "datasets: [{path: metres/1.0.0}, {path: viola/1.0.0}]\n"))
+    mixture = opened(tmp_path, "datasets: [{path: metres/1.0.0}, {path: viola/1.0.0}]\n")
+    plan = plan_of(mixture)
+    assert "Pools of statistics" in (page := plan_page(plan, mixture)) and "arx/ee_delta/pi18/v1/viola" in page
     assert plan.to_json()["pools"] == [
         {
             "name": name,
