@@ -149,9 +149,11 @@ class _Lists:
         self._values = column.values.to_numpy(zero_copy_only=False)
 
     def at(self, row: int) -> NDArray[Any]:
-        return self._values[self._offsets[row] : self._offsets[row + 1]]
+        values: NDArray[Any] = self._values[self._offsets[row] : self._offsets[row + 1]]
+        return values
 
 
 def _read(file: Any, offset: int, length: int) -> bytes:
     file.seek(offset)
-    return file.read(length)
+    data: bytes = file.read(length)
+    return data

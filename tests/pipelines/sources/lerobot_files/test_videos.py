@@ -179,6 +179,7 @@ def test_check_finds_times_that_do_not_rise_and_rejects_name_every_lost_step(
     assert [(r["source_key"], r["level"], r["start"], r["end"], r["reason"]) for r in rejects] == [
         ("episode_000001", "steps", 29, 30, "truncated_video")
     ]
+    assert rejects[0]["detail"] == "a video that ends before its episode does, or cannot be read"
     capsys.readouterr()
     assert main(["check", str(dataset)]) == 1
     assert "times that do not rise" in capsys.readouterr().out
