@@ -232,7 +232,7 @@ def with_units(conversion: ConversionRequest) -> ConversionRequest:
     """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
     if not conversion.adapter.by_units and not conversion.units:
         return conversion
-    from pipelines.sources.lerobot_units import choose_units
+    from pipelines.sources.lerobot_files.units import choose_units
 
     return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
 

@@ -16,6 +16,7 @@ from typing import IO, Any
 import h5py
 
 from pipelines.contract.native import Rejected
+from pipelines.sources.folders import read_regular
 
 # Names of zarr's codecs, of both versions of the format, that only transform bytes and numbers. v3 names those of
 # numcodecs with the prefix `numcodecs.`.
@@ -37,12 +38,14 @@ _ZARR_CODECS = frozenset(
         "lz4",
         "lzma",
         "packbits",
+        "pcodec",
         "quantize",
         "sharding_indexed",
         "shuffle",
         "transpose",
         "vlen-bytes",
         "vlen-utf8",
+        "zfpy",
         "zlib",
         "zstd",
     }
@@ -50,23 +53,31 @@ _ZARR_CODECS = frozenset(
 # Codecs of pictures, from the package imagecodecs.
 _PICTURE_CODECS = "imagecodecs_"
 _ZARR_METADATA = frozenset({".zarray", ".zmetadata", "zarr.json"})
+# Where v2 names codecs (`compressor`, `filters`), and v3 (`codecs`, and in a shard's configuration both).
+_CODEC_KEYS = frozenset({"compressor", "filters", "codecs", "index_codecs"})
 # A document of metadata for one array takes a few kB, a consolidated one of a large store some MB.
 _MAX_METADATA_BYTES = 1 << 26
+_ELSEWHERE = "{}: expected data of this file, found a link to another file"
+_UNSURE = "a link within the file"
+# Stores whose folders were walked: each folder's time of change, and the files of metadata.
+_walked: dict[Path, tuple[dict[str, int], tuple[Path, ...]]] = {}
+_MOST_WALKED = 64
 # HDF5's registered numbers: deflate, shuffle, fletcher32, szip, nbit, scaleoffset; lzf, blosc, lz4, bitshuffle, zstd,
 # blosc2, which h5py or hdf5plugin bring. A number from elsewhere would have HDF5 look for a library to load.
 _HDF5_FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000, 32001, 32004, 32008, 32015, 32026})
 
 
-def open_hdf5(source: Path | IO[bytes]) -> h5py.File:
-    """Opens an HDF5 file to be read, after a look at every link and dataset in it.
+def open_hdf5(source: Path | IO[bytes], levels: int | None = None) -> h5py.File:
+    """Opens an HDF5 file to be read, after a look at every link and dataset in it, or in its first `levels` of groups.
 
+    levels: of a file in an object store, every group is a call; who looks at fewer must read nothing below them.
     Raises Rejected (`unsafe_file`) for one that points to other files or names a codec that is not allowed, and OSError
     for one that is no HDF5 file.
     """
     file = h5py.File(source, "r")
     try:
         if not isinstance(source, Path):
-            _check_hdf5(file, str(getattr(source, "name", "the HDF5 file")))
+            _check_hdf5(file, str(getattr(source, "name", "the HDF5 file")), levels)
         elif not _is_checked(source, source.stat().st_size, source.stat().st_mtime_ns):
             raise AssertionError("a file is checked, or refused by name")
     except BaseException:
@@ -79,27 +90,87 @@ def open_hdf5(source: Path | IO[bytes]) -> h5py.File:
 def _is_checked(path: Path, size: int, mtime_ns: int) -> bool:
     """Looks at a file once, until it is written to: a file of a thousand demonstrations is opened as often."""
     with h5py.File(path, "r") as file:
-        _check_hdf5(file, str(path))
+        _check_hdf5(file, str(path), None)
     return True
 
 
-def _check_hdf5(file: h5py.File, where: str) -> None:
-    # The visitors return what they find: an exception inside of them does not survive the way through HDF5.
-    if fault := file.visititems_links(_fault_of_link) or file.visititems(_fault_of_object):
+def own_item(group: h5py.Group, key: str) -> h5py.Group | h5py.Dataset | None:
+    """Returns what a group holds under `key`, None if nothing; for groups that `open_hdf5` did not look into.
+
+    Raises Rejected (`unsafe_file`) as it does.
+    """
+    link = group.get(key, getlink=True)
+    if link is None:
+        return None
+    where = f"{group.name}/{key}"
+    if isinstance(link, h5py.HardLink):
+        item = group[key]
+        if fault := _fault_of_object(where, item):
+            raise Rejected("unsafe_file", f"{group.file.filename}: {fault}")
+        return item
+    _check_hdf5(group.file, str(group.file.filename), None)
+    return group[key]
+
+
+def _check_hdf5(file: h5py.File, where: str, levels: int | None) -> None:
+    if levels is None or (fault := _fault_within(file, levels)) is _UNSURE:
+        fault = _fault_anywhere(file)
+    if fault:
         raise Rejected("unsafe_file", f"{where}: {fault}")
 
 
-def _fault_of_link(name: str, link: Any) -> str | None:
-    if isinstance(link, h5py.ExternalLink):
-        return f"{name}: expected data of this file, found a link to another file"
+def _fault_anywhere(file: h5py.File) -> str | None:
+    """What is wrong with any link or dataset of a file.
+
+    h5py's own `visititems` wraps every group and dataset, which takes three times as long.
+    """
+
+    def fault_of_link(name: bytes, info: Any) -> str | None:
+        return _ELSEWHERE.format(name.decode(errors="replace")) if info.type == h5py.h5l.TYPE_EXTERNAL else None
+
+    def fault_of_object(name: bytes, info: Any) -> str | None:
+        if info.type != h5py.h5o.TYPE_DATASET:
+            return None
+        return _fault_of_dataset(name.decode(errors="replace"), h5py.h5d.open(file.id, name))
+
+    # The visitors return what they find: an exception inside of them does not survive the way through HDF5.
+    return file.id.links.visit(fault_of_link, info=True) or h5py.h5o.visit(file.id, fault_of_object, info=True)
+
+
+def _fault_within(file: h5py.File, levels: int) -> str | None:
+    """What is wrong in the first levels of groups; _UNSURE where a link leads from there to anywhere in the file."""
+    # A group may hold itself: each is looked at once, where it is nearest to the root.
+    waiting, seen = [("", file["/"])], {h5py.h5o.get_info(file["/"].id).addr}
+    for _ in range(levels):
+        below = []
+        for path, group in waiting:
+            for name in group:
+                link, where = group.get(name, getlink=True), f"{path}{name}"
+                if fault := _fault_of_link(where, link):
+                    return fault
+                if not isinstance(link, h5py.HardLink):
+                    return _UNSURE
+                item = group[name]
+                if fault := _fault_of_object(where, item):
+                    return fault
+                if isinstance(item, h5py.Group) and (address := h5py.h5o.get_info(item.id).addr) not in seen:
+                    seen.add(address)
+                    below.append((f"{where}/", item))
+        waiting = below
     return None
 
 
+def _fault_of_link(name: str, link: Any) -> str | None:
+    return _ELSEWHERE.format(name) if isinstance(link, h5py.ExternalLink) else None
+
+
 def _fault_of_object(name: str, item: Any) -> str | None:
+    return _fault_of_dataset(name, item.id) if isinstance(item, h5py.Dataset) else None
+
+
+def _fault_of_dataset(name: str, dataset: h5py.h5d.DatasetID) -> str | None:
     """What is wrong with a dataset whose bytes lie in other files, or need a codec of unknown make."""
-    if not isinstance(item, h5py.Dataset):
-        return None
-    made = item.id.get_create_plist()
+    made = dataset.get_create_plist()
     if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
         return f"{name}: expected data of this file, found one kept in other files"
     filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
@@ -107,18 +178,28 @@ def _fault_of_object(name: str, item: Any) -> str | None:
     return f"{name}: expected a usual compression, found HDF5 filter {unknown[0]}" if unknown else None
 
 
-def check_zarr(store: Path) -> None:
-    """Raises Rejected (`unsafe_file`) where a zarr store, a folder or a zip file, names a codec that is not allowed."""
+def check_zarr(store: Path) -> dict[str, Any]:
+    """Returns a zarr store's documents of metadata by their names in it; store: a folder or a zip file.
+
+    Raises Rejected (`unsafe_file`) where one names a codec that is not allowed, `unreadable_zarr` where one is no JSON.
+    """
+    documents = {}
     for name, text in _metadata_of(store):
         if len(text) > _MAX_METADATA_BYTES:
             raise Rejected("unsafe_file", f"{store}: {name}: expected metadata, found {len(text)} bytes")
         try:
-            document = json.loads(text)
+            documents[name] = json.loads(text)
+            check_zarr_codecs(documents[name], f"{store}: {name}")
         except (ValueError, RecursionError) as error:
-            raise Rejected("unreadable", f"{store}: {name}: expected JSON, found {error}") from error
-        for codec in _codecs_of(document):
-            if not is_allowed_codec(codec):
-                raise Rejected("unsafe_file", f"{store}: {name}: expected a usual codec, found {codec!r}")
+            raise Rejected("unreadable_zarr", f"{store}: {name}: expected JSON, found {error}") from error
+    return documents
+
+
+def check_zarr_codecs(document: Any, where: str) -> None:
+    """Raises Rejected (`unsafe_file`) where an array's metadata names a codec that is not allowed."""
+    for codec in codecs_of(document):
+        if not is_allowed_codec(codec):
+            raise Rejected("unsafe_file", f"{where}: expected a usual codec, found {codec!r}")
 
 
 def is_allowed_codec(name: str) -> bool:
@@ -143,25 +224,68 @@ def _metadata_of(store: Path) -> Iterator[tuple[str, bytes]]:
                         )
                     yield info.filename, archive.read(info)
         return
-    for folder, _, names in os.walk(store):
-        for name in sorted(_ZARR_METADATA.intersection(names)):
-            path = Path(folder) / name
-            with path.open("rb") as file:
-                yield str(path.relative_to(store)), file.read(_MAX_METADATA_BYTES + 1)
+    for path in _metadata_files(store):
+        yield path.relative_to(store).as_posix(), read_regular(path, _MAX_METADATA_BYTES)
 
 
-def _codecs_of(document: Any) -> Iterator[str]:
-    """Names of the codecs in a document: v2's `compressor` and `filters`, v3's `codecs`, at any depth."""
+def _metadata_files(store: Path) -> tuple[Path, ...]:
+    """The files of metadata in a folder; it is walked once until a folder in it changes, for the sake of its chunks."""
+    known = _walked.get(store)
+    if known and all(_changed(folder) == time for folder, time in known[0].items()):
+        return known[1]
+    times: dict[str, int] = {}
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for folder, below, names in os.walk(store, onerror=_raise, followlinks=True):
+        status = os.stat(folder)
+        # zarr follows links as well; two that lead back to their own folder would be walked for ever.
+        if (identity := (status.st_dev, status.st_ino)) in seen:
+            below.clear()
+        seen.add(identity)
+        times[folder] = status.st_mtime_ns
+        files += [Path(folder, name) for name in sorted(_ZARR_METADATA.intersection(names))]
+    if len(_walked) >= _MOST_WALKED:
+        _walked.clear()
+    _walked[store] = times, tuple(files)
+    return _walked[store][1]
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return -1
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def codecs_of(document: Any) -> Iterator[str]:
+    """Names of the codecs of every array that a document describes, consolidated ones and those inside of shards too.
+
+    What describes an array states its `zarr_format`. Everything else is the logger's own words, whatever they are
+    called; and an array may be called as attributes are.
+    """
     if isinstance(document, list):
         for item in document:
-            yield from _codecs_of(item)
+            yield from codecs_of(item)
     if not isinstance(document, dict):
         return
     for key, value in document.items():
-        if key in ("compressor", "filters", "codecs", "index_codecs"):
-            for codec in value if isinstance(value, list) else [value]:
-                if codec is not None:
-                    yield str(codec.get("id", codec.get("name", codec)) if isinstance(codec, dict) else codec)
-        # Attributes are the logger's own words, whatever they are called.
-        if key != "attributes" and not key.endswith(".zattrs"):
-            yield from _codecs_of(value)
+        if key in _CODEC_KEYS and "zarr_format" in document:
+            yield from _names_of(value)
+        else:
+            yield from codecs_of(value)
+
+
+def _names_of(codecs: Any) -> Iterator[str]:
+    for codec in codecs if isinstance(codecs, list) else [codecs]:
+        if not isinstance(codec, dict):
+            yield from () if codec is None else (str(codec),)
+            continue
+        yield str(codec.get("id", codec.get("name", codec)))
+        inner = codec.get("configuration")
+        if isinstance(inner, dict):
+            for key in _CODEC_KEYS.intersection(inner):
+                yield from _names_of(inner[key])

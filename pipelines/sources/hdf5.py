@@ -15,6 +15,7 @@ from pipelines.contract.episode import Image
 from pipelines.contract.images import CorruptImage
 from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_array_size, check_frames_size
 from pipelines.mapping.adapters import Adapter
+from pipelines.sources import foreign_files
 from pipelines.sources.float_pictures import FloatFrames
 from pipelines.sources.folders import check_regular
 from pipelines.storage.paths import RemotePath, StoragePath
@@ -26,20 +27,23 @@ SPARSE = "sparse"
 # Deflate shrinks nothing further than this, so that smaller chunks cannot unpack to more than MAX_CHUNK_BYTES.
 _DEFLATE_RATIO = 1032
 _WINDOW_BYTES = 1 << 20
+# The scan of a file in an object store reads what `data` and `mask` hold; deeper, `own_item` looks at what is read.
+_REMOTE_LEVELS = 2
 
 
 @contextmanager
 def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
     """Opens a file to be read; of one in an object store, only what is asked for is read.
 
-    Raises Rejected for a pipe or a device, OSError for what is no HDF5 file or is locked by its writer.
+    Raises Rejected for a pipe, a device or a file that reaches for others, OSError for what is no HDF5 file or is
+    locked by its writer.
     """
     if isinstance(path, RemotePath):
-        with path.open() as stream, h5py.File(stream, "r") as file:
+        with path.open() as stream, foreign_files.open_hdf5(stream, _REMOTE_LEVELS) as file:
             yield file
         return
     check_regular(path)
-    with h5py.File(path, "r") as file:
+    with foreign_files.open_hdf5(path) as file:
         yield file
 
 
@@ -121,7 +125,7 @@ class Hdf5Frames(Sequence[Image]):
         index = range(self._n)[index]
         try:
             if self._dataset is None:
-                self._dataset = h5py.File(self._path, "r")[self._key]
+                self._dataset = foreign_files.open_hdf5(self._path)[self._key]
             frame = self._dataset[index]
         except READ_ERRORS as error:
             raise CorruptImage(f"{self._path}: {self._key}: frame {index}: {error}") from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import Rejected, check_array_size
+from pipelines.sources.foreign_files import own_item
 
 # Attributes, datasets and keys of JSON attributes that hold one instruction.
 INSTRUCTION_KEYS = (
@@ -37,7 +38,7 @@ def read_instruction(node: h5py.Group) -> str:
         texts += [content.get(name) for name in INSTRUCTION_KEYS] if isinstance(content, Mapping) else []
     for key in INSTRUCTION_KEYS:
         texts.append(node.attrs.get(key))
-        dataset = node.get(key)
+        dataset = own_item(node, key)
         if isinstance(dataset, h5py.Dataset) and dataset.size == 1 and _is_text(dataset):
             texts.append(np.asarray(dataset[...]).reshape(-1)[0])
     return next((text for text in map(_instruction, texts) if text), "")

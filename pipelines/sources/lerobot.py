@@ -16,19 +16,10 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.camera_rows import CameraRows, keep_paired
 from pipelines.sources.folders import key_of, source_root
-from pipelines.sources.lerobot_meta import (
-    EpisodeFiles,
-    Meta,
-    find_root,
-    key_of_episode,
-    load_meta,
-    make_reject,
-    malformed_metadata_named,
-    read_json,
-    split_of,
-)
-from pipelines.sources.lerobot_tables import ColumnFrames, Rows, read_rows, read_step_text, runs_of
-from pipelines.sources.lerobot_videos import (
+from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
+from pipelines.sources.lerobot_files.records import EpisodeFiles, key_of_episode, make_reject, read_json, split_of
+from pipelines.sources.lerobot_files.tables import ColumnFrames, Rows, read_rows, read_step_text, runs_of
+from pipelines.sources.lerobot_files.videos import (
     RowTimes,
     describe_cameras,
     is_depth,
@@ -143,24 +134,6 @@ def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray])
     listed = [text for text in episode.tasks if " " in text.strip()]
     cleaned = (clean_instruction(text) for text in [*named, *listed])
     return tuple(dict.fromkeys(text for text in cleaned if text))
-
-
-def flatten_names(names: Any) -> tuple[str, ...]:
-    """Returns the names of a feature's dims, in every form that LeRobot's datasets have them.
-
-    A list; lists in a list; lists by group, `{"motors": [...]}`; numbers by name, `{"x": 0, "y": 1}`.
-
-    >>> flatten_names({"motors": ["waist", "shoulder"]})
-    ('waist', 'shoulder')
-    """
-    if isinstance(names, Mapping):
-        if all(isinstance(number, int) for number in names.values()):
-            return tuple(str(name) for name, _ in sorted(names.items(), key=lambda item: item[1]))
-        return tuple(name for group in names.values() for name in flatten_names(group))
-    if not isinstance(names, Sequence) or isinstance(names, str):
-        return ()
-    nested = (flatten_names(name) if isinstance(name, Mapping | list) else (str(name),) for name in names)
-    return tuple(name for group in nested for name in group)
 
 
 def _locate_single(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation], list[Reject]]:

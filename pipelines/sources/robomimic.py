@@ -53,7 +53,8 @@ def find(source: str, adapter: Adapter) -> Found:
             if passing := transient_cause(error):
                 raise passing from error
             detail = f"{path}: expected a robomimic file with demonstrations under data, found {error}"
-            rejects.append(make_scan_reject(path, root, "unreadable_hdf5", detail))
+            reason = error.reason if isinstance(error, Rejected) else "unreadable_hdf5"
+            rejects.append(make_scan_reject(path, root, reason, detail))
             continue
         episodes += found.episodes
         rejects += found.rejects

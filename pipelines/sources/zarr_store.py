@@ -25,6 +25,7 @@ from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_frames_si
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.float_pictures import FloatFrames
 from pipelines.sources.folders import read_regular
+from pipelines.sources.foreign_files import check_zarr, check_zarr_codecs, codecs_of
 from pipelines.sources.image_codecs import IMAGE_CODECS, register_image_codecs
 
 # What zarr and its codecs raise on damaged stores; Blosc a SystemError where a chunk's header states a negative size.
@@ -102,8 +103,9 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
     Raises FailedWork where an array needs a codec that can be installed: no episode of the store is damaged; and
     Rejected where one needs a codec that nobody knows.
     """
-    for name, metadata in _read_metadata(path):
-        check_codecs(metadata, f"{path}: {name.rpartition('/')[0] or name}")
+    for name, metadata in sorted(check_zarr(path).items()):
+        if name.rpartition("/")[2] in METADATA:
+            check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
     return Store(path=path, is_sparse=bool(group.attrs.get(SPARSE))), group
 
@@ -121,7 +123,8 @@ def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.
         if metadata.get("node_type") == "array":
             below.clear()
             name = Path(parent).relative_to(folder).as_posix()
-            check_codecs(metadata, f"{folder}: {name}")
+            check_zarr_codecs(metadata, f"{folder}: {name}")
+            check_installed(metadata, f"{folder}: {name}")
             arrays[name] = zarr.Array.from_dict(zarr.storage.StorePath(local, name), metadata)
     return Store(path=folder, is_sparse=bool(attributes.get(SPARSE))), attributes, arrays
 
@@ -130,11 +133,11 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def check_codecs(metadata: Mapping[str, Any], where: str) -> None:
+def check_installed(metadata: Any, where: str) -> None:
     """Raises FailedWork where an array needs a codec that can be installed, Rejected where nobody knows its codec."""
     register_image_codecs()
     registered = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
-    for codec in _codecs_of(metadata):
+    for codec in codecs_of(metadata):
         if codec in _CORE_CODECS or codec in registered or codec.removeprefix("numcodecs.") in registered:
             continue
         if codec in IMAGE_CODECS:
@@ -146,37 +149,6 @@ def check_codecs(metadata: Mapping[str, Any], where: str) -> None:
                 f"Install it: pip install 'numcodecs[{codec}]'"
             )
         raise Rejected("unreadable_zarr", f"{where}: expected a codec that zarr or imagecodecs has, found {codec!r}")
-
-
-def _read_metadata(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Names and contents of the arrays' metadata; what is no JSON is left to zarr's own words."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            texts = {n: archive.read(n) for n in archive.namelist() if n.rpartition("/")[2] in METADATA}
-    else:
-        files = (p for name in METADATA for p in path.rglob(name))
-        texts = {file.relative_to(path).as_posix(): read_regular(file) for file in files}
-    for name, text in sorted(texts.items()):
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield name, content
-
-
-def _codecs_of(metadata: Mapping[str, Any]) -> list[str]:
-    """Every codec that an array's metadata names, v2 or v3, those inside of shards too."""
-    found = [metadata.get("compressor"), *(metadata.get("filters") or ())]
-    names = [codec["id"] for codec in found if isinstance(codec, dict) and isinstance(codec.get("id"), str)]
-    waiting = list(metadata.get("codecs") or ())
-    while waiting:
-        codec = waiting.pop()
-        if isinstance(codec, dict) and isinstance(codec.get("name"), str):
-            names.append(codec["name"])
-            inner = codec.get("configuration")
-            waiting += (inner.get("codecs") or ()) if isinstance(inner, dict) else ()
-    return names
 
 
 def check_chunks(store: Store, array: zarr.Array, start: int, end: int, where: str) -> None:

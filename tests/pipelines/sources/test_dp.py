@@ -175,7 +175,7 @@ def test_a_codec_that_nobody_knows_rejects_its_store(tmp_path: Path) -> None:
     write_buffer(tmp_path / "a.zarr")
     set_codec(write_buffer(tmp_path / "b.zarr"), "zstE")
     found = find(str(tmp_path), DP)
-    assert [(r.source_key, r.reason) for r in found.rejects] == [("b.zarr", "unreadable_zarr")]
+    assert [(r.source_key, r.reason) for r in found.rejects] == [("b.zarr", "unsafe_file")]
     assert "found 'zstE'" in found.rejects[0].detail
 
 

@@ -17,7 +17,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, flatten_names, read
-from pipelines.sources.lerobot_tables import to_array
+from pipelines.sources.lerobot_files.tables import to_array
 from tests.support.lerobot_writer import (
     CAMERA,
     Columns,

@@ -21,9 +21,9 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.sources.folders import source_root
-from pipelines.sources.lerobot import flatten_names
-from pipelines.sources.lerobot_meta import PARQUET_ERRORS, Meta, find_root, load_meta, read_json
-from pipelines.sources.lerobot_tables import to_array
+from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta
+from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_json
+from pipelines.sources.lerobot_files.tables import to_array
 from pipelines.storage.paths import StoragePath
 
 _KEYS = ("observation.state", "action")

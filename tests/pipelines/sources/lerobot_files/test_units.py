@@ -13,7 +13,7 @@ from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, read
-from pipelines.sources.lerobot_units import choose_units
+from pipelines.sources.lerobot_files.units import choose_units
 from tests.support.lerobot_writer import MOTORS, make_rows, write_v2
 
 SO100 = get_adapter("lerobot_so100")

@@ -1,0 +1,133 @@
+"""The metadata of a LeRobot dataset: its info.json, its episodes, and the texts of its tasks."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.contract.errors import FailedWork, UsageError, nearest
+from pipelines.contract.native import Reject
+from pipelines.sources.folders import key_of
+from pipelines.sources.lerobot_files.listing import list_promised, list_shared, list_single
+from pipelines.sources.lerobot_files.records import EpisodeFiles, read_json, read_lines, read_table
+from pipelines.sources.lerobot_files.templates import Info, Layout, layout_of, read_templates
+from pipelines.storage.paths import StoragePath
+
+VERSIONS = ("v2.0", "v2.1", "v3.0", "v3.1")
+# What metadata raises that is JSON or a table, but not LeRobot's.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """The metadata of a dataset: its info.json, every episode that it lists, and task texts by index.
+
+    rejects: what is listed or there and cannot be an episode. inferred: what was concluded about the whole dataset.
+    folders: the folders in which tables and videos were looked for.
+    """
+
+    info: Info
+    layout: Layout
+    episodes: Mapping[int, EpisodeFiles]
+    tasks: Mapping[int, str]
+    subtasks: Mapping[int, str] = field(default_factory=dict)
+    rejects: tuple[Reject, ...] = ()
+    inferred: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fps(self) -> float:
+        return float(self.info["fps"])
+
+    @property
+    def features(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.info.get("features") or {}
+
+
+@functools.lru_cache(maxsize=2)
+def load_meta(root: StoragePath) -> Meta:
+    """Reads the metadata, wherever it lies. Raises UsageError for other versions, FailedWork for damaged files."""
+    with malformed_metadata_named(root):
+        return _load_meta(root)
+
+
+@contextmanager
+def malformed_metadata_named(root: StoragePath) -> Iterator[None]:
+    """Raises FailedWork, which names the dataset, for what metadata of another form raises."""
+    try:
+        yield
+    except _MALFORMED as error:
+        raise FailedWork(f"{root}/meta: expected LeRobot's metadata, found {error!r}") from error
+
+
+def find_root(source: StoragePath) -> StoragePath:
+    """Returns the folder of the one dataset at or below `source`. Raises UsageError when there are none, or several."""
+    roots = (
+        [source]
+        if (source / "meta/info.json").exists()
+        else sorted((path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str)
+    )
+    if len(roots) != 1:
+        listed = ", ".join(key_of(root, source) for root in roots) or "none"
+        raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
+    return roots[0]
+
+
+def flatten_names(names: Any) -> tuple[str, ...]:
+    """Returns the names of a feature's dims, in every form that LeRobot's datasets have them.
+
+    A list; lists in a list; lists by group, `{"motors": [...]}`; numbers by name, `{"x": 0, "y": 1}`.
+
+    >>> flatten_names({"motors": ["waist", "shoulder"]})
+    ('waist', 'shoulder')
+    """
+    if isinstance(names, Mapping):
+        if all(isinstance(number, int) for number in names.values()):
+            return tuple(str(name) for name, _ in sorted(names.items(), key=lambda item: item[1]))
+        return tuple(name for group in names.values() for name in flatten_names(group))
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        return ()
+    nested = (flatten_names(name) if isinstance(name, Mapping | list) else (str(name),) for name in names)
+    return tuple(name for group in nested for name in group)
+
+
+def _load_meta(root: StoragePath) -> Meta:
+    info = read_json(root / "meta/info.json")
+    version = str(info.get("codebase_version"))
+    if version not in VERSIONS:
+        raise UsageError(f"{root}: LeRobot version {version!r} is unknown. {nearest(version, VERSIONS)}")
+    if not 0 < float(info.get("fps") or 0) < float("inf"):
+        raise FailedWork(f"{root}/meta/info.json: expected fps above 0, found {info.get('fps')!r}")
+    layout = layout_of(root, info)
+    templates = read_templates(info, layout)
+    there = {path for folder in templates.folders for path in (root / folder).rglob("*") if "." in path.name}
+    inferred = {}
+    if (layout == "files of many episodes") != version.startswith("v3"):
+        inferred["layout"] = f"LeRobot: info.json says {version}; the files are laid out as {layout}"
+    if templates.refused:
+        inferred["templates"] = f"LeRobot: {'; '.join(templates.refused)}; the usual paths were taken"
+    list_files = list_single if layout == "a file per episode" else list_shared
+    listing = list_files(root, info, templates, there)
+    inferred |= listing.inferred
+    episodes = dict(sorted(listing.episodes.items()))
+    return Meta(
+        info=info,
+        layout=layout,
+        episodes=episodes,
+        tasks=_read_texts(root, "tasks", "task"),
+        subtasks=_read_texts(root, "subtasks", "subtask"),
+        rejects=(*listing.rejects, *list_promised(root, info, episodes, listing.rejects)),
+        inferred=inferred,
+    )
+
+
+def _read_texts(root: StoragePath, name: str, column: str) -> dict[int, str]:
+    """Texts by index from meta/NAME.jsonl or meta/NAME.parquet, where pandas stores the text as the index column."""
+    lines = root / f"meta/{name}.jsonl"
+    table = root / f"meta/{name}.parquet"
+    if lines.exists():
+        return {int(row[f"{column}_index"]): str(row[column]) for row in read_lines(lines)}
+    if not table.exists():
+        return {}
+    rows = read_table(table).to_pylist()
+    return {int(row[f"{column}_index"]): str(row.get(column) or row.get("__index_level_0__") or "") for row in rows}
