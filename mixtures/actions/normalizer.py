@@ -12,7 +12,8 @@ from mixtures.actions.rotations import euler_to_relative, relative_to_euler, unw
 from mixtures.specs.grammar import ActionMode, Normalization, RotationForm
 from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_absolute
-from pipelines.shards.statistics import Affine, NormStatistics
+from pipelines.shards.scales import Affine
+from pipelines.shards.statistics import NormStatistics
 
 RELATIVE_PARTS = ("arm0", "arm1", "torso")
 ARMS = ("arm0", "arm1")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pipelines.contract.episode import Episode, Image, Reference
 from pipelines.contract.images import check_copied, codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
+from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.measure import Measured, name_uniquely
 from pipelines.conversion.plan import Job, load_references
@@ -179,7 +180,7 @@ def _dropped_steps(episode: Episode) -> list[Reject]:
             start=dropped.start,
             end=dropped.end,
             reason=dropped.reason,
-            detail="left out by the adapter",
+            detail=explain(dropped.reason).meaning,
         )
         for dropped in episode.dropped
     ]
