@@ -9,6 +9,7 @@ from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.frames import Checked
 from pipelines.contract.images import codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
+from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.measure import Measured, name_uniquely
 from pipelines.conversion.plan import Job, load_references
@@ -145,7 +146,7 @@ def _dropped_steps(episode: Episode) -> list[Reject]:
             start=dropped.start,
             end=dropped.end,
             reason=dropped.reason,
-            detail="left out by the adapter",
+            detail=explain(dropped.reason).meaning,
         )
         for dropped in episode.dropped
     ]
