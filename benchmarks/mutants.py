@@ -60,9 +60,10 @@ class Outcome:
     seconds: float
 
 
-def largest_modules(n: int) -> list[Path]:
-    """The `n` modules with the most lines, the largest first."""
+def largest_modules(n: int, prefix: str) -> list[Path]:
+    """The `n` modules with the most lines whose dotted name begins with `prefix`, the largest first."""
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"]
+    paths = [path for path in paths if _dotted(path).startswith(prefix)]
     return sorted(paths, key=lambda path: (-path.read_text().count("\n"), str(path)))[:n]
 
 
@@ -245,10 +246,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit-s", type=float, default=120.0, help="seconds for the tests of one mutant (120)")
+    parser.add_argument("--trust-tests", action="store_true", help="the suite has just passed: do not run it unchanged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     parsed = parser.parse_args()
     nearest, randomness = tests_by_module(), random.Random(parsed.seed)
-    paths = [path for path in largest_modules(parsed.modules) if _dotted(path).startswith(parsed.only)]
+    paths = largest_modules(parsed.modules, parsed.only)
     untested = Counter(_dotted(path) for path in paths if not nearest[_dotted(path)])
     mutants = [m for path in paths if nearest[_dotted(path)] for m in mutants_of(path, parsed.each, randomness)]
     randomness.shuffle(mutants)
@@ -269,7 +271,7 @@ def main() -> int:
             return in_copy(lambda checkout: judge(mutant, checkout, nearest[mutant.module], parsed.limit_s))
 
         # Tests that fail or take too long by themselves would pass for sharp eyes.
-        suites = sorted({tuple(nearest[mutant.module]) for mutant in mutants})
+        suites = [] if parsed.trust_tests else sorted({tuple(nearest[mutant.module]) for mutant in mutants})
         codes = pool.map(lambda suite: in_copy(lambda copy: run_tests(copy, suite, parsed.limit_s)), suites)
         for suite, code in zip(suites, tqdm(codes, total=len(suites), unit="suite"), strict=True):
             if code != 0:
