@@ -1,6 +1,9 @@
 """One episode from its native file to canonical slots, with every fault named."""
 
 import importlib
+import pickle
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -18,16 +21,24 @@ from pipelines.storage.mirror import FilesOf, staged
 from pipelines.storage.retry import transient_cause
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
+# zlib, struct and pickle have errors of their own that are none of the built-in kinds; Pillow raises SyntaxError on a
+# broken PNG; zarr and h5py check some of what they read by assert.
 UNREADABLE = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
+    BufferError,
     EOFError,
     LookupError,
     MemoryError,
     OSError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    pickle.PickleError,
+    struct.error,
+    zlib.error,
 )
 
 
