@@ -23,13 +23,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipelines", "mixtures", "model", "trainers", "annotation_tools")
 MOST_TEST_FILES = 2
+# Operators that are told by name which variables to change.
+_NEED_ARGUMENTS = {"core/VariableInserter", "core/VariableReplacer"}
 Verdict = Literal["killed", "survived", "timeout"]
 Result = TypeVar("Result")
 
@@ -98,22 +100,27 @@ def untested_modules() -> list[str]:
 
 def mutants_of(path: Path, n: int, randomness: random.Random) -> list[Mutant]:
     """Samples `n` mutants of a module over all operators and places."""
+    from cosmic_ray.ast import get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = path.read_text()
     plain = _without_words(source)
+    nodes = list(_nodes(get_ast(source)))
+    places = {}
+    for name in sorted(set(operator_names()) - _NEED_ARGUMENTS):
+        operator = get_operator(name)()
+        if count := sum(len(list(operator.mutation_positions(node))) for node in nodes):
+            places[name] = count
     found: list[Mutant] = []
-    names = sorted(operator_names())
-    for _ in range(60 * n):
-        if len(found) == n:
+    names = list(places)
+    for _ in range(5 * n):
+        if len(found) == n or not names:
             break
+        # An operator first, then its place: the tool has two hundred that exchange one binary operator for another.
         name = randomness.choice(names)
-        occurrence = randomness.randrange(12)
-        try:
-            mutated = mutate_code(source, get_operator(name)(), occurrence)
-        except Exception:  # An operator of the tool that does not understand a piece of syntax mutates nothing.
-            continue
+        occurrence = randomness.randrange(places[name])
+        mutated = mutate_code(source, get_operator(name)(), occurrence)
         if mutated is None or any(mutated == other.source for other in found):
             continue
         try:
@@ -134,6 +141,13 @@ def mutants_of(path: Path, n: int, randomness: random.Random) -> list[Mutant]:
             )
         )
     return found
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """A syntax tree of parso, node by node, in the order in which the tool walks it."""
+    yield node
+    for child in getattr(node, "children", ()):
+        yield from _nodes(child)
 
 
 def judge(mutant: Mutant, checkout: Path, tests: Sequence[Path], timeout_s: float) -> Outcome:
