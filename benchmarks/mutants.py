@@ -123,7 +123,10 @@ def mutants_of(path: Path, n: int, randomness: random.Random) -> list[Mutant]:
             break
         name = randomness.choice(families[randomness.choice(sorted(families))])
         occurrence = randomness.randrange(places[name])
-        mutated = mutate_code(source, get_operator(name)(), occurrence)
+        try:
+            mutated = mutate_code(source, get_operator(name)(), occurrence)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            continue  # An operator of the tool that does not understand this piece of syntax.
         if mutated is None or any(mutated == other.source for other in found):
             continue
         try:
