@@ -102,6 +102,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
     )
     parser.add_argument(
+        "--sparse-chunks",
+        action="store_true",
+        help="read chunks that are not stored as zeros (zarr, HDF5): for writers that leave them out, such as "
+        "zarr-python 3; without it, an episode that lacks one is rejected",
+    )
+    parser.add_argument(
         "--trust-images", action="store_true", help="copy JPEGs of the right size without decoding each of them once"
     )
     parser.add_argument(
@@ -142,7 +148,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter, with_channels
+    from pipelines.mapping.adapters import get_adapter, with_channels, with_sparse_chunks
 
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
@@ -162,6 +168,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         adapter = with_channels(adapter, arguments.channels)
     if arguments.relabel:
         adapter = replace(adapter, relabel=arguments.relabel)
+    if arguments.sparse_chunks:
+        adapter = with_sparse_chunks(adapter)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
 

@@ -95,7 +95,10 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "Rename the file, or repair its `episode_index` column.",
     ),
     "missing_file": Explanation("a file of the episode that is not there", _DAMAGED),
-    "missing_chunk": Explanation("a chunk of an array that its metadata promises and that is not stored", _DAMAGED),
+    "missing_chunk": Explanation(
+        "a chunk of an array that its metadata promises and that is not stored",
+        "Fetch the file again; where its writer leaves chunks of zeros out on purpose, give `--sparse-chunks`.",
+    ),
     "missing_frames": Explanation("a camera with fewer pictures than the episode has steps", _PAIRING),
     "truncated_video": Explanation("a video that ends before its episode does, or cannot be read", _DAMAGED),
     "corrupt_image": Explanation("a picture that cannot be decoded whole", _DAMAGED),

@@ -41,6 +41,8 @@ FIRST_ANGLE = 3
 _FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
+# Formats whose files (zarr, HDF5) may lack chunks of an array.
+CHUNKED_FORMATS = ("aloha", "dp", "droid", "robomimic", "zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ class Adapter:
     channels, channels_known: which of the two it is, and how that is known, set at conversion.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
+    sparse_chunks: chunks of an array that are not stored hold its fill value, as the user declares at conversion.
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
@@ -146,6 +149,7 @@ class Adapter:
     channels_known: str = ""
     camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
     relabel: Relabel = "never"
+    sparse_chunks: bool = False
     note: str = ""
     shift_before: str = ""
 
@@ -224,6 +228,14 @@ def with_channels(adapter: Adapter, text: str) -> Adapter:
         return replace(adapter, channels=copy, channels_known=f"the copy is {text}, says --channels")
     slots = adapter.all_cameras or {camera: (camera,) for camera in CAMERAS}
     return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
+
+
+def with_sparse_chunks(adapter: Adapter) -> Adapter:
+    """Returns the entry with the user's word that chunks which are not stored are zeros. Raises UsageError."""
+    if adapter.format not in CHUNKED_FORMATS:
+        listed = ", ".join(CHUNKED_FORMATS)
+        raise UsageError(f"--sparse-chunks: expected a format that stores chunks ({listed}), found {adapter.format}")
+    return replace(adapter, sparse_chunks=True)
 
 
 def parse_selector(text: str) -> Selector:

@@ -22,6 +22,7 @@ from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
+_SPARSE = "chunks that are not stored, if any, are read as their fill value (zeros), says --sparse-chunks"
 Floats = NDArray[np.float64]
 Parts = Mapping[str, PartSource]
 Filled = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -77,6 +78,7 @@ def to_episode(
         inferred=dict(native.inferred)
         | note_wrapped(native, adapter.action)
         | ({"channels": adapter.channels_known} if adapter.channels_known else {})
+        | ({"sparse_chunks": _SPARSE} if adapter.sparse_chunks else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )

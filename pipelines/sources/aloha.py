@@ -54,7 +54,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             if "action" not in file or "observations/qpos" not in file:
                 raise Rejected("missing_key", f"{path}: expected action and observations/qpos, found {', '.join(file)}")
             t = len(file["action"])
-            arrays = read_arrays(file, _KEYS, t, str(path))
+            arrays = read_arrays(file, _KEYS, t, str(path), adapter.sparse_chunks)
             names = {key: read_names(file[key]) or _file_names(file, key) for key in arrays}
             cameras = file["observations/images"] if "observations/images" in file else {}
             cameras_found = describe_cameras(cameras)

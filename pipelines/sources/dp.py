@@ -141,7 +141,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     names: dict[str, tuple[str, ...]] = {}
     needed = _needed_keys(adapter)
     try:
-        store, group = open_store(local_path(as_storage_path(path)))
+        store, group = open_store(local_path(as_storage_path(path)), adapter.sparse_chunks)
         for key, array in _arrays_below(group, "data"):
             where = f"{path}: data/{key}"
             if array.shape[0] < end:

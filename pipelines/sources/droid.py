@@ -91,7 +91,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     try:
         check_regular(folder / "trajectory.h5")
         with open_hdf5(folder / "trajectory.h5") as file:
-            arrays, times, serials, attributes = _read_h5(file)
+            arrays, times, serials, attributes = _read_h5(file, adapter.sparse_chunks)
             received = _read_received(file, serials)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise Rejected("unreadable_hdf5", f"{folder / 'trajectory.h5'}: {error}") from error
@@ -148,14 +148,16 @@ def name_cameras(serials: Mapping[str, int], metadata: Mapping[str, Any]) -> dic
     return {name: serial for name, serial in named.items() if serial}
 
 
-def _read_h5(file: h5py.File) -> tuple[dict[str, NDArray], NDArray | None, dict[str, int], dict[str, Any]]:
+def _read_h5(
+    file: h5py.File, is_sparse: bool
+) -> tuple[dict[str, NDArray], NDArray | None, dict[str, int], dict[str, Any]]:
     arrays: dict[str, NDArray] = {}
     for group in _GROUPS:
         if group not in file:
             raise KeyError(f"expected the group {group}, found {', '.join(file)}")
         for key, value in file[group].items():
             if isinstance(value, h5py.Dataset) and value.dtype.kind in "fiub":
-                arrays[f"{group}/{key}"] = read_array(value, f"{file.filename}: {group}/{key}")
+                arrays[f"{group}/{key}"] = read_array(value, f"{file.filename}: {group}/{key}", is_sparse)
     times = read_array(file[_STEP_START], _STEP_START) / 1000.0 if _STEP_START in file else None
     types = file["observation/camera_type"] if "observation/camera_type" in file else {}
     serials = {serial: int(value[0]) for serial, value in types.items() if len(value)}

@@ -84,7 +84,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             _check_dialect(set(found), file["data"], adapter, where)
             _check_controller(file["data"], adapter, where)
             vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3 and item.dtype.kind in "fiub"]
-            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where)
+            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where, adapter.sparse_chunks)
             cameras_found = describe_cameras(group["obs"])
             frames = open_frames(path, group["obs"], t, adapter)
             names = {key: read_names(group[key]) for key in arrays}

@@ -103,7 +103,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        store, attributes, arrays = open_arrays(local_path(as_storage_path(path)))
+        store, attributes, arrays = open_arrays(local_path(as_storage_path(path)), adapter.sparse_chunks)
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
         numbers = _read_numbers(store, arrays, path)

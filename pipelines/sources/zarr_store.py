@@ -32,6 +32,8 @@ from pipelines.sources.image_codecs import IMAGE_CODECS, register_image_codecs
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
 # A store, group or array with this attribute, not false, declares that chunks which are not stored hold the fill value.
 SPARSE = "sparse"
+# How a user says the same: zarr-python 3 leaves such chunks out without a word in the store.
+DECLARE_SPARSE = "give --sparse-chunks, or the store the attribute `sparse: true`"
 METADATA = (".zarray", "zarr.json")
 # Codecs of zarr v3 that are part of zarr itself.
 _CORE_CODECS = {"bytes", "blosc", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-bytes", "vlen-utf8", "zstd"}
@@ -47,7 +49,7 @@ _SLACK = 4
 class Store:
     """The files of a zarr store that is read, a folder or a `.zip`.
 
-    is_sparse: whether the root declares that chunks which are not stored hold the fill value.
+    is_sparse: whether the root, or the user, declares that chunks which are not stored hold the fill value.
     """
 
     path: Path
@@ -97,8 +99,10 @@ class Store:
         return sizes
 
 
-def open_store(path: Path) -> tuple[Store, zarr.Group]:
+def open_store(path: Path, is_sparse: bool = False) -> tuple[Store, zarr.Group]:
     """Opens a folder or a `.zip` to be read. Raises what `READ_ERRORS` lists where it is no zarr store.
+
+    is_sparse: the user's declaration, as of `Store`.
 
     Raises FailedWork where an array needs a codec that can be installed: no episode of the store is damaged; and
     Rejected where one needs a codec that nobody knows.
@@ -107,11 +111,11 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
         if name.rpartition("/")[2] in METADATA:
             check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
-    return Store(path=path, is_sparse=bool(group.attrs.get(SPARSE))), group
+    return Store(path=path, is_sparse=is_sparse or bool(group.attrs.get(SPARSE))), group
 
 
-def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.Array]]:
-    """Opens a zarr v3 group: its attributes, and its arrays by name; errors as of `open_store`.
+def open_arrays(folder: Path, is_sparse: bool = False) -> tuple[Store, Mapping[str, Any], dict[str, zarr.Array]]:
+    """Opens a zarr v3 group: its attributes, and its arrays by name; is_sparse and errors as of `open_store`.
 
     To ask zarr's group for every array costs more than to read a log.
     """
@@ -126,7 +130,7 @@ def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.
             check_zarr_codecs(metadata, f"{folder}: {name}")
             check_installed(metadata, f"{folder}: {name}")
             arrays[name] = zarr.Array.from_dict(zarr.storage.StorePath(local, name), metadata)
-    return Store(path=folder, is_sparse=bool(attributes.get(SPARSE))), attributes, arrays
+    return Store(path=folder, is_sparse=is_sparse or bool(attributes.get(SPARSE))), attributes, arrays
 
 
 def _raise(error: OSError) -> None:
@@ -154,8 +158,9 @@ def check_installed(metadata: Any, where: str) -> None:
 def check_chunks(store: Store, array: zarr.Array, start: int, end: int, where: str) -> None:
     """Raises Rejected where rows `start` to `end` have a chunk that is not stored, or one that claims too much memory.
 
-    zarr reads a missing chunk as its fill value, as if it were measured. Only a store that declares it (`sparse`) may
-    leave chunks out; zarr-python 3 does without declaring it, unless `write_empty_chunks` is set.
+    zarr reads a missing chunk as its fill value, as if it were measured. Only a store that declares it (`sparse`), or
+    one for which the user does, may leave chunks out; zarr-python 3 does without declaring it, unless
+    `write_empty_chunks` is set.
     """
     is_sparse = store.is_sparse or bool(array.attrs.get(SPARSE))
     names = list(chunk_names(array, start, end))
@@ -164,7 +169,7 @@ def check_chunks(store: Store, array: zarr.Array, start: int, end: int, where: s
         raise Rejected(
             "missing_chunk",
             f"{where}: expected {len(names)} chunks, found {len(lacking)} not stored, the first {lacking[0]}; zeros "
-            "would be read. If its writer left chunks of zeros out, give the store the attribute `sparse: true`",
+            f"would be read. If its writer leaves chunks of zeros out, {DECLARE_SPARSE}",
         )
     for name in names:
         if name not in lacking:
