@@ -14,7 +14,7 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
-from pipelines.mapping.dim_names import check_names, columns_by_name
+from pipelines.mapping.dim_names import check_alike, check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
@@ -222,6 +222,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     """
     needed: dict[str, int] = {}
     named: dict[str, set[str]] = {}
+    check_alike(native, *parts_of(adapter, embodiment))
     for parts in parts_of(adapter, embodiment):
         check_names(native, parts, embodiment.joint_names)
         for source in parts.values():

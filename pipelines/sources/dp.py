@@ -1,5 +1,6 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
+import itertools
 import json
 import re
 import zipfile
@@ -267,7 +268,7 @@ def _read_ends(path: Path) -> _Ends:
         found = ends.reshape(-1)[:5].tolist()
         detail = f"{path}: meta/episode_ends: expected numbers that increase, found {found} ..."
         raise Rejected("unreadable_zarr", detail)
-    spans = tuple(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    spans = tuple(itertools.pairwise([0, *ends.tolist()]))
     last = int(ends[-1]) if len(ends) else 0
     beyond = {key: n for key, n in lengths.items() if n > last}
     if not beyond:

@@ -68,8 +68,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     meta = load_meta(root)
     episode = meta.episodes[number]
     rows = read_rows(episode, *(bounds or (None, None)))
-    if episode.length is not None and episode.length != rows.n:
-        raise Rejected("unequal_lengths", f"{episode.data}: expected {episode.length} rows, found {rows.n}")
+    if episode.n_promised is not None and episode.n_promised != rows.n:
+        raise Rejected("unequal_lengths", f"{episode.data}: expected {episode.n_promised} rows, found {rows.n}")
     if not rows.n:
         raise Rejected("no_steps", f"{episode.data}: expected rows of episode {number}, found none")
     times = read_times(rows.arrays, rows.n, meta.fps)
@@ -128,12 +128,20 @@ def _explain_misfit(root: StoragePath, meta: Meta) -> str:
 
 
 def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
-    """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags."""
+    """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags.
+
+    A list of the metadata that lacks every text of `task_index` contradicts it and is left out: LeRobot's own loader
+    reads the text by the number.
+    """
     indices: Any = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
-    listed = [text for text in episode.tasks if " " in text.strip()]
+    listed = [] if _contradicts(episode.tasks, named) else [text for text in episode.tasks if " " in text.strip()]
     cleaned = (clean_instruction(text) for text in [*named, *listed])
     return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def _contradicts(listed: Sequence[str], named: Sequence[str]) -> bool:
+    return bool(listed and named) and not set(listed) & set(named)
 
 
 def _locate_single(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation], list[Reject]]:
@@ -259,6 +267,9 @@ def _inferred(
     meta: Meta, episode: EpisodeFiles, rows: Rows, times: RowTimes, videos: Sequence[CameraRows]
 ) -> dict[str, str]:
     inferred = dict(meta.inferred)
+    numbers = rows.arrays.get("task_index", np.zeros(0)).reshape(-1)
+    if _contradicts(episode.tasks, [meta.tasks[int(i)] for i in np.unique(numbers) if int(i) in meta.tasks]):
+        inferred["tasks"] = "LeRobot: the tasks listed for an episode are not those of its task_index, which counts"
     for camera in videos:
         inferred |= camera.inferred
     index = rows.arrays.get("index")

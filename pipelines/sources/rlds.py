@@ -82,6 +82,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     t = count_steps(steps)
     steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
+    _check_one_episode(arrays)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
     metadata = {key: value for key, value in features.items() if key.startswith(METADATA)}
     language = read_language(texts, arrays, metadata, adapter.language)
@@ -115,6 +116,20 @@ def count_steps(steps: Mapping[str, Parsed]) -> int:
         listed = ", ".join(f"{key} {n}" for key, n in lengths.items())
         raise Rejected("unequal_lengths", f"expected one value a step of every RLDS flag, found {listed}")
     return next(iter(lengths.values()))
+
+
+def _check_one_episode(arrays: Mapping[str, NDArray]) -> None:
+    """Raises Rejected where flags say that an episode begins or ends inside the record: a chunk would span two.
+
+    Flags that are the same at every step were never set, and say nothing.
+    """
+    for key, usual, where in (("is_first", 0, "begins"), ("is_last", -1, "ends")):
+        marked = arrays[key][:, 0] != 0 if key in arrays else np.zeros(1, np.bool_)
+        inside = [step for step in np.flatnonzero(marked).tolist() if step != usual % len(marked)]
+        if inside and not marked.all():
+            raise Rejected(
+                "wrong_identity", f"{key}: expected one episode, found that another {where} at step {inside[0]}"
+            )
 
 
 def _sort_features(steps: Mapping[str, Parsed], t: int) -> tuple[dict[str, NDArray], dict[str, Sequence[Image]]]:

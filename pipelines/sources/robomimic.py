@@ -21,7 +21,8 @@ from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "robomimic"
-_SPLITS = {"train": "train", "valid": "val"}
+# Masks that are splits. Of two that name the same demonstration, the later counts: what is held out must not train.
+_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 # More than any file holds; a count beyond would be as many rejects.
 MAX_PROMISED = 100_000
 _LIBERO_KEYS = {"ee_pos", "ee_ori"}
@@ -30,7 +31,7 @@ _SUCCESS_KEYS = ("success", "is_success", "task_success")
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; the masks train and valid become splits.
+    """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; masks called as splits are splits.
 
     source: a folder or one file. A file that cannot be read, and a demonstration that a mask or a count of the file
     promises and that is not there, are rejects.
@@ -152,6 +153,9 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
         raise Rejected("wrong_attributes", f"num_demos: expected at most {MAX_PROMISED}, found {n_promised}")
     for number in range(len(demos), n_promised - len(lost)):
         lost[f"lost_{number}"] = f"num_demos promises {n_promised} demonstrations"
+    n_steps, promised = _count_steps(data), int(data.attrs.get("total", 0))
+    if n_steps is not None and not lost and promised > n_steps:
+        lost["lost_steps"] = f"total promises {promised} steps and {n_steps} are there"
     rejects = [
         replace(
             make_scan_reject(path, root, "promised_missing", f"{path}: {why}, found {len(demos)} others"),
@@ -160,6 +164,14 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
         for demo, why in lost.items()
     ]
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def _count_steps(data: h5py.Group) -> int | None:
+    """The steps of all demonstrations, as each counts its own; None where one does not."""
+    counts = [demo.attrs.get("num_samples") for demo in data.values()]
+    if not all(isinstance(count, (int, np.integer)) for count in counts):
+        return None
+    return sum(int(count) for count in counts)
 
 
 def _list_tasks(file: h5py.File, each: bool) -> list[str]:

@@ -44,6 +44,8 @@ _NAMED = {
     "joint_names": ("joints/position", "command/joint_position"),
     "gripper_names": ("gripper/position", "command/gripper"),
 }
+# What the schema says of `units`; numbers in others would be read as if they were in these.
+_UNITS = {"joints": "rad", "gripper": "fraction_closed", "base": "m/s,rad/s", "torso": "m"}
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 
 
@@ -144,6 +146,7 @@ def _align(
     missing: tuple[str, ...],
 ) -> NativeEpisode:
     path = reference.uri
+    _check_units(attributes.get("units"), path)
     control_hz = attributes.get("control_hz")
     if not isinstance(control_hz, (int, float)) or not 0 < control_hz <= MAX_CONTROL_HZ:
         raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, at most 1000, found {control_hz!r}")
@@ -176,6 +179,17 @@ def _align(
         notes=_make_notes(streams, cameras, grid),
         inferred={} if is_command else {"resampled": _RESAMPLED},
     )
+
+
+def _check_units(stated: Any, path: str) -> None:
+    """Raises Rejected where a log states other units than its schema's; one that states none is taken at its word."""
+    if stated is not None and not isinstance(stated, Mapping):
+        raise Rejected("wrong_attributes", f"{path}: units: expected units by stream, found {stated!r}")
+    for name, found in (stated or {}).items():
+        # Some loggers name the array (`joints/position`) where the schema names its group.
+        unit = _UNITS.get(name.split("/")[0])
+        if unit is not None and str(found).replace(" ", "") != unit:
+            raise Rejected("wrong_attributes", f"{path}: units: {name}: expected {unit}, found {found!r}")
 
 
 def _dim_names(attributes: Mapping[str, Any], streams: Mapping[str, Stream], path: str) -> dict[str, list[str]]:

@@ -110,7 +110,9 @@ def open_store(path: Path, is_sparse: bool = False) -> tuple[Store, zarr.Group]:
     for name, metadata in sorted(check_zarr(path).items()):
         if name.rpartition("/")[2] in METADATA:
             check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
-    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
+    store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path
+    # A consolidated copy of the metadata knows nothing of what was written after it, and Diffusion Policy ignores it.
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
     return Store(path=path, is_sparse=is_sparse or bool(group.attrs.get(SPARSE))), group
 
 

@@ -1,5 +1,6 @@
 """Which episodes a LeRobot dataset has, in which files, and what is promised, doubled or not listed."""
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,9 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
             to_row=row.get("dataset_to_index"),
             videos={key: span for key in keys if (span := _span(root, info, templates.videos, row, key, there))},
         )
+    disputed = _disputed(found, float(info.get("fps") or 1))
+    rejects += [make_reject(root, info, number, "unequal_clocks", why) for number, why in disputed.items()]
+    found = {number: episode for number, episode in found.items() if number not in disputed}
     return Listing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
 
 
@@ -162,6 +166,28 @@ def _explain_astray(astray: set[str]) -> dict[str, str]:
         key: f"LeRobot: {key} of info.json leads to no file for some episodes; files were taken by their names"
         for key in sorted(astray)
     }
+
+
+def _disputed(episodes: Mapping[int, EpisodeFiles], fps: float) -> dict[int, str]:
+    """Episodes to whose frames another one has the same right, and why: one of both shows the other's pictures.
+
+    Their stretches of one file overlap by half a frame or more, as where `from_timestamp` is missing or was not moved
+    on. Stretches without an end reach up to the next one's start.
+    """
+    by_file: dict[StoragePath, list[tuple[float, float, int]]] = defaultdict(list)
+    for episode in episodes.values():
+        for span in episode.videos.values():
+            by_file[span.path].append((span.from_s, span.from_s if span.to_s is None else span.to_s, episode.number))
+    disputed: dict[int, str] = {}
+    for path, spans in by_file.items():
+        spans.sort()
+        for (start, end, number), (later, _, other) in itertools.pairwise(spans):
+            if later - start >= 0.5 / fps and end - later < 0.5 / fps:
+                continue
+            for one, two in ((number, other), (other, number)):
+                detail = f"{path}: from {later:.3f} s on, meta/episodes gives frames to episode {one} and to {two}"
+                disputed.setdefault(one, f"{detail}; expected stretches that do not overlap")
+    return disputed
 
 
 def _with_file_spans(episodes: Mapping[int, EpisodeFiles]) -> dict[int, EpisodeFiles]:

@@ -125,9 +125,15 @@ def _read_texts(root: StoragePath, name: str, column: str) -> dict[int, str]:
     """Texts by index from meta/NAME.jsonl or meta/NAME.parquet, where pandas stores the text as the index column."""
     lines = root / f"meta/{name}.jsonl"
     table = root / f"meta/{name}.parquet"
-    if lines.exists():
-        return {int(row[f"{column}_index"]): str(row[column]) for row in read_lines(lines)}
-    if not table.exists():
-        return {}
-    rows = read_table(table).to_pylist()
-    return {int(row[f"{column}_index"]): str(row.get(column) or row.get("__index_level_0__") or "") for row in rows}
+    number = f"{column}_index"
+    texts: dict[int, str] = {}
+    for path, rows in ((lines, read_lines(lines)), (table, read_table(table).to_pylist() if table.exists() else [])):
+        for row in rows:
+            index, text = int(row[number]), str(row.get(column) or row.get("__index_level_0__") or "")
+            if texts.setdefault(index, text) != text:
+                both = f"{texts[index]!r} and {text!r}"
+                raise FailedWork(
+                    f"{path}: expected one text for {number} {index}, in tasks.jsonl and tasks.parquet alike, found "
+                    f"{both}. Correct it, or remove the file that is out of date"
+                )
+    return texts

@@ -48,6 +48,13 @@ class EpisodeFiles:
     to_row: int | None = None
     videos: Mapping[str, VideoSpan] = field(default_factory=dict)
 
+    @property
+    def n_promised(self) -> int | None:
+        """How many rows the metadata says that the episode has, by its length or its row numbers; None for nothing."""
+        if self.length is not None or self.from_row is None or self.to_row is None:
+            return self.length
+        return self.to_row - self.from_row
+
 
 def key_of_episode(number: int) -> str:
     """The key of an episode: its own number, whatever file it lies in."""

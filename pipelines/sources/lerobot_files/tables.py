@@ -218,18 +218,25 @@ def _check_sizes(file: pq.ParquetFile, groups: Sequence[int], names: Sequence[st
 
 
 def _in_order(rows: Rows, episode: EpisodeFiles) -> Rows:
-    """The rows by their own `frame_index`. Raises Rejected where two rows have the same."""
+    """The rows by their own `frame_index`. Raises Rejected where it, or another column, contradicts them."""
     if "frame_index" not in rows.arrays:
         return rows
     frame_index = rows.arrays["frame_index"].reshape(-1)
-    steps = np.diff(frame_index)
-    if (steps > 0).all():
-        return rows
-    order = np.argsort(frame_index, kind="stable")
+    is_ordered = bool((np.diff(frame_index) > 0).all())
+    order = np.arange(rows.n) if is_ordered else np.argsort(frame_index, kind="stable")
     if not (np.diff(frame_index[order]) > 0).all():
         raise Rejected(
             "wrong_times", f"{episode.data}: frame_index: expected numbers that rise, found one of them twice"
         )
+    # Times that go back in the table's own order are kept and stated; here, they would contradict the new order.
+    for name in ("index",) if is_ordered else ("index", "timestamp"):
+        if name in rows.arrays and (np.diff(rows.arrays[name].reshape(-1)[order]) < 0).any():
+            raise Rejected(
+                "wrong_identity",
+                f"{episode.data}: expected {name} to rise with frame_index, found that they order the rows in two ways",
+            )
+    if is_ordered:
+        return rows
     return replace(
         rows,
         arrays={name: array[order] for name, array in rows.arrays.items()},

@@ -84,8 +84,8 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
             raise wrong_rate
     if pairing.shift_s and abs(pairing.shift_s) > FRAME_TOLERANCE * period_s:
         inferred["row_clock"] = (
-            f"LeRobot: the rows' clock begins {-pairing.shift_s:.3f} s after the video's, with as many rows as frames; "
-            "each was read from its own start"
+            f"LeRobot: the rows' clock begins {-pairing.shift_s:.3f} s after the video's; each was read from its own "
+            "start"
         )
     _check_surplus(str(path), times, shown_s[inside], pairing, period_s)
     frames = np.where(pairing.frames >= 0, inside[np.maximum(pairing.frames, 0)], -1)
