@@ -91,8 +91,8 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "a second episode under the number or key of another one", "Renumber one of them, or remove the copy."
     ),
     "wrong_identity": Explanation(
-        "a file whose own episode number is another than its name or the metadata says",
-        "Rename the file, or repair its `episode_index` column.",
+        "a source that names an episode, its rows or its cameras in two ways; the detail says which differ",
+        "Correct the one that is wrong: a file's name, `episode_index`, `index`, flags, or the metadata.",
     ),
     "missing_file": Explanation("a file of the episode that is not there", _DAMAGED),
     "missing_chunk": Explanation(

@@ -307,13 +307,14 @@ def _read_success(
 ) -> tuple[int, dict[str, str]]:
     """1 or 0 from the metadata or the file's attributes, else the folder success/ or failure/; else -1.
 
-    Where both state an outcome and differ it is -1, and that is stated.
+    Where both state an outcome and differ, the metadata counts, which annotators correct, and that is stated.
     """
-    stated = {flag for source in (metadata, attributes) if (flag := parse_flag(source.get("success"))) >= 0}
-    if len(stated) > 1:
-        return -1, {"success": "DROID: metadata and trajectory.h5 state different outcomes; it counts as unknown"}
+    flags = [parse_flag(source.get("success")) for source in (metadata, attributes)]
+    stated = [flag for flag in flags if flag >= 0]
+    if len(set(stated)) > 1:
+        return stated[0], {"success": "DROID: metadata and trajectory.h5 state different outcomes; the metadata counts"}
     names = folder.parts
-    return (stated or {1 if "success" in names else 0 if "failure" in names else -1}).pop(), {}
+    return (stated or [1 if "success" in names else 0 if "failure" in names else -1])[0], {}
 
 
 def _read_annotations(folder: Path) -> Mapping[str, tuple[str, ...]]:

@@ -232,8 +232,8 @@ def test_two_droid_metadata_files_that_differ_are_refused(tmp_path: Path) -> Non
         read_droid(tmp_path)
 
 
-def test_outcomes_that_differ_count_as_unknown(tmp_path: Path) -> None:
-    write_droid(tmp_path / "e", {"success": False}, success=True)
+def test_outcomes_that_differ_are_stated_and_the_metadata_counts(tmp_path: Path) -> None:
+    write_droid(tmp_path / "e", {"success": True}, success="False")
     native = read_droid(tmp_path)
-    assert native.success == -1
+    assert native.success == 0
     assert "different outcomes" in native.inferred["success"]
