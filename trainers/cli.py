@@ -133,7 +133,7 @@ def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
     except UsageError as error:  # a plan of the memory needs no tokenizer, and training will ask for it
         print(f"WARNING: {error}", file=sys.stderr)
         prompts = None
-    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
+    made = plan.plan_training(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
     print(json.dumps(made.to_json(), indent=1) if arguments.json else plan.render(made))
     return 0
 
@@ -153,7 +153,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
         flow_sweep=_flow_sweep(arguments.flow_sweep),
     )
     if arguments.compare is not None:
-        compared = compare.compare(request, arguments.compare)
+        compared = compare.compare_runs(request, arguments.compare)
         print(json.dumps(compared.to_json(), indent=1) if arguments.json else compare.render(compared))
         return 0
     report = evaluate.evaluate(request).report

@@ -149,7 +149,7 @@ FREE_ON_RESUME = (
 )
 
 
-def resolve(
+def resolve_config(
     *,
     stage: Stage,
     mixture: Path,

@@ -15,8 +15,8 @@ from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLa
 from annotation_tools.labels.run import (
     AnswerCache,
     CostEstimate,
+    LabelLimits,
     LabelOutcome,
-    Limits,
     estimate_run,
     label_run,
     write_dead_letters,
@@ -112,7 +112,7 @@ def _run(
     estimate: CostEstimate,
 ) -> LabelOutcome:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    limits = Limits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
+    limits = LabelLimits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
     tool_version = version("embodimix")
     if arguments.beam:
         from annotation_tools.labels.beam import label_with_beam

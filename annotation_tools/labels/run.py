@@ -19,7 +19,7 @@ from pipelines.storage.paths import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class LabelLimits:
     """per_minute: questions sent, 0 for no limit. usd: stop before more than this is spent, None for no limit.
 
     attempts: how often an unavailable labeler is asked; answers: how many bad answers a question may get. wait_s: the
@@ -87,7 +87,7 @@ class AnswerCache:
 class _Budget:
     """Admits questions at a steady rate, and none once the budget is spent."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    def __init__(self, limits: LabelLimits, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self.limits, self.clock, self.sleep = limits, clock, sleep
         self.lock = threading.Lock()
         self.spent, self.asked, self.next_s = Usage(), 0, clock()
@@ -148,7 +148,7 @@ def label_run(
     labeler: Labeler,
     proposals: Sequence[tuple[str, Sequence[Segment]]],
     cache: AnswerCache,
-    limits: Limits,
+    limits: LabelLimits,
     created: str,
     tool_version: str,
     *,
@@ -212,7 +212,7 @@ def label_episode(
     episode_id: str,
     segments: Sequence[Segment],
     cache: AnswerCache,
-    limits: Limits,
+    limits: LabelLimits,
     budget: _Budget | None = None,
 ) -> tuple[list[Segment], list[DeadLetter]]:
     """Labels one episode: all of its segments, or none and the questions that failed."""
@@ -250,7 +250,7 @@ def _remembering(request: LabelRequest, found: Sequence[Segment]) -> LabelReques
     return replace(request, before=found[-1].text) if found else request
 
 
-def _ask(labeler: Labeler, request: LabelRequest, limits: Limits, budget: _Budget) -> str:
+def _ask(labeler: Labeler, request: LabelRequest, limits: LabelLimits, budget: _Budget) -> str:
     """Asks until an answer can be used; returns its text. Raises the last failure."""
     complaint, pauses = "", _pauses(limits)
     bad = 0
@@ -281,6 +281,6 @@ def _ask(labeler: Labeler, request: LabelRequest, limits: Limits, budget: _Budge
         return answer.text
 
 
-def _pauses(limits: Limits) -> Iterator[float]:
+def _pauses(limits: LabelLimits) -> Iterator[float]:
     for attempt in range(limits.attempts - 1):
         yield min(limits.longest_wait_s, limits.wait_s * 2**attempt)

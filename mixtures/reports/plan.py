@@ -170,7 +170,7 @@ def _planned(mixture: Mixture, pool: Pool) -> PlannedPool:
     return PlannedPool(**vars(pool), units=pool.units, rule=rule)
 
 
-def explain(plan: MixturePlan, name: str) -> str:
+def explain_group(plan: MixturePlan, name: str) -> str:
     """How one group came to its share, step by step. Raises UsageError with the nearest names."""
     by_name = {group.name: group for group in plan.groups}
     if name not in by_name:

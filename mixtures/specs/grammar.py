@@ -257,7 +257,7 @@ MIXTURE = Fields(
 NAMED: Mapping[str, Kind] = {"dataset": _ENTRY, "group": _GROUP}
 
 
-def json_schema() -> dict[str, Any]:
+def mixture_json_schema() -> dict[str, Any]:
     """The spec's JSON Schema, for `# yaml-language-server: $schema=...` in an editor."""
     header = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, "title": "embodimix mixture"}
     return header | document_schema(MIXTURE) | {"$defs": {key: document_schema(kind) for key, kind in NAMED.items()}}

@@ -187,12 +187,12 @@ def _count_dims(source: PartSource, n_slots: int) -> int:
 def select_part(native: NativeEpisode, source: PartSource) -> Floats:
     """Returns float64 [t, k], the native dims of a part. Raises Rejected on a key or a name that is not there."""
     if not source.names:
-        return select(native, source.sources)
+        return select_columns(native, source.sources)
     (selector,) = source.sources
-    return select(native, source.sources)[:, columns_by_name(native, selector.key, source.names)]
+    return select_columns(native, source.sources)[:, columns_by_name(native, selector.key, source.names)]
 
 
-def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
+def select_columns(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
     """Returns float64 [t, k], the selected native columns side by side. Raises Rejected on a key that is not there."""
     columns = []
     for selector in sources:
@@ -208,7 +208,7 @@ def mark_idle(native: NativeEpisode, adapter: Adapter) -> NDArray[np.bool_]:
     """Returns bool [t]: the steps that the source itself marks as no motion."""
     idle = np.zeros(native.n_steps, np.bool_) if native.is_idle is None else native.is_idle
     for key, value in adapter.idle_when.items():
-        flags = select(native, [Selector(key=key)])
+        flags = select_columns(native, [Selector(key=key)])
         idle = idle | (flags[:, 0] == float(value))
     return idle
 

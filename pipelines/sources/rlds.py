@@ -23,7 +23,7 @@ from pipelines.sources.tfds.features import (
     read_language,
     read_success,
     split_pictures,
-    unpack,
+    unpack_zlib,
 )
 from pipelines.sources.tfds.version_folder import (
     ShardFile,
@@ -80,7 +80,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         raise Rejected("corrupt_example", str(error)) from error
     steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
     t = count_steps(steps)
-    steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
+    steps |= {key: unpack_zlib(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
     metadata = {key: value for key, value in features.items() if key.startswith(METADATA)}

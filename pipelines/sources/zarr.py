@@ -21,7 +21,7 @@ from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
-from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
+from pipelines.sources.alignment import hold, interpolate_columns, latest_index, lost_at_ends, make_grid, report_stream
 from pipelines.sources.folders import key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
@@ -156,7 +156,7 @@ def _align(
     _check_base(path, attributes.get("robot"), streams)
     arrays = {}
     for key, (times, values) in streams.items():
-        arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
+        arrays[key] = interpolate_columns(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
     task = clean_instruction(str(attributes.get("task") or ""))
     is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
     return NativeEpisode(

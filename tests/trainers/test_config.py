@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from pipelines.contract.errors import UsageError
-from trainers.config import RunConfig, from_yaml, read_overrides, resolve, resumed, to_yaml
+from trainers.config import RunConfig, from_yaml, read_overrides, resolve_config, resumed, to_yaml
 
 
 def resolved(stage: Any = "pretrain", **overrides: Any) -> RunConfig:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return resolve(stage=stage, mixture=Path("m.yaml"), horizon=50, cameras=("base_0_rgb",), overrides=named)
+    return resolve_config(stage=stage, mixture=Path("m.yaml"), horizon=50, cameras=("base_0_rgb",), overrides=named)
 
 
 def test_defaults_follow_the_stage_and_the_model() -> None:
@@ -88,7 +88,7 @@ def test_settings_are_nested_or_dotted(tmp_path: Path) -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {learning_rate: 1e-4}\nbatch_size: 8\n")
-    config = resolve(
+    config = resolve_config(
         stage="pretrain", mixture=Path("m.yaml"), horizon=50, cameras=(), overrides=read_overrides(tmp_path / "c.yaml")
     )
     assert (config.optimizer.learning_rate, config.batch_size) == (1e-4, 8)

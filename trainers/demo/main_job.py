@@ -185,7 +185,7 @@ class Demo:
     def _begin(self) -> None:
         """Claims the folder: goes on with the same demo, starts over another one, refuses a folder of other files."""
         marker = self.out / "demo.json"
-        mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": code_hash()}
+        mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": demo_code_hash()}
         if marker.exists():
             if json.loads(marker.read_text()) == mine:
                 self._write_specs()
@@ -387,7 +387,7 @@ class Demo:
         return (self.pretrained, self.posttrained) + (self.segments, self.scratch) * self.ablation
 
 
-def code_hash() -> str:
+def demo_code_hash() -> str:
     """Hash of the code and registries that decide the demo's results."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()

@@ -64,7 +64,7 @@ class TrainPlan:
         return {"schema": SCHEMA} | asdict(self)
 
 
-def make_plan(
+def plan_training(
     config: RunConfig,
     mixture: Mixture,
     *,

@@ -37,7 +37,7 @@ from trainers.serving.acting import Actor, NotFinite
 from trainers.serving.engine import Engine, return_memory
 from trainers.serving.limits import DEFAULT, Limits, cut
 from trainers.serving.messages import pack, unpack
-from trainers.serving.observations import KeyNames, Observation, read_observation
+from trainers.serving.observations import KeyNames, RobotObservation, read_observation
 
 SCHEMA = "embodimix.serve/v1"
 REMEMBERED = 1000
@@ -87,7 +87,7 @@ class Timing:
 
 
 @dataclass(kw_only=True)
-class Counts:
+class ServerCounts:
     """What happened since the start; connections are those that are open now."""
 
     asked: int = 0
@@ -110,7 +110,7 @@ class PolicyServer:
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
         self._since = time.monotonic()
-        self._counts = Counts()
+        self._counts = ServerCounts()
         self._last_error, self._device_failed = "", False
         self._engine = Engine()
         self._under_way, self._idle, self._stopping = 0, asyncio.Event(), False
@@ -216,7 +216,7 @@ class PolicyServer:
             return f"a computation has been running for {self._engine.busy_s:.0f} s"
         return f"the last computation failed: {self._last_error}" if self._device_failed else ""
 
-    def read(self, data: bytes | str) -> tuple[Robot, Observation]:
+    def read(self, data: bytes | str) -> tuple[Robot, RobotObservation]:
         """The robot and the observation of one message. UsageError says what is wrong with the message."""
         if isinstance(data, str):
             raise UsageError("observation: expected a binary msgpack message; found text")
@@ -230,7 +230,7 @@ class PolicyServer:
         robot, observation = self.read(data)
         return {"actions": self._act(robot, observation)}
 
-    def _act(self, robot: Robot, observation: Observation) -> np.ndarray:
+    def _act(self, robot: Robot, observation: RobotObservation) -> np.ndarray:
         return self._actor.act(robot, observation)[: self._executed(robot)]
 
     async def _talk(self, connection: ServerConnection) -> None:
@@ -294,7 +294,7 @@ class PolicyServer:
         self._timings.append(Timing(infer_ms=infer_ms, total_ms=total_ms))
         return total_ms
 
-    def _timed_act(self, robot: Robot, observation: Observation) -> tuple[np.ndarray, float]:
+    def _timed_act(self, robot: Robot, observation: RobotObservation) -> tuple[np.ndarray, float]:
         began = time.perf_counter()
         return self._act(robot, observation), 1000 * (time.perf_counter() - began)
 

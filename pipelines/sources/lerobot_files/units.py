@@ -22,7 +22,7 @@ from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.sources.folders import source_root
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta
-from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_json
+from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_metadata_json
 from pipelines.sources.lerobot_files.tables import to_array
 from pipelines.storage.paths import StoragePath
 
@@ -136,7 +136,7 @@ def _stated_ranges(root: StoragePath) -> Iterator[Bounds]:
     whole, lines = root / "meta/stats.json", root / "meta/episodes_stats.jsonl"
     statistics: list[Mapping[str, Any]] = []
     if whole.exists():
-        statistics = [read_json(whole)]
+        statistics = [read_metadata_json(whole)]
     elif lines.exists():
         try:
             statistics = [json.loads(line)["stats"] for line in lines.read_bytes().splitlines() if line.strip()]

@@ -93,7 +93,9 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
     return CameraRows(frames=frames, clock=clock, why=why, error_s=pairing.error_s, inferred=inferred)
 
 
-def describe_cameras(meta: Meta, episode: EpisodeFiles, columns: Collection[str], folders: Collection[str]) -> str:
+def describe_video_cameras(
+    meta: Meta, episode: EpisodeFiles, columns: Collection[str], folders: Collection[str]
+) -> str:
     """Says which cameras an episode has, of what type, and why one of them cannot be used; for messages.
 
     columns: of the table that hold pictures. folders: what lies in the dataset's root.

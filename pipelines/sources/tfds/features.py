@@ -191,7 +191,7 @@ def describe_features(
     return ", ".join(described)
 
 
-def unpack(key: str, value: Parsed) -> Parsed:
+def unpack_zlib(key: str, value: Parsed) -> Parsed:
     """One zlib stream of float32 a step, as TFDS stores tensors with that encoding; numbers are left as they are.
 
     Raises Rejected for streams that are damaged or cut, or that unpack to more than the numbers of an episode.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.specs.grammar import json_schema
+from mixtures.specs.grammar import mixture_json_schema
 from mixtures.specs.spec import Filter, Weighting, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
@@ -174,7 +174,7 @@ def test_a_missing_spec_is_wrong_use(tmp_path: Path) -> None:
 
 
 def test_the_json_schema_names_every_key_of_a_dataset() -> None:
-    dataset = json_schema()["$defs"]["dataset"]
+    dataset = mixture_json_schema()["$defs"]["dataset"]
     assert dataset["required"] == ["path"]
     assert set(dataset["properties"]) >= {"path", "multiplier", "cap_steps", "max_epochs", "min_share", "filters"}
     assert dataset["additionalProperties"] is False
