@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """One changed place of a module: the operator, which of its places, the line, and the changed source."""
+    """One changed spot of a module: the operator, which of its occurrences, the line, and the changed source."""
 
     module: str
     operator: str
@@ -96,7 +96,7 @@ def untested_modules() -> list[str]:
 
 
 def mutants_of(path: Path, n: int, randomness: random.Random) -> list[Mutant]:
-    """Samples `n` mutants of a module over all operators and places."""
+    """Samples `n` mutants of a module over all operators and occurrences."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 

@@ -41,18 +41,18 @@ SCHEMA_EXAMPLE = """example:
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
-    mix = commands.add_parser("mix", help="plan, lock, compare and look at mixtures", allow_abbrev=False)
+    mix = commands.add_parser("mix", help="plan, lock, compare and preview mixtures", allow_abbrev=False)
     actions = mix.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = _action(actions, "plan", "show what a mixture will draw, and what looks wrong", PLAN_EXAMPLE, run_plan)
     _add_spec(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--html", metavar="FILE", help="write the plan as a page with plots")
-    plan.add_argument("--explain", metavar="GROUP", help="show how one group came to its share")
+    plan.add_argument("--explain", metavar="GROUP", help="show how one group's share was computed")
     about = "plan from the sizes in the spec or the datasets' statistics, without their index"
     plan.add_argument("--published", action="store_true", help=about)
     plan.add_argument("--model", metavar="NAME", help="count the prompts that this model cuts (tiny, pi0, pi0-small)")
     plan.add_argument("--tokenizer", metavar="FILE", help="the model's tokenizer; the built-in one by default")
-    plan.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a prompt, in place of the model's")
+    plan.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a prompt (default: the model's)")
 
     lock = _action(actions, "lock", "write down what a spec resolves to, or check it", LOCK_EXAMPLE, run_lock)
     _add_spec(lock)
@@ -247,7 +247,7 @@ def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
     parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
-    parser.add_argument("--root", metavar="DIR", help="where relative dataset paths start, in place of the spec's root")
+    parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     if has_stage:
         about = "with the spec's changes for this stage of training (`stages`)"
         parser.add_argument("--stage", choices=("pretrain", "posttrain"), help=about)

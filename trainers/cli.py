@@ -69,7 +69,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         stage.set_defaults(run=run_train)
     again = _add(stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG)
     again.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
-    again.add_argument("--step", type=int, metavar="N", help="as in the metrics (the newest that stopped the run)")
+    again.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl (the last that stopped the run)")
     again.add_argument("--json", action="store_true", help="print the report as JSON")
     again.set_defaults(run=run_replay)
     _add_eval(commands)
@@ -171,8 +171,8 @@ def _flow_sweep(text: str | None) -> tuple[int, ...]:
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, metavar="SPEC", help="mixture YAML")
     parser.add_argument("--run", dest="run_directory", type=Path, required=True, metavar="DIR", help="run directory")
-    parser.add_argument("--resume", action="store_true", help="go on with the run if it is there; else start it")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags go before it")
+    parser.add_argument("--resume", action="store_true", help="resume the run if it exists, else start it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags override it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of the run's config.yaml"
     )
@@ -182,13 +182,15 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--freeze", action="append", metavar="PATTERN", help="parameters to keep, such as */img/*; !PATTERN: not these"
     )
     parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
-    parser.add_argument("--device-tflops", type=float, metavar="X", help="what a device attains, for --plan's hours")
+    parser.add_argument(
+        "--device-tflops", type=float, metavar="X", help="TFLOP/s that a device attains, for --plan's hours"
+    )
     about = "folder on local disk for copies of shards of object stores, filled in the background"
     parser.add_argument("--shard-cache", metavar="DIR", help=about)
     parser.add_argument("--shard-cache-gb", type=float, metavar="X", help="most gigabytes of these copies (100)")
     parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
-    parser.add_argument("--distributed", action="store_true", help="one of many processes; the cluster tells which")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster's help")
+    parser.add_argument("--distributed", action="store_true", help="one of many processes of a cluster's job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster scheduler")
     parser.add_argument("--process-count", type=int, metavar="N", help="number of processes, with --coordinator")
     parser.add_argument("--process-index", type=int, metavar="N", help="this process, with --coordinator")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")

@@ -23,7 +23,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One episode on its way out.
+    """One episode to be exported.
 
     source_key: the source's own key. name: what the user calls it in the other tool (`--names`), "" for nothing.
     dropped: the source's steps (start, end) that the dataset left out, so that segments land on the source's frames.

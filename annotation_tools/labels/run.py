@@ -246,7 +246,7 @@ def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None
 
 
 def _remembering(request: LabelRequest, found: Sequence[Segment]) -> LabelRequest:
-    """The request with the label just before it, where that is known, in place of the proposal's text."""
+    """The request with the label just before it, where that is known, instead of the proposal's text."""
     return replace(request, before=found[-1].text) if found else request
 
 

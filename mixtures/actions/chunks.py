@@ -13,6 +13,8 @@ from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_delta
 
 LINEAR, ANGLE, HOLD, SUM = range(4)
+# Rates are stored as float32, so that a whole native step may come out as 3.9999999: floor would then take the step
+# before.
 _NEARLY = 1e-6
 
 

@@ -160,7 +160,7 @@ class LanguageRule:
 class ValidationRule:
     """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it.
 
-    split: the stored split that is held out in place of a part of `train`, of datasets that have it.
+    split: the stored split that is held out instead of a part of `train`, of datasets that have it.
     """
 
     fraction: float = 0.0
@@ -371,7 +371,7 @@ def _entries(document: MarkedValue, context: _Context) -> tuple[Entry, ...]:
         rules = tuple(rule.rule for rule in entry.filters)
         other = seen.setdefault((*entry.source, rules), entry)
         if other is not entry:
-            raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
+            raise SpecError(entry.mark, f"the same dataset is listed twice; the first is on line {other.mark.line}")
     return tuple(entries)
 
 

@@ -9,7 +9,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 RECEIVE_BYTES = 1 << 18
 MOST_HEAD_BYTES = 1 << 16
-# What a store may send beyond the range that was asked for: a page of error text, or a whole small object.
+# What a store may send beyond the requested range: a page of error text, or a whole small object.
 MOST_SPARE_BYTES = 1 << 26
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _RANGE = re.compile(rb"\r\ncontent-range:[ \t]*bytes[ \t]+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
@@ -109,7 +109,7 @@ class Connection:
             self._send()
 
     def proceed(self) -> HttpResponse | None:
-        """Goes on after the socket became ready; returns the answer once it is whole."""
+        """Continues once the socket is ready; returns the answer when it is complete."""
         if not self._is_open:
             self._open()
             return None
@@ -138,7 +138,7 @@ class Connection:
             self._send()
 
     def _shakes_hands(self) -> bool:
-        """Goes on with the TLS handshake; returns whether it is done."""
+        """Continues the TLS handshake; returns whether it is done."""
         if self._secure is None:
             self._secure = _tls().wrap_socket(
                 self.socket, server_hostname=self.server.host, do_handshake_on_connect=False

@@ -256,7 +256,7 @@ def _load() -> Mapping[str, Adapter]:
 
 
 def _build_marked(name: str, marked: MarkedValue) -> Adapter:
-    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot tell."""
+    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot check."""
     try:
         return _build(name, marked.unmarked())
     except SpecError:

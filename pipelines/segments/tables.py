@@ -1,4 +1,4 @@
-"""Segment tables: Parquet files beside a dataset that describe what happens in its episodes, in place of its own."""
+"""Segment tables: Parquet files beside a dataset that replace the segments of its episodes."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Episode folders and files below an input, on a disk or in an object store, and what could not be looked at."""
+"""Episode folders and files below an input, on a disk or in an object store, and what could not be read."""
 
 import fnmatch
 import os

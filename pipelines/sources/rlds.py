@@ -197,7 +197,7 @@ def _read_spans(local: Path, mtime_ns: int) -> tuple[tuple[tuple[int, int], ...]
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     """One reject for every record that the dataset's own counts promise; of a cut file without counts, one.
 
-    A file that ends between two records, or is empty, reads well: only the counts tell that records are lost.
+    A file that ends between two records, or is empty, reads well: only the counts show that records are lost.
     """
     promised = range(n_found, file.n_records or 0)
     if not error:

@@ -158,7 +158,7 @@ def forget_copies() -> None:
 
 @dataclass(eq=False, kw_only=True)
 class Copy:
-    """A file of the mirror, or one on its way."""
+    """A file of the mirror, complete or being downloaded."""
 
     remote: RemotePath
     stat: RemoteStat
@@ -268,7 +268,7 @@ class Mirror:
             self._n_bytes -= copy.stat.st_size
 
     def on_their_way(self) -> dict[str, int]:
-        """Bytes that are here of each file that is still on its way; changes as long as any arrive."""
+        """Bytes that have arrived of each file being downloaded; changes as long as any arrive."""
         sizes = {}
         for item in os.scandir(self.folder / _PARTS):
             with suppress(FileNotFoundError):  # It has arrived.

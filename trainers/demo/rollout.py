@@ -43,7 +43,7 @@ class Trial:
 
 
 class Instructor(Protocol):
-    """Chooses what the policy is asked with each observation."""
+    """Chooses the prompt of each observation."""
 
     def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
 
@@ -55,7 +55,7 @@ def roll_out(
     directory = RunDirectory(run)
     config, at_step, params = read_best(directory)
     mixture = open_mixture(spec, statistics=directory.recorded_statistics())
-    # The evaluation's mixture knows robots that a post-trained run never saw; they are asked of it all the same.
+    # The evaluation's mixture knows robots that a post-trained run never saw; it is evaluated on them all the same.
     robots = {
         norm_key(one.body.robot, CONTROL_MODE): Robot(
             norm_key=norm_key(one.body.robot, CONTROL_MODE),

@@ -153,7 +153,7 @@ def _measured_ranges(meta: Meta) -> Iterator[Bounds]:
         try:
             columns = _read_columns(path)
         except (Rejected, *PARQUET_ERRORS):
-            # A damaged table is a reject of its episodes; the others tell the range.
+            # A damaged table rejects its own episodes; the others show the range.
             continue
         if columns is not None and len(columns):
             yield np.nanmin(columns, axis=0), np.nanmax(columns, axis=0)

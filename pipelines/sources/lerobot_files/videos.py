@@ -146,7 +146,7 @@ def _pair_by_number(path_name: str, n_rows: int, n_frames: int) -> Pairing:
     if n_rows != n_frames:
         raise Rejected(
             "wrong_times",
-            f"{path_name}: timestamp: expected times that rise, to tell which of {n_frames} frames belong to "
+            f"{path_name}: timestamp: expected times that rise, to find which of {n_frames} frames belong to "
             f"{n_rows} rows, found others",
         )
     return Pairing(frames=np.arange(n_rows), error_s=0.0)

@@ -1,4 +1,4 @@
-"""Whether a copy of a dataset that was published as BGR still is: some copies were repaired and say so nowhere."""
+"""Whether a copy of a dataset that was published as BGR still is: some copies were repaired without stating it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

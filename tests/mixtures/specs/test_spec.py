@@ -119,7 +119,7 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ),
         (
             "datasets:\n  - {path: a}\n  - {path: a}\n",
-            "m.yaml:5:12: the same dataset stands twice; the first is on line 4",
+            "m.yaml:5:12: the same dataset is listed twice; the first is on line 4",
         ),
         (
             "datasets: [{path: a}]\ndatasets: [{path: b}]\n",
