@@ -113,7 +113,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
     elif summary.stopped_by:
-        print(f"stopped by signal {summary.stopped_by} after step {summary.step}, saved; go on with --resume")
+        print(f"stopped by signal {summary.stopped_by} after step {summary.step}, saved; continue with --resume")
     else:
         print(f"step {summary.step}, loss {summary.loss:.4f}: {summary.run}")
     return 128 + summary.stopped_by if summary.stopped_by else 0

@@ -240,7 +240,7 @@ def resumed(saved: RunConfig, overrides: Mapping[str, Any], run: Path) -> RunCon
         if changed != config and name not in FREE_ON_RESUME:
             raise UsageError(
                 f"--resume: {name} is {lookup(saved, name)!r} in {run}/config.yaml; found {value!r}. "
-                f"Leave it out to go on, or start another run directory (free to change: {', '.join(FREE_ON_RESUME)})"
+                f"Leave it out to resume, or start another run directory (free to change: {', '.join(FREE_ON_RESUME)})"
             )
         config = changed
     return config

@@ -26,7 +26,7 @@ from trainers.step import TrainState, new_state
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What the command asks for. overrides: settings by dotted name; resume: go on with the run if it exists."""
+    """The options of one training. overrides: settings by dotted name; resume: continue the run if it exists."""
 
     stage: Stage
     spec: Path
@@ -63,9 +63,7 @@ def record_run(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
 def check_training_request(run: RunDirectory, request: TrainingRequest) -> None:
     """UsageError if the run directory or the starting run are not what the command expects."""
     if run.exists() and not request.resume:
-        raise UsageError(
-            f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
-        )
+        raise UsageError(f"--run {run.path}: a run exists already. Give --resume to continue it, or another directory")
     if (
         not run.exists()
         and not request.resume

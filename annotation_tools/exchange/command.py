@@ -111,7 +111,7 @@ def _why_absent(store: EpisodeStore, name: str) -> str:
 def read_name_table(path: Path) -> dict[str, str]:
     """Reads a CSV of foreign names and episode ids or source keys.
 
-    Raises UsageError where a row has other than two columns, or a name stands twice.
+    Raises UsageError where a row has other than two columns, or a name occurs twice.
     """
     with open(path, newline="") as file:
         rows = [row for row in csv.reader(file) if row]

@@ -276,7 +276,7 @@ class _Reader:
     def pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, Mark, yaml.Node]]:
         """Keys, where they stand, and values; those that `<<` merges in come first and give way to the mapping's own.
 
-        Raises SpecError for a key that stands twice: YAML's own loader keeps the last one without a word.
+        Raises SpecError for a key that is given twice: YAML's own loader silently keeps the last one.
         """
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"merged deeper than {MAX_DEPTH} levels; does an alias hold itself?")
@@ -294,7 +294,7 @@ class _Reader:
                 continue
             key, mark = str(key_node.value), self.mark(key_node)
             if key in own:
-                raise SpecError(mark, f"key {key!r} stands twice; the first is on line {own[key].line}")
+                raise SpecError(mark, f"key {key!r} is given twice; the first is on line {own[key].line}")
             own[key] = mark
             values[key] = key, mark, value_node
         yield from values.values()

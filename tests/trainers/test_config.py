@@ -52,7 +52,7 @@ def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_p
     with pytest.raises(UsageError, match=r"config.yaml:\d+:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"):
         from_yaml(path)
     path.write_text(whole + "seed: 5\n")
-    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: key 'seed' stands twice"):
+    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: key 'seed' is given twice"):
         from_yaml(path)
     path.write_text(whole.replace("b1: 0.9\n", "b1: fast\n"))
     with pytest.raises(UsageError, match=r"config.yaml:\d+:7: expected b1, found 'fast'"):
@@ -67,7 +67,7 @@ def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_p
     [
         ("steps: 5\nbatch_sise: 8\n", r"c.yaml:2:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"),
         ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' stands twice"),
-        ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' stands twice, nested and"),
+        ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' is given twice, nested and"),
         ("policy: {siglip: {widht: 8}}\n", r"c.yaml:1:19: unknown key 'widht' in siglip. Did you mean 'width'"),
         ("init: runs/a\n", r"c.yaml:1:1: unknown key 'init'"),
         ("steps: [1]\n", r"c.yaml:1:8: expected steps \(whole\), found a list"),

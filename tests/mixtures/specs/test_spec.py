@@ -123,7 +123,7 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ),
         (
             "datasets: [{path: a}]\ndatasets: [{path: b}]\n",
-            "m.yaml:4:1: key 'datasets' stands twice; the first is on line 3",
+            "m.yaml:4:1: key 'datasets' is given twice; the first is on line 3",
         ),
         (
             "datasets: [{multiplier: 2}]\n",
