@@ -66,7 +66,7 @@ def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_p
     ("text", "message"),
     [
         ("steps: 5\nbatch_sise: 8\n", r"c.yaml:2:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"),
-        ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' stands twice"),
+        ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' is given twice"),
         ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' is given twice, nested and"),
         ("policy: {siglip: {widht: 8}}\n", r"c.yaml:1:19: unknown key 'widht' in siglip. Did you mean 'width'"),
         ("init: runs/a\n", r"c.yaml:1:1: unknown key 'init'"),
