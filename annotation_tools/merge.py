@@ -1,4 +1,4 @@
-"""Merging: deciding between tables of segments, and baking the outcome into a new minor version of the dataset."""
+"""Merging: decides between segment tables and writes the result into a new minor version of the dataset."""
 
 import hashlib
 import json

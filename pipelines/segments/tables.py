@@ -113,6 +113,7 @@ def to_table(annotations: Iterable[Annotation]) -> pa.Table:
             "tool_version": a.tool_version,
             "episode_hash": a.episode_hash,
         }
+        # Sorted, so that equal content gives equal bytes, and merging the same tables again changes nothing.
         for a in sorted(annotations, key=lambda a: (a.layer, a.segment.start, a.segment.end, a.segment.text))
     ]
     return pa.Table.from_pylist(rows, schema=COLUMNS)
@@ -212,6 +213,8 @@ def overlay(tables: Iterable[Sequence[Annotation]]) -> dict[str, tuple[Segment, 
         seen: dict[str, tuple[str, str, str]] = {}
         for layer, group in groupby(sorted(table, key=_by_layer), key=lambda a: a.layer):
             other = seen.setdefault(layer[0], layer)
+            # Which of two annotators is right is a decision (`annotate merge`), not something that an overlay may
+            # guess.
             if other != layer:
                 raise FailedWork(
                     f"episode {layer[0]}: expected one annotator in a table that overlays a dataset, found "
