@@ -85,7 +85,7 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not at hand."""
+    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not available."""
 
     steps: int
     episodes: int = 0
@@ -229,7 +229,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     file = Path(path)
     written = read_document(file, MIXTURE, NAMED)
     context = _Context(root=root, stack=(file.resolve(),))
-    # Once without the stage: a path that a stage misspells would else change nothing, and no one would notice.
+    # Once without the stage: a path that a stage misspells would else silently change nothing.
     node = _mixture_node(written, file, context)
     document, changes = lay_over(written, stage)
     if document is not written:

@@ -47,7 +47,7 @@ _SEGMENT = ("start", "end", "text", "kind", "arms", "success", "confidence", "so
 class Annotation:
     """One segment of one episode, who made it, and when.
 
-    episode_hash: `episode_hash` of the episode that was looked at. created: UTC in ISO 8601, to the second.
+    episode_hash: `episode_hash` of the annotated episode. created: UTC in ISO 8601, to the second.
     """
 
     episode_id: str
@@ -169,7 +169,7 @@ def read_segments(path: StoragePath) -> list[Annotation]:
 
 
 def find_faults(annotations: Iterable[Annotation], episodes: Mapping[str, EpisodeKey]) -> list[Fault]:
-    """Checks segments against the episodes they speak of, each annotator's for itself, in order of the table.
+    """Checks segments against their episodes, each annotator's for itself, in order of the table.
 
     >>> find_faults([], {})
     []
