@@ -51,7 +51,7 @@ class Mutant:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the nearest tests said of a mutant."""
+    """The outcome of the nearest tests for a mutant."""
 
     module: str
     operator: str

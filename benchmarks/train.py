@@ -145,7 +145,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 class Segment:
-    """Runs of the trainer that go on by as many steps each time."""
+    """Runs of the trainer that continue by the same number of steps each time."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self._arguments, self._folder = arguments, folder

@@ -30,7 +30,7 @@ CONVERT_EPILOG = """examples:
   embodimix convert zarr logs/ data/ --name in_house --version 1.1.0 --append 1.0.0       only what is new
   embodimix convert --explain bridge_orig         how each native dim lands in which slot
 
-Options that are not listed here go to Beam. The command may be repeated: it goes on where it ended.
+Options that are not listed here go to Beam. The command may be repeated: it resumes where it stopped.
 Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 failed or nothing kept, 2 wrong use.
 """
 

@@ -61,7 +61,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     pretrain.add_argument("--weights", metavar="PATH", help="published weights to start from, in any layout")
     pretrain.add_argument("--tokenizer", metavar="FILE", help="PaliGemma's SentencePiece file, for the full sizes")
     pretrain.set_defaults(init=None)
-    posttrain = _add(stages, "posttrain", "go on from another run's weights on a curated mixture", TRAIN_EPILOG)
+    posttrain = _add(stages, "posttrain", "continue from another run's weights on a curated mixture", TRAIN_EPILOG)
     posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
     posttrain.set_defaults(model=None, weights=None, tokenizer=None)
     for stage in (pretrain, posttrain):

@@ -134,7 +134,7 @@ class Loop:
                     break
             watch.flush()
             self._note_audit(audit.report())
-            # The last state of a run that was stopped, or that ends between checkpoints, is saved nowhere yet.
+            # The last state of a run that was stopped, or that ends between checkpoints, is not saved yet.
             if progress.step != self._checkpoints.newest:
                 self._checkpoints.save(state, progress)
             self._checkpoints.finish()

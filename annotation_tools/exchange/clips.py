@@ -105,7 +105,7 @@ class Collector:
         episode_id = match.brief.episode_id
         if episode_id in self.segments:
             raise FailedWork(f"{self.where}: expected one entry of {_name(match.brief)}, found two")
-        # A segment all of whose steps the dataset left out has no step to speak of.
+        # All steps of this segment were left out of the dataset, so that it covers no row.
         self.segments[episode_id] = [segment for segment in segments if segment.end > segment.start]
 
     def finish(self) -> Imported:

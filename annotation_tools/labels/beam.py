@@ -52,7 +52,7 @@ def label_with_beam(
     created: str,
     tool_version: str,
 ) -> LabelOutcome:
-    """Runs the job and collects what it brought; run again, it asks only what has no usable answer yet.
+    """Runs the job and collects its results; a rerun asks only questions without a usable answer.
 
     Limits on rate and retries hold for each worker; a limit on cost is for the estimate beforehand.
     """

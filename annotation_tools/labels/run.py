@@ -58,7 +58,7 @@ class CostEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOutcome:
-    """What a run brought. asked: answers that were paid for. stopped: the budget ended before the episodes did."""
+    """The result of a run. asked: answers that were paid for. stopped: the budget ended before the episodes did."""
 
     annotations: tuple[Annotation, ...]
     dead_letters: tuple[DeadLetter, ...]
@@ -100,6 +100,7 @@ class _Budget:
             if self.is_spent or (limit is not None and self.spent.usd + expected.usd > limit):
                 self.is_spent = True
                 return False
+            # Reserved before asking: several questions in flight could each fit the budget and together exceed it.
             self.spent += expected
             self.asked += 1
             turn = max(self.next_s, self.clock())
@@ -113,7 +114,7 @@ class _Budget:
             self.is_spent = True
 
     def settle(self, expected: Usage, actual: Usage) -> None:
-        """Replaces what was expected by what it took."""
+        """Replaces the expected usage of a question by its actual one."""
         with self.lock:
             owed = Usage(tokens_in=-expected.tokens_in, tokens_out=-expected.tokens_out, usd=-expected.usd)
             self.spent = self.spent + owed + actual
@@ -126,7 +127,7 @@ class _OutOfBudget(FailedWork):
 def estimate_run(
     store: EpisodeStore, labeler: Labeler, proposals: Sequence[tuple[str, Sequence[Segment]]], cache: AnswerCache
 ) -> CostEstimate:
-    """Counts the questions of a run, and what those that are not known yet will take."""
+    """Counts the questions of a run, and the usage of those without a cached answer."""
     usages, questions = [], 0
     for episode_id, segments in proposals:
         found: list[Segment] = []
@@ -156,7 +157,7 @@ def label_run(
     sleep: Callable[[float], None] = time.sleep,
     on_done: Callable[[str], object] = lambda _: None,
 ) -> LabelOutcome:
-    """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
+    """Labels episodes, several at a time; a rerun asks only questions without a usable answer.
 
     Raises FailedWork where the labeler can answer nothing at all (a wrong key, for example).
     """
@@ -226,6 +227,7 @@ def label_episode(
         try:
             if known is None:
                 known = _ask(labeler, request, limits, budget)
+                # At once and not at the end of the run: an answer is paid for once, whatever is killed later.
                 cache.put(key, known)
             found += parse_answer(known, request)
         except (Unavailable, QuestionRefused, BadAnswer) as error:
@@ -234,11 +236,12 @@ def label_episode(
                 episode_id=episode_id, start=request.start, end=request.end, reason=reason, detail=str(error)
             )
             dead.append(letter)
+    # All or none: an episode with some labels would look like one whose other segments have no language.
     return ([] if dead else found), dead
 
 
 def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None:
-    """Writes failed questions as JSON lines; without any, an older file goes."""
+    """Writes failed questions as JSON lines; without any, an older file is removed."""
     if letters:
         write_atomically(path, "".join(json.dumps(asdict(letter)) + "\n" for letter in letters).encode())
     else:
@@ -267,6 +270,7 @@ def _ask(labeler: Labeler, request: LabelRequest, limits: LabelLimits, budget: _
             pause = next(pauses, None)
             if pause is None:
                 raise
+            # At least as long as the endpoint's Retry-After states, else it refuses again.
             budget.sleep(min(limits.longest_wait_s, max(pause, error.retry_after_s)))
             continue
         budget.settle(expected, answer.usage)

@@ -20,7 +20,7 @@ from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
 FORMAT = "embodimix.compiled/v6"
 # Goes into the fingerprints that locks hold. It names the content of a split and not the form of its compiled files, so
-# it stays when FORMAT rises: else every run that was locked before could not go on.
+# it stays when FORMAT rises: else no run that was locked before could resume.
 CONTENT = "embodimix.compiled/v4"
 # Fixed width, so that a step is found by its row alone. Offsets count from the episode's first picture, which 4 bytes
 # hold: offset and length in full take 36 bytes a step, 33 GB for 900 M steps.

@@ -190,7 +190,7 @@ class Connection:
         length = _LENGTH.search(head)
         self._left = int(length[1]) if length else 0
         self._range = parse_content_range(head)
-        # Before anything of it is kept: a store, or whoever poses as it, could fill the memory of a training run.
+        # Before anything of it is kept: a store, or a host that poses as it, could fill the memory of a training run.
         if self._left > self._most_bytes:
             raise ConnectionError(f"an answer of {self._left} bytes, at most {self._most_bytes} were expected")
         if length is None and self._status < 300:

@@ -99,7 +99,7 @@ class GcsObject:
 
 
 def _connection(answer_s: float) -> http.client.HTTPConnection:
-    """This thread's connection to the store; it opens by itself and again after an error."""
+    """This thread's connection to the store; it opens on first use and reopens after an error."""
     url = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT") or HOST
     key = (url, os.getpid())
     if getattr(_connections, "key", None) != key:

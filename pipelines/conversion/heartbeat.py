@@ -26,7 +26,7 @@ def beat(job: Job) -> None:
     _last_beat_s[job.options_hash] = now
     path = heartbeat_path(job)
     part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    # A worker of a cluster may have no disk that it may write to, and nobody watches it from this machine.
+    # A worker of a cluster may have no disk that it may write to, and no supervisor watches it from this machine.
     with suppress(OSError):
         # Made again each time: a cache cleaner may remove the folder while a conversion runs.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -195,7 +195,7 @@ def close_conversion(
         return finish_dataset(job, n_planned, measured, results, plan.rejects, source)
     n_planned += base.manifest.counts.episodes_in
     results += carry_shards(base, plan, job.folder)
-    # The base's manifest keeps the fingerprints of its own input, which need not be there any more.
+    # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
     rejects = (*plan.rejects, *base.rejects)
     return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
 
@@ -384,7 +384,7 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform
     except BaseException as error:
-        # Beam reports the first failure while other threads still write; whoever restarts now would share the folder
+        # Beam reports the first failure while other threads still write; a restart would now share the folder
         # with them.
         cancel_writers(output, _CANCEL_S)
         if not isinstance(error, (RuntimeError, OSError, EmbodimixError)):

@@ -19,7 +19,7 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
-# Which copy of a dataset that was published in BGR it is; "" where nobody has said or looked.
+# Which copy of a dataset that was published in BGR it is; "" where it was neither stated nor detected.
 Copy = Literal["", "as_published", "repaired"]
 Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.

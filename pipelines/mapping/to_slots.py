@@ -145,11 +145,13 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
     for part, source in parts.items():
         columns = select_part(native, source)
         n = _count_dims(source, len(slots[part]))
+        # A column more or less shifts every later one into another slot: wrong numbers that look like motion.
         if columns.shape[1] != n:
             keys, found = " + ".join(map(str, source.sources)), columns.shape[1]
             raise Rejected("wrong_dims", f"{part}: {keys}: expected {n} dims as {source.form}, found {found}")
         columns = convert_part(columns, source)
         if source.next:
+            # The last step has no next one; it holds its value, which is no motion.
             columns = np.concatenate([columns[1:], columns[-1:]])
         numbers = list(slots[part])
         if source.form in FORMS:
@@ -160,7 +162,7 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
 
 
 def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
-    """Returns what is to be said of an episode whose changes of angles were wrapped; nothing where none had to be."""
+    """Returns the note of an episode whose changes of angles were wrapped; nothing where none had to be."""
     for source in parts.values():
         columns = select_part(native, source) if source.wrap else np.zeros((0, 0))
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
@@ -169,7 +171,7 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
 
 
 def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
-    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    """Returns the note of an episode whose rate neither it nor its adapter states; nothing where one does."""
     if native.control_hz or adapter.control_hz:
         return {}
     return {
@@ -239,6 +241,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
         if key not in native.arrays:
             continue
         found = int(np.prod(native.arrays[key].shape[1:], dtype=int))
+        # A wider key is refused, too: a dim that no part takes may be the one that was forgotten.
         if found != width:
             given = list(native.dim_names.get(key, ())) or [f"{key}[{i}]" for i in range(found)]
             extra = f"; left over: {', '.join(given[width:])}" if found > width else ""

@@ -208,7 +208,7 @@ def _bounds_of(
         if episode.number not in found:
             return f"{episode.data}: expected rows of episode {episode.number}, found none"
         return found[episode.number]
-    # The table says nothing of episodes, or cannot be read, which its reader then says.
+    # The table has no episode column, or cannot be read, which its reader then reports.
     if episode.from_row is None or episode.to_row is None:
         return f"{episode.data}: expected a column episode_index, or rows in meta/episodes, found neither"
     same = (other.from_row for other in meta.episodes.values() if other.data == episode.data)
@@ -225,7 +225,7 @@ def _pair_cameras(
 ) -> dict[str, CameraRows | None]:
     """The cameras that the adapter uses: videos with the frame of each row, and columns of pictures as None.
 
-    Others are not opened: a camera that nobody asks for must not cost an episode.
+    Others are not opened: a camera that the entry does not use must not reject an episode.
     """
     there = [key for key in (*episode.videos, *rows.pictures) if not is_depth(meta.features.get(key, {}))]
     used = adapter.used_cameras(there)

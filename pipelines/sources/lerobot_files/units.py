@@ -65,7 +65,7 @@ def choose_units(source: str, adapter: Adapter, units: str) -> Adapter:
     ranges = read_ranges(root, meta)
     names = flatten_names(meta.features.get(_KEYS[0], {}).get("names"))
     if not units and adapter.units == "native":
-        # An entry of percent is named so, and says nothing else.
+        # The name of an entry for percent is the only mark of its units.
         units = next(name for name, entry in adapter.by_units.items() if entry == adapter.name)
     if adapter.robot in _GRIPPER_IN_DEGREES and _are_old(names):
         raise UsageError(

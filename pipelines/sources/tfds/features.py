@@ -55,7 +55,7 @@ def read_language(
 
     texts, arrays: of the steps; an instruction stored as whole numbers is a row of code points, padded with zeros.
     metadata: of the episode, `episode_metadata/...`. Where the entry's keys hold nothing, the usual ones are tried,
-    and the key that was taken is said in `inferred`.
+    and `inferred` names the key that was taken.
     """
     found = _read_keys(texts, arrays, metadata, keys)
     if found.texts:

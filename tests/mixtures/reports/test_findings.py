@@ -78,7 +78,7 @@ def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> 
         "`--name`"
     )
     assert any(f"the action of a/1.0.0 ({there}) moves 50 times as far as that of a/1.0.0 ({here})" in f for f in found)
-    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot tell"):
+    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot separate"):
         opened(tmp_path, f"{body}normalization: {{by: dataset}}\n")
 
 
