@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.flags import parse_flag
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
@@ -144,7 +144,8 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
     ]
     lost = {demo: f"the mask of {split} names {demo}" for demo, split in splits.items() if demo not in data}
     n_promised = int(data.attrs.get("num_demos", 0))
-    for number in range(len(demos), n_promised - len(lost)):
+    n_lost = n_promised - len(lost) - len(demos)
+    for number in range(len(demos), len(demos) + n_lost) if n_lost <= MAX_PROMISED else (f"{n_lost}_demonstrations",):
         lost[f"lost_{number}"] = f"num_demos promises {n_promised} demonstrations"
     rejects = [
         replace(

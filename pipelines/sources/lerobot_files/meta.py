@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError, nearest
-from pipelines.contract.native import Reject
+from pipelines.contract.native import MAX_PROMISED, Reject
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.sources.folders import key_of
 from pipelines.storage.paths import StoragePath
@@ -455,8 +455,11 @@ def _promised(
     total = int(info.get("total_episodes") or 0)
     named = {reject.source_key for reject in rejects} | {key_of_episode(number) for number in episodes}
     n_missing = total - len(named)
-    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
     detail = f"info.json promises {total} episodes, {len(named)} are listed or there"
+    if n_missing > MAX_PROMISED:
+        lost = make_reject(root, info, total - 1, "promised_missing", detail)
+        return [replace(lost, source_key=f"{n_missing} episodes")]
+    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
     return [make_reject(root, info, number, "promised_missing", detail) for number in missing]
 
 
