@@ -23,6 +23,7 @@ import pyarrow as pa
 from benchmarks.stream import jpeg, memory_mb
 from mixtures.index.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
 from mixtures.index.sealed import seal
+from mixtures.index.stated import STATED
 from mixtures.index.tables import _state_of_files
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.statistics import save_statistics, summarize_episode
@@ -134,6 +135,7 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
         "segment": np.full(n_steps, -1, np.int32),
         "n_segmented": np.zeros(n_episodes, np.int32),
         "segments": np.empty(0, SEGMENT),
+        "stated": np.empty(0, STATED),
         "motion": rng.integers(0, 2**63, n_episodes).astype(np.uint64),
         "task_code": (np.arange(n_episodes) % TASKS).astype(np.int32),
     }
@@ -145,7 +147,8 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
     save_column(folder / "episode_id.arrow", pa.array(names, pa.large_string()))
     instructions = [[texts[i % TASKS]] for i in range(n_episodes)]
     save_column(folder / "language.arrow", pa.array(instructions, pa.large_list(pa.large_string())))
-    save_column(folder / "segment_text.arrow", pa.array([], pa.large_string()))
+    for name in ("segment_text", "stated_text"):
+        save_column(folder / f"{name}.arrow", pa.array([], pa.large_string()))
     vocabularies = {
         "robot": [f"r{number}"],
         "task": texts,

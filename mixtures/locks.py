@@ -16,9 +16,8 @@ from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
-# What locks of earlier versions do not state: they pooled by norm key, and drew the phrases of proposals.
-_BEFORE = {"normalization": {"by": "norm_key"}}
-_SPOKEN = {"proposals": True}
+# What locks of earlier versions do not state: they pooled by norm key.
+_BEFORE: dict[str, Any] = {"normalization": {"by": "norm_key"}}
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
 
 
@@ -98,7 +97,7 @@ def action_settings(rule: ActionRule) -> dict[str, Any]:
 
 def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two locks, one sentence each; a dataset may lie at another path."""
-    old, new = ({**_BEFORE, **lock, "language": {**_SPOKEN, **lock["language"]}} for lock in (old, new))
+    old, new = (_BEFORE | dict(lock) | {"language": _language(lock["language"])} for lock in (old, new))
     differences = [
         f"{key}: {old.get(key)!r} became {new.get(key)!r}"
         for key in ("schema", "seed", "action", "normalization", "language", "kinds", "corrupt_images")
@@ -125,6 +124,11 @@ def asdict_statistics(statistics: Any) -> dict[str, Any]:
         for kind in ("quantile", "zscore")
     }
     return {name: [affine.center.tolist(), affine.half_range.tolist()] for name, affine in affines.items()}
+
+
+def _language(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """A lock's language rule; those of earlier versions drew the phrases of proposals, where they drew segments."""
+    return {"proposals": True, **rule} if rule["segment"] > 0 else {**rule, "proposals": False}
 
 
 def _compare_groups(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

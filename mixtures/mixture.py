@@ -165,6 +165,7 @@ def open_mixture(
     action = spec.action
     if action.changes_actions:
         used = chunk_statistics(used, tuple(tables.values()), resolved.pools, resolved.parts, action, cache)
+    # What a policy learned means something only under the statistics it learned with, so a run's go first.
     if given is not None:
         used |= {key: value for key, value in given.items() if key in used}
     return Mixture(
@@ -195,7 +196,7 @@ def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
     for entry in spec.root.all_entries():
         if entry.source not in tables:
             tables[entry.source] = _open_table(entry, entry.split, cache)
-    # Behind the tables that are drawn from, so that those keep their numbers.
+    # Behind the tables that are drawn from, so that those keep their numbers and locks their order.
     for entry in spec.root.all_entries():
         source = validation_source(entry, spec.validation)
         if source is not None and source not in tables and source[1] in _splits_of(tables[entry.source]):

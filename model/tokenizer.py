@@ -32,11 +32,11 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns int32 ids [s] and bool mask [s]. With `state` [d] in [-1, 1], the prompt holds the state
-        (pi05). Prompts longer than `max_tokens` lose their end; compare `length`."""
+        (pi05). Prompts longer than `max_tokens` lose their end; see `whole`."""
         ...
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """How many tokens the whole prompt takes."""
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """All ids of the prompt, none cut off."""
         ...
 
 
@@ -114,13 +114,10 @@ class SmallTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        return padded(self._whole(text, state), self.max_tokens)
+        return padded(self.whole(text, state), self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state))
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         if state is not None:
             return [BOS, *self.pieces(prompt_with_state(text, state))]
         return [BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]]
@@ -172,16 +169,14 @@ class WordpieceTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        names = ["[CLS]", *self._whole(text, state)[: self.max_tokens - 2], "[SEP]"]
-        return padded([self._ids[name] for name in names], self.max_tokens)
+        *pieces, end = self.whole(text, state)
+        return padded([*pieces[: self.max_tokens - 1], end], self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state)) + 2
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[str]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         prompt = clean_prompt(text) if state is None else prompt_with_state(text, state)
-        return [piece for word in split_words(prompt) for piece in self.pieces(word)]
+        pieces = [piece for word in split_words(prompt) for piece in self.pieces(word)]
+        return [self._ids[name] for name in ("[CLS]", *pieces, "[SEP]")]
 
     def pieces(self, word: str) -> list[str]:
         """The longest pieces from the left; a word with a part that no piece matches is [UNK] as a whole."""
@@ -223,13 +218,10 @@ class PaligemmaTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        return padded(self._whole(text, state), self.max_tokens)
+        return padded(self.whole(text, state), self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state))
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         if state is not None:
             return self._model.encode(prompt_with_state(text, state), add_bos=True)
         return self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")

@@ -52,7 +52,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="where datasets lie")
     parser.add_argument("--name", help="the dataset's name: letters, digits, _")
     parser.add_argument("--version", help="MAJOR.MINOR.PATCH")
-    parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; has a default where the format tells")
+    parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; some formats have a default")
     parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
     parser.add_argument(
@@ -66,7 +66,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="",
         metavar="ORDER",
         help="colours as stored: bgr (cv2.imencode of RGB pictures), rgb, or per camera: cam_high=bgr,cam_low=rgb; of "
-        "a dataset published in BGR: as_published, or repaired (default: told by the pictures)",
+        "a dataset published in BGR: as_published, or repaired (default: decided by the pictures)",
     )
     parser.add_argument(
         "--relabel",
@@ -199,8 +199,8 @@ def workers_for(arguments: argparse.Namespace) -> AbstractContextManager[None]:
     from pipelines.conversion.local_workers import limit_malloc_arenas
 
     n_workers = arguments.workers or os.cpu_count() or 1
-    places = (arguments.input, arguments.output_root)
-    if n_workers > 1 and can_fork() and not arguments.beam_options and not any("://" in where for where in places):
+    paths = (arguments.input, arguments.output_root)
+    if n_workers > 1 and can_fork() and not arguments.beam_options and not any("://" in path for path in paths):
         limit_malloc_arenas(1)
         return forked_workers(n_workers, arguments.format)
     limit_malloc_arenas(n_workers)

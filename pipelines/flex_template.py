@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from pipelines import cli
 from pipelines.contract.errors import EmbodimixError
 
-# What `embodimix convert` takes by place, and a template, which knows names only, by name.
-PLACED = ("format", "input", "output_root")
+# `embodimix convert` takes these by position; a template knows names only.
+POSITIONAL = ("format", "input", "output_root")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Hands a conversion over to Dataflow and returns an exit code: 0 handed over, 1 failed, 2 wrong use."""
+    """Submits a conversion to Dataflow and returns an exit code: 0 submitted, 1 failed, 2 wrong use."""
     arguments = to_convert(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="flex_template", allow_abbrev=False)
     cli.add_commands(parser.add_subparsers(dest="command", required=True))
-    parsed, parsed.beam_options = parser.parse_known_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    parsed.beam_options = rest
     try:
-        return parsed.run(parsed)
+        return int(parsed.run(parsed))
     except EmbodimixError as error:
         print(f"embodimix convert: {error}", file=sys.stderr)
         return error.exit_code
@@ -31,11 +32,11 @@ def to_convert(arguments: Sequence[str]) -> list[str]:
     convert rlds gs://b/in gs://b/out --name=x --runner=DataflowRunner.
     """
     parser = argparse.ArgumentParser(prog="flex_template", allow_abbrev=False)
-    for name in PLACED:
+    for name in POSITIONAL:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--runner", default="DataflowRunner")
-    placed, rest = parser.parse_known_args(arguments)
-    return ["convert", *(getattr(placed, name) for name in PLACED), *rest, f"--runner={placed.runner}"]
+    named, rest = parser.parse_known_args(arguments)
+    return ["convert", *(getattr(named, name) for name in POSITIONAL), *rest, f"--runner={named.runner}"]
 
 
 if __name__ == "__main__":

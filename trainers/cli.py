@@ -122,7 +122,6 @@ def run_train(arguments: argparse.Namespace) -> int:
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
     from trainers.mesh import build_mesh
     from trainers.planning import plan
-    from trainers.planning.prompt_counts import count_prompts
     from trainers.prompts import PromptEncoder
     from trainers.run import RunDirectory
     from trainers.setup import set_up
@@ -130,7 +129,7 @@ def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
     config, mixture = set_up(RunDirectory(request.run), request)
     build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
     try:
-        prompts = count_prompts(mixture, PromptEncoder(config))
+        prompts = plan.count_prompts(mixture, PromptEncoder(config))
     except UsageError as error:  # a plan of the memory needs no tokenizer, and training will ask for it
         print(f"WARNING: {error}", file=sys.stderr)
         prompts = None

@@ -22,7 +22,7 @@ def join(coordinator: str | None, process_count: int | None, process_index: int 
     given = (coordinator, process_count, process_index)
     if any(value is not None for value in given) and None in given:
         raise UsageError("expected --coordinator HOST:PORT, --process-count and --process-index together")
-    if jax.config.read("jax_platforms") in (None, "", "cpu"):
+    if jax.config.values["jax_platforms"] in (None, "", "cpu"):
         # Without it XLA has no way between processes of CPUs, and the first collective fails.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:

@@ -1,6 +1,7 @@
 """The server of the review page: episodes, pictures and saves over HTTP, for this machine or with a token."""
 
 import dataclasses
+import hashlib
 import hmac
 import json
 import time
@@ -30,7 +31,6 @@ from pipelines.segments.tables import KINDS, Annotation, EpisodeKey, find_faults
 
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost")
-_COOKIE = "embodimix_review"
 _MAX_BODY = 1 << 20
 _LONGEST_S = 1e7
 _LONGEST_TEXT = 1000
@@ -81,6 +81,8 @@ class _Guard:
 
     def __init__(self, app: Any, token: str) -> None:
         self.app, self.token = app, token
+        # Browsers keep cookies by host, not by port: two reviews on one machine would sign each other's pages out.
+        self.cookie = f"embodimix_review_{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -99,9 +101,9 @@ class _Guard:
             if given and hmac.compare_digest(given.encode(), self.token.encode()):
                 # To the page itself, whatever was asked: a path such as //evil.example is another host to a browser.
                 response = RedirectResponse("/")
-                response.set_cookie(_COOKIE, self.token, httponly=True, samesite="strict")
+                response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict")
                 return response
-            if not hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self.token.encode()):
+            if not hmac.compare_digest(request.cookies.get(self.cookie, "").encode(), self.token.encode()):
                 return JSONResponse({"error": "expected the token that the server printed"}, status_code=401)
         if request.method not in ("GET", "HEAD"):
             # A foreign page can send neither this header nor JSON without asking the server first.

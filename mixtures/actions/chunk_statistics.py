@@ -71,6 +71,7 @@ def _table_statistics(
 ) -> Iterator[ArrayStatistics]:
     """Statistics of some thousand chunks at a time, by pattern of masks."""
     lengths = table.n_steps_of[rows]
+    # Even distances and no random sample: the same statistics on every host, and every episode is in them.
     stride = -(-int(lengths.sum()) // MAX_STARTS)
     counts = -(-lengths // stride)
     owner = np.repeat(rows, counts)

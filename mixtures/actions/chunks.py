@@ -60,6 +60,8 @@ def resample(
     >>> resample(window, np.full((1, 18), SUM), np.array([2.0]), 3)[0, :, 0]
     array([1., 5., 9.], dtype=float32)
     """
+    # Deltas are resampled as the movement that they add up to: interpolating the deltas themselves would move the hand
+    # twice as far at half the rate.
     values = window.astype(np.float64)
     positions = ratio[:, None] * np.arange(horizon + 1)
     low = np.floor(positions + _NEARLY).astype(np.int64)

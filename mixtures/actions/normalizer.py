@@ -12,7 +12,8 @@ from mixtures.actions.rotations import euler_to_relative, relative_to_euler, unw
 from mixtures.specs.grammar import ActionMode, Normalization, RotationForm
 from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_absolute
-from pipelines.shards.statistics import Affine, NormStatistics
+from pipelines.shards.scales import Affine
+from pipelines.shards.statistics import NormStatistics
 
 RELATIVE_PARTS = ("arm0", "arm1", "torso")
 ARMS = ("arm0", "arm1")
@@ -84,6 +85,7 @@ def to_form(
     if angles.any():
         start = np.where(angles & known, state, moved[:, 0]).astype(np.float64)
         moved = np.where(angles[:, None], unwrap_chunk(moved, start), moved)
+    # After unwrapping, so that a difference of 2 pi between state and target does not stay in it.
     moved -= np.where(relative, state, 0)[:, None]
     return moved
 
@@ -145,6 +147,7 @@ class Normalizer:
     ) -> Floats:
         """Physical chunks [b, h, 18] to normalized float32 [b, h, 18]; state [b, 18] is that of the first step."""
         moved: NDArray[Any] = action
+        # Most batches are stated as they were recorded; the test saves two copies of them.
         if self._changes(norm_keys):
             moved = to_form(action, state, state_mask & action_mask, action_mask, self._forms_of(norm_keys))
         center, half_range = self._affines("action", norm_keys)

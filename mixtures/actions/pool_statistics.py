@@ -38,6 +38,8 @@ def pool_statistics(
         mine = [(number, table) for number, table in enumerate(tables.values()) if number in numbers]
         label = f"{mine[0][1].name}/{mine[0][1].version}"
         names = sorted({(key, name) for number, _ in mine for (key, _), name in pools.names[number].items()})
+        # The whole file counts where it can, filtered or not: filters change from run to run, and statistics that moved
+        # with them would make a policy's inputs mean something else.
         for key, name in (pair for pair in names if pair[1] in parts):
             is_whole = sum(other == key for other, _ in names) == 1
             found = loaded[path][key] if is_whole else _measure(_distinct(mine), pools, name, key, parts[name])

@@ -96,6 +96,7 @@ def _identity(
     entries = [
         (path, node.weighting.group_by, [_unmarked(asdict(e)) for e in node.entries]) for path, node in walk(spec.root)
     ]
+    # Statistics files are not in the fingerprints of shards, so their size and time stand for them.
     content = [
         (key, table.fingerprint, _file_state(os.path.join(table.home, "statistics.json")))
         for key, table in tables.items()

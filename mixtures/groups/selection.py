@@ -128,6 +128,8 @@ def select(entry: Entry, table: CompiledTable, kinds: KindRule) -> Selected:
         else:
             chosen = matching_episodes(rule, entry, table)
             keep &= chosen if rule.keep else ~chosen
+    # Filters become counts and lists of steps here, before anything is drawn: a draw that a filter would reject could
+    # not be a pure function of its position.
     counts = table.n_steps_of.copy()
     if usable is not None:
         copies = usable.astype(np.uint8) if copies is None else np.where(usable, copies, 0)
@@ -280,6 +282,8 @@ def validation_words(table: CompiledTable) -> NDArray[np.uint64]:
 
 def _capped(rows: NDArray[np.int64], counts: NDArray[np.int64], cap: int, table: CompiledTable) -> NDArray[np.int64]:
     """The first of the rows, in a fixed random order, whose steps stay within the cap; at least one."""
+    # A fixed random order: the first episodes of a dataset are often one operator's, and a larger cap must keep those
+    # of a smaller one.
     order = rows[np.argsort(episode_words(table, "cap")[rows], kind="stable")]
     fits = np.searchsorted(np.cumsum(counts[order]), cap, side="right")
     return np.sort(order[: max(int(fits), 1)])
@@ -315,6 +319,8 @@ def _split(
     divided = [part for part in group.train if validation_source(part.entry, rule) not in fixed]
     if (rule.fraction == 0 and rule.min_per_group == 0) or not divided:
         return replace(group, validation=stored)
+    # By motion and not by id: ids of an episode that was converted twice, or trimmed, differ, and one copy in training
+    # would make the other worthless for validation.
     joined = np.concatenate([validation_words(part.table)[part.rows] for part in divided])
     ordered = np.unique(joined)
     n_held = int((ordered < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())

@@ -108,6 +108,7 @@ def bounded_shares(
         raise ValueError(f"the smallest shares add up to {lower.sum():.4g}, more than the {total:.4g} to give")
     if upper.sum() < total - TOLERANCE:
         raise ValueError(f"the largest shares add up to {upper.sum():.4g}, less than the {total:.4g} to give")
+    # Clipping and scaling again by turns needs not end, and depends on the order of groups; this is exact in one go.
     # The sum grows piecewise linearly with the factor; its corners are where a group meets a bound.
     corners = np.unique(np.concatenate([lower / shares, upper / shares]))
     sums = np.array([np.clip(corner * shares, lower, upper).sum() for corner in corners])

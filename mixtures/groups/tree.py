@@ -111,6 +111,7 @@ def share_out(spec: MixtureSpec, facts: Sequence[GroupFacts], draws: int | None)
     by_node: dict[str, list[GroupFacts]] = {}
     for group in _multiplied(spec, facts):
         by_node.setdefault(group.node_path, []).append(group)
+    # Shares follow from the tree of the spec and not from a flat list: a fixed share binds what is below its node only.
     tree = _branch(spec.root, "", by_node, draws)
     shares = {share.name: share for share in resolve_shares(tree)}
     if len(shares) < len(facts):

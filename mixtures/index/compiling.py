@@ -19,6 +19,9 @@ from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
 FORMAT = "embodimix.compiled/v6"
+# Goes into the fingerprints that locks hold. It names the content of a split and not the form of its compiled files, so
+# it stays when FORMAT rises: else every run that was locked before could not go on.
+CONTENT = "embodimix.compiled/v4"
 # What one sample needs of a step and of an episode stands together, so that few reads bring it.
 STEP = np.dtype(
     [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
@@ -79,7 +82,7 @@ def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
         writer.finish()
     finally:
         writer.close()
-    identity = json.dumps([FORMAT, dataset.name, dataset.version, split, prints])
+    identity = json.dumps([CONTENT, dataset.name, dataset.version, split, prints])
     return {
         "format": FORMAT,
         "name": dataset.name,
@@ -98,6 +101,7 @@ def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
 class _Writer:
     """Appends sidecars to the compiled files, one shard in memory at a time."""
 
+    # Vocabularies are numbered in the order of shards, so that a dataset compiles to the same bytes on every host.
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, BinaryIO] = {}

@@ -229,6 +229,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     file = Path(path)
     written = read_document(file, MIXTURE, NAMED)
     context = _Context(root=root, stack=(file.resolve(),))
+    # Once without the stage: a path that a stage misspells would else change nothing, and no one would notice.
     node = _mixture_node(written, file, context)
     document, changes = lay_over(written, stage)
     if document is not written:

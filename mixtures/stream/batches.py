@@ -259,11 +259,14 @@ class Stream:
             seed=self.seed,
             probabilities=shares / shares.sum(),
             sizes=self.index.sizes[self._group_numbers].tolist(),
+            # By split and name, so that training and validation order their steps apart, and a group keeps its order
+            # when others come or go.
             names=[f"{self.split}/{group.name}" for group in groups],
         )
 
     def _draw_window(self, window: int) -> tuple[NDArray[np.int64], ...]:
         """Group, epoch, index, episode, step of the positions of one window; windows make single draws cheap."""
+        # Whole windows, since a draw costs numpy calls and not samples: single samples of `samples` come out of one.
         drawn = self._sampler.draw(window * WINDOW, WINDOW)
         group = np.array(self._group_numbers, np.int64)[drawn.group]
         return group, drawn.epoch, drawn.index, *self.index.locate(group, drawn.index)

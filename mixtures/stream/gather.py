@@ -100,6 +100,8 @@ def _native_chunks(
 
     Float32 [b, h, 18], and bool [b, h], whether a step is inside; behind the end the last action is repeated.
     """
+    # Behind the end the last action is repeated, not zeros: for positions zero is a place far away, and openpi's and
+    # LeRobot's loaders repeat too. `is_inside` keeps these steps out of the loss.
     parts: list[bytes | memoryview] = []
     for table, begin, end in zip(owners, here, ends, strict=True):
         source = table.action_bytes

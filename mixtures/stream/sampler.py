@@ -65,6 +65,8 @@ class Sampler:
             chosen = group[offset:stop]
             parts.append((chosen, visits[chosen] + rank[offset:stop]))
             position += stop - offset
+        # A group's visits are numbered through all blocks, so that epochs run on across their edges: every step once
+        # before any twice holds for the whole training and not only inside a block.
         empty = np.empty(0, np.int64)
         group = np.concatenate([part[0] for part in parts] or [empty])
         visit = np.concatenate([part[1] for part in parts] or [empty])
@@ -103,6 +105,8 @@ class _Schedule:
     """
 
     def __init__(self, shares: NDArray[np.float64], block_size: int, keys: U64) -> None:
+        # Whole units of the positions, by rounding cumulative shares: floats would give other counts at position 10^12
+        # than at 0, and rounding each share apart would not add up.
         edges = [0] + [round(float(edge) * SCALE) for edge in np.cumsum(shares / shares.sum())]
         edges[-1] = SCALE
         units = [after - before for before, after in zip(edges[:-1], edges[1:], strict=True)]

@@ -84,6 +84,7 @@ def _add(
     is_drawn = segment >= 0
     if not rule.proposals:
         is_drawn &= np.append(table.segments["source"], FROM_PROPOSAL)[segment] != FROM_PROPOSAL
+    # The same cases as `choose_language`, taken as shares instead of drawn: a test compares the two.
     part = rule.segment / (rule.segment + rule.task)
     left = np.full(len(steps), weight)
     for number, count in zip(*np.unique(segment[is_drawn], return_counts=True), strict=True):

@@ -249,7 +249,8 @@ def _to_big_vision(name: str) -> str:
 def read_trained(source: Path, step: int | None = None) -> tuple[int | None, Arrays]:
     """Flat parameters of a training run, its newest checkpoint unless `step` is given, or of an openpi folder.
 
-    Of a run, the moving average is taken where there is one. FileNotFoundError says what was looked for.
+    Of a run, the moving average is taken where there is one. FileNotFoundError names what was looked for; ValueError
+    for arrays that have changed since the run saved them, which would otherwise be published as they are.
     """
     checkpoints = source / "checkpoints"
     if not checkpoints.is_dir():
@@ -263,8 +264,20 @@ def read_trained(source: Path, step: int | None = None) -> tuple[int | None, Arr
     folder = checkpoints / str(chosen)
     trained = "ema" if (folder / "ema").is_dir() else "trained"
     parts = [part for part in (trained, "frozen") if (folder / part).is_dir()]
-    arrays = {name: array for part in parts for name, array in _read_orbax(folder / part).items()}
-    return chosen, arrays
+    read = {part: _read_orbax(folder / part) for part in parts}
+    _check_sums(folder, read)
+    return chosen, {name: array for part in parts for name, array in read[part].items()}
+
+
+def _check_sums(folder: Path, parts: Mapping[str, Arrays]) -> None:
+    """Compares the arrays of a checkpoint with the sums of their bits that were saved beside them."""
+    saved = json.loads((folder / "progress" / "metadata").read_text())["bit_sums"]
+    for part, arrays in parts.items():
+        words = (np.ascontiguousarray(array).view(f"uint{8 * array.itemsize}") for array in arrays.values())
+        found = sum(int(word.sum(dtype=np.uint64)) for word in words) % 2**32
+        if found != saved[part]:
+            message = "expected the arrays that the run saved; found others. Export another step"
+            raise ValueError(f"{folder / part}: {message}")
 
 
 def _read_orbax(folder: Path) -> Arrays:

@@ -144,7 +144,8 @@ class MarkedValue:
         return key in self.value
 
     def __getitem__(self, key: str) -> "MarkedValue":
-        return self.value[key]
+        value: MarkedValue = self.value[key]
+        return value
 
     def plain(self, key: str, default: Any = None) -> Any:
         """The value of a key without its mark, or the default where the key is absent."""
@@ -311,7 +312,7 @@ class _Reader:
         if kind.choices and node.value not in kind.choices:
             message = f"expected {kind.about}, found {node.value!r}. {nearest(node.value, kind.choices)}"
             raise SpecError(self.mark(node), message)
-        return node.value
+        return str(node.value)
 
     def number(self, node: yaml.Node, kind: Number) -> float | int:
         expected = f"expected {kind.about}{_range(kind)}, found {_describe(node)}"

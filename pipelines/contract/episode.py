@@ -131,7 +131,7 @@ class Episode:
 
     @property
     def n_steps(self) -> int:
-        return self.state.shape[0]
+        return len(self.state)
 
     @property
     def gripper_slots(self) -> tuple[int, ...]:

@@ -52,7 +52,8 @@ def to_jpeg(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE, quality: i
         boxed = np.ascontiguousarray(letterbox(pixels, size, "RGBX"))
     colors: Colors = "RGBX" if boxed.shape[2] == 4 else "RGB"
     with timed("encode"):
-        return simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
+        encoded: bytes = simplejpeg.encode_jpeg(boxed, quality=quality, colorspace=colors, colorsubsampling="420")
+        return encoded
 
 
 def check_copied(image: bytes | NDArray[np.uint8], size: int = IMAGE_SIZE) -> None:
@@ -193,7 +194,7 @@ def _pixels(picture: "Picture") -> NDArray[np.uint8]:
     """Shows a picture as the [y, x, 4] that it lies in."""
     import pyarrow as pa
 
-    values = pa.array(picture).values.to_numpy(zero_copy_only=True)
+    values: NDArray[np.uint8] = pa.array(picture).values.to_numpy(zero_copy_only=True)
     return values.reshape(picture.height, picture.width, 4)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,7 @@ class NativeEpisode:
 
     reference: Reference
     n_steps: int
-    arrays: Mapping[str, NDArray]
+    arrays: Mapping[str, NDArray[Any]]
     frames: Mapping[str, Sequence[Image]]
     dim_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     robot: str | None = None

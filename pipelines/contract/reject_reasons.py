@@ -155,7 +155,7 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     ),
     "unequal_lengths": Explanation("arrays of one episode whose lengths differ", _PAIRING),
     "unequal_clocks": Explanation("streams of one episode whose times do not belong together", _PAIRING),
-    "lossy_clock": Explanation("times that are too coarse, or repeat, so that rows cannot be told apart", _PAIRING),
+    "lossy_clock": Explanation("times that are too coarse, or repeat, so that rows cannot be distinguished", _PAIRING),
     "wrong_times": Explanation("time stamps that do not rise", _PAIRING),
     "wrong_rate": Explanation("a stream at another rate than the source's metadata says", _PAIRING),
     "no_overlap": Explanation("streams that share no time", _PAIRING),

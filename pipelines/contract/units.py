@@ -40,6 +40,9 @@ UNIT_OF: dict[Quantity, Unit] = {
     "base_rad_s": "rad/s",
     "torso_m": "m",
 }
+_BASE: tuple[Quantity, ...] = ("base_m_s", "base_m_s", "base_rad_s")
+_DELTA: tuple[Quantity, ...] = ("delta_m", "delta_m", "delta_m", "delta_rad", "delta_rad", "delta_rad")
+_POSE: tuple[Quantity, ...] = ("pose_m", "pose_m", "pose_m", "pose_rad", "pose_rad", "pose_rad")
 _LONG: dict[Quantity, str] = {"delta_m": "m a step", "delta_rad": "rad a step", "gripper": "0 open, 1 closed"}
 
 
@@ -69,17 +72,19 @@ def part_quantities(part: str, n_slots: int, control_mode: str, side: str) -> tu
     ('delta_m', 'delta_m', 'delta_m', 'delta_rad', 'delta_rad', 'delta_rad')
     """
     if part.startswith("gripper"):
-        return ("gripper",) * n_slots
+        return _all("gripper", n_slots)
     if part == "torso":
-        return ("torso_m",) * n_slots
+        return _all("torso_m", n_slots)
     if part == "base":
         # A nonholonomic base has two slots, forward and turn: it has no sideways speed.
-        return ("base_m_s", "base_rad_s") if n_slots == 2 else ("base_m_s", "base_m_s", "base_rad_s")[:n_slots]
+        return (_BASE[0], _BASE[2]) if n_slots == 2 else _BASE[:n_slots]
     if is_joint_mode(control_mode):
-        return ("joint_rad_s" if is_velocity(control_mode) and side == "action" else "joint_rad",) * n_slots
-    if is_delta(control_mode) and side == "action":
-        return ("delta_m", "delta_m", "delta_m", "delta_rad", "delta_rad", "delta_rad")[:n_slots]
-    return ("pose_m", "pose_m", "pose_m", "pose_rad", "pose_rad", "pose_rad")[:n_slots]
+        return _all("joint_rad_s" if is_velocity(control_mode) and side == "action" else "joint_rad", n_slots)
+    return (_DELTA if is_delta(control_mode) and side == "action" else _POSE)[:n_slots]
+
+
+def _all(quantity: Quantity, n_slots: int) -> tuple[Quantity, ...]:
+    return (quantity,) * n_slots
 
 
 def slot_quantities(control_mode: str, parts: Mapping[str, Sequence[int]], side: str) -> dict[int, Quantity]:

@@ -22,7 +22,7 @@ _INSTEAD = f"Use --runner={LOCAL_RUNNER} here, or DataflowRunner, FlinkRunner or
 
 def make_beam_options(flags: Sequence[str], n_workers: int | None = None) -> PipelineOptions:
     """Returns Beam's options; without `--runner` the work runs in `n_workers` threads of this process
-    (which hand it on to worker processes, where such were forked).
+    (which pass it to worker processes, where such were forked).
 
     Raises UsageError for flags that Beam does not know and for runners that give wrong results.
     """

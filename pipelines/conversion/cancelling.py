@@ -1,8 +1,7 @@
-"""The threads of this process that write an output: counted, and called off when their run has failed; with the
-processes that it forked.
+"""Cancels the writers of an output when their run has failed: threads of this process, and processes that it forked.
 
-Beam's local runner reports the first failure while other threads are still at work; whoever gets the error must find
-a quiet folder.
+Beam's local runner reports the first failure while other threads are still writing. The caller who gets that error
+must find a folder in which nothing changes any more.
 """
 
 import mmap
@@ -15,17 +14,17 @@ from pipelines.contract.errors import FailedWork
 
 _changed = threading.Condition()
 _at_work: Counter[str] = Counter()
-_called_off: set[str] = set()
-# Memory that forked processes share: whether their launcher called its writers off.
-_shared = mmap.mmap(-1, 1)
-_obeys = False
+_cancelled: set[str] = set()
+# A condition or event does not reach a process that is already forked; a byte of shared memory does.
+_launcher_cancelled = mmap.mmap(-1, 1)
+_follows_launcher = False
 
 
 @contextmanager
 def at_work(output: str) -> Iterator[None]:
-    """Counts a writer of `output` while the block runs. Raises FailedWork when writers were called off."""
+    """Counts a writer of `output` while the block runs. Raises FailedWork where writers were cancelled."""
     with _changed:
-        check_wanted(output)
+        check_not_cancelled(output)
         _at_work[output] += 1
     try:
         yield
@@ -35,28 +34,28 @@ def at_work(output: str) -> Iterator[None]:
             _changed.notify_all()
 
 
-def check_wanted(output: str) -> None:
-    """Raises FailedWork when another writer's failure has ended the run; long work asks between two episodes."""
-    if output in _called_off or (_obeys and _shared[0]):
+def check_not_cancelled(output: str) -> None:
+    """Raises FailedWork when another writer's failure has ended the run; long work calls this between two episodes."""
+    if output in _cancelled or (_follows_launcher and _launcher_cancelled[0]):
         raise FailedWork(f"{output}: this part was left undone, since another one failed")
 
 
-def obey_launcher() -> None:
-    """From now on, writers of this process are called off with those of the process that forked it."""
-    global _obeys
-    _obeys = True
+def follow_launcher() -> None:
+    """Lets the process that forked this one cancel the writers of this one, too."""
+    global _follows_launcher
+    _follows_launcher = True
 
 
-def call_in(output: str) -> None:
-    """Lets writers of `output` begin, whatever an earlier run in this process came to."""
+def allow_writers(output: str) -> None:
+    """Lets writers of `output` begin, also after an earlier run in this process was cancelled."""
     with _changed:
-        _called_off.discard(output)
-        _shared[0] = False
+        _cancelled.discard(output)
+        _launcher_cancelled[0] = False
 
 
-def call_off(output: str, timeout_s: float) -> bool:
-    """Has the writers of `output` end at their next episode and waits for them; says whether all have ended."""
+def cancel_writers(output: str, timeout_s: float) -> bool:
+    """Makes the writers of `output` end at their next episode and waits for them; returns whether all have ended."""
     with _changed:
-        _called_off.add(output)
-        _shared[0] = True
+        _cancelled.add(output)
+        _launcher_cancelled[0] = True
         return _changed.wait_for(lambda: not _at_work[output], timeout_s)

@@ -23,7 +23,7 @@ from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
-from pipelines.conversion.cancelling import call_in, call_off
+from pipelines.conversion.cancelling import allow_writers, cancel_writers
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
 from pipelines.conversion.graph import ConvertAll
@@ -59,7 +59,7 @@ _NAME = re.compile(r"[a-zA-Z]\w*")
 _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
 _POLL_S = 0.2
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
-_CALL_OFF_S = 60.0
+_CANCEL_S = 60.0
 _REMOTE_POLL_S = 10.0
 
 
@@ -376,13 +376,13 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
     After a failure, or Ctrl-C, no thread of this process writes any more.
     """
     output = transform.job.directory
-    call_in(output)
+    allow_writers(output)
     report_failures_once()
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform
     except BaseException as error:
-        call_off(output, _CALL_OFF_S)
+        cancel_writers(output, _CANCEL_S)
         if not isinstance(error, (RuntimeError, OSError, EmbodimixError)):
             raise
         message = worker_message(with_urls(str(error)))

@@ -1,4 +1,4 @@
-"""Workers of Beam's local runner: what memory they set aside, what they say and who was killed, how all end."""
+"""Workers of Beam's local runner: their memory, their error messages, and how a killed one is noticed and all end."""
 
 import ctypes
 import logging
@@ -13,7 +13,8 @@ from typing import TextIO
 
 from pipelines.contract.errors import EmbodimixError
 
-# What the runner's thread that waits for a worker process ends with; nothing else hears of it.
+# The runner has no callback for a worker that died: its thread raises this text, which only the hook for uncaught
+# exceptions of threads sees.
 _EXITED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 
 _FORESEEN = re.compile(r"pipelines\.|KeyError: 'bundle_\d+'$")
@@ -49,8 +50,8 @@ def killed_by(message: str) -> str:
     >>> killed_by("Worker subprocess exited with return code 137")
     'SIGKILL'
     """
-    told = _EXITED.search(message)
-    code = int(told[1]) if told else 0
+    exited = _EXITED.search(message)
+    code = int(exited[1]) if exited else 0
     number = -code if code < 0 else code - 128  # A shell between the two adds 128.
     if number not in set(signal.Signals) or number == signal.SIGINT:
         return ""
@@ -60,7 +61,7 @@ def killed_by(message: str) -> str:
 def report_failures_once() -> None:
     """From now on, Beam does not print the way through its own code three times for a failure that has a message.
 
-    Whoever runs the pipeline tells that message. Errors that nobody foresaw are printed in full. Beam's threads may
+    The caller of the pipeline prints that message. Errors that nobody foresaw are printed in full. Beam's threads may
     print when a run has ended, so nothing puts this back.
     """
     from apache_beam.runners.worker import sdk_worker
@@ -94,7 +95,7 @@ def is_foreseen(text: str) -> bool:
 
 
 def killed_worker_message(how: str) -> str:
-    """What a user is told when a worker process ended by a signal or without an answer."""
+    """The message for a worker process that ended by a signal or without an answer."""
     return f"a worker process was killed ({how}); if memory ran out, use fewer --workers"
 
 

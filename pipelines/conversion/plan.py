@@ -137,7 +137,7 @@ def _stated(record: Any, leave_out: Collection[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOrigin:
-    """What an unfinished conversion was made from; `input` tells whether the files are still those."""
+    """What an unfinished conversion was made from; `input` shows whether the files are still the same."""
 
     options_hash: str
     code_hash: str
@@ -222,7 +222,7 @@ def _with_split(located: EpisodeLocation, val_fraction: float) -> EpisodeLocatio
     reference = located.reference
     if not val_fraction or reference.split != "train":
         return located
-    place = int(hashlib.sha256(f"val\0{reference.key}".encode()).hexdigest()[:13], 16) / 16**13
-    if place >= val_fraction:
+    share = int(hashlib.sha256(f"val\0{reference.key}".encode()).hexdigest()[:13], 16) / 16**13
+    if share >= val_fraction:
         return located
     return replace(located, reference=replace(reference, split="val"))

@@ -1,6 +1,9 @@
 """One episode from its native file to canonical slots, with every fault named."""
 
 import importlib
+import pickle
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -8,7 +11,7 @@ from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
-from pipelines.conversion.cancelling import check_wanted
+from pipelines.conversion.cancelling import check_not_cancelled
 from pipelines.conversion.heartbeat import beat
 from pipelines.conversion.plan import Job
 from pipelines.mapping.adapters import FROM_LOG
@@ -18,16 +21,24 @@ from pipelines.storage.mirror import FilesOf, staged
 from pipelines.storage.retry import transient_cause
 
 # What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
+# zlib, struct and pickle have errors of their own that are none of the built-in kinds; Pillow raises SyntaxError on a
+# broken PNG; zarr and h5py check some of what they read by assert.
 UNREADABLE = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
+    BufferError,
     EOFError,
     LookupError,
     MemoryError,
     OSError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    pickle.PickleError,
+    struct.error,
+    zlib.error,
 )
 
 
@@ -55,13 +66,13 @@ def episodes_at_hand(job: Job, references: Sequence[EpisodeLocation], *, picture
     """The episodes one by one, each while its files are on this machine; shows the supervisor that work goes on."""
 
     def on_wait(moved: bool) -> None:
-        check_wanted(job.directory)
+        check_not_cancelled(job.directory)
         if moved:
             beat(job)
 
     files_of: FilesOf = reader_of(job.adapter.format).files_of
     for located in staged(references, files_of, pictures=pictures, kept_gb=job.input_cache_gb, on_wait=on_wait):
-        check_wanted(job.directory)
+        check_not_cancelled(job.directory)
         beat(job)
         yield located
 
@@ -73,8 +84,8 @@ def reader_of(format: str) -> ModuleType:
 
 def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     try:
-        told = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
-        embodiment = get_embodiment(job.robot or told)
+        stated = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
+        embodiment = get_embodiment(job.robot or stated)
         job.adapter.check_robot(embodiment)
     except UsageError as error:
         raise Rejected("unknown_robot", str(error)) from error

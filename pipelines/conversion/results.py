@@ -17,7 +17,7 @@ class KeptEpisode:
     """A record that was written: where it came from, its length, the cameras it lacks, and notes on its quality.
 
     source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
-    the input gave it, by file and number, which decides its shard and tells what an append already knows. inferred:
+    the input gave it, by file and number, which decides its shard and by which an append knows it. inferred:
     what the source did not state and its reader concluded or repaired, a sentence each.
     """
 

@@ -108,7 +108,7 @@ class Adapter:
     max_loss: the share of its steps that an episode may lose and still be kept.
     keep_when: episode-level native flag -> value that an episode must have, else it is rejected as `filtered`.
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras published as BGR.
-    published_size: [y, x] of the pictures of these cameras, by which a repaired copy is told from one as published;
+    published_size: [y, x] of the pictures of these cameras, by which one as published is known;
     channels, channels_known: which of the two it is, and how that is known, set at conversion.
     camera_forms: how each camera slot's pictures are stored, where not as everybody's.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
@@ -314,7 +314,7 @@ def _each(value: Any) -> float | tuple[float, ...]:
 
 
 def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> None:
-    """Compares the dims that a part takes with its slots, where the entry alone tells them."""
+    """Compares the dims that a part takes with its slots, where the entry alone states them."""
     widths = [selector.width for selector in source.sources]
     if source.names:
         widths = [len(source.names)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pipelines.contract.embodiments import Slots, get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.contract.slots import CAMERAS, is_joint_mode
+from pipelines.contract.slots import CAMERAS, METRIC, is_joint_mode
 from pipelines.contract.units import describe_unit, part_quantities
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
 from pipelines.mapping.to_slots import Parts, parts_of
@@ -36,7 +36,7 @@ def explain_adapter(adapter: Adapter, robot: str = "") -> str:
     lines += [f"    {camera:<18} <- {_camera(adapter, embodiment.cameras, camera)}" for camera in CAMERAS]
     for side, parts, slots in (("state", state, vectors.state), ("action", action, vectors.action)):
         lines.append(f"  {side}")
-        rows = list(slot_rows(adapter.control_mode, side, parts, slots))
+        rows = list(slot_rows(adapter.control_mode, side, parts, slots, adapter.units))
         lines += [f"    {slot:>2}  {name:<15} {unit:<17} <- {native}" for slot, name, unit, native in rows]
         masked = sorted({n for numbers in slots.values() for n in numbers} - {row[0] for row in rows})
         if masked:
@@ -70,8 +70,12 @@ def registry_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Iterator[Row]:
-    """Yields (slot, name, unit, native dims) for every slot that a native dim lands in."""
+def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots, units: str = METRIC) -> Iterator[Row]:
+    """Yields (slot, name, unit, native dims) for every slot that a native dim lands in.
+
+    units: of the entry. Native ones are those of the action, and of joint positions, which are of one kind with it.
+    """
+    in_own_units = units != METRIC and (side == "action" or control_mode == "joint_position")
     for part, source in parts.items():
         numbers = slots[part]
         filled = FORMS[source.form][1] if source.form in FORMS else tuple(range(len(numbers)))
@@ -80,7 +84,8 @@ def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots) -> Itera
         for i, native in zip(filled, natives, strict=True):
             name = part if len(numbers) == 1 else f"{part} {_dim_name(part, control_mode, i)}"
             later = ", one step later" if source.next else ""
-            yield numbers[i], name, describe_unit(quantities[i]), native + later
+            is_native = in_own_units and not part.startswith("gripper")
+            yield numbers[i], name, "native" if is_native else describe_unit(quantities[i]), native + later
 
 
 def _native_dims(source: PartSource, n: int) -> list[str]:

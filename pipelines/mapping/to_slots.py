@@ -240,8 +240,8 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             continue
         found = int(np.prod(native.arrays[key].shape[1:], dtype=int))
         if found != width:
-            names = list(native.dim_names.get(key, ())) or [f"{key}[{i}]" for i in range(found)]
-            extra = f"; left over: {', '.join(names[width:])}" if found > width else ""
+            given = list(native.dim_names.get(key, ())) or [f"{key}[{i}]" for i in range(found)]
+            extra = f"; left over: {', '.join(given[width:])}" if found > width else ""
             raise Rejected(
                 "wrong_dims", f"{key}: expected {width} dims for robot {embodiment.name}, found {found}{extra}"
             )
@@ -262,7 +262,8 @@ def filter_steps(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     for source in (*adapter.state.values(), *adapter.action.values()):
         if source.form == "matrix":
             # A logger that had no pose yet stored zeros (viola, austin_buds, austin_sirius); the other steps are good.
-            native = keep_steps(native, select_part(native, source).any(axis=1), "all_zero_matrix")
+            is_pose = np.abs(select_part(native, source)).max(axis=1) > 0
+            native = keep_steps(native, is_pose, "all_zero_matrix")
     return native
 
 
@@ -341,7 +342,7 @@ def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequ
     is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"
     if (form.channels or ("bgr" if is_published_bgr else "rgb")) == "bgr":
         frames = SwappedChannels(frames)
-    return TurnedFrames(frames, form.flip, form.rotate) if form.flip or form.rotate else frames
+    return TurnedFrames(frames, form.flip or "", form.rotate) if form.flip or form.rotate else frames
 
 
 def _count_draws(images: Mapping[str, Sequence[Image]], native: NativeEpisode, adapter: Adapter) -> dict[str, float]:

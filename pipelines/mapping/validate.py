@@ -142,7 +142,7 @@ def find_absurd_steps(
     A jump does not say which of its two sides is wrong. What lies within reach of the longest stretch without a jump
     is kept: a single glitch is one step, and of an episode that changes over to other values the shorter part is lost.
     """
-    outside = _is_outside(values, mask, quantities).any(axis=1)
+    outside: NDArray[np.bool_] = np.logical_or.reduce(_is_outside(values, mask, quantities), axis=1)
     jumps = np.zeros(len(values), np.bool_)
     if (_excess(values[:-1], values[1:], mask, quantities, control_hz) > 0).any():
         jumps = ~outside & ~_within_reach(values, ~outside, mask, quantities, control_hz)

@@ -166,7 +166,7 @@ def _partial(manifest: Manifest) -> list[Block]:
 
 
 def _inferred(manifest: Manifest) -> list[Block]:
-    """What the source did not state: whoever trusts the dataset should know what was concluded in its place."""
+    """What the source did not state: a reader who trusts the dataset should know what was concluded instead."""
     if not manifest.inferred:
         return []
     rows = [[sentence, f"{n:,}"] for sentence, n in manifest.inferred.items()]
@@ -217,7 +217,7 @@ def _group_blocks(key: str, facts: Facts, ratios: Sequence[Ratio]) -> list[Block
 
 def _slot_blocks(group: NormKeyFacts, statistics: NormStatistics) -> list[Block]:
     names = {slot: f"{part}[{i}]" for part, slots in group.example.parts.items() for i, slot in enumerate(slots)}
-    state_units, action_units = group.example.units("state"), group.example.units("action")
+    state_units, action_units = group.example.shown_units("state"), group.example.shown_units("action")
     sides = (("state", statistics.state, state_units), ("action", statistics.action, action_units))
     rows, titles, pairs = [], [], []
     for slot in range(N_SLOTS):

@@ -107,7 +107,8 @@ def gather_facts(dataset: Dataset) -> Facts:
         steps[episode.split] += episode.n_steps
         tasks[episode.task] += 1
         instructions.update(episode.language)
-        segment_texts.update(segment["text"] for segment in episode.segments)
+        # The phrases of proposals describe motion; a card that counted them would promise language that is not there.
+        segment_texts.update(s["text"] for s in episode.segments if s["source"] != "proposal")
         n_silent += not says_something(episode)
         sources[str(Path(episode.source_uri).parent)] += 1
     return Facts(

@@ -51,7 +51,7 @@ class Language:
 
 
 def measure_identity(episode: StoredEpisode) -> Identity:
-    """Returns what tells an episode from others."""
+    """Returns what distinguishes an episode from others."""
     digest = hashlib.sha256(episode.state.tobytes() + episode.action.tobytes()).hexdigest()
     moves = episode.has_vectors and episode.n_steps > 2 and bool((episode.state != episode.state[0]).any())
     return Identity(
@@ -104,7 +104,7 @@ def conclude_language(scope: str, found: Sequence[Language]) -> list[Finding]:
         listed = ", ".join(repr(text) for text in variants[0])
         evidence = f"{len(variants)} tasks are spelled in several ways, such as {listed}"
         advice = "Choose one spelling: a mixture that groups by task gives each spelling a weight of its own."
-        where = [place for texts in variants for place in texts.values()]
+        where = [episode for texts in variants for episode in texts.values()]
         findings.append(finding("language_variants", "warning", scope, evidence, advice, where))
     return findings
 

@@ -41,7 +41,7 @@ def measure_grippers(episode: StoredEpisode) -> list[GripperMotion]:
 
 
 def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> list[Finding]:
-    """Fingers close when told to; a thing between them stops them from closing, nothing stops them from opening."""
+    """Fingers close on command; a thing between them may stop them from closing, nothing stops them from opening."""
     motions = [motion for motions in found for motion in motions]
     agree, against = sum(m.agree for m in motions), sum(m.against for m in motions)
     if not motions:

@@ -65,7 +65,7 @@ class Moves:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """State's change per commanded change of one slot, in the dataset's units: 1 where the arm does what it is told.
+    """State's change per commanded change of one slot, in the dataset's units: 1 where the arm does what is commanded.
 
     low, high: what the data allow at 95 %, episodes taken as independent and noise on either side allowed for: the
     slope of the state on the command is too small when the command is noisy, its inverse too large when the state is

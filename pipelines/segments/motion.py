@@ -152,7 +152,8 @@ def smooth(values: Floats, width: int) -> Floats:
     # The window shrinks on both sides alike, so that a ramp stays the same ramp up to its ends.
     reach = np.minimum(half, np.minimum(steps, len(values) - 1 - steps))
     widths = (2 * reach + 1).reshape(-1, *[1] * (values.ndim - 1))
-    return (sums[steps + reach + 1] - sums[steps - reach]) / widths
+    means: Floats = (sums[steps + reach + 1] - sums[steps - reach]) / widths
+    return means
 
 
 def _part_motion(
@@ -198,7 +199,8 @@ def _speed(signal: Floats, control_hz: float, parameters: MotionParameters) -> F
     if len(signal) < 2:
         return np.zeros(len(signal))
     smoothed = smooth(signal, round(parameters.smoothing_s * control_hz))
-    return np.linalg.norm(np.gradient(smoothed, axis=0) * control_hz, axis=1)
+    speeds: Floats = np.linalg.norm(np.gradient(smoothed, axis=0) * control_hz, axis=1)
+    return speeds
 
 
 def _gripper_events(

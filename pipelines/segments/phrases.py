@@ -71,7 +71,8 @@ def _movements(motion: Motion, start: int, end: int, two_arms: bool) -> list[str
 
 def _change(part: PartMotion, start: int, end: int) -> Floats:
     # The last step's own movement shows in the step after it.
-    return part.path[min(end, len(part.path) - 1)] - part.path[start]
+    change: Floats = part.path[min(end, len(part.path) - 1)] - part.path[start]
+    return change
 
 
 def _arm_words(part: PartMotion, side: str, start: int, end: int) -> str:

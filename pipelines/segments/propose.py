@@ -165,7 +165,8 @@ def _turns(part: PartMotion, reach: int, parameters: ProposeParameters) -> Float
 def _trailing_max(values: Floats, reach: int) -> Floats:
     """The greatest value among the last `reach` before each step and the step itself."""
     padded = np.concatenate([np.full(reach, -np.inf), values])
-    return np.lib.stride_tricks.sliding_window_view(padded, reach + 1).max(axis=1)
+    greatest: Floats = np.lib.stride_tricks.sliding_window_view(padded, reach + 1).max(axis=1)
+    return greatest
 
 
 def _centres(values: Floats, radius: int) -> Floats:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS, METRIC, N_SLOTS, units_of
 from pipelines.contract.units import slot_units
 from pipelines.shards.dataset import Dataset, ShardPaths
 from pipelines.shards.sidecar import PictureRanges, jpeg_offsets, read_sidecar
@@ -74,6 +74,14 @@ class StoredEpisode:
     def units(self, side: str) -> dict[int, str]:
         """The unit of every slot of the robot's parts: rad, rad/s, m, m/s or closed. side: state or action."""
         return slot_units(self.control_mode, self.parts, side)
+
+    def shown_units(self, side: str) -> dict[int, str]:
+        """As `units`, in the words of a page: an arm's numbers whose source states no scale are in `native` units."""
+        units = self.units(side)
+        if units_of(self.norm_key) == METRIC:
+            return units
+        arms = {slot for part, slots in self.parts.items() if part.startswith("arm") for slot in slots}
+        return {slot: "native" if slot in arms else unit for slot, unit in units.items()}
 
     def read_pictures(self, camera: str, steps: Sequence[int]) -> list[bytes]:
         """The JPEGs of some steps of a camera, as they lie in the shard."""
@@ -145,9 +153,11 @@ class _Lists:
         self._values = column.values.to_numpy(zero_copy_only=False)
 
     def at(self, row: int) -> NDArray[Any]:
-        return self._values[self._offsets[row] : self._offsets[row + 1]]
+        values: NDArray[Any] = self._values[self._offsets[row] : self._offsets[row + 1]]
+        return values
 
 
 def _read(file: Any, offset: int, length: int) -> bytes:
     file.seek(offset)
-    return file.read(length)
+    data: bytes = file.read(length)
+    return data

@@ -10,7 +10,15 @@ from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rej
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, scan_files, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, is_encoded, open_frames, open_hdf5, read_array, read_arrays
+from pipelines.sources.hdf5 import (
+    READ_ERRORS,
+    describe_cameras,
+    is_encoded,
+    open_frames,
+    open_hdf5,
+    read_array,
+    read_arrays,
+)
 from pipelines.sources.hdf5_texts import read_instruction, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import as_storage_path
@@ -49,6 +57,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             arrays = read_arrays(file, _KEYS, t, str(path))
             names = {key: read_names(file[key]) or _file_names(file, key) for key in arrays}
             cameras = file["observations/images"] if "observations/images" in file else {}
+            cameras_found = describe_cameras(cameras)
             frames = open_frames(path, cameras, t, adapter, _read_lengths(file, cameras, t))
             instruction, step_text = read_instruction(file), read_step_text(file, t, str(path))
     except READ_ERRORS as error:
@@ -62,6 +71,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         task=instruction,
         language=(instruction,) if instruction else (),
         step_text=step_text,
+        cameras_found=cameras_found,
         inferred=note_floats(frames),
     )
 

@@ -138,6 +138,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     arrays: dict[str, NDArray] = {}
     frames: dict[str, Sequence[Image]] = {}
     others: list[str] = []
+    names: dict[str, tuple[str, ...]] = {}
     needed = _needed_keys(adapter)
     try:
         store, group = open_store(local_path(as_storage_path(path)))
@@ -150,6 +151,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             elif array.dtype.kind in "fiub" and array.ndim <= 2:
                 if (numbers := _read_rows(store, array, start, end, where, key in needed)) is not None:
                     arrays[key] = numbers
+                    names |= {key: stated} if (stated := _read_names(array)) else {}
             elif array.ndim == 4:
                 others.append(f"{key} ({array.dtype} {list(array.shape)})")
     except READ_ERRORS as error:
@@ -160,11 +162,21 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         n_steps=end - start,
         arrays=arrays,
         frames=frames,
+        dim_names=names,
         timestamp_s=times,
         control_hz=hz,
         cameras_found=", ".join([*frames, *others]) or "no array of pictures [t, y, x, 3] below data",
         inferred=inferred | note_floats(frames),
     )
+
+
+def _read_names(array: zarr.Array) -> tuple[str, ...]:
+    """The names that an array's attributes give its columns; () where they give none."""
+    for key in ("dim_names", "joint_names", "names"):
+        stated = array.attrs.get(key)
+        if isinstance(stated, (list, tuple)) and all(isinstance(name, str) for name in stated):
+            return tuple(str(name) for name in stated)
+    return ()
 
 
 def _needed_keys(adapter: Adapter) -> set[str]:

@@ -167,6 +167,20 @@ def open_frames(
     return frames
 
 
+def describe_cameras(group: h5py.Group | Mapping[str, Any]) -> str:
+    """Names what a group holds that may be pictures, with types and shapes, for the message that none of it is read.
+
+    >>> describe_cameras({})
+    'no pictures'
+    """
+    found = [
+        f"{name} ({dataset.dtype} {list(dataset.shape)})"
+        for name, dataset in group.items()
+        if isinstance(dataset, h5py.Dataset) and (dataset.ndim >= 3 or is_encoded(dataset))
+    ]
+    return ", ".join(found) or "no pictures"
+
+
 def is_pictures(dataset: h5py.Dataset) -> bool:
     """Whether a dataset holds pictures as numbers, [t, y, x, 3]; those of other numbers than bytes may be floats."""
     return dataset.ndim == 4 and (dataset.dtype == np.uint8 or dataset.dtype.kind == "f")

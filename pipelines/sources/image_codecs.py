@@ -1,5 +1,6 @@
 """Pictures that zarr stores compress one by one with imagecodecs, as recorders of UMI and Diffusion Policy do."""
 
+import functools
 import importlib.util
 from typing import Any, ClassVar
 
@@ -47,8 +48,12 @@ class Jpeg2k(_ImageCodec):
 IMAGE_CODECS = {codec.codec_id: codec for codec in (JpegXl, Jpeg2k)}
 
 
+@functools.cache
 def register_image_codecs() -> None:
-    """Makes zarr read these pictures, if imagecodecs is installed; that library is loaded at the first picture."""
+    """Makes zarr read these pictures, if imagecodecs is installed; that library is loaded at the first picture.
+
+    Once a process: to look for a package takes as long as to read a small array.
+    """
     if importlib.util.find_spec("imagecodecs"):
         for name, codec in IMAGE_CODECS.items():
             if name not in numcodecs.registry.codec_registry:

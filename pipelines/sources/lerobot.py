@@ -16,18 +16,8 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.camera_rows import CameraRows, keep_paired
 from pipelines.sources.folders import key_of, source_root
-from pipelines.sources.lerobot_files.meta import (
-    EpisodeFiles,
-    Meta,
-    find_root,
-    flatten_names,
-    key_of_episode,
-    load_meta,
-    make_reject,
-    malformed_metadata_named,
-    read_json,
-    split_of,
-)
+from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
+from pipelines.sources.lerobot_files.records import EpisodeFiles, key_of_episode, make_reject, read_json, split_of
 from pipelines.sources.lerobot_files.tables import ColumnFrames, Rows, read_rows, read_step_text, runs_of
 from pipelines.sources.lerobot_files.videos import (
     RowTimes,

@@ -83,8 +83,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
-    told = {key: value for key, value in features.items() if key.startswith(METADATA)}
-    language = read_language(texts, arrays, told, adapter.language)
+    metadata = {key: value for key, value in features.items() if key.startswith(METADATA)}
+    language = read_language(texts, arrays, metadata, adapter.language)
     flags = read_flags(features)
     name = name_episode(features)
     return NativeEpisode(

@@ -14,7 +14,7 @@ from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, Nati
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, open_frames, open_hdf5, read_array, read_arrays
+from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5, read_array, read_arrays
 from pipelines.sources.hdf5_texts import read_instruction, read_json, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
@@ -48,7 +48,7 @@ def find(source: str, adapter: Adapter) -> Found:
         try:
             with open_hdf5(path) as file:
                 found = _list_demos(file, path, root)
-                tasks |= dict.fromkeys(_list_tasks(file))
+                tasks |= dict.fromkeys(_list_tasks(file, each=not isinstance(path, RemotePath)))
         except (Rejected, *READ_ERRORS) as error:
             if passing := transient_cause(error):
                 raise passing from error
@@ -83,6 +83,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             _check_controller(file["data"], adapter, where)
             vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3 and item.dtype.kind in "fiub"]
             arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where)
+            cameras_found = describe_cameras(group["obs"])
             frames = open_frames(path, group["obs"], t, adapter)
             names = {key: read_names(group[key]) for key in arrays}
             hz = _read_control_hz(file)
@@ -102,6 +103,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         task=instruction,
         language=(instruction,) if instruction else (),
         step_text=step_text,
+        cameras_found=cameras_found,
         success=success,
         reward=None if rewards is None else rewards.astype(np.float32).reshape(t),
         inferred=inferred | note_floats(frames),
@@ -144,8 +146,9 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
     ]
     lost = {demo: f"the mask of {split} names {demo}" for demo, split in splits.items() if demo not in data}
     n_promised = int(data.attrs.get("num_demos", 0))
-    n_lost = n_promised - len(lost) - len(demos)
-    for number in range(len(demos), len(demos) + n_lost) if n_lost <= MAX_PROMISED else (f"{n_lost}_demonstrations",):
+    if n_promised > MAX_PROMISED:
+        raise Rejected("wrong_attributes", f"num_demos: expected at most {MAX_PROMISED}, found {n_promised}")
+    for number in range(len(demos), n_promised - len(lost)):
         lost[f"lost_{number}"] = f"num_demos promises {n_promised} demonstrations"
     rejects = [
         replace(
@@ -157,11 +160,15 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
-def _list_tasks(file: h5py.File) -> list[str]:
-    """The instructions that a file states, or else the name of its environment."""
+def _list_tasks(file: h5py.File, each: bool) -> list[str]:
+    """The instructions that a file states, or else the name of its environment.
+
+    each: whether to ask every demonstration, which in an object store would be a call for each.
+    """
     data = file["data"]
-    stated = [read_instruction(demo) for demo in data.values() if isinstance(demo, h5py.Group)]
-    stated += [read_instruction(data)] if not all(stated) else []
+    demos = [demo for demo in data.values() if isinstance(demo, h5py.Group)] if each else []
+    stated = [read_instruction(demo) for demo in demos]
+    stated += [read_instruction(data)] if not stated or not all(stated) else []
     content = read_json(data.attrs.get("env_args"))
     name = content.get("env_name") if isinstance(content, Mapping) else None
     return [text for text in stated if text] or ([str(name)] if name else [])

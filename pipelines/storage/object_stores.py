@@ -70,8 +70,10 @@ def open_object(url: str, n_bytes: int = _LARGEST_BUFFER) -> IO[bytes]:
     with errors_named(url):
         client = _client(url)
         if client is None:
-            return _file_systems().open(url, compression_type=CompressionTypes.UNCOMPRESSED)
-        return client.open(url, "rb", read_buffer_size=min(max(n_bytes, _SMALLEST_BUFFER), _LARGEST_BUFFER))
+            opened: IO[bytes] = _file_systems().open(url, compression_type=CompressionTypes.UNCOMPRESSED)
+            return opened
+        opened = client.open(url, "rb", read_buffer_size=min(max(n_bytes, _SMALLEST_BUFFER), _LARGEST_BUFFER))
+        return opened
 
 
 def download_object(url: str, target: IO[bytes]) -> None:

@@ -63,7 +63,7 @@ def store_pause_s(attempts: int) -> float:
     >>> [store_pause_s(n) for n in (1, 2, 3, 4)]
     [0.2, 0.4, 0.8, 1.6]
     """
-    return STORE_FIRST_PAUSE_S * 2 ** (attempts - 1)
+    return STORE_FIRST_PAUSE_S * 2.0 ** (attempts - 1)
 
 
 def with_store_retries(read: Callable[[], Result], what: str) -> Result:

@@ -319,3 +319,12 @@ def test_a_lock_that_is_cut_or_none_is_refused(tmp_path: Path, content: str, mes
     (tmp_path / "m.lock.json").write_text(content)
     with pytest.raises(UsageError, match=message):
         read_lock(tmp_path / "m.lock.json")
+
+
+def test_another_form_of_compiled_files_is_no_other_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
+    lock = opened(tmp_path, "datasets: [{path: a/1.0.0}]\n").lock()
+    for module in ("compiling", "tables"):
+        monkeypatch.setattr(f"mixtures.index.{module}.FORMAT", "embodimix.compiled/v99")
+    opened(tmp_path, "datasets: [{path: a/1.0.0}]\n").check_lock(lock)
+    assert len(list((tmp_path / "cache" / "tables").glob("*/table.json"))) == 2

@@ -17,7 +17,8 @@ from pipelines.contract.images import CorruptImage
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import Rejected, check_array_size
 from pipelines.sources.folders import check_regular
-from pipelines.sources.lerobot_files.meta import PARQUET_ERRORS, EpisodeFiles, Meta
+from pipelines.sources.lerobot_files.meta import Meta
+from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, EpisodeFiles
 from pipelines.storage.mirror import local_path
 from pipelines.storage.paths import StoragePath
 

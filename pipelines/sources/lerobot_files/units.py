@@ -21,7 +21,8 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.sources.folders import source_root
-from pipelines.sources.lerobot_files.meta import PARQUET_ERRORS, Meta, find_root, flatten_names, load_meta, read_json
+from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta
+from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_json
 from pipelines.sources.lerobot_files.tables import to_array
 from pipelines.storage.paths import StoragePath
 
@@ -84,7 +85,7 @@ def choose_units(source: str, adapter: Adapter, units: str) -> Adapter:
 def infer_units(names: tuple[str, ...], ranges: Ranges) -> tuple[str, str]:
     """Returns the units that are certain, "" where none are, and why.
 
-    >>> infer_units(("main_shoulder_pan", "main_gripper"), Ranges(low=np.array([-50.0, 0]), high=np.array([60.0, 90])))
+    >>> infer_units(("main_shoulder_pan", "main_gripper"), Ranges(low=np.full(6, -50.0), high=np.full(6, 60.0)))
     ('degrees', 'motors have the names of the time before percent of range')
     """
     low, high = _arms(ranges)

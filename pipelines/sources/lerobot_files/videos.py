@@ -11,7 +11,8 @@ from pipelines.contract.native import Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.sources.alignment import FRAME_TOLERANCE, Pairing, pair_frames
 from pipelines.sources.camera_rows import RATE_TOLERANCE, CameraRows
-from pipelines.sources.lerobot_files.meta import EpisodeFiles, Meta, VideoSpan
+from pipelines.sources.lerobot_files.meta import Meta
+from pipelines.sources.lerobot_files.records import EpisodeFiles, VideoSpan
 from pipelines.sources.video import VideoClock, read_clock
 from pipelines.storage.mirror import local_path
 

@@ -66,5 +66,5 @@ def _first_record(file: ShardFile) -> dict[str, object]:
         span = next(iter(scan_records(file.path)), None)
         return dict(parse_example(read_record(file.path, *span))) if span else {}
     except (CorruptRecord, CorruptExample):
-        # Whoever reads it later rejects it by name; here it only tells nothing.
+        # The conversion rejects such a record by name; here it says nothing about colours.
         return {}

@@ -32,7 +32,7 @@ _INSTRUCTIONS = (
     "language",
     "task",
 )
-# What datasets call the place that an episode came from (DROID, Bridge), or the episode itself.
+# What datasets call the path that an episode came from (DROID, Bridge), or the episode itself.
 _NAMES = ("file_path", "recording_folderpath", "episode_path", "uuid", "episode_id", "trajectory_id", "episode_name")
 
 
@@ -83,9 +83,9 @@ def _read_keys(
     step_text: tuple[str, ...] | None = None
     for key in keys:
         values = _step_texts(key, texts, arrays)
-        told = metadata.get(key)
-        if not values and isinstance(told, ByteStrings):
-            values = [clean_instruction(bytes(value)) for value in told]
+        of_metadata = metadata.get(key)
+        if not values and isinstance(of_metadata, ByteStrings):
+            values = [clean_instruction(bytes(value)) for value in of_metadata]
             of_episode |= dict.fromkeys(value for value in values if value)
         elif len(set(values)) > 1:
             step_text = step_text or tuple(values)

@@ -73,8 +73,8 @@ class _Split:
 def find_version_folder(source: StoragePath) -> StoragePath:
     """Returns the one folder at or below `source` that holds TFRecord files of one dataset version."""
     files = find_files(source, "*.tfrecord*")
-    found = {str(path.parent): path.parent for path in files if _SHARD.fullmatch(path.name)}
-    folders = [found[name] for name in sorted(found)]
+    parents = {str(path.parent): path.parent for path in files if _SHARD.fullmatch(path.name)}
+    folders = [parents[name] for name in sorted(parents)]
     if not folders:
         others = [path.name for path in find_files(source, "*-of-*") if _OTHER_FORMS.search(path.name)]
         found = f"files of another form, such as {others[0]}; write them again as tfrecord" if others else "none"
@@ -87,7 +87,7 @@ def find_version_folder(source: StoragePath) -> StoragePath:
 
 def list_shards(folder: StoragePath) -> ShardFiles:
     """Returns the files of every split. Raises UsageError where names contradict each other."""
-    matches = [match for path in sorted(folder.iterdir()) if (match := _SHARD.fullmatch(path.name))]
+    matches = [match for name in sorted(path.name for path in folder.iterdir()) if (match := _SHARD.fullmatch(name))]
     if len(names := {match["name"] for match in matches}) > 1:
         raise UsageError(f"{folder}: expected the files of one dataset, found {', '.join(sorted(names))}")
     promised = _read_shard_lengths(folder / "dataset_info.json")
@@ -112,7 +112,8 @@ def list_shards(folder: StoragePath) -> ShardFiles:
 def explain_missing(folder: StoragePath, files: ShardFiles) -> str:
     """Says in a line or two how many files and records of which split are not there."""
     texts = []
-    for split in sorted({file.split for file in files.missing}):
+    splits: list[str] = sorted({file.split for file in files.missing})
+    for split in splits:
         missing = [file for file in files.missing if file.split == split]
         n_there = sum(file.split == split for file in files.there)
         numbers = [str(file.shard) for file in missing]

@@ -1,5 +1,6 @@
 """Tests of the review server without a browser: who is let in, what can be read, what is refused."""
 
+import hashlib
 import http.client
 import json
 import shutil
@@ -153,7 +154,8 @@ def test_with_a_token_nothing_is_answered_without_it(tmp_path: Path, server: Loc
         assert ask(guarded, "/")[0] == ask(guarded, "/api/session")[0] == 401
         assert ask(guarded, "/?token=wrong")[0] == 401
         assert ask(guarded, "/?token=s3cret-s3cret-s3cret")[0] == 307
-        cookie = {"Cookie": "embodimix_review=s3cret-s3cret-s3cret"}
+        name = f"embodimix_review_{hashlib.sha256(b's3cret-s3cret-s3cret').hexdigest()[:8]}"
+        cookie = {"Cookie": f"{name}=s3cret-s3cret-s3cret"}
         assert ask(guarded, "/api/session", headers=cookie)[0] == 200
     finally:
         guarded.end()

@@ -13,6 +13,7 @@ from mixtures.actions.rotations import euler_to_relative, relative_to_euler, wra
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode
+from pipelines.shards.statistics import load_statistics, save_statistics
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 
@@ -215,3 +216,15 @@ def test_errors_of_angles_are_the_short_way(folder: Path) -> None:
     predicted[:, :, 0] += 7
     error = mixture.near_recorded(batch, predicted) - batch.action_physical
     assert error[0, :, 5] == pytest.approx(-0.02, abs=1e-5) and error[0, :, 0] == pytest.approx(7)
+
+
+def test_chunks_of_old_datasets_keep_the_old_rule_of_scales(tmp_path: Path) -> None:
+    home = write_dataset(tmp_path, "old", [make_episode(0, cameras=("base_0_rgb",))], n_shards=1)
+    old = {
+        key: replace(value, state=replace(value.state, rule="span/v1"), action=replace(value.action, rule="span/v1"))
+        for key, value in load_statistics(home / "statistics.json").items()
+    }
+    save_statistics(home / "statistics.json", old)
+    mixture = opened(tmp_path, "old", "{horizon: 4, mode: relative_to_first_state}")
+    found = mixture.statistics["arx/joint_position/pi18/v1"]
+    assert (found.state.rule, found.action.rule) == ("span/v1", "span/v1")

@@ -48,6 +48,13 @@ def test_zeroed_files_are_compiled_again(
     assert np.array_equal(after.action, before.action) and after.language == before.language
 
 
+def test_a_file_that_grew_is_damaged(tmp_path: Path) -> None:
+    ensure_sealed(tmp_path / "x", lambda folder: (folder / "a.bin").write_bytes(b"abc") and None)
+    with open(tmp_path / "x" / "a.bin", "ab") as file:
+        file.write(bytes(BLOCK_BYTES))
+    assert find_damage(tmp_path / "x") == f"a.bin has {BLOCK_BYTES + 3} bytes, not 3"
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "seal"])
 def test_cut_and_missing_files_are_compiled_again(folder: Path, damage: str) -> None:
     before = first_batch(folder)

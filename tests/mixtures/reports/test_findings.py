@@ -9,6 +9,7 @@ import pytest
 
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.reports.plan import explain, plan_of, render
+from mixtures.reports.plan_page import plan_page
 from mixtures.stream.batches import Stream
 from mixtures.stream.text_shares import count_long_texts, text_shares
 from pipelines.contract.episode import Episode, Segment
@@ -83,10 +84,30 @@ def test_datasets_of_one_pool_that_move_in_other_units_are_flagged(tmp_path: Pat
     assert flags(tmp_path, apart) == []
 
 
+def test_one_slot_that_moves_farther_is_no_other_unit(tmp_path: Path) -> None:
+    for name, scale in (("a", 0.03), ("b", 0.6)):
+        episodes = [moving(i + 10 * len(name), scale) for i in range(2)]
+        only_x = [replace(e, action=(e.action * (np.arange(18) == 0)).astype(np.float32)) for e in episodes]
+        write_dataset(tmp_path, name, [replace(e, state=e.state + scale) for e in only_x], n_shards=1)
+    assert flags(tmp_path, "datasets: [{path: a/1.0.0}, {path: b/1.0.0}]\n") == []
+
+
+def test_a_group_with_enough_stored_validation_holds_nothing_more_out(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "a", [make_episode(i, cameras=CAMERA) for i in range(4)], n_shards=1)
+    add_split(tmp_path / "a/1.0.0", [make_episode(8, cameras=CAMERA)])
+    write_dataset(tmp_path, "b", [make_episode(i, cameras=CAMERA) for i in range(10, 14)], n_shards=1)
+    body = "datasets: [{path: a/1.0.0}, {path: b/1.0.0}]\nvalidation: {fraction: 0, min_per_group: N, split: val}\n"
+    for fewest, held in ((1, 1), (3, 3)):
+        (group,) = opened(tmp_path, body.replace("N", str(fewest))).groups
+        assert (group.n_episodes, group.n_validation_episodes) == (9 - held, held)
+
+
 def test_plans_name_every_pool(tmp_path: Path) -> None:
     write_dataset(tmp_path, "metres", [moving(i, 0.03) for i in range(2)], n_shards=1)
     write_dataset(tmp_path, "viola", [replace(moving(2, 0.6), units="viola", control_hz=20.0)], n_shards=1)
-    plan = plan_of(opened(tmp_path, "datasets: [{path: metres/1.0.0}, {path: viola/1.0.0}]\n"))
+    mixture = opened(tmp_path, "datasets: [{path: metres/1.0.0}, {path: viola/1.0.0}]\n")
+    plan = plan_of(mixture)
+    assert "Pools of statistics" in (page := plan_page(plan, mixture)) and "arx/ee_delta/pi18/v1/viola" in page
     assert plan.to_json()["pools"] == [
         {
             "name": name,

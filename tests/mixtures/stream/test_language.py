@@ -67,6 +67,15 @@ def test_labelled_segments_are_texts(tmp_path: Path, source: str) -> None:
     assert drawn(tmp_path, spoken(0, segments, ("fold",)), "{segment: 1, task: 0}") == [{"grasp"}] * 12
 
 
+def test_a_lock_from_before_without_segment_texts_goes_on(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
+    spec = write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\nlanguage: {segment: 0}\n")
+    mixture = open_mixture(spec, cache=tmp_path / "cache")
+    lock = mixture.lock()
+    del lock["language"]["proposals"], lock["normalization"]
+    mixture.check_lock(lock)
+
+
 def test_a_lock_from_before_drew_the_phrases_of_proposals(tmp_path: Path) -> None:
     write_dataset(tmp_path, "a", [make_episode(0)], n_shards=1)
     mixture = open_mixture(write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\n"), cache=tmp_path / "cache")

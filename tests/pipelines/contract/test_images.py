@@ -120,7 +120,8 @@ def test_a_turned_jpeg_of_the_target_size_is_no_copy() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(slope(), "JPEG", quality=95, exif=exif)
-    assert np.abs(decode_jpeg(to_jpeg(data)).astype(int) - by_pillow(data)).mean() < 3
+    stored = np.asarray(Image.open(io.BytesIO(to_jpeg(data))))  # As readers see it that leave EXIF out.
+    assert np.abs(stored.astype(int) - by_pillow(data)).mean() < 3
     upright = saved(slope(), "JPEG", quality=95, progressive=True, exif=Image.Exif())
     assert to_jpeg(upright) is upright
 

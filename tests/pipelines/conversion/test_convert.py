@@ -21,7 +21,7 @@ from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.reject_reasons import explain
 from pipelines.conversion import launch
 from pipelines.conversion.beam_options import make_beam_options
-from pipelines.conversion.cancelling import at_work, check_wanted
+from pipelines.conversion.cancelling import at_work, check_not_cancelled
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import (
     ConversionRequest,
@@ -348,7 +348,7 @@ def test_whoever_gets_a_failure_finds_a_quiet_folder(source: Path, tmp_path: Pat
             begun.set()
             with pytest.raises(FailedWork, match="left undone, since another one failed"):
                 while True:
-                    check_wanted(job.directory)
+                    check_not_cancelled(job.directory)
             time.sleep(0.05)
             ended.set()
 

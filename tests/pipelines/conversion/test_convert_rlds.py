@@ -1,5 +1,6 @@
 """Converting RLDS: names of the dataset itself, parts of a dataset, what is said before any work begins."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines.contract.errors import UsageError
 from pipelines.conversion.launch import ConversionRequest, convert
+from pipelines.conversion.measure import Measured, merge_measured
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
@@ -50,6 +52,16 @@ def test_episodes_are_stored_under_the_names_that_outside_lists_use(tmp_path: Pa
     assert keys_of(folder) == sorted(expected.values())
     episodes = read_manifest(folder)["episodes"]
     assert {entry["record_key"]: entry["source_key"] for entry in episodes} == expected
+
+
+def test_names_that_episodes_of_different_shards_share_are_found_in_any_order() -> None:
+    parts = [
+        Measured(statistics={}, cameras={}, names=frozenset(names), repeated=frozenset(repeated))
+        for names, repeated in (({1, 2}, ()), ({3, 4}, {4}), ({2, 5}, ()))
+    ]
+    for order in itertools.permutations(parts):
+        merged = merge_measured([merge_measured(order[:2]), order[2]])
+        assert (merged.names, merged.repeated) == ({1, 2, 3, 4, 5}, {2, 4})
 
 
 def test_an_episode_whose_picture_is_damaged_is_rejected_under_its_record(tmp_path: Path) -> None:

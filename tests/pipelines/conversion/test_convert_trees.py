@@ -104,11 +104,15 @@ def spoil_robomimic(source: Path) -> dict[str, str]:
 
 def spoil_zarr(source: Path) -> dict[str, str]:
     write_log(source / "ur5e/lift/a.zarr")
-    for name in "bcdef":
+    for name in "bcdefgh":
         write_log(source / f"ur5e/lift/{name}.zarr")
     (source / "ur5e/lift/b.zarr/joints/position/c/0/0").unlink()
     (source / "ur5e/lift/c.zarr/camera/base_0/rgb/c/1/0/0/0").unlink()
     (source / "ur5e/lift/d.zarr/zarr.json").unlink()
+    (source / "ur5e/lift/g.zarr/joints/position/c/0/0").unlink()
+    os.mkfifo(source / "ur5e/lift/g.zarr/joints/position/c/0/0")
+    (source / "ur5e/lift/h.zarr/camera/base_0/rgb/c/0/0/0/0").unlink()
+    (source / "ur5e/lift/h.zarr/camera/base_0/rgb/c/0/0/0/0").mkdir()
     attributes = json.loads((source / "ur5e/lift/e.zarr/zarr.json").read_text())
     attributes["attributes"]["robot"] = "ur5e \ud800"
     (source / "ur5e/lift/e.zarr/zarr.json").write_text(json.dumps(attributes))
@@ -120,6 +124,8 @@ def spoil_zarr(source: Path) -> dict[str, str]:
         "ur5e/lift/d.zarr": "missing_file",
         "ur5e/lift/e.zarr": "unknown_robot",
         "ur5e/lift/f.zarr": "foreign_flag",
+        "ur5e/lift/g.zarr": "unsafe_file",
+        "ur5e/lift/h.zarr": "unsafe_file",
     }
 
 

@@ -203,7 +203,7 @@ def test_every_parameter_of_the_template_is_an_option_of_convert() -> None:
         for pattern in parameter.get("regexes", []):
             re.compile(pattern)
         known, unknown = option_parser().parse_known_args([f"--{parameter['name']}=1"])
-        assert parameter["name"] in flex_template.PLACED or not unknown or is_option_of_convert(parameter["name"])
+        assert parameter["name"] in flex_template.POSITIONAL or not unknown or is_option_of_convert(parameter["name"])
 
 
 def is_option_of_convert(name: str) -> bool:

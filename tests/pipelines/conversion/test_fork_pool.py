@@ -171,11 +171,11 @@ import sys, threading, time
 from pathlib import Path
 from pipelines.contract.errors import FailedWork
 from pipelines.conversion.fork_pool import forked_workers, in_worker
-from pipelines.conversion.cancelling import call_in, call_off, check_wanted
+from pipelines.conversion.cancelling import allow_writers, cancel_writers, check_not_cancelled
 
 def write(begun):
     Path(begun).touch()
-    while sys.argv[2] == "deaf" or not check_wanted("out"):
+    while sys.argv[2] == "deaf" or not check_not_cancelled("out"):
         time.sleep(0.01)
 
 def write_in_worker():
@@ -184,7 +184,7 @@ def write_in_worker():
     except FailedWork as error:
         print(error)
 
-call_in("out")
+allow_writers("out")
 writer = threading.Thread(target=write_in_worker)
 try:
     with forked_workers(2, "rlds"):
@@ -193,7 +193,7 @@ try:
             time.sleep(0.01)
         if sys.argv[2] == "deaf":
             raise KeyboardInterrupt
-        call_off("out", 0)
+        cancel_writers("out", 0)
         writer.join()
 except KeyboardInterrupt:
     writer.join()

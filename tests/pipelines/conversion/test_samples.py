@@ -76,7 +76,9 @@ def test_all_of_bridge_is_kept_and_read_back(converted: Callable[[str], Path], s
     for path in sorted((shared / SOURCES["bridge_rlds"][0]).rglob("*.tfrecord*")):
         for i, (_, payload) in enumerate(iter_records(path)):
             source = parse_example(payload)
-            stored = episodes[f"{path.name}#{i}"]
+            name, number = (source[f"episode_metadata/{key}"][0] for key in ("file_path", "episode_id"))
+            # Both splits of this sample hold the same episodes, so their own names need the record to differ.
+            stored = episodes[f"{name.decode()}#{number}#{path.name}#{i}"]
             for side, key in (("state", "steps/observation/state"), ("action", "steps/action")):
                 expected = np.array(source[key]).reshape(10, 7)[1:].copy()  # The first step has a zero action.
                 expected[:, 6] = 1 - expected[:, 6]

@@ -10,8 +10,8 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import NativeEpisode
-from pipelines.mapping.adapters import get_adapter, parse_adapter
-from pipelines.mapping.cameras import draw_cameras
+from pipelines.mapping.adapters import get_adapter, parse_adapter, with_channels
+from pipelines.mapping.cameras import CameraForm, draw_cameras, parse_camera
 from pipelines.mapping.explain import explain_adapter
 from pipelines.mapping.to_slots import to_episode
 
@@ -92,3 +92,33 @@ def test_the_share_that_may_be_lost_is_an_option() -> None:
 def test_other_forms_of_the_option_are_refused(option: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         with_cameras(DROID, [option])
+
+
+def test_a_mapping_says_how_pictures_are_stored() -> None:
+    stored = {"from": ["agentview_rgb", "front"], "flip": "vertical", "channels": "bgr", "range": 255}
+    choice = parse_camera("base_0_rgb", stored)
+    assert choice.names == ("agentview_rgb", "front") and choice.each is None
+    assert choice.form == CameraForm(flip="vertical", channels="bgr", range=255)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"flip": "vertical"}, "expected cameras under `from`, or under `draw`"),
+        ({"from": "a", "draw": ["a", "b"]}, "expected cameras under `from`, or under `draw`"),
+        ({"from": "a", "each": "step"}, "expected cameras under `from`, or under `draw`"),
+        ({"from": "a", "rotate": 45}, "expected rotate 90, 180 or 270"),
+        ({"from": "a", "range": 100}, "range 1 or 255"),
+    ],
+)
+def test_a_mapping_that_makes_no_sense_is_an_error(spec: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_camera("base_0_rgb", spec)
+
+
+def test_an_entry_tells_the_form_of_each_native_camera() -> None:
+    adapter = get_adapter("libero_hdf5")
+    assert adapter.form_of("agentview_rgb") == CameraForm(flip="vertical")
+    assert adapter.form_of("another") == CameraForm()
+    shown = explain_adapter(with_channels(adapter, "bgr"))
+    assert "pictures  of base_0_rgb: flip vertical, swap red and blue" in shown

@@ -219,12 +219,37 @@ def test_an_episode_of_many_absurd_values_is_left_as_it_is_and_named() -> None:
     assert fault is not None and fault[0] == "absurd_value" and "step 5" in fault[1]
 
 
+def test_neighbouring_steps_are_one_stretch_in_the_list() -> None:
+    native = make_native(make_path(), np.full((30, 7), 0.01))
+    kept = ~np.isin(np.arange(30), [3, 4, 9])
+    dropped = keep_steps(native, kept, "absurd_value").dropped
+    assert [(d.start, d.end) for d in dropped] == [(3, 5), (9, 10)]
+
+
+@pytest.mark.parametrize("glitch", [8, 20])
+def test_an_arm_that_moves_on_beyond_a_glitch_keeps_its_other_steps(glitch: int) -> None:
+    """20 cm a step: the ends of the way are farther from the glitch than any single step may go."""
+    state = make_path()
+    state[:, 0] = 0.2 * np.arange(30)
+    state[glitch, 0] = -7.0
+    episode = to_episode(make_native(state, np.full((30, 7), 0.01)), BRIDGE, WIDOWX, [])
+    assert [(d.start, d.end, d.reason) for d in episode.dropped] == [(glitch, glitch + 1, "absurd_jump")]
+
+
 def test_steps_left_out_one_after_another_keep_the_numbers_of_the_source() -> None:
     state, action = make_path(), np.full((30, 7), 0.01)
     action[0] = 0  # bridge_orig leaves out a first step of no motion.
     state[12, 1] = 99.0
     episode = to_episode(make_native(state, action), BRIDGE, WIDOWX, [])
     assert [(d.start, d.end) for d in episode.dropped] == [(0, 1), (12, 13)]
+
+
+NATIVE = {
+    "cameras": {"base_0_rgb": "observation/image_0"},
+    "state": {"arm0": {"from": "observation/state[0:6]", "form": "xyz_rpy"}},
+    "action": {"arm0": {"from": "action[0:6]", "form": "xyz_rpy"}},
+    "widths": {"observation/state": 7, "action": 7},
+}
 
 
 def test_an_action_in_a_sources_own_units_has_no_limit_but_its_gripper() -> None:
@@ -237,6 +262,12 @@ def test_an_action_in_a_sources_own_units_has_no_limit_but_its_gripper() -> None
         adapter = make_adapter(units=units, cameras=cameras, **parts)
         fault = find_fault(to_episode(make_native(make_path(4), action), adapter, WIDOWX, ["base_0_rgb"]))
         assert (fault and fault[0]) == reason
+    far = make_path(4)
+    far[:, 1] = 50.0
+    fault = find_fault(
+        to_episode(make_native(far, action), make_adapter(units="native", **NATIVE), WIDOWX, ["base_0_rgb"])
+    )
+    assert fault is not None and fault[1].startswith("state: slot 1 (pose_m)")
 
 
 def test_a_smooth_turn_through_a_vertical_pitch_is_no_jump_and_gives_back_every_rotation() -> None:

@@ -198,6 +198,14 @@ def test_summaries_say_what_slots_hold_and_at_which_rates(tmp_path: Path) -> Non
     assert found.action.quantities[:8] == ("delta_m",) * 3 + ("delta_rad",) * 3 + ("gripper", "")
 
 
+def test_of_native_units_only_grippers_are_known() -> None:
+    parts = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
+    mask, values = np.arange(18) < 7, np.zeros((3, 18), np.float32)
+    found = summarize_episode("a/ee_delta/pi18/v1/viola", values, values, mask, mask, parts)
+    assert found.action.quantities[:8] == ("",) * 6 + ("gripper", "")
+    assert found.action.affine().half_range[[0, 6]].tolist() == [0.001, 0.5]
+
+
 def test_slots_on_which_episodes_disagree_are_mixed_in_any_order() -> None:
     seen = [summarize(column(1.0), FIRST_SLOT, {0: name} if name else None) for name in ("gripper", "joint_rad", "")]
     found = {a.merge(b).merge(c).quantities[0] for a, b, c in itertools.permutations(seen)}

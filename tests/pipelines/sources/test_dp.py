@@ -89,6 +89,20 @@ def test_float_pictures_are_read(tmp_path: Path, greatest: float) -> None:
     assert list(native.inferred) == ["picture_range"]
 
 
+def test_names_of_columns_are_compared(tmp_path: Path) -> None:
+    path = write_buffer(tmp_path / "a.zarr")
+    state = zarr.open_group(path, mode="a")["data/state"]
+    for axes, is_read in ((["x", "y", "z"], True), (["y", "x", "z"], False)):
+        state.attrs["dim_names"] = [*axes, "rx", "ry", "rz", "gripper"]
+        native = read(find(str(tmp_path), DP).episodes[0], DP)
+        assert native.dim_names["state"][0] == axes[0]
+        if is_read:
+            assert to_episode(native, DP, get_embodiment("ur5e"), ["base_0_rgb"]).n_steps == 3
+            continue
+        with pytest.raises(Rejected, match="wrong_names: arm0: .*expected x, y, z, found y, x, z"):
+            to_episode(native, DP, get_embodiment("ur5e"), ["base_0_rgb"])
+
+
 def test_pictures_of_another_type_are_named(tmp_path: Path) -> None:
     write_buffer(tmp_path / "a.zarr", img=np.zeros((8, 4, 4, 3), np.uint16))
     native = read(find(str(tmp_path), DP).episodes[0], DP)

@@ -249,16 +249,6 @@ def test_billions_of_promised_files_are_refused(tmp_path: Path) -> None:
         rlds.find(str(tmp_path / "in"), get_adapter("bridge_orig"))
 
 
-def test_billions_of_promised_demonstrations_are_one_reject(tmp_path: Path) -> None:
-    with h5py.File(write_robomimic(tmp_path / "a.hdf5"), "a") as file:
-        file["data"].attrs["num_demos"] = MANY
-    found = robomimic.find(str(tmp_path), ROBOMIMIC)
-    assert len(found.episodes) == 2
-    assert [(reject.source_key, reject.reason) for reject in found.rejects] == [
-        (f"a.hdf5#lost_{MANY - 2}_demonstrations", "promised_missing")
-    ]
-
-
 def test_billions_of_promised_episodes_are_one_reject(tmp_path: Path) -> None:
     source = write_v2(tmp_path / "in")
     info = json.loads((source / "meta/info.json").read_text())

@@ -324,6 +324,7 @@ def test_flags_of_unequal_lengths_are_rejected(tmp_path: Path) -> None:
         (zlib.compress(np.zeros(7, "<f4").tobytes()), ""),
         (zlib.compress(bytes(1 << 22)), "absurd_size: observation/state: .* unpacks to more"),
         (zlib.compress(np.arange(7, dtype="<f4").tobytes())[:-6], "corrupt_example: observation/state: .* cut off"),
+        (zlib.compress(np.arange(7, dtype="<f4").tobytes())[:-4], "corrupt_example: observation/state: .* cut off"),
         (b"no zlib", "corrupt_example: observation/state"),
     ],
 )

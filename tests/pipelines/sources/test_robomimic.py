@@ -243,6 +243,21 @@ def test_promised_demonstrations_that_are_not_there_are_rejects(tmp_path: Path) 
     assert len(found.episodes) == 2
 
 
+def test_a_count_that_no_file_holds_is_refused(tmp_path: Path) -> None:
+    edit(write_robomimic(tmp_path / "demo.hdf5"), data={"num_demos": 10**9})
+    with pytest.raises(FailedWork, match="num_demos: expected at most 100000, found 1000000000"):
+        robomimic.find(str(tmp_path), ROBOMIMIC)
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demo.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/obs/agentview_image"]
+        file["data/demo_0/obs/agentview_image"] = np.zeros((T, 8, 8, 3), np.uint16)
+    with pytest.raises(Rejected, match=r"no_camera: .*found agentview_image \(uint16 \[4, 8, 8, 3\]\)"):
+        to_episode(read_one(path), ROBOMIMIC, FRANKA, ["base_0_rgb"])
+
+
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
     write_robomimic(tmp_path / "a.hdf5")
     (tmp_path / "b.hdf5").write_bytes(b"no HDF5")

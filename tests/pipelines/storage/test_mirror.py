@@ -206,12 +206,12 @@ def test_who_waits_can_be_called_off(store: dict[str, bytes], monkeypatch: pytes
     go_on = threading.Event()
     MemoryStore.before_open = staticmethod(lambda path: go_on.wait(LIMIT_S))
 
-    def call_off(moved: bool) -> None:
+    def cancel_writers(moved: bool) -> None:
         go_on.set()
         raise FailedWork("called off")
 
     with pytest.raises(FailedWork, match="called off"):
-        list(staged(episodes("a", "b"), own_file, pictures=True, on_wait=call_off))
+        list(staged(episodes("a", "b"), own_file, pictures=True, on_wait=cancel_writers))
 
 
 def test_messages_name_urls(store: dict[str, bytes]) -> None:

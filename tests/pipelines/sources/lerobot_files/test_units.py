@@ -11,6 +11,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import Adapter, get_adapter
+from pipelines.mapping.explain import explain_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, read
 from pipelines.sources.lerobot_files.units import choose_units
@@ -90,6 +91,13 @@ def test_what_is_not_certain_is_asked_for(tmp_path: Path, most: float, names: li
 def test_the_entry_of_percent_is_a_statement(tmp_path: Path) -> None:
     root = write(tmp_path, 99.5, NEW)
     assert choose_units(str(root), get_adapter("lerobot_so100_percent"), "").name == "lerobot_so100_percent"
+
+
+def test_percent_is_shown_as_no_angle() -> None:
+    shown = explain_adapter(get_adapter("lerobot_so100_percent")).splitlines()
+    assert "     0  arm0 joint 1    native            <- 0.01 * observation.state[0]" in shown
+    assert "     6  gripper0        0 open, 1 closed  <- action[5] (open 100, closed 0)" in shown
+    assert not any(" rad " in line for line in shown)
 
 
 def test_percent_ends_at_100(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.contract.embodiments import get_embodiment
@@ -24,6 +25,7 @@ from tests.support.lerobot_writer import (
     write_v3,
     write_video,
 )
+from trainers.main import main
 
 SO100 = get_adapter("lerobot_so100")
 
@@ -161,3 +163,23 @@ def test_a_shared_video_whose_clock_begins_at_1_s_is_judged_by_all_its_episodes(
     write_video(path, range(40), [1.0 + i / 10 for i in range(40)])
     assert numbers_shown(read_one(root, 1).frames[CAMERA]) == list(range(20, 40))
     assert "begins 1.000 s after" in read_one(root, 0).inferred["video_clock"]
+
+
+def test_check_finds_times_that_do_not_rise_and_rejects_name_every_lost_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From files to findings: one episode with a repeated time, one whose video ends a frame early."""
+    back = make_rows(0, 30) | {"timestamp": np.r_[np.arange(15), np.arange(14, 29)] / 10}
+    root = write_v2(tmp_path / "in", [back, make_rows(1, 30, 30)])
+    write_video(video_path(root, 1), range(29))
+    out = ["--name", "a", "--version", "1.0.0", "--adapter", "lerobot_so100", "--units", "degrees", "--workers", "1"]
+    assert main(["convert", "lerobot", str(root), str(tmp_path / "out"), *out]) == 0
+    dataset = tmp_path / "out/a/1.0.0"
+    rejects = pq.read_table(dataset / "rejects.parquet").to_pylist()
+    assert [(r["source_key"], r["level"], r["start"], r["end"], r["reason"]) for r in rejects] == [
+        ("episode_000001", "steps", 29, 30, "truncated_video")
+    ]
+    assert rejects[0]["detail"] == "a video that ends before its episode does, or cannot be read"
+    capsys.readouterr()
+    assert main(["check", str(dataset)]) == 1
+    assert "times that do not rise" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.lerobot import find, read
-from pipelines.sources.lerobot_files.meta import fill_template
+from pipelines.sources.lerobot_files.templates import fill_template
 from tests.support.lerobot_writer import (
     CAMERA,
     FPS,
