@@ -198,9 +198,9 @@ def _names(place: Path) -> set[str]:
 
 
 def yaml_aliases(levels: int) -> str:
-    """A YAML document of some hundred bytes whose aliases stand for 9^levels values."""
-    lines = ["a0: &a0 [x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    """A spec of some hundred bytes whose aliases stand for 9^levels values."""
+    lines = ["name: bomb", "groups:", "  - &a0 {name: x, datasets: [{path: x}]}"]
+    lines += [f"  - &a{i} {{name: g{i}, groups: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, levels)]
     return "\n".join(lines) + "\n"
 
 

@@ -178,7 +178,7 @@ def _check_size(files: ShardPaths) -> None:
 def _read_json(path: StoragePath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FailedWork(f"{path}: expected a JSON file of TFDS metadata, found {error}") from error
     if not isinstance(content, dict):
         raise FailedWork(f"{path}: expected a JSON object, found {type(content).__name__}")
