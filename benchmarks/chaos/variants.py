@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import pyarrow.parquet as pq
 import zarr
 
@@ -14,7 +16,7 @@ from benchmarks.chaos.outcomes import Failure, Tally, attempt, judge
 from benchmarks.chaos.sources import read_source, write_source
 
 
-def rewrite_hdf5(source: Path, **options: object) -> None:
+def rewrite_hdf5(source: Path, **options: Any) -> None:
     """Stores every dataset of every file again, with other options of HDF5."""
     for path in source.glob("*.hdf5"):
         with h5py.File(path, "a") as file:
@@ -37,7 +39,7 @@ def soft_links(source: Path) -> None:
             file["observations/qpos"] = h5py.SoftLink("/raw/qpos")
 
 
-def rewrite_zarr(source: Path, **options: object) -> None:
+def rewrite_zarr(source: Path, **options: Any) -> None:
     """Stores every array of a replay buffer again, with other options of zarr."""
     for path in sorted(source.glob("*.zarr")):
         old = path.with_name("old")
@@ -46,7 +48,7 @@ def rewrite_zarr(source: Path, **options: object) -> None:
         for name, array in group.members(max_depth=None):
             if isinstance(array, zarr.Array):
                 chunks = (3, *array.shape[1:])
-                made.create_array(name, data=array[...], chunks=chunks, config={"write_empty_chunks": True})
+                made.create_array(name, data=np.asarray(array[...]), chunks=chunks, config={"write_empty_chunks": True})
         shutil.rmtree(old)
 
 
@@ -54,7 +56,7 @@ def consolidate(source: Path) -> None:
     zarr.consolidate_metadata(zarr.storage.LocalStore(source / "a.zarr"), zarr_format=2)
 
 
-def rewrite_parquet(source: Path, **options: object) -> None:
+def rewrite_parquet(source: Path, **options: Any) -> None:
     for path in source.glob("data/**/*.parquet"):
         pq.write_table(pq.read_table(path), path, **options)
 

@@ -21,7 +21,7 @@ _MAX_BYTES = 1 << 30
 _MAX_DEPTH = 16
 # Values that may be looked at, containers within containers included; a pickle of nested references to the same list
 # would otherwise ask for more than the age of the universe.
-_MAX_VALUES = 10_000_000
+_MAX_VALUES = 1_000_000
 
 
 class _Dtype:
