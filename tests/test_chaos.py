@@ -17,6 +17,8 @@ WHOLE = Reading(episodes={"a.h5#1": "x", "a.h5#2": "y", "b.h5#1": "z"}, rejects=
         (Reading(episodes={"b.h5#1": "z"}, rejects=(("a.h5#1", "missing_chunk"),)), "silent difference"),
         (Reading(episodes={"a.h5#1": "x", "b.h5#1": "z"}, rejects=(("c", "holes"),)), "silent difference"),
         (Reading(episodes={**WHOLE.episodes, "b.h5#1": "other"}), "silent difference"),
+        # Steps or cameras that are named are no silence.
+        (Reading(episodes={**WHOLE.episodes, "b.h5#1": "o"}, rejects=(("b.h5#1#steps", "holes"),)), "refused by name"),
         (Failure(what="hang", text=""), "hang"),
     ],
 )

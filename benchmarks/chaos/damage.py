@@ -84,7 +84,7 @@ def try_damages(source: Source, seconds: float, seed: int) -> list[Tally]:
             what = damage(source.files, chance)
             after = attempt(lambda: read_source(source))
             is_provable = is_shown or source.name in CHECKSUMMED
-            if damage is delete and source.name in UNPROMISED:
+            if damage is exchange or (damage is delete and source.name in UNPROMISED):
                 is_provable = False
             outcome = judge(before, after, is_provable)
             tallies[kind].add(outcome, what + (f": {after.text}" if isinstance(after, Failure) else ""))

@@ -99,14 +99,17 @@ def judge(before: Reading, after: Reading | Failure, is_provable: bool) -> Outco
         return after.what
     if after.error:
         return "clear error"
-    changed = [key for key, value in after.episodes.items() if before.episodes.get(key) != value]
-    # A file that cannot be read is one reject, however many episodes it held.
     named = [key for key, _ in Counter(after.rejects) - Counter(before.rejects)]
+    # Steps and cameras that an episode loses are named below its key.
+    changed = [
+        key
+        for key, value in after.episodes.items()
+        if before.episodes.get(key) != value and not any(name.startswith(f"{key}#") for name in named)
+    ]
+    # A file that cannot be read is one reject, however many episodes it held.
     whole_files = {key for key in named if "#" not in key}
     lost = [key for key in before.episodes if key not in after.episodes and key.partition("#")[0] not in whole_files]
-    if len(lost) > len(named):
-        return "silent difference" if is_provable else "unprovable"
-    if changed:
+    if changed or len(lost) > len(named):
         return "silent difference" if is_provable else "unprovable"
     return "refused by name" if named else "same"
 
