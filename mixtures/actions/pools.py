@@ -71,6 +71,17 @@ def members_of(tables: Iterable[CompiledTable]) -> list[Member]:
     return [member for number, table in enumerate(tables) for member in _members(number, table)]
 
 
+def labels_of(tables: Sequence[CompiledTable]) -> list[str]:
+    """What reports call each table's dataset: name/version, and its path where another folder has the same."""
+    names = [f"{table.name}/{table.version}" for table in tables]
+    paths: dict[str, set[str]] = {}
+    for name, table in zip(names, tables, strict=True):
+        paths.setdefault(name, set()).add(table.path)
+    return [
+        name if len(paths[name]) == 1 else f"{name} ({table.path})" for name, table in zip(names, tables, strict=True)
+    ]
+
+
 def _members(number: int, table: CompiledTable) -> list[Member]:
     pairs, inverse = np.unique(table.episodes[["norm_key", "control_hz"]], return_inverse=True)
     steps = np.bincount(inverse.ravel(), table.n_steps_of, len(pairs))

@@ -192,7 +192,7 @@ def close_conversion(
     if base is None:
         return finish_dataset(job, n_planned, measured, results, plan.rejects, source)
     n_planned += base.manifest.counts.episodes_in
-    results += carry_shards(base, plan, job.place)
+    results += carry_shards(base, plan, job.folder)
     # The base's manifest keeps the prints of its own input, which need not be there any more.
     rejects = (*plan.rejects, *base.rejects)
     return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
@@ -328,7 +328,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
 
     Raises UsageError when the version folder holds anything else, or the input's files are others than they were.
     """
-    directory = job.place
+    directory = job.folder
     if not directory.exists() or not any(True for _ in directory.iterdir()):
         return None
     if (directory / INFO_FILE).exists():
@@ -358,7 +358,7 @@ def prepare_output(
     job: Job, plan: ConversionPlan, statistics: StoragePath | None, source: InputRecord | None = None
 ) -> None:
     """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
-    directory = job.place
+    directory = job.folder
     sweep_leftovers(directory)
     if is_saved(job):
         return

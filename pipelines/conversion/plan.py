@@ -50,14 +50,14 @@ class Job:
     options_hash: str = ""
 
     @property
-    def place(self) -> StoragePath:
+    def folder(self) -> StoragePath:
         """The dataset's version folder."""
         return as_storage_path(self.directory)
 
     @property
     def work(self) -> StoragePath:
         """Where an unfinished conversion keeps its plan and results."""
-        return self.place / WORK
+        return self.folder / WORK
 
     @property
     def frozen_path(self) -> StoragePath:

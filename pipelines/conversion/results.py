@@ -70,7 +70,7 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
         return None
     result = ShardResult.from_json(json.loads(path.read_text()))
     summary = finished_shard(
-        job.place,
+        job.folder,
         name=job.name,
         split=shard.split,
         shard=shard.shard,

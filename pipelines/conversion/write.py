@@ -69,7 +69,7 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
                 rejects.extend(_dropped_steps(episode))
 
     summary = write_shard(
-        job.place,
+        job.folder,
         name=job.name,
         split=shard.split,
         shard=shard.shard,

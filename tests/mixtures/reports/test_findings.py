@@ -65,6 +65,31 @@ def test_one_dataset_twice_is_flagged(tmp_path: Path) -> None:
     assert flags(tmp_path, f"groups: [{parts}]\n") == []
 
 
+def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> None:
+    """In metres here and in a controller's units there: pooled by name they would share one scale unseen."""
+    for folder, scale in (("here", 0.02), ("there", 1.0)):
+        (tmp_path / folder).mkdir()
+        write_dataset(tmp_path / folder, "a", [moving(i, scale) for i in range(3)], n_shards=1)
+    body = "datasets: [{path: here/a/1.0.0}, {path: there/a/1.0.0}]\n"
+    here, there = (str(tmp_path / folder / "a" / "1.0.0") for folder in ("here", "there"))
+    found = flags(tmp_path, body)
+    assert found[0] == (
+        f"2 datasets are called a/1.0.0 and are shown as one: {here}, {there}; convert one of them under another "
+        "`--name`"
+    )
+    assert any(f"the action of a/1.0.0 ({there}) moves 50 times as far as that of a/1.0.0 ({here})" in f for f in found)
+    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot tell"):
+        opened(tmp_path, f"{body}normalization: {{by: dataset}}\n")
+
+
+def test_one_dataset_in_two_folders_is_flagged_as_copies(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        write_dataset(tmp_path / folder, "a", [make_episode(i, cameras=CAMERA) for i in range(3)], n_shards=1)
+    found = flags(tmp_path, "datasets: [{path: here/a/1.0.0}, {path: there/a/1.0.0}]\n")
+    assert any("hold 3 of the same episodes, drawn as two each" in flag for flag in found)
+
+
 def moving(number: int, scale: float) -> Episode:
     episode = make_episode(number, control_mode="ee_delta", n_steps=40, cameras=CAMERA)
     action = (np.sin(np.arange(40)[:, None] + np.arange(18)) * scale * episode.action_mask).astype(np.float32)
