@@ -9,7 +9,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
 from pipelines.quality.findings import Finding, finding
-from pipelines.quality.grippers import conclude_polarity, measure_grippers
+from pipelines.quality.grippers import conclude_polarity, conclude_range, measure_grippers
 from pipelines.quality.scale import Moves, Ratio, conclude_units, measure_moves, measure_ratios
 from pipelines.quality.streams import (
     conclude_clock,
@@ -55,7 +55,7 @@ class Report:
 def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     """Every check there is."""
     return (
-        Check(measure=measure_grippers, conclude=(conclude_polarity,), needs_vectors_only=True),
+        Check(measure=measure_grippers, conclude=(conclude_polarity, conclude_range), needs_vectors_only=True),
         Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning), needs_vectors_only=True),
         Check(measure=measure_moves, conclude=(conclude_units,), needs_vectors_only=True),
         Check(measure=measure_clock, conclude=(conclude_clock,), needs_vectors_only=True),
@@ -120,6 +120,9 @@ def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[],
         for conclude in check.conclude
         for found in conclude(scope, by_scope[scope])
     ]
+    # Where the action is no target, the ratio of paths says nothing of units, and advice on them would mislead.
+    mislabelled = {found.scope for found in findings if found.kind == "delta_as_absolute"}
+    findings = [found for found in findings if found.kind != "scale" or found.scope not in mislabelled]
     findings += conclude_unreadable(whole, unreadable)
     return Report(
         findings=tuple(sorted(findings, key=lambda found: _SEVERITIES.index(found.severity))),
