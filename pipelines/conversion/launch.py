@@ -165,6 +165,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
             remove_tree(job.work)
             return finished
         report_promised(conversion.source, plan.rejects)
+        # Before the plan is saved: a resumed run must notice that its finished shards are of other files.
         source = check_input(job, conversion, plan)
         prepare_output(job, plan, statistics_of(conversion, base), source)
         every = tuple(sorted(plan.shards))
