@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"embodimix {parsed.command}: {_described(error)}", file=sys.stderr)
         return 1
+    except RecursionError:
+        # json and yaml give up so; who reads a file names it, and this is for those that did not.
+        fault = "expected JSON and YAML files of usual depth, found one that is nested a thousand levels deep"
+        print(f"embodimix {parsed.command}: {fault}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"embodimix {parsed.command}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

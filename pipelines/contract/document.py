@@ -13,6 +13,9 @@ from pipelines.contract.errors import UsageError, nearest
 
 # Groups nest by two levels each, so that 20 groups inside one another take some 45; what is deeper holds itself.
 MAX_DEPTH = 64
+# A spec of ten thousand datasets has half as many values. Aliases of aliases stand for billions in some hundred bytes.
+MAX_VALUES = 200_000
+MAX_BYTES = 1 << 24
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -166,9 +169,13 @@ def read_document(
     loader: a YAML loader class; libyaml's is fifteen times as fast and words syntax errors otherwise.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        # A device such as /dev/zero has no end.
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: expected {_readable(what)} in UTF-8, found: {error}") from error
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{path}: expected {_readable(what)} of at most {MAX_BYTES} characters, found a larger file")
     try:
         node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
@@ -206,6 +213,12 @@ class _Reader:
     def __init__(self, file: str, named: Mapping[str, Kind]) -> None:
         self.file = file
         self.named = named
+        self.n_values = 0
+
+    def count(self, node: yaml.Node) -> None:
+        self.n_values += 1
+        if self.n_values > MAX_VALUES:
+            raise SpecError(self.mark(node), f"expected at most {MAX_VALUES} values; do aliases hold aliases?")
 
     def mark(self, node: yaml.Node) -> Mark:
         if node.start_mark is None:
@@ -215,6 +228,7 @@ class _Reader:
     def read(self, node: yaml.Node, kind: Kind, depth: int) -> MarkedValue:
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"nested deeper than {MAX_DEPTH} levels; does an alias hold itself?")
+        self.count(node)
         if isinstance(kind, Named):
             return self.read(node, self.named[kind.name], depth)
         if isinstance(kind, Maybe):
@@ -280,6 +294,7 @@ class _Reader:
         """
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"merged deeper than {MAX_DEPTH} levels; does an alias hold itself?")
+        self.count(node)
         own: dict[str, Mark] = {}
         values: dict[str, tuple[str, Mark, yaml.Node]] = {}
         for key_node, value_node in node.value:

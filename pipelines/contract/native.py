@@ -16,6 +16,9 @@ from pipelines.contract.reject_reasons import RejectReason
 # More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
 MAX_ARRAY_BYTES = 1 << 28
 MAX_CHUNK_BYTES = 1 << 30
+# More episodes than that which a source promises and does not hold are one reject: a number of ten digits costs nothing
+# to write, and a row for each would fill the memory.
+MAX_PROMISED = 100_000
 
 
 class Rejected(FailedWork):

@@ -145,9 +145,18 @@ class Fingerprint:
     n_steps: int
 
 
+def is_split_name(text: str) -> bool:
+    """Whether a split may be called so: it becomes part of file names, and a source's metadata can hold any text.
+
+    >>> is_split_name("train-robot_0"), is_split_name("../train")
+    (True, False)
+    """
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", text) is not None
+
+
 def parse_shard_name(file_name: str) -> ShardName:
     """Reads a shard's file name. Raises FailedWork when it is not one."""
-    match = re.fullmatch(r"(\w+)-(\w+)\.tfrecord-(\d{5})-of-(\d{5})", file_name)
+    match = re.fullmatch(r"(\w+)-(\w[\w-]*)\.tfrecord-(\d{5})-of-(\d{5})", file_name)
     if not match:
         raise FailedWork(f"{file_name}: expected a name like bridge-train.tfrecord-00000-of-00016")
     return ShardName(name=match[1], split=match[2], shard=int(match[3]), n_shards=int(match[4]))

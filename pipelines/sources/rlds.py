@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
@@ -159,6 +159,8 @@ def _count(file: ShardFile) -> list[EpisodeLocation]:
     """The records of a file in an object store, as `dataset_info.json` counts them; workers find them in a copy."""
     if file.n_records is None:
         raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
+    if file.n_records > MAX_PROMISED:
+        raise UsageError(f"{file.path}: expected a file of at most {MAX_PROMISED} records, found {file.n_records}")
     return [
         EpisodeLocation(
             reference=Reference(uri=str(file.path), key=file.key(number), split=file.split),

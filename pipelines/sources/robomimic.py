@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.flags import parse_flag
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
@@ -22,8 +22,6 @@ from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "robomimic"
 _SPLITS = {"train": "train", "valid": "val"}
-# More than any file holds; a count beyond would be as many rejects.
-MAX_PROMISED = 100_000
 _LIBERO_KEYS = {"ee_pos", "ee_ori"}
 # How a demonstration's own attribute or array says whether it succeeded: Isaac Lab's, and others by its example.
 _SUCCESS_KEYS = ("success", "is_success", "task_success")

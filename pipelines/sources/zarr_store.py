@@ -28,8 +28,20 @@ from pipelines.sources.folders import read_regular
 from pipelines.sources.foreign_files import check_zarr, check_zarr_codecs, codecs_of
 from pipelines.sources.image_codecs import IMAGE_CODECS, register_image_codecs
 
-# What zarr and its codecs raise on damaged stores; Blosc a SystemError where a chunk's header states a negative size.
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
+# What zarr, its codecs and zip files raise on damaged stores; Blosc a SystemError where a chunk's header states a
+# negative size.
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    SystemError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # A store, group or array with this attribute, not false, declares that chunks which are not stored hold the fill value.
 SPARSE = "sparse"
 METADATA = (".zarray", "zarr.json")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Reject
+from pipelines.contract.native import MAX_PROMISED, Reject
 from pipelines.sources.folders import key_of
 from pipelines.sources.lerobot_files.records import (
     PARQUET_ERRORS,
@@ -111,8 +111,11 @@ def list_promised(
     total = int(info.get("total_episodes") or 0)
     named = {reject.source_key for reject in rejects} | {key_of_episode(number) for number in episodes}
     n_missing = total - len(named)
-    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
     detail = f"info.json promises {total} episodes, {len(named)} are listed or there"
+    if n_missing > MAX_PROMISED:
+        lost = make_reject(root, info, total - 1, "promised_missing", detail)
+        return [replace(lost, source_key=f"{n_missing} episodes")]
+    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
     return [make_reject(root, info, number, "promised_missing", detail) for number in missing]
 
 

@@ -196,3 +196,24 @@ def test_groups_nest_twenty_deep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["groups: " + "[" * 5_000, "name2: a\0b\n", "datasets: [{path: " + "{a: " * 5_000])
 def test_what_yaml_cannot_read_is_a_message(tmp_path: Path, text: str) -> None:
     assert "not valid YAML" in failure(tmp_path, HEAD + text)
+
+
+def test_aliases_of_aliases_are_counted(tmp_path: Path) -> None:
+    lines = ["name: bomb", "groups:", "  - &a0 {name: x, datasets: [{path: x}]}"]
+    lines += [f"  - &a{i} {{name: g{i}, groups: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(SpecError, match="expected at most 200000 values; do aliases hold aliases?"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_merges_of_merges_are_counted(tmp_path: Path) -> None:
+    lines = ["anchors:", "  a0: &a0 {name: x}"]
+    lines += [f"  a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    (tmp_path / "a.yaml").write_text("\n".join([*lines, "<<: *a11"]))
+    with pytest.raises(SpecError, match="expected at most 200000 values"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="/dev/zero: expected a readable mixture spec of at most 16777216 characters"):
+        load_spec("/dev/zero")
