@@ -105,11 +105,14 @@ def read_robots(path: Path) -> dict[str, Robot]:
 
 
 def find_robot(robots: Mapping[str, Robot], name: str | None) -> Robot:
-    """The robot whose norm key is `name` or begins with it (`ur5e`, `franka/ee_delta`); without name, the only one."""
+    """The robot whose norm key is `name`, or else the one whose key begins with it (`ur5e`, `franka/ee_delta`).
+
+    Without a name, the only one. Raises UsageError where it is not one.
+    """
+    if name is not None and name in robots:
+        return robots[name]
     found = [
-        robot
-        for key, robot in robots.items()
-        if name is None or key == name or key.startswith((name.rstrip("/") + "/", f"{name}@"))
+        robot for key, robot in robots.items() if name is None or key.startswith((name.rstrip("/") + "/", f"{name}@"))
     ]
     if len(found) == 1:
         return found[0]
