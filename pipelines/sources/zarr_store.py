@@ -118,7 +118,7 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
     for name, metadata in sorted(check_zarr(path).items()):
         if name.rpartition("/")[2] in METADATA:
             check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
-    # Only after every metadata file was checked: opening builds the codecs that the metadata names.
+    # Only after every metadata file was checked, so that opening meets no codec that is not allowed.
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
     return Store(path=path, is_sparse=bool(group.attrs.get(SPARSE))), group
 
