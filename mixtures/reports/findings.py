@@ -1,4 +1,4 @@
-"""What looks wrong with a mixture as a whole: pools that disagree, data that stand twice, a group per sentence."""
+"""What looks wrong with a mixture as a whole: pools that disagree, data that occur twice, a group per sentence."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
