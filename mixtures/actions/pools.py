@@ -71,7 +71,7 @@ def members_of(tables: Iterable[CompiledTable]) -> list[Member]:
     return [member for number, table in enumerate(tables) for member in _members(number, table)]
 
 
-def labels_of(tables: Sequence[CompiledTable]) -> list[str]:
+def dataset_labels(tables: Sequence[CompiledTable]) -> list[str]:
     """What reports call each table's dataset: name/version, and its path where another folder has the same."""
     names = [f"{table.name}/{table.version}" for table in tables]
     paths: dict[str, set[str]] = {}
