@@ -55,6 +55,7 @@ def record_run(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     if not run.exists():
         run.write_lock(mixture.lock())
         mixture.save_statistics(run.statistics_path)
+    # Also for older runs, which lack this file, when they are resumed.
     if not run.robots_path.exists():
         write_robots(run.robots_path, mixture)
     run.write_config(config)
@@ -77,6 +78,7 @@ def check_training_request(run: RunDirectory, request: TrainingRequest) -> None:
 
 def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """Returns the newest whole checkpoint, or the state before the first step, placed on the mesh."""
+    # From shapes alone, so that a restored state is never in memory beside a drawn one.
     like = with_placement(mesh, abstract_state(config))
     restored = checkpoints.restore_newest(like)
     if restored is not None:
@@ -120,7 +122,7 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
 def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     """The statistics that replace the datasets' own: this run's, else those of the run it starts from.
 
-    What a policy learned means something only under the normalization it learned it with, so post-training keeps
+    What a policy learned is valid only under the normalization that it was trained with, so post-training keeps
     pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.
     """
     if run.exists():
@@ -132,6 +134,7 @@ def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> R
     saved = run.read_config()
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
+    # A position means the same sample only in the same mixture.
     mixture.check_lock(run.read_lock())
     return resumed(saved, request.overrides, run.path)
 

@@ -28,7 +28,7 @@ _CHUNK_SIZE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeListing:
-    """The episodes of a dataset by number, what is listed or there and cannot be one, and what was concluded."""
+    """The episodes of a dataset by number, the rejects among what is listed or stored, and what was inferred."""
 
     episodes: Mapping[int, EpisodeFiles]
     rejects: tuple[Reject, ...]
@@ -46,6 +46,7 @@ def list_single(root: StoragePath, info: Info, templates: Templates, there: set[
     found: dict[int, EpisodeFiles] = {}
     rejects: list[Reject] = []
     astray: set[str] = set()
+    # Both, so that an episode that only the metadata or only a file knows is a reject and not dropped in silence.
     for number in sorted({*rows, *tables}):
         values = _values_of(info, number)
         data, others = _choose(root, templates.data, values, tables[number], there)
@@ -112,6 +113,7 @@ def list_promised(
     named = {reject.source_key for reject in rejects} | {key_of_episode(number) for number in episodes}
     n_missing = total - len(named)
     detail = f"info.json promises {total} episodes, {len(named)} are listed or there"
+    # A number in info.json must not make millions of rejects.
     if n_missing > MAX_PROMISED:
         lost = reject_episode(root, info, total - 1, "promised_missing", detail)
         return [replace(lost, source_key=f"{n_missing} episodes")]

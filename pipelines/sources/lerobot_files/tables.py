@@ -121,6 +121,8 @@ def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Tab
                 "wrong_identity",
                 f"{episode.data}: expected the rows of episode {episode.number}, found episode_index {found[0]}",
             )
+        # The table's own column decides: rows that meta/episodes counts may be another episode's after a dataset was
+        # edited.
         table, numbers = table.filter(pa.array(mine)), numbers[mine]
     arrays = {name: array for name in table.column_names if (array := to_array(table[name])) is not None}
     texts = {name: table[name].to_pylist() for name in table.column_names if _is_text(name, table[name].type)}
@@ -197,6 +199,7 @@ def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -
     first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
     groups = range(first, min(last + 1, len(sizes)))
     _check_sizes(file, groups, names)
+    # Whole row groups are the least that Parquet reads; pictures in columns are left out, and read one by one later.
     table = file.read_row_groups(list(groups), columns=names)
     before = int(ends[first - 1]) if first else 0
     return start, table.slice(start - before, stop - start)
@@ -278,6 +281,7 @@ def _is_text(name: str, kind: pa.DataType) -> bool:
 
 
 def _look_up(numbers: NDArray[np.float64], texts: Mapping[int, str]) -> tuple[str, ...]:
+    # -1 is no task: a missing number must not become the text of task 0.
     named = [-1 if np.isnan(number) else int(number) for number in numbers.reshape(-1)]
     return tuple(clean_instruction(texts.get(number, "")) for number in named)
 
