@@ -61,7 +61,7 @@ def train(request: TrainingRequest) -> Summary:
             state, progress = start_or_restore(config, mesh, checkpoints)
             if progress.step > config.steps:
                 raise UsageError(f"--steps: expected at least {progress.step}, where the run is; found {config.steps}")
-            # Nothing is recorded before every process has passed its checks: one that fails would leave a half-made run.
+            # Nothing is recorded before every process has passed its checks: a failing one would leave a half-made run.
             hosts.wait_for_all("every check has passed")
             if hosts.is_first():
                 record_run(run, config, mixture)
