@@ -36,7 +36,7 @@ class MergeMeasured(beam.CombineFn):
 
 
 class ConvertShard(beam.DoFn):
-    """Converts a shard and counts what became of its episodes."""
+    """Converts a shard and counts its kept and rejected episodes."""
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -19,7 +19,7 @@ from pipelines.storage.mirror import DEFAULT_KEPT_GB
 from pipelines.storage.paths import StoragePath, as_storage_path
 
 WORK = ".work"
-# Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
+# Episodes of one shard where the user states no number of shards; the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
 

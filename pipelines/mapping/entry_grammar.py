@@ -76,7 +76,7 @@ ENTRY = Fields(
         "compressed": _TEXT_LIST,
         "swapped_channels": _TEXT_LIST,
         "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
-        "relabel": TextKind(about="what takes the place of the actions", choices=("never", "reached_states")),
+        "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },

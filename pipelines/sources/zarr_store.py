@@ -113,7 +113,7 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
     """Opens a folder or a `.zip` to be read. Raises what `READ_ERRORS` lists where it is no zarr store.
 
     Raises FailedWork where an array needs a codec that can be installed: no episode of the store is damaged; and
-    Rejected where one needs a codec that nobody knows.
+    Rejected where one needs an unknown codec.
     """
     for name, metadata in sorted(check_zarr(path).items()):
         if name.rpartition("/")[2] in METADATA:
@@ -146,7 +146,7 @@ def _raise(error: OSError) -> None:
 
 
 def check_installed(metadata: Any, where: str) -> None:
-    """Raises FailedWork where an array needs a codec that can be installed, Rejected where nobody knows its codec."""
+    """Raises FailedWork where an array needs a codec that can be installed, Rejected where its codec is unknown."""
     register_image_codecs()
     registered = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
     for codec in codecs_of(metadata):
