@@ -1,4 +1,4 @@
-"""The settings of a run as a YAML document: its kinds follow from the config's own fields, so that neither can lag."""
+"""The settings of a run as a YAML document: its kinds follow from the config's own fields, so both always agree."""
 
 import dataclasses
 import types

@@ -1,4 +1,4 @@
-"""The embodimix command: reads the arguments and hands over to the part that does the work."""
+"""The embodimix command: parses the arguments and runs the chosen command."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""Labelling many episodes: what is known already, limits on rate and cost, retries, and the questions that failed."""
+"""Labelling many episodes: cached answers, limits on rate and cost, retries, and failed questions."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Kills conversions and gives them damaged, unusual and hostile inputs; prints a table of what came of it.
+"""Kills conversions and gives them damaged, unusual and hostile inputs; prints a table of outcomes.
 
     python -m benchmarks.chaos [--seconds 300] [--only kills|damage|variants|attacks] [--samples ../shared] [--seed 0]
 

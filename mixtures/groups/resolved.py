@@ -1,4 +1,4 @@
-"""What a spec resolves to on this host, kept so that opening it again takes no time: groups, samples, statistics."""
+"""What a spec resolves to on this host, cached so that it opens fast again: groups, samples, statistics."""
 
 import hashlib
 import json

@@ -51,7 +51,7 @@ def is_local(options: PipelineOptions) -> bool:
     return runner.rsplit(".", 1)[-1] == LOCAL_RUNNER
 
 
-def is_handed_over(options: PipelineOptions) -> bool:
+def writes_template(options: PipelineOptions) -> bool:
     """Returns whether the launcher writes the job to a template, and so does not see its end."""
     return bool(options.view_as(GoogleCloudOptions).template_location)
 

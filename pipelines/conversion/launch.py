@@ -22,7 +22,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
-from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
+from pipelines.conversion.beam_options import check_reach, is_local, make_beam_options, writes_template
 from pipelines.conversion.cancelling import allow_writers, cancel_writers
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
@@ -174,7 +174,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
         if todo or before is None:
             with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
-            if is_handed_over(beam_options):
+            if writes_template(beam_options):
                 return Outcome(manifest=None)
         return Outcome(manifest=close_conversion(job, conversion, plan, base, source))
 

@@ -1,4 +1,4 @@
-"""What an adapter entry may say: its keys, their kinds and meanings; checked before an entry is built."""
+"""The grammar of an adapter entry: its keys, their kinds and meanings; checked before an entry is built."""
 
 from typing import get_args
 
