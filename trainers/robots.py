@@ -60,7 +60,7 @@ def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np
     a robot may stand where no demonstration went, but not a million radians away. The statistics know the extremes of
     every robot, while no registry of joint limits covers them all.
     """
-    # Of a source that does not state its scale only the numbers themselves tell what is large.
+    # Of a source that does not state its scale only the numbers themselves show what is large.
     size = np.maximum(np.maximum(np.abs(seen.min), np.abs(seen.max)), 1.0)
     margins = np.array([MARGINS.get(unit, size[slot]) for slot, unit in enumerate(units)])
     margin = np.maximum(seen.max - seen.min, margins)

@@ -15,7 +15,7 @@ from model import policy
 from model.config import Pi0Config
 from pipelines.contract.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
-from trainers.config import RunConfig, Stage, resolve, resumed
+from trainers.config import RunConfig, Stage, resolve_config, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.metrics import import_wandb
 from trainers.prompts import states_as_words
@@ -26,7 +26,7 @@ from trainers.step import TrainState, new_state
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What the command asks for. overrides: settings by dotted name; resume: go on with the run if it exists."""
+    """The options of one training. overrides: settings by dotted name; resume: continue the run if it exists."""
 
     stage: Stage
     spec: Path
@@ -42,7 +42,7 @@ def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixt
 
     Nothing is written yet: see `record`.
     """
-    check_request(run, request)
+    check_training_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
     config = _resumed(run, request, mixture) if run.exists() else _new_run(request, mixture)
     if config.wandb is not None:
@@ -50,7 +50,7 @@ def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixt
     return config, mixture
 
 
-def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
+def record_run(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     """Writes what the run depends on, the config last, once every check has passed."""
     if not run.exists():
         run.write_lock(mixture.lock())
@@ -60,12 +60,10 @@ def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     run.write_config(config)
 
 
-def check_request(run: RunDirectory, request: TrainingRequest) -> None:
+def check_training_request(run: RunDirectory, request: TrainingRequest) -> None:
     """UsageError if the run directory or the starting run are not what the command expects."""
     if run.exists() and not request.resume:
-        raise UsageError(
-            f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
-        )
+        raise UsageError(f"--run {run.path}: a run exists already. Give --resume to continue it, or another directory")
     if (
         not run.exists()
         and not request.resume
@@ -140,7 +138,7 @@ def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> R
 
 def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
-    config = resolve(
+    config = resolve_config(
         stage=request.stage,
         mixture=request.spec,
         horizon=mixture.horizon,

@@ -45,7 +45,7 @@ class TrainState:
 
 @struct.dataclass
 class TrainBatch:
-    """One batch on its way to the device.
+    """One batch being sent to the device.
 
     actions: float32 [b, h, d] normalized. action_mask: bool [b, d]. chunk_mask: bool [b, h], True inside the episode.
     stop_signal: int32 [b], the signal that asked the process which read these rows to stop, or 0; carried along so

@@ -1,4 +1,4 @@
-"""Kills conversions and gives them damaged, unusual and hostile inputs; prints a table of what came of it.
+"""Kills conversions and gives them damaged, unusual and hostile inputs; prints a table of outcomes.
 
     python -m benchmarks.chaos [--seconds 300] [--only kills|damage|variants|attacks] [--samples ../shared] [--seed 0]
 
@@ -51,8 +51,7 @@ def _try_all(root: Path, kinds: tuple[str, ...], seconds: float, seed: int, samp
             tallies += [try_attacks(root / kind, samples), try_specs(root / kind)]
         else:
             sources = [source for name in ADAPTERS if (source := write_source(name, root / kind, samples))]
-            for source in sources:
-                tallies += try_damages(source, seconds / len(sources), seed)
+            tallies += [try_damages(source, seconds / len(sources), seed) for source in sources]
     return tallies
 
 

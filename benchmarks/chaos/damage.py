@@ -60,34 +60,34 @@ def exchange(files: Sequence[Path], chance: random.Random) -> str:
 Damage = Callable[[Sequence[Path], random.Random], str]
 # Whether what is left shows the damage: a file that is gone or short always must be missed. Two whole files that are
 # exchanged are what another logger might have written, and flipped numbers too, where the format has no checksums.
-DAMAGES: dict[str, tuple[Damage, bool]] = {
-    "flip a bit": (flip_bit, False),
-    "zero a block": (zero_block, False),
-    "cut a file": (cut, True),
-    "delete a file": (delete, True),
-    "empty a file": (empty, True),
-    "exchange two files": (exchange, False),
-}
+DAMAGES: tuple[tuple[Damage, bool], ...] = (
+    (flip_bit, False),
+    (zero_block, False),
+    (cut, True),
+    (delete, True),
+    (empty, True),
+    (exchange, False),
+)
 
 
-def try_damages(source: Source, seconds: float, seed: int) -> list[Tally]:
+def try_damages(source: Source, seconds: float, seed: int) -> Tally:
     """Damages the source again and again until the time is over, each kind in turn."""
     whole = source.path.with_name(f"{source.path.name}.whole")
     shutil.copytree(source.path, whole)
     before = attempt(lambda: read_source(source))
     if isinstance(before, Failure) or before.error:
         raise RuntimeError(f"{source.name}: expected a source that is read whole, found {before}")
-    tallies = {kind: Tally(kind=f"{source.name}: {kind}") for kind in DAMAGES}
+    tally = Tally(kind=f"damages of {source.name}")
     chance, end = random.Random(seed), time.monotonic() + seconds
     while time.monotonic() < end:
-        for kind, (damage, is_shown) in DAMAGES.items():
+        for damage, is_shown in DAMAGES:
             what = damage(source.files, chance)
             after = attempt(lambda: read_source(source))
             is_provable = is_shown or source.name in CHECKSUMMED
             if damage is exchange or (damage is delete and source.name in UNPROMISED):
                 is_provable = False
             outcome = judge(before, after, is_provable)
-            tallies[kind].add(outcome, what + (f": {after.text}" if isinstance(after, Failure) else ""))
+            tally.add(outcome, what + (f": {after.text}" if isinstance(after, Failure) else ""))
             shutil.rmtree(source.path)
             shutil.copytree(whole, source.path)
-    return list(tallies.values())
+    return tally

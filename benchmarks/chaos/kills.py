@@ -29,7 +29,7 @@ def try_kills(root: Path, seconds: float, seed: int) -> Tally:
         out = root / "out"
         n_kills = 0
         # Most of a run is the start of Python: the moments are spread over what comes after it.
-        while _run(source, out, chance.uniform(0.3, 1.0) * wall_s) and n_kills < _MOST_RUNS:
+        while _run(source, out, chance.uniform(0.2, 0.7) * wall_s) and n_kills < _MOST_RUNS:
             n_kills += 1
             tally.add("same", "")
         _run(source, out, None)

@@ -1,4 +1,4 @@
-"""One try in a process of its own, with limits on time and memory, and what came of it."""
+"""One try in a process of its own, with limits on time and memory, and its outcome."""
 
 import hashlib
 import multiprocessing

@@ -177,6 +177,7 @@ def read_document(
     if len(text) > MAX_BYTES:
         raise UsageError(f"{path}: expected {_readable(what)} of at most {MAX_BYTES} characters, found a larger file")
     try:
+        # Nodes and not values: only they know line and column, and keys that are given twice.
         node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         found = error.problem_mark or error.context_mark
@@ -260,6 +261,7 @@ class _Reader:
 
     def fitting(self, node: yaml.Node, kind: AnyOf) -> Kind:
         for option in kind.kinds:
+            # By YAML type alone, so that a mistake inside is reported for the kind that was meant, not as fitting none.
             resolved = self.named[option.name] if isinstance(option, Named) else option
             if isinstance(node, _node_type(resolved)):
                 return resolved
@@ -290,7 +292,7 @@ class _Reader:
     def pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, Mark, yaml.Node]]:
         """Keys, where they stand, and values; those that `<<` merges in come first and give way to the mapping's own.
 
-        Raises SpecError for a key that stands twice: YAML's own loader keeps the last one without a word.
+        Raises SpecError for a key that is given twice: YAML's own loader silently keeps the last one.
         """
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"merged deeper than {MAX_DEPTH} levels; does an alias hold itself?")
@@ -303,13 +305,14 @@ class _Reader:
                 for source in merged:
                     if not isinstance(source, yaml.MappingNode):
                         raise SpecError(self.mark(source), f"expected a mapping to merge, found {_describe(source)}")
+                    # YAML's rule of `<<`: of several merged mappings the first one that has a key wins.
                     values = {pair[0]: pair for pair in self.pairs(source, depth + 1)} | values
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 continue
             key, mark = str(key_node.value), self.mark(key_node)
             if key in own:
-                raise SpecError(mark, f"key {key!r} stands twice; the first is on line {own[key].line}")
+                raise SpecError(mark, f"key {key!r} is given twice; the first is on line {own[key].line}")
             own[key] = mark
             values[key] = key, mark, value_node
         yield from values.values()
@@ -334,9 +337,11 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode) or node.tag.endswith((":bool", ":null")):
             raise SpecError(self.mark(node), expected)
         try:
+            # Not by YAML's tag: YAML 1.1 reads 1e-4 as text and 1_000 as a number.
             value = float(node.value.replace("_", ""))
         except ValueError as error:
             raise SpecError(self.mark(node), expected) from error
+        # NaN is above no bound, so that `at_most` alone would let it pass.
         fits = value == value and abs(value) != float("inf") and not (kind.integer and value != int(value))
         fits = fits and (kind.above is None or value > kind.above) and (kind.at_least is None or value >= kind.at_least)
         if not fits or (kind.at_most is not None and value > kind.at_most):

@@ -164,7 +164,7 @@ def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors =
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
-    """Decodes in the layout that is cheapest to go on with."""
+    """Decodes in the layout that is cheapest to process further."""
     return decode_jpeg(data, "RGBX") if data.startswith(_JPEG_START) else decode_image(data)
 
 

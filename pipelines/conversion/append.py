@@ -39,7 +39,7 @@ class Base:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Every source episode that the base knows, kept or left out."""
+        """The keys of every source episode of the base, kept or rejected."""
         rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
         return frozenset([*rejected, *(entry.scan_key for entry in self.manifest.episodes)])
 
@@ -59,6 +59,7 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
     if manifest is None:
         path = folder / base_version / MANIFEST_FILE
         raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
+    # Another entry may read the same slots with other units or signs; one dataset must have one meaning.
     if (name := manifest.adapter["name"]) != adapter.name:
         raise UsageError(f"--append {base_version}: expected adapter {name}, as there, found {adapter.name}")
     with (folder / base_version / "rejects.parquet").open("rb") as file:
@@ -78,7 +79,7 @@ def _check_form(dataset: Dataset) -> None:
 
 
 def only_new(found: Found, base: Base, source: StoragePath) -> Found:
-    """Returns the episodes that the base does not know.
+    """Returns the episodes whose keys the base lacks.
 
     source: the input's folder. Raises FailedWork when there are none, or when other episodes have the names of known
     ones.
@@ -120,7 +121,7 @@ def _check_names(found: Found, base: Base, source: StoragePath) -> None:
 
 
 def number_after(plan: ConversionPlan, base: Base) -> ConversionPlan:
-    """Numbers the new shards behind those of the base."""
+    """Numbers the new shards after those of the base."""
     totals = dict(base.n_shards)
     for shard in plan.shards:
         totals[shard.split] = base.n_shards.get(shard.split, 0) + shard.n_shards
@@ -148,6 +149,8 @@ def carry_shards(base: Base, plan: ConversionPlan, directory: StoragePath) -> li
         new = replace(old, n_shards=totals[entry.split])
         _carry_file(old.shard_path(base.dataset.path), new.shard_path(directory))
         sidecar = old.sidecar_path(base.dataset.path)
+        # A shard's name states the total, which has grown; its bytes and hash stay, so the sidecar alone is written
+        # again.
         rows = [row | {"shard": new.file_name} for row in read_sidecar(sidecar).to_pylist()]
         write_sidecar(directory, new, rows, base.dataset.cameras, read_fingerprint(sidecar))
         results.append(_result_of(entry, episodes.get((entry.split, entry.shard), []), new.n_shards))

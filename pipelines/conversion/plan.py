@@ -19,7 +19,7 @@ from pipelines.storage.mirror import DEFAULT_KEPT_GB
 from pipelines.storage.paths import StoragePath, as_storage_path
 
 WORK = ".work"
-# Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
+# Episodes of one shard where the user states no number of shards; the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
 
@@ -94,6 +94,7 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
         lost = f"; {len(rejects)} could not be read, the first: {rejects[0].detail}" if rejects else ""
         raise FailedWork(f"expected episodes to convert, found none (splits found: {', '.join(there) or 'none'}){lost}")
     by_split: dict[str, list[EpisodeLocation]] = {}
+    # By hash, so that neither the order of a listing nor that of recording decides what lies together in a shard.
     for located in sorted(kept, key=_rank):
         by_split.setdefault(located.reference.split, []).append(located)
     largest = max(len(group) for group in by_split.values())
@@ -200,6 +201,7 @@ def _rank(located: EpisodeLocation) -> tuple[str, tuple[int, ...], str]:
     reference = located.reference
     named = located.group or reference.key
     digest = hashlib.sha256(f"{reference.split}\0{named}".encode()).hexdigest()
+    # Episodes that share a file stay together, else every shard would fetch and read that file again.
     return digest, located.place if located.group else (), reference.key
 
 
@@ -222,6 +224,7 @@ def _with_split(located: EpisodeLocation, val_fraction: float) -> EpisodeLocatio
     reference = located.reference
     if not val_fraction or reference.split != "train":
         return located
+    # By the key alone, so that an episode stays on its side when others are added.
     share = int(hashlib.sha256(f"val\0{reference.key}".encode()).hexdigest()[:13], 16) / 16**13
     if share >= val_fraction:
         return located

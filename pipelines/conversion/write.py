@@ -34,7 +34,7 @@ def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardRes
 
 
 def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
-    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each.
+    """Reads, checks and writes the episodes of one shard, one at a time, and records the outcome of each.
 
     A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
     """

@@ -41,7 +41,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CheckReport:
     """What the checks found, errors first, and per norm key the measured ratio of motion to command."""
 
     findings: tuple[Finding, ...]
@@ -72,7 +72,7 @@ def check_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: N
     return list(inspect_dataset(dataset, on_episode).findings)
 
 
-def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> Report:
+def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> CheckReport:
     """Runs the checks that need no picture over the episodes of some shards, spread over the splits.
 
     So every conversion sees at its end whether grippers close the right way, units fit and streams belong together,
@@ -87,7 +87,7 @@ def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> Report:
     return _inspect(replace(dataset, splits=some), vectors, lambda: None)
 
 
-def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> Report:
+def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> CheckReport:
     """Runs every check over every episode, one at a time.
 
     An episode or a shard that cannot be read is a finding that names it; the others are checked all the same.
@@ -96,7 +96,7 @@ def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda:
     return _inspect(dataset, checks_of(dataset), on_episode)
 
 
-def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[], object]) -> Report:
+def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[], object]) -> CheckReport:
     measured: list[dict[str, list[Any]]] = [defaultdict(list) for _ in checks]
     moves: dict[str, list[Moves]] = defaultdict(list)
     unreadable: list[str] = []
@@ -124,7 +124,7 @@ def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[],
     mislabelled = {found.scope for found in findings if found.kind == "delta_as_absolute"}
     findings = [found for found in findings if found.kind != "scale" or found.scope not in mislabelled]
     findings += conclude_unreadable(whole, unreadable)
-    return Report(
+    return CheckReport(
         findings=tuple(sorted(findings, key=lambda found: _SEVERITIES.index(found.severity))),
         ratios={key: tuple(measure_ratios(found)) for key, found in sorted(moves.items())},
     )

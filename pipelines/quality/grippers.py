@@ -74,7 +74,7 @@ def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> l
         return [finding("gripper_polarity", "error", scope, evidence, _advice("the state's and the action's"), where)]
     if len(motions) >= 10 and closed_start > 0.9:
         measured = "measured" if all(m.is_measured for m in motions) else "not measured"
-        evidence = f"{starts}; the fingers are {measured}, and nothing else speaks for or against it"
+        evidence = f"{starts}; the fingers are {measured}, and there is no other evidence"
         where = [m.where for m in motions if m.starts_closed]
         return [finding("gripper_polarity", "warning", scope, evidence, _advice("the"), where)]
     return []

@@ -320,7 +320,7 @@ def _is_degrees(found: Sequence[Moves], ratio: Ratio, side: int) -> bool:
 
 
 def _turns(scope: str, found: Sequence[Moves]) -> list[Finding]:
-    """A joint or pose beyond a full turn: degrees, or a joint of several turns; the numbers do not tell which."""
+    """A joint or pose beyond a full turn: degrees, or a joint of several turns; the numbers do not show which."""
     sides = (0, 1) if is_absolute(found[0].control_mode) else (0,)
     angles = [slot for slot, unit in found[0].slots.items() if unit == "rad"]
     far = [m for m in found if any(m.peaks[side, slot] > FULL_TURN_RAD for side in sides for slot in angles)]

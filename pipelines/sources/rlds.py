@@ -23,7 +23,7 @@ from pipelines.sources.tfds.features import (
     read_language,
     read_success,
     split_pictures,
-    unpack,
+    unpack_zlib,
 )
 from pipelines.sources.tfds.version_folder import (
     ShardFile,
@@ -80,7 +80,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         raise Rejected("corrupt_example", str(error)) from error
     steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
     t = count_steps(steps)
-    steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
+    steps |= {key: unpack_zlib(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
     metadata = {key: value for key, value in features.items() if key.startswith(METADATA)}
@@ -199,7 +199,7 @@ def _read_spans(local: Path, mtime_ns: int) -> tuple[tuple[tuple[int, int], ...]
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     """One reject for every record that the dataset's own counts promise; of a cut file without counts, one.
 
-    A file that ends between two records, or is empty, reads well: only the counts tell that records are lost.
+    A file that ends between two records, or is empty, reads well: only the counts show that records are lost.
     """
     promised = range(n_found, file.n_records or 0)
     if not error:

@@ -14,7 +14,7 @@ from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, Nati
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5, read_array, read_arrays
+from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5_log, read_array, read_arrays
 from pipelines.sources.hdf5_texts import read_instruction, read_json, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
@@ -46,7 +46,7 @@ def find(source: str, adapter: Adapter) -> Found:
     tasks: dict[str, None] = {}
     for path in paths:
         try:
-            with open_hdf5(path) as file:
+            with open_hdf5_log(path) as file:
                 found = _list_demos(file, path, root)
                 tasks |= dict.fromkeys(_list_tasks(file, each=not isinstance(path, RemotePath)))
         except (Rejected, *READ_ERRORS) as error:
@@ -74,7 +74,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     path, demo = local_path(as_storage_path(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
     where = f"{path}#{demo}"
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5_log(path) as file:
             group = file["data"][demo]
             t = len(group["actions"])
             _check_promised(group, t, where)
@@ -89,7 +89,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             hz = _read_control_hz(file)
             instruction = read_instruction(group) or read_instruction(file["data"])
             step_text = read_step_text(group, t, where) or read_step_text(group["obs"], t, where)
-            success, inferred = read_success(group, arrays)
+            success, inferred = read_demo_success(group, arrays)
     except READ_ERRORS as error:
         raise Rejected("unreadable_hdf5", f"{where}: {error}") from error
     rewards = arrays.get("rewards")
@@ -110,7 +110,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     )
 
 
-def read_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
+def read_demo_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
     """Returns 1, 0 or -1 (unknown), and how it was concluded where the file does not say it outright.
 
     A `success` attribute or array says it. A sparse reward (0 and 1 only) that reaches 1 does, since robosuite gives

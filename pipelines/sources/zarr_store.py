@@ -113,11 +113,12 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
     """Opens a folder or a `.zip` to be read. Raises what `READ_ERRORS` lists where it is no zarr store.
 
     Raises FailedWork where an array needs a codec that can be installed: no episode of the store is damaged; and
-    Rejected where one needs a codec that nobody knows.
+    Rejected where one needs an unknown codec.
     """
     for name, metadata in sorted(check_zarr(path).items()):
         if name.rpartition("/")[2] in METADATA:
             check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
+    # Only after every metadata file was checked, so that opening meets no codec that is not allowed.
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
     return Store(path=path, is_sparse=bool(group.attrs.get(SPARSE))), group
 
@@ -125,7 +126,7 @@ def open_store(path: Path) -> tuple[Store, zarr.Group]:
 def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.Array]]:
     """Opens a zarr v3 group: its attributes, and its arrays by name; errors as of `open_store`.
 
-    To ask zarr's group for every array costs more than to read a log.
+    Looking every array up in zarr's group would take longer than reading the log.
     """
     attributes = json.loads(read_regular(folder / "zarr.json"))["attributes"]
     local = zarr.storage.LocalStore(folder, read_only=True)
@@ -133,6 +134,7 @@ def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.
     for parent, below, files in os.walk(folder, onerror=_raise):
         metadata = json.loads(read_regular(Path(parent, "zarr.json"))) if "zarr.json" in files else {}
         if metadata.get("node_type") == "array":
+            # Not into an array's chunks: a log has tens of thousands of them.
             below.clear()
             name = Path(parent).relative_to(folder).as_posix()
             check_zarr_codecs(metadata, f"{folder}: {name}")
@@ -146,7 +148,7 @@ def _raise(error: OSError) -> None:
 
 
 def check_installed(metadata: Any, where: str) -> None:
-    """Raises FailedWork where an array needs a codec that can be installed, Rejected where nobody knows its codec."""
+    """Raises FailedWork where an array needs a codec that can be installed, Rejected where its codec is unknown."""
     register_image_codecs()
     registered = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
     for codec in codecs_of(metadata):
@@ -198,7 +200,7 @@ def chunk_names(array: zarr.Array, start: int, end: int) -> Iterator[str]:
 def check_unpacked_size(store: Store, array: zarr.Array, name: str, where: str) -> None:
     """Raises Rejected where a chunk's outermost codec would unpack to far more than the chunk has room for.
 
-    Codecs allocate what a chunk's header claims, or grow while they unpack, before anybody looks at the size.
+    Codecs allocate what a chunk's header claims, or grow while they unpack, before the size is checked.
     """
     room = max(math.prod(array.shards or array.chunks) * array.dtype.itemsize * _SLACK, _WINDOW_BYTES)
     codec = _outermost_codec(array)

@@ -64,7 +64,7 @@ def test_a_full_disk_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("mixtures.cli.run_schema", fail)
     assert trainers.main.main(["mix", "schema"]) == 1
     assert capsys.readouterr().err == (
-        "embodimix mix: there is no room left on the disk; make room and run the same command again to go on\n"
+        "embodimix mix: the disk is full; free some space and run the same command again to continue\n"
     )
 
 

@@ -16,8 +16,8 @@ from pipelines.sources.lerobot_files.records import (
     EpisodeFiles,
     VideoSpan,
     key_of_episode,
-    make_reject,
     read_lines,
+    reject_episode,
 )
 from pipelines.sources.lerobot_files.templates import Info, Templates, fill_template
 from pipelines.storage.paths import StoragePath
@@ -27,7 +27,7 @@ _CHUNK_SIZE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class EpisodeListing:
     """The episodes of a dataset by number, what is listed or there and cannot be one, and what was concluded."""
 
     episodes: Mapping[int, EpisodeFiles]
@@ -35,7 +35,7 @@ class Listing:
     inferred: Mapping[str, str]
 
 
-def list_single(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> Listing:
+def list_single(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> EpisodeListing:
     """Episodes of v2.0 and v2.1: one Parquet file, and one MP4 per camera, each."""
     lines = read_lines(root / "meta/episodes.jsonl")
     counts = Counter(int(row["episode_index"]) for row in lines)
@@ -52,13 +52,13 @@ def list_single(root: StoragePath, info: Info, templates: Templates, there: set[
         astray.update({"data_path"} if others is None else ())
         for other in others or ():
             detail = f"{key_of(other, root)}: a second table of episode {number}"
-            rejects.append(make_reject(root, info, number, "duplicate_episode", detail))
+            rejects.append(reject_episode(root, info, number, "duplicate_episode", detail))
         if counts[number] > 1:
             detail = f"meta/episodes.jsonl lists episode {number} {counts[number]} times"
-            rejects += [make_reject(root, info, number, "duplicate_episode", detail)] * counts[number]
+            rejects += [reject_episode(root, info, number, "duplicate_episode", detail)] * counts[number]
         elif rows and number not in rows and data is not None:
             detail = f"meta/episodes.jsonl does not list episode {number}, whose table is there"
-            rejects.append(make_reject(root, info, number, "unlisted", detail))
+            rejects.append(reject_episode(root, info, number, "unlisted", detail))
         elif data is not None or not others:
             videos: dict[str, VideoSpan] = {}
             for camera in cameras:
@@ -70,10 +70,10 @@ def list_single(root: StoragePath, info: Info, templates: Templates, there: set[
             row = rows.get(number, {})
             tasks = tuple(row.get("tasks") or ())
             found[number] = EpisodeFiles(number=number, data=data, length=row.get("length"), tasks=tasks, videos=videos)
-    return Listing(episodes=found, rejects=tuple(rejects), inferred=_explain_astray(astray))
+    return EpisodeListing(episodes=found, rejects=tuple(rejects), inferred=_explain_astray(astray))
 
 
-def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> Listing:
+def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> EpisodeListing:
     """Episodes of v3.0: many in a file, their files and times in meta/episodes."""
     tables: list[StoragePath] = sorted((root / "meta/episodes").rglob("*.parquet"), key=str)
     rows = [row for table in tables for row in _read_rows(table)]
@@ -87,7 +87,7 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
         # Copies that say the same leave no doubt about the episode; others do.
         n_copies = len(same) - 1 if all(row == same[0] for row in same) else len(same)
         detail = f"meta/episodes lists episode {number} {len(same)} times"
-        rejects += [make_reject(root, info, number, "duplicate_episode", detail)] * n_copies
+        rejects += [reject_episode(root, info, number, "duplicate_episode", detail)] * n_copies
         if n_copies == len(same):
             continue
         row = same[0]
@@ -101,7 +101,7 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
             to_row=row.get("dataset_to_index"),
             videos={key: span for key in keys if (span := _span(root, info, templates.videos, row, key, there))},
         )
-    return Listing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
+    return EpisodeListing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
 
 
 def list_promised(
@@ -113,10 +113,10 @@ def list_promised(
     n_missing = total - len(named)
     detail = f"info.json promises {total} episodes, {len(named)} are listed or there"
     if n_missing > MAX_PROMISED:
-        lost = make_reject(root, info, total - 1, "promised_missing", detail)
+        lost = reject_episode(root, info, total - 1, "promised_missing", detail)
         return [replace(lost, source_key=f"{n_missing} episodes")]
     missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
-    return [make_reject(root, info, number, "promised_missing", detail) for number in missing]
+    return [reject_episode(root, info, number, "promised_missing", detail) for number in missing]
 
 
 def _by_number(

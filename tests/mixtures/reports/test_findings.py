@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.reports.plan import explain, plan_of, render
+from mixtures.reports.plan import explain_group, plan_of, render
 from mixtures.reports.plan_page import plan_page
 from mixtures.stream.batches import Stream
 from mixtures.stream.text_shares import count_long_texts, text_shares
@@ -78,7 +78,7 @@ def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> 
         "`--name`"
     )
     assert any(f"the action of a/1.0.0 ({there}) moves 50 times as far as that of a/1.0.0 ({here})" in f for f in found)
-    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot tell"):
+    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot separate"):
         opened(tmp_path, f"{body}normalization: {{by: dataset}}\n")
 
 
@@ -252,6 +252,6 @@ def test_min_share_over_max_epochs_is_refused_where_it_stands(tmp_path: Path) ->
         opened(tmp_path, body, draws=6400)
     plan = plan_of(opened(tmp_path, body, draws=48))
     assert plan.groups[0].probability == pytest.approx(0.5)
-    assert "min_share holds: without it the group would get less" in explain(plan, "fold@arx")
+    assert "min_share holds: without it the group would get less" in explain_group(plan, "fold@arx")
     limited = "datasets:\n  - {path: a/1.0.0}\n  - {path: b/1.0.0, max_epochs: 0.5}\n"
-    assert "max_epochs holds: without it" in explain(plan_of(opened(tmp_path, limited, draws=48)), "fold@ur5e")
+    assert "max_epochs holds: without it" in explain_group(plan_of(opened(tmp_path, limited, draws=48)), "fold@ur5e")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.specs.grammar import json_schema
+from mixtures.specs.grammar import mixture_json_schema
 from mixtures.specs.spec import Filter, Weighting, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
@@ -119,11 +119,11 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ),
         (
             "datasets:\n  - {path: a}\n  - {path: a}\n",
-            "m.yaml:5:12: the same dataset stands twice; the first is on line 4",
+            "m.yaml:5:12: the same dataset is listed twice; the first is on line 4",
         ),
         (
             "datasets: [{path: a}]\ndatasets: [{path: b}]\n",
-            "m.yaml:4:1: key 'datasets' stands twice; the first is on line 3",
+            "m.yaml:4:1: key 'datasets' is given twice; the first is on line 3",
         ),
         (
             "datasets: [{multiplier: 2}]\n",
@@ -174,7 +174,7 @@ def test_a_missing_spec_is_wrong_use(tmp_path: Path) -> None:
 
 
 def test_the_json_schema_names_every_key_of_a_dataset() -> None:
-    dataset = json_schema()["$defs"]["dataset"]
+    dataset = mixture_json_schema()["$defs"]["dataset"]
     assert dataset["required"] == ["path"]
     assert set(dataset["properties"]) >= {"path", "multiplier", "cap_steps", "max_epochs", "min_share", "filters"}
     assert dataset["additionalProperties"] is False

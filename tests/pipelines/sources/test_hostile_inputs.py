@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.native import Rejected
+from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources import aloha, dp, droid, foreign_files, lerobot, rlds, robomimic
 from pipelines.sources import zarr as inhouse
@@ -25,7 +25,7 @@ from tests.support.hdf5_files import T, write_aloha, write_robomimic
 from tests.support.native_files import bridge_features, write_rlds
 
 ALOHA, ROBOMIMIC, DROID = get_adapter("aloha_hdf5"), get_adapter("robomimic"), get_adapter("droid_raw")
-DP, LOG = get_adapter("dp_replay"), get_adapter("inhouse_log")
+DP, LOG, LEROBOT = get_adapter("dp_replay"), get_adapter("inhouse_log"), get_adapter("lerobot_aloha")
 SECRET = bytes(T * 14 * 8)
 
 
@@ -253,8 +253,48 @@ def test_billions_of_promised_episodes_are_one_reject(tmp_path: Path) -> None:
     source = write_v2(tmp_path / "in")
     info = json.loads((source / "meta/info.json").read_text())
     (source / "meta/info.json").write_text(json.dumps(info | {"total_episodes": MANY}))
-    found = lerobot.find(str(source), get_adapter("lerobot_aloha"))
+    found = lerobot.find(str(source), LEROBOT)
     assert len(found.episodes) == 2
     assert [(reject.source_key, reject.reason) for reject in found.rejects] == [
         (f"{MANY - 2} episodes", "promised_missing")
     ]
+
+
+TEMPLATES = [
+    "../other/{episode_index}.parquet",
+    "/etc/{episode_index}",
+    "data/../../other/{episode_index}.parquet",
+    "data/\0{episode_index}",
+    "data/{episode_index}\n",
+    "x" * 5000 + "{episode_index}",
+    "{episode_index.__class__}",
+    "{episode_index:>999999999999}",
+]
+
+
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+@pytest.mark.parametrize("template", TEMPLATES, ids=range(len(TEMPLATES)))
+def test_a_template_leads_to_no_file_outside(tmp_path: Path, template: str, key: str) -> None:
+    source = write_v2(tmp_path / "in")
+    expected = [lerobot.read(located, LEROBOT).arrays["action"].tolist() for located in find_lerobot(source)]
+    shutil.copytree(source / "data/chunk-000", tmp_path / "other")
+    for number in range(2):
+        (tmp_path / f"other/episode_{number:06d}.parquet").rename(tmp_path / f"other/{1 - number}.parquet")
+    info = json.loads((source / "meta/info.json").read_text())
+    (source / "meta/info.json").write_text(json.dumps(info | {key: template}))
+    found = [lerobot.read(located, LEROBOT).arrays["action"].tolist() for located in find_lerobot(source)]
+    assert found == expected
+
+
+def test_a_camera_is_no_path(tmp_path: Path) -> None:
+    source = write_v2(tmp_path / "in")
+    shutil.copytree(source / "videos/chunk-000", tmp_path / "outside")
+    info = json.loads((source / "meta/info.json").read_text())
+    info["features"]["../../../outside/observation.images.top"] = {"dtype": "video", "shape": [64, 64, 3]}
+    (source / "meta/info.json").write_text(json.dumps(info))
+    for located in find_lerobot(source):
+        assert [key for key in lerobot.read(located, LEROBOT).frames if "outside" in key] == []
+
+
+def find_lerobot(source: Path) -> list[EpisodeLocation]:
+    return list(lerobot.find(str(source), LEROBOT).episodes)
