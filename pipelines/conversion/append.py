@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
+from pipelines.conversion.fingerprints import Mode, fingerprint_input
 from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
@@ -77,13 +78,46 @@ def _check_form(dataset: Dataset) -> None:
             )
 
 
-def only_new(found: Found, base: Base) -> Found:
-    """Returns the episodes whose keys the base lacks. Raises FailedWork when there are none."""
+def only_new(found: Found, base: Base, source: StoragePath) -> Found:
+    """Returns the episodes whose keys the base lacks.
+
+    source: the input's folder. Raises FailedWork when there are none, or when other episodes have the names of known
+    ones.
+    """
     known = base.keys
+    _check_names(found, base, source)
     episodes = tuple(located for located in found.episodes if located.reference.key not in known)
     if not episodes:
         raise FailedWork(f"expected episodes that {base.dataset.path} does not hold, found none")
     return Found(episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known))
+
+
+def _check_names(found: Found, base: Base, source: StoragePath) -> None:
+    """Raises FailedWork when an episode of a known name lies in another file than the base read it from.
+
+    `episode_0.hdf5` and the first record of a shard are in every recording session: taken for known they would be left
+    out unseen. A folder that was moved with its times is the same; names of in-house logs are their own.
+    """
+    record = base.manifest.input
+    if record is None or isinstance(source, RemotePath) or base.manifest.adapter["format"] == "zarr":
+        return
+    before = {entry.scan_key: entry.source_uri for entry in base.manifest.episodes}
+    moved = {
+        (before[key], located.reference.uri): key
+        for located in found.episodes
+        if (key := located.reference.key) in before and before[key] != located.reference.uri
+    }
+    if not moved:
+        return
+    mode: Mode = "full" if record.mode == "full" else "fast"
+    now = fingerprint_input(source, [new for _, new in moved], base.dataset.path, mode).prints
+    for (old, new), key in moved.items():
+        if old not in record.prints or now.get(new) != record.prints[old]:
+            raise FailedWork(
+                f"{new}: episode {key!r} has the name of one that {base.dataset.path} took from {old}, and the files "
+                "are not the same. If it is another episode, rename the file or folder; if it is a copy, give it the "
+                "times of the old one (cp -p), or append from the old path"
+            )
 
 
 def number_after(plan: ConversionPlan, base: Base) -> ConversionPlan:

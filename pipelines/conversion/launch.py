@@ -261,7 +261,12 @@ def plan_conversion(conversion: ConversionRequest, base: Base | None) -> Convers
     found = find_episodes(conversion)
     if base is None:
         return make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
-    plan = make_plan(only_new(found, base), conversion.n_shards, conversion.val_fraction, conversion.splits)
+    plan = make_plan(
+        only_new(found, base, as_storage_path(conversion.source)),
+        conversion.n_shards,
+        conversion.val_fraction,
+        conversion.splits,
+    )
     return number_after(plan, base)
 
 
