@@ -475,8 +475,9 @@ def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], end
 
 
 def _give_up(reason: str) -> None:
-    """Ends this process and the workers it started; a hung runner cannot be asked to."""
+    """Ends this process and the workers it started, with a message."""
     advice = "Finished shards are kept; run the same command again"
     print(f"embodimix convert: {reason}. {advice}", file=sys.stderr, flush=True)
     end_processes()
+    # The main thread waits inside Beam's runner, where no exception of this thread reaches it.
     os._exit(1)

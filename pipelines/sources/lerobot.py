@@ -188,11 +188,13 @@ def _runs_of(path: StoragePath) -> dict[int, tuple[int, int]] | None:
     try:
         runs = runs_of(path)
     except Rejected as error:
+        # A disk that fails for a moment is tried again by the caller; as a reject the episodes would be lost.
         if passing := transient_cause(error):
             raise passing from error
         return None
     bounds: dict[int, tuple[int, int]] = {}
     for number, start, stop in runs:
+        # The span of all runs: rows of one episode need not lie together, and the reader filters others out.
         bounds[number] = (min(start, bounds.get(number, (start, stop))[0]), stop)
     return bounds or None
 
@@ -212,6 +214,7 @@ def _bounds_of(
     if episode.from_row is None or episode.to_row is None:
         return f"{episode.data}: expected a column episode_index, or rows in meta/episodes, found neither"
     same = (other.from_row for other in meta.episodes.values() if other.data == episode.data)
+    # Row numbers of the metadata count through the whole dataset; a file begins at the lowest of its episodes.
     first = min(row for row in same if row is not None)
     return episode.from_row - first, episode.to_row - first
 

@@ -59,7 +59,7 @@ def find(source: str, adapter: Adapter) -> Found:
         episodes += found.episodes
         rejects += found.rejects
     if not episodes:
-        raise FailedWork(f"{rejects[0].detail}; take the file away, or mend it")
+        raise FailedWork(f"{rejects[0].detail}; remove the file, or repair it")
     return Found(episodes=tuple(episodes), rejects=tuple(rejects), tasks=tuple(tasks))
 
 
@@ -111,11 +111,11 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
 
 
 def read_demo_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
-    """Returns 1, 0 or -1 (unknown), and how it was concluded where the file does not say it outright.
+    """Returns 1, 0 or -1 (unknown), and how it was inferred where the file does not state it.
 
-    A `success` attribute or array says it. A sparse reward (0 and 1 only) that reaches 1 does, since robosuite gives
-    it for nothing else. `dones` that are set say it as well (robomimic marks states of success), unless shaped
-    rewards lie beside them. Rewards of all zeros say nothing: RoboCasa's good demonstrations have them.
+    A `success` attribute or array states it. A sparse reward (0 and 1 only) that reaches 1 means success, since
+    robosuite gives it for nothing else. So do `dones` that are set (robomimic marks states of success), unless
+    rewards are shaped. Rewards of all zeros mean nothing: RoboCasa's good demonstrations have them.
     """
     for key in _SUCCESS_KEYS:
         if key in group.attrs:
@@ -212,6 +212,7 @@ def _check_controller(data: h5py.Group, adapter: Adapter, where: str) -> None:
         stated = next(iter(stated["body_parts"].values()))
     if source is None or not isinstance(source.scale, tuple) or not isinstance(stated, Mapping):
         return
+    # A command of 1 is 0.05 m under one controller and a joint angle under another: the scale is the controller's.
     expected = {"type": "OSC_POSE", "control_delta": True, "input_type": "delta", "output_max": list(source.scale)}
     for key, value in expected.items():
         found = stated.get(key, value)
