@@ -80,7 +80,9 @@ class MixturePlan:
     def flags(self, group: Group) -> tuple[str, ...]:
         """What looks wrong with a group, with the reason."""
         found = []
-        if self.draws is not None:
+        if group.probability < SHARE_TOLERANCE:
+            found.append("never drawn: the `min_share` of others leave it nothing")
+        elif self.draws is not None:
             epochs = group.effective_epochs(self.draws)
             if epochs > MANY_EPOCHS:
                 found.append(f"over {MANY_EPOCHS:g} epochs: each step is drawn {epochs:.1f} times")

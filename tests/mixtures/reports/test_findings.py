@@ -65,6 +65,15 @@ def test_one_dataset_twice_is_flagged(tmp_path: Path) -> None:
     assert flags(tmp_path, f"groups: [{parts}]\n") == []
 
 
+def test_a_group_that_bounds_leave_nothing_is_flagged(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_dataset(tmp_path, name, [make_episode(number, task=name, cameras=CAMERA)], n_shards=1)
+    body = "datasets: [{path: a/1.0.0, min_share: 0.5}, {path: b/1.0.0, min_share: 0.5}, {path: c/1.0.0}]\n"
+    plan = plan_of(opened(tmp_path, body))
+    assert [group.probability for group in plan.groups] == pytest.approx([0.5, 0.5, 0])
+    assert plan.flags(plan.groups[2]) == ("never drawn: the `min_share` of others leave it nothing",)
+
+
 def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> None:
     """In metres here and in a controller's units there: pooled by name they would share one scale unseen."""
     for folder, scale in (("here", 0.02), ("there", 1.0)):
