@@ -255,7 +255,7 @@ def _first_difference(before: str, after: str) -> tuple[int, str, str]:
 
 
 def main() -> int:
-    """Prints the table and the survivors; exit code 0 whatever survives, since each is to be looked at."""
+    """Prints the table and the survivors; exit code 0 whatever survives, since each must be reviewed by a person."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules", type=int, default=60, help="the largest modules (60)")
     parser.add_argument("--each", type=int, default=10, help="mutants of each (10)")

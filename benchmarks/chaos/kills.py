@@ -50,7 +50,7 @@ def _run(source: Path, out: Path, kill_after_s: float | None) -> bool:
     try:
         _, said = process.communicate(timeout=kill_after_s)
     except subprocess.TimeoutExpired:
-        # The process is the leader of its own session, so that this ends its workers too, and nobody else's.
+        # The process is the leader of its own session, so that this ends its workers too, and no others.
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return True

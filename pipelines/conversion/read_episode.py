@@ -45,7 +45,7 @@ UNREADABLE = (
 def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:
     """Reads one episode into canonical slots and checks it.
 
-    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
+    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed temporarily.
     """
     try:
         native = reader_of(job.adapter.format).read(located, job.adapter)

@@ -188,7 +188,7 @@ def _runs_of(path: StoragePath) -> dict[int, tuple[int, int]] | None:
     try:
         runs = runs_of(path)
     except Rejected as error:
-        # A disk that fails for a moment is tried again by the caller; as a reject the episodes would be lost.
+        # A disk that fails temporarily is tried again by the caller; as a reject the episodes would be lost.
         if passing := transient_cause(error):
             raise passing from error
         return None

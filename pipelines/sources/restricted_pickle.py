@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _MAX_BYTES = 1 << 30
 # obs_dict.pkl nests three deep, policy_out.pkl two.
 _MAX_DEPTH = 16
-# Values that may be looked at, containers within containers included; a pickle of nested references to the same list
+# Values that may be visited, containers within containers included; a pickle of nested references to the same list
 # would otherwise ask for more than the age of the universe.
 _MAX_VALUES = 1_000_000
 
