@@ -32,11 +32,11 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns int32 ids [s] and bool mask [s]. With `state` [d] in [-1, 1], the prompt holds the state
-        (pi05). Prompts longer than `max_tokens` lose their end; compare `length`."""
+        (pi05). Prompts longer than `max_tokens` lose their end; see `whole`."""
         ...
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """How many tokens the whole prompt takes."""
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """All ids of the prompt, none cut off."""
         ...
 
 
@@ -90,6 +90,7 @@ def prompt_with_state(text: str, state: np.ndarray) -> str:
 
 def state_bins(state: np.ndarray) -> np.ndarray:
     """Bin of each value among 256 equal ones over [-1, 1]; -1 below that range, 255 above it."""
+    # openpi's discretization, to the bin: published pi0.5 weights read these numbers.
     edges = np.linspace(-1.0, 1.0, STATE_BINS + 1)[:-1]
     return np.digitize(state, edges) - 1
 
@@ -114,15 +115,13 @@ class SmallTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        return padded(self._whole(text, state), self.max_tokens)
+        return padded(self.whole(text, state), self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state))
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         if state is not None:
             return [BOS, *self.pieces(prompt_with_state(text, state))]
+        # Begin, text, newline, as PaliGemma's prompts.
         return [BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]]
 
     def pieces(self, text: str) -> list[int]:
@@ -172,16 +171,14 @@ class WordpieceTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        names = ["[CLS]", *self._whole(text, state)[: self.max_tokens - 2], "[SEP]"]
-        return padded([self._ids[name] for name in names], self.max_tokens)
+        *pieces, end = self.whole(text, state)
+        return padded([*pieces[: self.max_tokens - 1], end], self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state)) + 2
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[str]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         prompt = clean_prompt(text) if state is None else prompt_with_state(text, state)
-        return [piece for word in split_words(prompt) for piece in self.pieces(word)]
+        pieces = [piece for word in split_words(prompt) for piece in self.pieces(word)]
+        return [self._ids[name] for name in ("[CLS]", *pieces, "[SEP]")]
 
     def pieces(self, word: str) -> list[str]:
         """The longest pieces from the left; a word with a part that no piece matches is [UNK] as a whole."""
@@ -223,15 +220,13 @@ class PaligemmaTokenizer:
 
     def encode(self, text: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `Tokenizer.encode`."""
-        return padded(self._whole(text, state), self.max_tokens)
+        return padded(self.whole(text, state), self.max_tokens)
 
-    def length(self, text: str, state: np.ndarray | None = None) -> int:
-        """See `Tokenizer.length`."""
-        return len(self._whole(text, state))
-
-    def _whole(self, text: str, state: np.ndarray | None) -> list[int]:
+    def whole(self, text: str, state: np.ndarray | None = None) -> list[int]:
+        """See `Tokenizer.whole`."""
         if state is not None:
             return self._model.encode(prompt_with_state(text, state), add_bos=True)
+        # The newline is encoded by itself, as openpi does.
         return self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")
 
     @cached_property

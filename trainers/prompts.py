@@ -56,14 +56,14 @@ class PromptEncoder:
             cut=np.array([cut for _, _, cut in rows]),
         )
 
-    def length(self, text: str, n_states: int = 0) -> int:
-        """How many tokens a whole prompt takes; n_states: numbers of a state at their widest, three digits each."""
+    def tokens(self, text: str, n_states: int = 0) -> list[int]:
+        """All tokens of a prompt, none cut off; n_states: numbers of a state at their widest, three digits each."""
         widest = np.full(n_states, 1.0) if self._states_as_words else None
-        return self._tokenizer.length(text, widest)
+        return self._tokenizer.whole(text, widest)
 
     def _encode(self, text: str, state: NDArray[np.float32] | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
         ids, mask = self._tokenizer.encode(text, state)
-        return ids, mask, bool(mask.all()) and self._tokenizer.length(text, state) > self.max_tokens
+        return ids, mask, bool(mask.all()) and len(self._tokenizer.whole(text, state)) > self.max_tokens
 
 
 def states_as_words(policy: PolicyConfig) -> bool:

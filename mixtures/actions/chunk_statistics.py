@@ -44,7 +44,7 @@ def chunk_statistics(
     """
     rules = sorted((key, value.action.rule) for key, value in stored.items())
     members = [sorted([*key, name] for key, name in names.items()) for names in pools.names]
-    identity = ["chunks/v2", asdict(rule), MAX_STARTS, rules, members, [table.fingerprint for table in tables]]
+    identity = ["chunks/v3", asdict(rule), MAX_STARTS, rules, members, [table.fingerprint for table in tables]]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     file = cache / "chunks" / f"{name}.json"
     if file.exists():

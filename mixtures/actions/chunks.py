@@ -6,13 +6,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.rotations import wrap_angle
+from mixtures.actions.rotations import euler_to_relative, relative_to_euler
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
 from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_delta
 
 LINEAR, ANGLE, HOLD, SUM = range(4)
+# Rates are stored as float32, so that a whole native step may come out as 3.9999999: floor would then take the step
+# before.
 _NEARLY = 1e-6
 
 
@@ -21,7 +23,8 @@ def read_chunks(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, 18], and bool [b, h].
 
-    The second marks the steps that lie inside the episode; behind its end the last action is repeated.
+    The second marks the steps that lie inside the episode; behind its end the last action is repeated, or where changes
+    are resampled nothing moves.
     """
     if rule.rate_hz is not None and (np.abs(table.control_hz[rows] - rule.rate_hz) > _NEARLY).any():
         return _resampled(table, rows, steps, rule.horizon, rule.rate_hz)
@@ -33,7 +36,7 @@ def slot_kinds(control_mode: str, parts: str) -> NDArray[np.uint8]:
     """How each slot is resampled, uint8 [18]. parts: the action's slots of each part, as JSON.
 
     HOLD: grippers keep their last value, so that no switch is smeared. SUM: the changes of ee_delta add up to the same
-    movement. ANGLE: rotations of ee_absolute turn the short way. LINEAR: everything else.
+    movement. ANGLE: roll, pitch, yaw of ee_absolute turn together, the short way. LINEAR: everything else.
     """
     kinds = np.full(N_SLOTS, LINEAR, np.uint8)
     for part, slots in json.loads(parts).items():
@@ -72,10 +75,43 @@ def resample(
     moved_to = moved[sample, low] + part * before
     kinds = kinds[:, None]
     result = before + part * (after - before)
-    turned = wrap_angle(before + part * wrap_angle(after - before))
-    result = np.where(kinds == ANGLE, turned, result)
     result = np.where(kinds == HOLD, before, result)[:, :-1]
+    _turn(result, before[:, :-1], after[:, :-1], part[:, :-1], kinds[:, 0])
     return np.where(kinds == SUM, np.diff(moved_to, axis=1), result).astype(np.float32)
+
+
+def _turn(
+    result: NDArray[np.float64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    part: NDArray[np.float64],
+    kinds: NDArray[np.uint8],
+) -> None:
+    """Sets the ANGLE slots of result [b, h, 18] to orientations on the shortest turn from `before` to `after`.
+
+    Roll, pitch and yaw by themselves would leave that turn near pitch +-90 degrees, by up to half a step of it.
+    """
+    sample, step = np.nonzero(np.broadcast_to(part[:, :, 0] > 0, result.shape[:2]))
+    on_step = kinds[:, None] == ANGLE
+    result[:] = np.where(on_step, before, result)
+    for slots in _triples(kinds):
+        mine = (kinds[sample] == ANGLE)[:, slots].all(axis=1)
+        cut = sample[mine, None], step[mine, None], np.array(slots)[None]
+        if mine.any():
+            vector = euler_to_relative(after[cut][:, None], before[cut])
+            result[cut] = relative_to_euler(vector * part[sample, step][mine, None], before[cut])[:, 0]
+
+
+def _triples(kinds: NDArray[np.uint8]) -> list[list[int]]:
+    """The slots of every three angles that turn together, of all samples.
+
+    >>> _triples(slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None])
+    [[3, 4, 5]]
+    """
+    found = {
+        tuple(row) for angles in np.unique(kinds == ANGLE, axis=0) for row in np.flatnonzero(angles).reshape(-1, 3)
+    }
+    return [list(map(int, row)) for row in sorted(found)]
 
 
 def _resampled(
@@ -89,6 +125,10 @@ def _resampled(
     kinds = np.array([_cached_kinds(modes[mode], parts[part]) for mode, part in pairs])
     positions = steps[:, None] + ratio[:, None] * np.arange(horizon)
     inside = positions <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
+    # The last change of an episode may add up fewer native ones than the others do; a repeated one would be motion that
+    # was not recorded, in a step that counts.
+    behind = steps[:, None] + np.arange(width) >= table.n_steps_of[rows][:, None]
+    window[behind[:, :, None] & (kinds == SUM)[:, None]] = 0.0
     return resample(window, kinds, ratio, horizon), inside
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.pools import Pool, Pools
+from mixtures.actions.pools import Pool, Pools, dataset_labels
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.errors import FailedWork
@@ -27,16 +27,17 @@ STEPS_AT_ONCE = 1 << 18
 def pool_statistics(
     spec: MixtureSpec, tables: Mapping[Source, CompiledTable], pools: Pools, parts: Mapping[str, Parts]
 ) -> tuple[dict[str, NormStatistics], dict[str, dict[str, NormStatistics]]]:
-    """By pool its statistics, and by pool and dataset (name/version) those of each member.
+    """By pool its statistics, and by pool and dataset (see `labels_of`) those of each member.
 
     A dataset's file counts whole where all that the mixture opens of it under one norm key is in one pool; else the
     pool's episodes are measured. Raises FailedWork where a file lacks a norm key.
     """
     loaded = _load_files(spec, tables)
     by_member: dict[str, dict[str, NormStatistics]] = {}
+    labels = dataset_labels(tuple(tables.values()))
     for path, numbers in _by_path(tables).items():
         mine = [(number, table) for number, table in enumerate(tables.values()) if number in numbers]
-        label = f"{mine[0][1].name}/{mine[0][1].version}"
+        label = labels[mine[0][0]]
         names = sorted({(key, name) for number, _ in mine for (key, _), name in pools.names[number].items()})
         # The whole file counts where it can, filtered or not: filters change from run to run, and statistics that moved
         # with them would make a policy's inputs mean something else.

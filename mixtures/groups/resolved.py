@@ -1,4 +1,4 @@
-"""What a spec resolves to on this host, kept so that opening it again takes no time: groups, samples, statistics."""
+"""What a spec resolves to on this host, cached so that it opens fast again: groups, samples, statistics."""
 
 import hashlib
 import json
@@ -19,6 +19,7 @@ from mixtures.index.mapped import map_file
 from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
+from pipelines.contract.document import SpecError
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
 FORMAT = "embodimix.resolved/v5"
@@ -65,6 +66,7 @@ def _resolve(
 ) -> Resolved:
     selection = select_groups(spec, tables)
     numbers = {id(table): i for i, table in enumerate(tables.values())}
+    _check_namesakes(spec, tables)
     pools = assign_pools(members_of(tables.values()), spec.normalization.by, spec.action.rate_hz, frozen)
     facts = tuple(facts_of(group, pools, numbers, spec.language.proposals) for group in selection.groups)
     used = {name for group in facts for name in group.norm_keys}
@@ -81,6 +83,20 @@ def _resolve(
         members={pool: {d: _half_ranges(s) for d, s in found.items()} for pool, found in members.items()},
         unplaced=selection.unplaced,
     )
+
+
+def _check_namesakes(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> None:
+    """Raises SpecError where pools by dataset would hold two datasets, because both have one name and version."""
+    paths: dict[str, str] = {}
+    for entry in spec.root.all_entries() if spec.normalization.by == "dataset" else ():
+        table = tables[entry.source]
+        label = f"{table.name}/{table.version}"
+        if paths.setdefault(label, table.path) != table.path:
+            raise SpecError(
+                entry.mark,
+                f"`normalization: {{by: dataset}}` cannot separate {table.path} from {paths[label]}: both are {label}. "
+                "Convert one of them under another `--name`",
+            )
 
 
 def _half_ranges(statistics: NormStatistics) -> tuple[float, ...]:

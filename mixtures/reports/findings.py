@@ -1,4 +1,4 @@
-"""What looks wrong with a mixture as a whole: pools that disagree, data that stand twice, a group per sentence."""
+"""What looks wrong with a mixture as a whole: pools that disagree, data that occur twice, a group per sentence."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.pools import Pool
+from mixtures.actions.pools import Pool, dataset_labels
 from mixtures.groups.selection import walk
 from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
@@ -33,6 +33,7 @@ def find_in_mixture(mixture: Mixture) -> tuple[str, ...]:
     """Everything that looks wrong beyond single groups, one sentence each."""
     return (
         *find_sentences(mixture.groups, [node.weighting.group_by for _, node in walk(mixture.spec.root)]),
+        *find_namesakes(mixture),
         *find_copies(mixture),
         *(sentence for pool in mixture.pools.pools for sentence in find_scales(mixture, pool)),
         *(
@@ -65,6 +66,19 @@ def find_sentences(groups: Sequence[Group], group_by: Sequence[Sequence[str]]) -
                 f"{name}: its {sum(episodes):,} episodes make {len(episodes):,} groups, about one a sentence, which "
                 f"gives it {final:.0%} of the draws for {raw:.0%} of the steps; `task: NAME` at the dataset makes them "
                 "one group"
+            )
+
+
+def find_namesakes(mixture: Mixture) -> Iterator[str]:
+    """Datasets of one name and version in several folders, which reports and audits show as one."""
+    paths: dict[str, set[str]] = {}
+    for table in mixture.tables:
+        paths.setdefault(f"{table.name}/{table.version}", set()).add(table.path)
+    for name, folders in paths.items():
+        if len(folders) > 1:
+            yield (
+                f"{len(folders)} datasets are called {name} and are shown as one: {', '.join(sorted(folders))}; "
+                "convert one of them under another `--name`"
             )
 
 
@@ -128,13 +142,14 @@ def _episodes(mixture: Mixture, split: str) -> dict[str, NDArray[np.uint64]]:
     """The words of motion of a split's episodes, each once, by dataset and, where a spec has several, by part of it."""
     index = mixture.splits[split]
     found: dict[str, list[NDArray[np.uint64]]] = {}
+    labels = dataset_labels(mixture.tables)
     has_parts = len({group.node_path for group in mixture.groups}) > 1
     for number, group in enumerate(mixture.groups):
         a, b = index.group_edges[number : number + 2]
         for table_number in np.unique(index.table[a:b]).tolist():
             table = mixture.tables[table_number]
             rows = index.row[a:b][index.table[a:b] == table_number]
-            name = f"{table.name}/{table.version}" + (f" ({table.split})" if table.split != "train" else "")
+            name = labels[table_number] + (f" ({table.split})" if table.split != "train" else "")
             name += f" in {group.node_path!r}" if has_parts else ""
             found.setdefault(name, []).append(table.motion[rows])
     return {name: np.unique(np.concatenate(words)) for name, words in found.items()}

@@ -41,7 +41,7 @@ NOT_IN_PALIGEMMA = re.compile(r"^(action_|state_proj|time_mlp)|^PaliGemma/llm/.*
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class LoadReport:
     """What came from a file and what did not, by name."""
 
     layout: Layout | Literal["hf-distilbert"]
@@ -73,7 +73,7 @@ def load_params(
     *,
     slot_map: Sequence[int] | None = None,
     partial: bool = False,
-) -> tuple[Params, Report]:
+) -> tuple[Params, LoadReport]:
     """Fills `initial` with the file's weights as float32.
 
     `slot_map[i]` is the file's action dim for our slot i, or -1 for a new slot, which keeps its initial
@@ -101,7 +101,7 @@ def load_params(
         raise ValueError(f"{path} ({layout}) does not fit the model{hint}:\n  {details}")
     loaded = [n for n in wanted if n in arrays and tuple(arrays[n].shape) == tuple(wanted[n].shape)]
     filled = {**wanted, **{name: jnp.asarray(arrays[name], jnp.float32) for name in loaded}}
-    report = Report(
+    report = LoadReport(
         layout=layout,
         loaded=tuple(sorted(loaded)),
         fresh=tuple(missing),
@@ -112,7 +112,7 @@ def load_params(
     return unflatten(filled), report
 
 
-def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) -> tuple[Params, Report]:
+def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) -> tuple[Params, LoadReport]:
     """Fills pi0-small's text encoder with Hugging Face's DistilBERT weights; ValueError names what differs."""
     found, unread = distilbert_from_huggingface(config.text, read_safetensors(Path(path)))
     wanted = flatten(params)
@@ -125,7 +125,7 @@ def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) 
     if mismatched:
         raise ValueError(f"{path} does not fit the text encoder:\n  " + "\n  ".join(mismatched))
     filled = {**wanted, **{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}}
-    report = Report(
+    report = LoadReport(
         layout="hf-distilbert",
         loaded=tuple(sorted(arrays)),
         fresh=tuple(sorted(set(wanted) - set(arrays))),
@@ -249,7 +249,8 @@ def _to_big_vision(name: str) -> str:
 def read_trained(source: Path, step: int | None = None) -> tuple[int | None, Arrays]:
     """Flat parameters of a training run, its newest checkpoint unless `step` is given, or of an openpi folder.
 
-    Of a run, the moving average is taken where there is one. FileNotFoundError says what was looked for.
+    Of a run, the moving average is taken where there is one. FileNotFoundError names what was looked for; ValueError
+    for arrays that have changed since the run saved them, which would otherwise be published as they are.
     """
     checkpoints = source / "checkpoints"
     if not checkpoints.is_dir():
@@ -263,8 +264,20 @@ def read_trained(source: Path, step: int | None = None) -> tuple[int | None, Arr
     folder = checkpoints / str(chosen)
     trained = "ema" if (folder / "ema").is_dir() else "trained"
     parts = [part for part in (trained, "frozen") if (folder / part).is_dir()]
-    arrays = {name: array for part in parts for name, array in _read_orbax(folder / part).items()}
-    return chosen, arrays
+    read = {part: _read_orbax(folder / part) for part in parts}
+    _check_sums(folder, read)
+    return chosen, {name: array for part in parts for name, array in read[part].items()}
+
+
+def _check_sums(folder: Path, parts: Mapping[str, Arrays]) -> None:
+    """Compares the arrays of a checkpoint with the sums of their bits that were saved beside them."""
+    saved = json.loads((folder / "progress" / "metadata").read_text())["bit_sums"]
+    for part, arrays in parts.items():
+        words = (np.ascontiguousarray(array).view(f"uint{8 * array.itemsize}") for array in arrays.values())
+        found = sum(int(word.sum(dtype=np.uint64)) for word in words) % 2**32
+        if found != saved[part]:
+            message = "expected the arrays that the run saved; found others. Export another step"
+            raise ValueError(f"{folder / part}: {message}")
 
 
 def _read_orbax(folder: Path) -> Arrays:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image
-from pipelines.contract.images import check_copied, decode_image
+from pipelines.contract.images import decode_image
 
 
 class Chosen(Sequence[Image]):
@@ -61,23 +61,6 @@ class TurnedFrames(Sequence[Image]):
         if self._flip:
             pixels = np.flip(pixels, 0 if self._flip == "vertical" else 1)
         return np.ascontiguousarray(np.rot90(pixels, -self._rotate // 90))
-
-
-class Checked(Sequence[Image]):
-    """The frames of `frames`, each decoded once where it would be copied unseen. Reading raises CorruptImage."""
-
-    def __init__(self, frames: Sequence[Image]) -> None:
-        self._frames = frames
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return Checked(self._frames[index])
-        frame = self._frames[index]
-        check_copied(frame)
-        return frame
 
 
 def _pixels(frame: Image) -> NDArray[np.uint8]:

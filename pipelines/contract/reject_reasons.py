@@ -119,7 +119,9 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "Give the right to list it, or leave it out of the input.",
     ),
     "link_loop": Explanation("a link that leads back to a folder it lies in", "Remove the link."),
-    "bad_name": Explanation("a file or folder whose name is not UTF-8", "Rename it."),
+    "bad_name": Explanation(
+        "a file or folder whose name is not UTF-8, or a split whose name no file can have", "Rename it."
+    ),
     "one_step": Explanation("an episode of a single step, which holds no motion", "Nothing."),
     "no_steps": Explanation("a record without steps", "Look at the record that the detail names."),
     "no_camera": Explanation(

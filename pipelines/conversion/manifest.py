@@ -1,4 +1,4 @@
-"""The closing of a conversion: manifest, rejects, statistics and card, then the metadata that makes it a dataset."""
+"""Finalizing a conversion: manifest, rejects, statistics and card, then the metadata that makes it a dataset."""
 
 import json
 from collections import Counter, defaultdict
@@ -50,8 +50,8 @@ def finish_dataset(
     source: what the input's files were. inferred_before: sentences of the version that this one adds to, by episodes.
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
-    directory = job.place
-    # All shards are whole: whoever still writes one is a task that a cluster gave to others, and must not end it.
+    directory = job.folder
+    # All shards are complete: a task that still writes one was reassigned by the cluster, and must not replace it.
     sweep_leftovers(directory, wanted=False)
     rejects = sorted(
         [*scan_rejects, *(reject for result in results for reject in result.rejects)],
@@ -195,11 +195,11 @@ def _as_dataset(job: Job, measured: Measured, results: Sequence[ShardResult]) ->
             name=job.name, split=result.shard.split, shard=result.shard.shard, n_shards=result.shard.n_shards
         )
         paths = ShardPaths(
-            shard=name.shard_path(job.place), sidecar=name.sidecar_path(job.place), n_episodes=result.n_episodes
+            shard=name.shard_path(job.folder), sidecar=name.sidecar_path(job.folder), n_episodes=result.n_episodes
         )
         splits[result.shard.split].append(paths)
     return Dataset(
-        path=job.place,
+        path=job.folder,
         name=job.name,
         version=job.version,
         cameras=measured.dataset_cameras,

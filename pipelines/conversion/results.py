@@ -1,4 +1,4 @@
-"""What became of each shard, kept beside the work until the dataset is whole."""
+"""The result of each shard, kept in the work folder until the dataset is complete."""
 
 import json
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def load_result(job: Job, shard: ShardId) -> ShardResult | None:
         return None
     result = ShardResult.from_json(json.loads(path.read_text()))
     summary = finished_shard(
-        job.place,
+        job.folder,
         name=job.name,
         split=shard.split,
         shard=shard.shard,

@@ -2,25 +2,24 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipelines.contract.episode import Episode, Reference
-from pipelines.contract.frames import Checked
-from pipelines.contract.images import codec_seconds
+from pipelines.contract.episode import Episode, Image, Reference
+from pipelines.contract.images import check_copied, codec_seconds
 from pipelines.contract.native import EpisodeLocation, Reject, Rejected
 from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.measure import Measured, name_uniquely
 from pipelines.conversion.plan import Job, load_references
-from pipelines.conversion.read_episode import episodes_at_hand, read_episode
+from pipelines.conversion.read_episode import UNREADABLE, episodes_at_hand, read_episode
 from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
 from pipelines.segments.propose import idle_in, motion_of, propose_segments
 from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import write_shard
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import with_urls
-from pipelines.storage.retry import with_retries
+from pipelines.storage.retry import transient_cause, with_retries
 
 
 def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardResult, dict[str, float]]:
@@ -35,9 +34,9 @@ def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardRes
 
 
 def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
-    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each.
+    """Reads, checks and writes the episodes of one shard, one at a time, and records the outcome of each.
 
-    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    A read that fails temporarily makes the shard start over. Raises FailedWork when it keeps failing.
     """
     return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
 
@@ -65,12 +64,12 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
                 continue
             episode = name_uniquely(episode, located, measured.repeated)
             kept[episode.reference.key] = _describe(episode, located)
-            yield annotate(episode if job.trust_images else _with_checked_pictures(episode))
+            yield annotate(_with_guarded_pictures(episode, job))
             if episode.reference.key in kept:
                 rejects.extend(_dropped_steps(episode))
 
     summary = write_shard(
-        job.place,
+        job.folder,
         name=job.name,
         split=shard.split,
         shard=shard.shard,
@@ -103,9 +102,44 @@ def annotate(episode: Episode) -> Episode:
     return episode if episode.segments else replace(episode, segments=propose_segments(episode, motion=motion))
 
 
-def _with_checked_pictures(episode: Episode) -> Episode:
-    """Shards hold no picture that cannot be decoded: it would end a training that draws it, not this conversion."""
-    return replace(episode, images={camera: Checked(frames) for camera, frames in episode.images.items()})
+class GuardedFrames(Sequence[Image]):
+    """The frames of `frames`; whatever a library raises on one rejects its episode and not the run.
+
+    Frames are read only now, when the shard is written. One that would be copied unseen is decoded once, unless
+    `trusted`. Reading raises Rejected or CorruptImage, and OSError where a disk failed temporarily.
+    """
+
+    def __init__(self, frames: Sequence[Image], where: str, trusted: bool) -> None:
+        self._frames, self._where, self._trusted = frames, where, trusted
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return GuardedFrames(self._frames[index], self._where, self._trusted)
+        if index >= len(self):
+            # By this error an iteration over a sequence ends.
+            raise IndexError(index)
+        try:
+            frame = self._frames[index]
+        except UNREADABLE as error:
+            if transient_cause(error):
+                raise
+            detail = f"{self._where}: picture {index}: {type(error).__name__}: {error}"
+            raise Rejected("unreadable_frame", detail) from error
+        if not self._trusted:
+            check_copied(frame)
+        return frame
+
+
+def _with_guarded_pictures(episode: Episode, job: Job) -> Episode:
+    where = episode.reference.uri
+    frames: dict[str, Sequence[Image]] = {
+        camera: GuardedFrames(frames, f"{where}: {camera}", job.trust_images)
+        for camera, frames in episode.images.items()
+    }
+    return replace(episode, images=frames)
 
 
 def make_reject(reference: Reference, reason: str, detail: str) -> Reject:

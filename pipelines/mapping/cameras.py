@@ -95,8 +95,9 @@ def available_cameras(names: Sequence[str], each: DrawEach | None, there: Collec
 def parse_camera_option(text: str) -> tuple[str, CameraChoice]:
     """Reads `SLOT=NAME`, or `SLOT=NAME|NAME` for a draw at each step, as the command line has it. Raises UsageError.
 
-    >>> parse_camera_option("base_0_rgb=exterior_2")
-    ('base_0_rgb', CameraChoice(names=('exterior_2',), each=None))
+    >>> slot, choice = parse_camera_option("base_0_rgb=exterior_1|exterior_2")
+    >>> slot, choice.names, choice.each
+    ('base_0_rgb', ('exterior_1', 'exterior_2'), 'step')
     """
     slot, equals, names = text.partition("=")
     listed = [name for name in names.split("|") if name]

@@ -167,7 +167,7 @@ def hold(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
     return values[latest_index(stamps, grid)]
 
 
-def interpolate(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
+def interpolate_columns(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
     """Returns values [t, k] linear between samples; times relative to the grid's start keep their nanoseconds."""
     x = (stamps - grid[0]).astype(np.float64)
     at = (grid - grid[0]).astype(np.float64)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -259,7 +258,7 @@ def _read_ends(path: Path) -> _Ends:
         check_chunks(store, stored, 0, stored.shape[0], f"{path}: meta/episode_ends")
         ends = np.asarray(stored[:], np.int64)
         lengths = {key: array.shape[0] for key, array in _arrays_below(group, "data") if array.ndim}
-    except (*READ_ERRORS, zipfile.BadZipFile) as error:
+    except READ_ERRORS as error:
         if passing := transient_cause(error):
             raise passing from error
         detail = f"{path}: expected a replay buffer with meta/episode_ends, found {error}"

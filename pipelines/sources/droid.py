@@ -48,6 +48,7 @@ def find(source: str, adapter: Adapter) -> Found:
     A folder with an episode's other files and without a trajectory.h5 is a reject.
     """
     root = source_root(source)
+    # Files may have been added since an earlier scan of this process.
     _list_annotations.cache_clear()
     _load_annotations.cache_clear()
     bare: set[str] = set()
@@ -97,6 +98,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         raise Rejected("unreadable_hdf5", f"{folder / 'trajectory.h5'}: {error}") from error
     t = max((len(array) for array in arrays.values()), default=0)
     clocks = {} if times is None else {_STEP_START: times}
+    # Rows are paired by number, so that arrays of different lengths would shift one against the other.
     if unequal := [f"{key}: {len(array)}" for key, array in {**arrays, **clocks}.items() if len(array) != t]:
         raise Rejected("unequal_lengths", f"{folder}: expected {t} rows, found {'; '.join(unequal)}")
     metadata = _read_metadata(folder)
@@ -104,6 +106,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     named = name_cameras(serials, metadata)
     _check_wrist(named, serials, str(folder))
     cameras, missing = _pair_videos(folder, named, times, t, adapter)
+    # Only cameras that fill slots may cost steps; the damage of others is no fault of the dataset that is written.
     used = [name for name in cameras if name in adapter.used_cameras(cameras)]
     kept, dropped = keep_paired([cameras[name] for name in used], t, str(folder))
     frames = {

@@ -33,7 +33,7 @@ _REMOTE_LEVELS = 2
 
 
 @contextmanager
-def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
+def open_hdf5_log(path: StoragePath) -> Iterator[h5py.File]:
     """Opens a file to be read; of one in an object store, only what is asked for is read.
 
     Raises Rejected for a pipe, a device or a file that reaches for others, OSError for what is no HDF5 file or is
@@ -48,7 +48,7 @@ def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
         yield file
 
 
-def check_chunks(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> None:
+def check_hdf5_chunks(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> None:
     """Raises Rejected where a part of the array is not stored: HDF5 reads it as zeros, as if they were measured.
 
     A dataset, its group or its file with the attribute `sparse` declares that zeros are meant, as the user may
@@ -164,7 +164,7 @@ def open_frames(
         if len(dataset) != t:
             raise Rejected("missing_frames", f"{where}: expected {t} frames, found {len(dataset)}")
         check_frames_size(where, dataset.shape, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
-        check_chunks(dataset, where, adapter.sparse_chunks)
+        check_hdf5_chunks(dataset, where, adapter.sparse_chunks)
         camera = Hdf5Frames(path, dataset.name, t, lengths if is_encoded(dataset) else None)
         frames[name] = FloatFrames(camera, where, adapter.form_of(name).range) if dataset.dtype.kind == "f" else camera
     return frames
@@ -200,7 +200,7 @@ def is_encoded(dataset: h5py.Dataset) -> bool:
 def read_array(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> NDArray:
     """Returns a whole array of numbers. Raises Rejected where a part is not stored, or it is larger than any is."""
     check_array_size(where, dataset.shape, dataset.dtype.itemsize)
-    check_chunks(dataset, where, is_sparse)
+    check_hdf5_chunks(dataset, where, is_sparse)
     return np.asarray(dataset[...])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
@@ -23,7 +23,7 @@ from pipelines.sources.tfds.features import (
     read_language,
     read_success,
     split_pictures,
-    unpack,
+    unpack_zlib,
 )
 from pipelines.sources.tfds.version_folder import (
     ShardFile,
@@ -80,7 +80,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         raise Rejected("corrupt_example", str(error)) from error
     steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
     t = count_steps(steps)
-    steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
+    steps |= {key: unpack_zlib(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
     _check_one_episode(arrays)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
@@ -174,6 +174,8 @@ def _count(file: ShardFile) -> list[EpisodeLocation]:
     """The records of a file in an object store, as `dataset_info.json` counts them; workers find them in a copy."""
     if file.n_records is None:
         raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
+    if file.n_records > MAX_PROMISED:
+        raise UsageError(f"{file.path}: expected a file of at most {MAX_PROMISED} records, found {file.n_records}")
     return [
         EpisodeLocation(
             reference=Reference(uri=str(file.path), key=file.key(number), split=file.split),
@@ -212,7 +214,7 @@ def _read_spans(local: Path, mtime_ns: int) -> tuple[tuple[tuple[int, int], ...]
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     """One reject for every record that the dataset's own counts promise; of a cut file without counts, one.
 
-    A file that ends between two records, or is empty, reads well: only the counts tell that records are lost.
+    A file that ends between two records, or is empty, reads well: only the counts show that records are lost.
     """
     promised = range(n_found, file.n_records or 0)
     if not error:

@@ -96,12 +96,15 @@ def test_parameters_survive_a_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("target_s: 1", "expected schema: embodimix.propose/v1, found None"),
-        ("schema: embodimix.propose/v1\ntarget: 1", "unknown key target. Did you mean 'target_s'"),
-        ("schema: embodimix.propose/v1\nmotion: {idle: 1}", "unknown key motion.idle. Did you mean 'idle_s'"),
-        ("schema: embodimix.propose/v1\ntarget_s: fast", "target_s: expected a number of 0 or more, found 'fast'"),
+        ("target_s: 1", "p.yaml:1:1: expected the key 'schema' in proposal parameters, found the keys target_s"),
+        ("schema: embodimix.propose/v1\ntarget: 1", "p.yaml:2:1: unknown key 'target'"),
+        ("schema: embodimix.propose/v1\nmotion: {idle: 1}", "p.yaml:2:10: unknown key 'idle'"),
+        ("schema: embodimix.propose/v1\ntarget_s: fast", "p.yaml:2:11: expected a number (at least 0"),
         ("schema: embodimix.propose/v1\ntarget_s: 9", "expected 0 < shortest_s < target_s < longest_s"),
-        ("a: [", "expected a YAML file of proposal parameters"),
+        ("schema: embodimix.propose/v1\ntarget_s: 1\ntarget_s: 2", "p.yaml:3:1:"),
+        ("schema: embodimix.propose/v2", "p.yaml:1:9: expected schema: embodimix.propose/v1"),
+        ("schema: embodimix.propose/v1\ntarget_s: .inf", "p.yaml:2:11: expected a number (at least 0"),
+        ("a: [", "p.yaml:1:5: not valid YAML"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path: Path, text: str, said: str) -> None:

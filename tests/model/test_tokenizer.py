@@ -74,10 +74,11 @@ def test_a_vocabulary_of_another_size_than_the_models_is_refused(model: str, siz
         own_tokenizer(named_config(model, vocab_size=size))
 
 
-def test_the_length_of_a_prompt_counts_what_does_not_fit() -> None:
+def test_the_whole_of_a_prompt_is_there_where_its_end_does_not_fit() -> None:
     short = SmallTokenizer(max_tokens=3)
-    assert (short.length("the red block"), short.encode("the red block")[1].sum()) == (5, 3)
-    assert short.length("x", np.array([0.0])) == short.length("x", np.array([0.5])) > 20
+    assert short.whole("the red block") == [2, 261, 626, 465, NEWLINE]
+    assert short.encode("the red block")[0].tolist() == [2, 261, 626]
+    assert len(short.whole("x", np.array([0.0]))) == len(short.whole("x", np.array([0.5]))) > 20
 
 
 def test_a_missing_sentencepiece_file_says_what_to_do(tmp_path: Path) -> None:
@@ -136,4 +137,4 @@ def test_berts_longest_pieces_win_and_unknown_words_are_one(tmp_path: Path) -> N
     assert ids[mask].tolist() == [2, 4, 7, 8, 5, 6, 1, 8, 1, 3]
     short = WordpieceTokenizer(path=tmp_path / "vocab.txt", max_tokens=4).encode("pick the block")
     assert short[0].tolist() == [2, 4, 8, 3]
-    assert tokenizer.length("pick the block") == 5
+    assert tokenizer.whole("pick the block") == [2, 4, 8, 5, 3]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.published.weights import read_trained
 from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.toy_mixture import file_size_limit
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum
@@ -209,3 +210,16 @@ def test_a_reader_leaves_the_unfinished_checkpoint_of_a_running_trainer_alone(ch
     assert sorted(path for path in checkpoints.directory.rglob("*")) == before
     Checkpoints(checkpoints.directory, CheckpointConfig(every=1, keep=2)).close()  # a trainer that resumes
     assert not unfinished.exists()
+
+
+def test_an_export_refuses_arrays_that_are_not_those_of_the_run(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 5)
+    run = checkpoints.directory.parent
+    step, arrays = read_trained(run)
+    assert (step, sorted(arrays), arrays["a"][0, 0]) == (5, ["a", "b"], 15.0)
+    path = progress_file(checkpoints, 5)
+    content = json.loads(path.read_text())
+    content["bit_sums"]["ema"] ^= 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="5/ema: expected the arrays that the run saved; found others"):
+        read_trained(run)

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from model.tokenizer import SmallTokenizer
 from pipelines.contract.errors import UsageError
-from trainers.config import RunConfig, resolve
-from trainers.planning.prompt_counts import count_texts, mixture_texts
+from trainers.config import RunConfig, resolve_config
+from trainers.planning import plan
 from trainers.prompts import PromptEncoder, open_tokenizer
 
 LONG = (
@@ -22,28 +21,25 @@ LONG = (
 
 def config(**overrides: Any) -> RunConfig:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return resolve(stage="pretrain", mixture=Path("m.yaml"), horizon=4, cameras=("base_0_rgb",), overrides=named)
+    return resolve_config(stage="pretrain", mixture=Path("m.yaml"), horizon=4, cameras=("base_0_rgb",), overrides=named)
 
 
-def test_sentences_that_do_not_fit_and_those_that_become_the_same_are_counted() -> None:
-    counts = count_texts([LONG + "left side", LONG + "right side", "lift it", "lift it"], PromptEncoder(config()))
-    assert (counts.distinct, counts.cut, counts.alike, counts.max_tokens) == (3, 2, 2, 32)
-    assert counts.longest == SmallTokenizer(max_tokens=32).length(LONG + "right side") > 32
-    assert "2 lose their end, and 2 become the same as another one: set policy.max_tokens=" in str(counts)
-    assert count_texts(["lift it"], PromptEncoder(config())).cut == 0
+def test_all_tokens_of_a_prompt_are_counted_with_a_states_words() -> None:
+    encoder = PromptEncoder(config())
+    assert len(encoder.tokens(LONG)) > 32 and encoder.tokens(LONG) == SmallTokenizer(max_tokens=200).whole(LONG)
+    assert encoder.tokens("lift it", n_states=7) == encoder.tokens("lift it")  # pi0 has a state token
+    words = PromptEncoder(config(policy__pi05=True))
+    assert len(words.tokens("lift it", n_states=7)) - len(words.tokens("lift it")) == 7 * 3 + 6  # "255 " each
 
 
-def test_a_states_words_count_in_pi05s_prompts() -> None:
+def test_a_plan_counts_the_sentences_that_a_run_would_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {LONG + "left side": 0.2, LONG + "right side": 0.3, "lift it": 0.5}
+    monkeypatch.setattr(plan, "text_shares", lambda mixture: shares)
+    mixture: Any = SimpleNamespace(tables=[SimpleNamespace(state_mask=np.ones((2, 7), bool))])
+    found = plan.count_prompts(mixture, PromptEncoder(config()))
+    assert (found.n_texts, found.n_cut, found.n_alike, found.share) == (3, 2, 2, 0.5)
     few = config(policy__pi05=True, policy__max_tokens=40)
-    assert count_texts(["lift it"], PromptEncoder(few)).cut == 0
-    assert count_texts(["lift it"], PromptEncoder(few), n_states=7).cut == 1
-
-
-def test_segment_texts_count_where_the_mixture_draws_them() -> None:
-    table = SimpleNamespace(languages=pa.array([["lift it", None], []]), segment_texts=pa.array(["reach", None]))
-    for share, expected in ((0.0, {"lift it", ""}), (0.2, {"lift it", "", "reach"})):
-        mixture: Any = SimpleNamespace(tables=[table], spec=SimpleNamespace(language=SimpleNamespace(segment=share)))
-        assert mixture_texts(mixture) == expected
+    assert plan.count_prompts(mixture, PromptEncoder(few)).n_cut == 3  # with seven states even the short one
 
 
 def test_an_encoded_prompt_says_whether_it_was_cut() -> None:

@@ -1,14 +1,13 @@
 """The demo's one page of results: a self-contained HTML file with its pictures and plots inside."""
 
 import html
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pipelines.pages.page import image, page
+from pipelines.pages.charts import legend, lines, svg
+from pipelines.pages.page import figure, image, page
 from pipelines.storage.files import write_atomically
 from trainers.demo.ablation import HEADS, ablation_rows, cells
 from trainers.demo.results import Results, Shown
@@ -187,7 +186,7 @@ def _ablation(results: Results) -> str:
         "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
         "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "
         "number of steps; all act in the same new scenes. A policy is asked by the task's sentence, or by the sentence "
-        "of the step that comes next: said by a script that knows the scene, or chosen by a high-level policy that "
+        "of the next step: given by a script that knows the scene, or chosen by a high-level policy that "
         "sees joints and grippers and learned from the labelled segments.</p>"
         f"<div class='card'>{_table(heads, rows)}</div>"
     )
@@ -254,7 +253,7 @@ def _timeline(shown: Shown, longest_s: float) -> str:
         )
     return (
         f'<div class="muted">{html.escape(shown.robot)}: “{html.escape(shown.task)}”, {shown.duration_s:.1f} s</div>'
-        f'<svg viewBox="0 0 {width} 30" width="100%">{"".join(boxes)}</svg>'
+        f"{svg(width, 30, boxes, f'segments of {shown.task}')}"
     )
 
 
@@ -283,21 +282,16 @@ def _shares(results: Results) -> str:
 
 
 def _curves(results: Results) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.4, 3.0), layout="constrained")
-    plots = figure.subplots(1, len(results.losses), squeeze=False)[0]
-    for axes, (run, losses) in zip(plots, results.losses.items(), strict=True):
+    charts = []
+    for run, losses in results.losses.items():
         steps, values = losses[:, 0], losses[:, 1]
         width = max(1, len(values) // 30)
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        axes.plot(steps, values, color="#c9d6ea", linewidth=0.8)
-        axes.plot(steps[width - 1 :], smooth, color="#2b62ad", linewidth=1.6)
-        axes.set(title=run, xlabel="step", yscale="log")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("flow matching loss")
-    return f"<h2>Training</h2><p>Each step and its running mean.</p><div class='card'>{_svg(figure)}</div>"
+        # The loss falls by tenths from its first steps on: on a plain axis all that comes later is one flat line.
+        series = {"running mean": (steps[width - 1 :], np.log10(smooth)), "each step": (steps, np.log10(values))}
+        charts.append(figure(lines(series, "step", "log10 of the flow matching loss", width=340), run))
+    names = legend(["running mean", "each step"])
+    return f"<h2>Training</h2><p>{names}</p><div class='card row'>{''.join(charts)}</div>"
 
 
 def _times(results: Results) -> str:
@@ -315,9 +309,3 @@ def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table; heads that begin with # stand over numbers."""
     cells = "".join(f"<th class='number'>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
     return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
-
-
-def _svg(figure: Any) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -9,11 +9,12 @@ import jax
 from jax.sharding import AbstractMesh
 
 from mixtures.mixture import Mixture
+from mixtures.stream.text_shares import LongTexts, count_long_texts, text_shares
 from model.params import param_count
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
-from trainers.planning.prompt_counts import PromptCounts
 from trainers.planning.work import forward_flops
+from trainers.prompts import PromptEncoder
 from trainers.setup import abstract_state
 
 SCHEMA = "embodimix.train_plan/v1"
@@ -42,7 +43,7 @@ class ParameterCounts:
 class TrainPlan:
     """A run before it starts. device_gib: what one device holds of the state and the gradients; activations come on
     top and depend on --remat and --accumulate. hours: at the rate that was given, None without one. prompts: None where
-    the tokenizer is not at hand."""
+    the tokenizer is not available."""
 
     model: str
     devices: int
@@ -56,21 +57,21 @@ class TrainPlan:
     sample_tflop: float
     hours: float | None
     groups: tuple[PlannedGroup, ...]
-    prompts: PromptCounts | None
+    prompts: LongTexts | None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as `embodimix train --plan --json` prints it."""
         return {"schema": SCHEMA} | asdict(self)
 
 
-def make_plan(
+def plan_training(
     config: RunConfig,
     mixture: Mixture,
     *,
     device_tflops: float | None = None,
-    prompts: PromptCounts | None = None,
+    prompts: LongTexts | None = None,
 ) -> TrainPlan:
-    """device_tflops: what one device attains, for the hours. prompts: see `trainers.planning.prompt_counts`."""
+    """device_tflops: what one device attains, for the hours. prompts: see `count_prompts`."""
     devices = jax.device_count()
     state = abstract_state(config)
     mesh = AbstractMesh((max(devices // config.fsdp, 1), config.fsdp), AXES)
@@ -107,6 +108,12 @@ def make_plan(
     )
 
 
+def count_prompts(mixture: Mixture, encoder: PromptEncoder) -> LongTexts:
+    """Counts the texts that a run's policy cuts; states in a prompt count at their widest."""
+    widest = max((int(table.state_mask.sum(axis=1).max(initial=0)) for table in mixture.tables), default=0)
+    return count_long_texts(text_shares(mixture), lambda text: encoder.tokens(text, widest), encoder.max_tokens)
+
+
 def device_bytes(mesh: AbstractMesh, tree: Tree) -> int:
     """Bytes that one device holds of a tree: split arrays in part, the others whole."""
     return sum(
@@ -128,7 +135,9 @@ def render(plan: TrainPlan) -> str:
     ]
     if plan.hours is not None:
         lines.append(f"{plan.hours:,.2f} hours at the rate given")
-    lines.append("prompts: not counted without the model's --tokenizer" if plan.prompts is None else str(plan.prompts))
+    lines.append(
+        "prompts: not counted without the model's --tokenizer" if plan.prompts is None else f"prompts: {plan.prompts}"
+    )
     lines.append(f"{'group':<48} {'share':>8} {'draws':>12} {'epochs':>9}")
     lines += [
         f"{group.name:<48} {group.share:>8.2%} {group.draws:>12,.0f} {group.epochs:>9.2f}" for group in plan.groups

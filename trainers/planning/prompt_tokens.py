@@ -1,13 +1,8 @@
 """The tokens of texts by a model's name, for plans of mixtures, which know no model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
 from pipelines.contract.errors import UsageError
-
-# Longer than any sentence, so that nothing is cut while tokens are counted.
-WHOLE = 1 << 14
 
 
 def tokens_by_model(
@@ -22,13 +17,8 @@ def tokens_by_model(
     from model.tokenizer import own_tokenizer
 
     try:
-        config: Any = named_config(model)
-        whole = own_tokenizer(replace(config, max_tokens=WHOLE), tokenizer)
+        config = named_config(model)
+        encode = own_tokenizer(config, tokenizer).whole
     except (ValueError, OSError) as error:
         raise UsageError(f"--model {model}: {error}") from error
-
-    def encode(text: str) -> list[int]:
-        ids, mask = whole.encode(text)
-        return ids[mask].tolist()
-
     return encode, max_tokens or config.max_tokens

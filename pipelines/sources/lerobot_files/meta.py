@@ -10,7 +10,7 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Reject
 from pipelines.sources.folders import key_of
 from pipelines.sources.lerobot_files.listing import list_promised, list_shared, list_single
-from pipelines.sources.lerobot_files.records import EpisodeFiles, read_json, read_lines, read_table
+from pipelines.sources.lerobot_files.records import EpisodeFiles, read_lines, read_metadata_json, read_table
 from pipelines.sources.lerobot_files.templates import Info, Layout, layout_of, read_templates
 from pipelines.storage.paths import StoragePath
 
@@ -92,7 +92,7 @@ def flatten_names(names: Any) -> tuple[str, ...]:
 
 
 def _load_meta(root: StoragePath) -> Meta:
-    info = read_json(root / "meta/info.json")
+    info = read_metadata_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
         raise UsageError(f"{root}: LeRobot version {version!r} is unknown. {nearest(version, VERSIONS)}")

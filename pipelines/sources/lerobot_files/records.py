@@ -70,7 +70,7 @@ def split_of(info: Info, number: int) -> str:
     return "train"
 
 
-def make_reject(root: StoragePath, info: Info, number: int, reason: RejectReason, detail: str) -> Reject:
+def reject_episode(root: StoragePath, info: Info, number: int, reason: RejectReason, detail: str) -> Reject:
     """The reject row of an episode that the scan cannot use."""
     return Reject(
         source_uri=str(root),
@@ -84,7 +84,7 @@ def make_reject(root: StoragePath, info: Info, number: int, reason: RejectReason
     )
 
 
-def read_json(path: StoragePath) -> dict[str, Any]:
+def read_metadata_json(path: StoragePath) -> dict[str, Any]:
     """Reads a JSON object. Raises FailedWork."""
     try:
         content = json.loads(path.read_bytes())

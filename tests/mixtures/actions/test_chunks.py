@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
 from mixtures.actions.chunks import ANGLE, HOLD, LINEAR, SUM, resample, slot_kinds
 from mixtures.actions.normalizer import action_form, from_form, to_form
@@ -42,7 +42,22 @@ def test_deltas_keep_the_movement() -> None:
 
 
 def test_angles_turn_the_short_way() -> None:
-    assert column([3.0, -3.0, -3.0], ANGLE, 0.5, 2) == [3.0, pytest.approx(np.pi, abs=1e-4)]
+    window = np.zeros((1, 3, 18), np.float32)
+    window[0, :, 5] = [3.0, -3.0, -3.0]
+    found = resample(window, slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None], np.array([0.5]), 2)
+    assert np.abs(found[0, :, 5]) == pytest.approx([3.0, np.pi], abs=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.4, 1.5])
+def test_orientations_turn_as_one_through_pitch_90(ratio: float) -> None:
+    """SciPy's Slerp is the truth; each angle by itself leaves the turn by 5 degrees where a step turns by 10."""
+    path = Rotation.from_euler("z", 0.3) * Rotation.from_euler("y", 85.0 + 10 * np.arange(12)[:, None], degrees=True)
+    window = np.zeros((1, 12, 18), np.float32)
+    window[0, :, 3:6] = path.as_euler("xyz")
+    kinds = slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None]
+    found = resample(window, kinds, np.array([ratio]), 6)[0, :, 3:6]
+    true = Slerp(np.arange(12), path)(ratio * np.arange(6))
+    assert (Rotation.from_euler("xyz", found) * true.inv()).magnitude().max() < 1e-5
 
 
 def test_slots_are_resampled_by_what_they_mean() -> None:
@@ -96,6 +111,21 @@ def test_the_episodes_end_is_where_it_is_at_the_target_rate(folder: Path) -> Non
         batch = stream.gather([0], [18])
     assert batch.chunk_mask[0].tolist() == [True, True, True, False, False]
     assert batch.action_physical[0, :, 0] == pytest.approx([0.19, 0.195, 0.2, 0.2, 0.2], abs=1e-5)
+
+
+def test_the_last_change_of_an_episode_adds_up_what_is_left_of_it(tmp_path: Path) -> None:
+    """Nine deltas at half their rate: the fifth step is the ninth delta alone, not twice that."""
+    write_dataset(
+        tmp_path,
+        "deltas",
+        [make_episode(0, control_mode="ee_delta", cameras=("base_0_rgb",), n_steps=9, control_hz=20.0)],
+        n_shards=1,
+    )
+    with Stream(opened(tmp_path, "deltas", "{horizon: 6, rate_hz: 10}"), batch_size=1) as stream:
+        batch = stream.gather([0], [0])
+    assert batch.chunk_mask[0].tolist() == [True] * 5 + [False]
+    # Delta t is 0.01 + t / 100 in slot 0.
+    assert batch.action_physical[0, :, 0] == pytest.approx([0.03, 0.07, 0.11, 0.15, 0.09, 0.0], abs=1e-6)
 
 
 def test_a_source_at_the_target_rate_is_left_alone(folder: Path) -> None:

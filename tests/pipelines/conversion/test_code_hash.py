@@ -138,7 +138,7 @@ def test_an_unfinished_conversion_starts_over_under_other_code(
         return job
 
     job = prepare()
-    kept = job.place / "tiny-train.tfrecord-00000-of-00003"
+    kept = job.folder / "tiny-train.tfrecord-00000-of-00003"
     kept.write_bytes(b"a shard of the first code")
     assert is_saved(prepare()) and kept.exists()
     with_other_code(monkeypatch)
