@@ -104,7 +104,7 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
             videos={key: span for key in keys if (span := _span(root, info, templates.videos, row, key, there))},
         )
     disputed = _disputed(found, float(info.get("fps") or 1))
-    rejects += [make_reject(root, info, number, "unequal_clocks", why) for number, why in disputed.items()]
+    rejects += [reject_episode(root, info, number, "unequal_clocks", why) for number, why in disputed.items()]
     found = {number: episode for number, episode in found.items() if number not in disputed}
     return EpisodeListing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
 
