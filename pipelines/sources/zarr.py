@@ -164,7 +164,10 @@ def _align(
         # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
         # state.
         arrays[key] = interpolate_columns(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
-    task = clean_instruction(str(attributes.get("task") or ""))
+    stated_task = attributes.get("task") or ""
+    if not isinstance(stated_task, str):
+        raise Rejected("wrong_attributes", f"{path}: task: expected one text, found {str(stated_task)[:80]}")
+    task = clean_instruction(stated_task)
     is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
     return NativeEpisode(
         reference=reference,

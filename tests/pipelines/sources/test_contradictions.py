@@ -180,6 +180,13 @@ def test_a_log_in_other_units_is_not_read_as_if_in_radians(tmp_path: Path, units
         read_log(located, get_adapter("inhouse_log"))
 
 
+def test_a_log_of_several_tasks_is_not_read_as_one_without(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr", attrs={"task": ["wipe it", "fold it"]})
+    (located,) = find_logs(str(tmp_path), get_adapter("inhouse_log")).episodes
+    with pytest.raises(Rejected, match="wrong_attributes: .*task: expected one text, found"):
+        read_log(located, get_adapter("inhouse_log"))
+
+
 @pytest.mark.parametrize("key", ["is_first", "is_last"])
 def test_a_record_of_two_episodes_is_refused(tmp_path: Path, key: str) -> None:
     flags = np.zeros(12, np.int64)
