@@ -15,7 +15,8 @@ test-flink: .venv
 	$(BIN)/python tests/support/flink_setup.py .cache/flink
 	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/pipelines/conversion/test_cluster.py tests/pipelines/conversion/test_faults.py -rs
 
-# Damaged and hostile inputs of every format, fifty times as many as the tests try.
+# Damaged and hostile inputs of every format, fifty times as many as the tests try. `python -m benchmarks.chaos` counts
+# what comes of kills, damages, unusual and hostile inputs.
 fuzz: .venv
 	EMBODIMIX_FUZZ_TIMES=50 $(BIN)/python -m pytest -n auto tests/pipelines/sources/test_fuzz.py tests/pipelines/sources/test_fuzz_trees.py
 

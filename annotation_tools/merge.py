@@ -1,4 +1,4 @@
-"""Merging: deciding between tables of segments, and baking the outcome into a new minor version of the dataset."""
+"""Merging: decides between segment tables and writes the result into a new minor version of the dataset."""
 
 import hashlib
 import json
@@ -81,7 +81,7 @@ def merge_tables(
     for episode_id, candidates in sorted(layers.items()):
         best = max(_trust(layer[0], prefer) for layer in candidates)
         top = [layer for layer in candidates if _trust(layer[0], prefer) == best]
-        # Equal segments are no conflict, whoever made them: two people who agree need no judge.
+        # Equal segments are no conflict: two people who agree need no judge.
         differ = len({tuple(a.segment for a in layer) for layer in top}) > 1
         if differ and best[0] == _TRUST.index("human") and conflicts == "fail":
             names = tuple(sorted(layer[0].annotator for layer in top))
@@ -154,7 +154,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
 def rewrite_segments(features: Mapping[str, Any], segments: Sequence[Segment]) -> dict[str, Value]:
     """An episode's features with other segments: the list itself, every step's segment and its text.
 
-    The instructions stay the source's: labels speak of segments, not of the task.
+    The instructions stay the source's: labels describe segments, not the task.
     """
     return {
         **features,

@@ -227,7 +227,7 @@ def workers_table(folder: Path, n_episodes: int) -> dict[str, float]:
 
 
 def _seconds(command: Sequence[str]) -> float:
-    """How long a command takes when nobody watches its memory, which would take turns with it on its cores."""
+    """How long a command takes without a memory monitor, which would compete for its cores."""
     start = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
     return time.monotonic() - start

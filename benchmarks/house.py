@@ -74,7 +74,7 @@ def _docstring_lines(tree: ast.Module) -> Iterator[int]:
 
 
 def _is_dict(annotation: ast.expr | None) -> bool:
-    """Whether an argument is a dict of anything, which says nothing of its keys."""
+    """Whether an argument is a dict of anything, which does not name its keys."""
     return annotation is not None and ast.unparse(annotation).startswith(("dict[str, Any", "Mapping[str, Any"))
 
 
@@ -82,7 +82,7 @@ def rows_of(root: Path, with_tools: bool) -> dict[str, str]:
     """One column of the table."""
     modules = measure(root)
     lines = sum(module.n_lines for module in modules)
-    # The docstring of a package alone is no module to speak of.
+    # The docstring of a package alone does not count as a module.
     sizes = [module.n_lines for module in modules if module.n_lines > 1]
     functions = sorted(n for module in modules for n in module.function_lines)
     folders: dict[Path, int] = {}

@@ -1,4 +1,4 @@
-"""What the policy costs: against computing everything, as compiled at full size, and on the machine at hand.
+"""What the policy costs: against computing everything, as compiled at full size, and on this machine.
 
     python -m benchmarks.model tiny                     train steps on a CPU: cameras left out, packed, all computed
     python -m benchmarks.model count                    FLOP per sample at full size, by analysis
@@ -153,7 +153,7 @@ def compiled_row(name: str, remat: str, batch: int, function: Any, inputs: tuple
 
 
 def gpu_table(parsed: argparse.Namespace) -> None:
-    """Times whole train steps and 10-step sampling on the device at hand, with each attention kernel."""
+    """Times whole train steps and 10-step sampling on this machine's device, with each attention kernel."""
     config = named_config(parsed.model)
     print("| what | attention | cameras | ms | samples/s | TFLOP/s | of peak |\n|---|---|---|---|---|---|---|")
     params = jax.jit(policy.init_params, static_argnums=0)(config, jax.random.key(0))

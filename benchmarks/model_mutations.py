@@ -35,7 +35,7 @@ TEXT_TOKENS = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Mutation:
-    """One mistake: names in modules of `model` and what stands there instead.
+    """One mistake: names in modules of `model` and what replaces them.
 
     `recorded` is its name in mutation_table.json, where it has one.
     """

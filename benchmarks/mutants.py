@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """One changed place of a module: the operator, which of its places, the line, and the changed source."""
+    """One changed spot of a module: the operator, which of its occurrences, the line, and the changed source."""
 
     module: str
     operator: str
@@ -51,7 +51,7 @@ class Mutant:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the nearest tests said of a mutant."""
+    """The outcome of the nearest tests for a mutant."""
 
     module: str
     operator: str
@@ -99,7 +99,7 @@ def untested_modules() -> list[str]:
 
 
 def mutants_of(path: Path, n: int, randomness: random.Random) -> list[Mutant]:
-    """Samples `n` mutants of a module over all operators and places."""
+    """Samples `n` mutants of a module over all operators and occurrences."""
     from cosmic_ray.ast import get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -258,7 +258,7 @@ def _first_difference(before: str, after: str) -> tuple[int, str, str]:
 
 
 def main() -> int:
-    """Prints the table and the survivors; exit code 0 whatever survives, since each is to be looked at."""
+    """Prints the table and the survivors; exit code 0 whatever survives, since each must be reviewed by a person."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules", type=int, default=60, help="the largest modules (60)")
     parser.add_argument("--each", type=int, default=10, help="mutants of each (10)")

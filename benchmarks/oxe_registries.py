@@ -153,7 +153,7 @@ class RdtScripts:
         return found
 
 
-# RDT gives `gripper_open` and the first joint of the gripper one place in its vector (configs/state_vec.py).
+# RDT gives `gripper_open` and the first joint of the gripper one slot in its vector (configs/state_vec.py).
 _RDT_QUANTITIES = {
     "gripper": ("gripper_open", "gripper_joint_0_pos"),
     "xyz": ("eef_pos_x", "eef_pos_y", "eef_pos_z"),

@@ -137,7 +137,7 @@ def _share(duration: np.ndarray, step_s: float, ahead: int) -> float:
     ends = np.zeros(len(duration) + 1)
     waited = 0.0
     for step, batch_s in enumerate(duration):
-        begun = ends[max(step - ahead, 0)]  # a place in the queue was free
+        begun = ends[max(step - ahead, 0)]  # a slot in the queue was free
         ready = (begun + batch_s).max()
         waited += max(ready - ends[step], 0.0) if step >= ahead else 0.0
         ends[step + 1] = max(ends[step], ready) + step_s

@@ -3,7 +3,7 @@
     python -m benchmarks.store [--latency_ms 20 30 50] [--seconds 5] [--json FILE]
 
 A server on this machine answers every read after the given delay, as S3 and as Google Cloud Storage. A sample is three
-pictures of 24 KB at random places of 100 shards, read as the stream reads them: batches of 64, as many ahead as it
+pictures of 24 KB at random offsets of 100 shards, read as the stream reads them: batches of 64, as many ahead as it
 takes. `pyarrow s3` is its client with a thread to each read in flight. Server and reader share the machine's cores.
 Takes a minute.
 """

@@ -37,7 +37,7 @@ import simplejpeg
 BATCH, HORIZON, DATASETS, EPISODES, STEPS, SHARDS = 64, 50, 40, 4, 200, 4
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 BUFFER = 500
-LIMITS = {"limit": 1, "limit, batches": 3 * BATCH}  # and how many pictures each decodes before it begins anew
+LIMITS = {"limit": 1, "limit, batches": 3 * BATCH}  # and how many pictures each decodes before it starts over
 
 
 @dataclass(frozen=True, kw_only=True)

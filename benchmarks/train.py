@@ -5,7 +5,7 @@
 In each round the bare step, the trainer on batches that are ready, and the trainer on the stream run one after another,
 so that the ratios hold although the machine's speed changes. `host_ms` is a step that computes nothing, with all that
 one step waits for; `loop_cpu_ms` is what the loop's own thread computes in it, and `place_cpu_ms` what the thread does
-that places the batches ahead; other work on the machine hardly changes these two. The bare step runs
+that sends batches to the device ahead; other work on the machine hardly changes these two. The bare step runs
 on one batch that lies on the device. On ready batches the trainer does all its work but reading and decoding, which
 need cores of their own: where the step itself computes on all cores, as here on a CPU, decoding takes its part of
 them. Takes about four minutes on two cores.
@@ -56,7 +56,7 @@ class ReadyStream:
 
     def __init__(self, stream: Stream, size: int) -> None:
         self._stream, self._size = stream, size
-        self.placing_s = list[float]()  # CPU time of the thread that asks for batches and places them
+        self.placing_s = list[float]()  # CPU time of the thread that asks for batches and sends them to the device
         self._ready = [stream.batch_at(number * size) for number in range(READY_BATCHES)]
 
     def __enter__(self) -> "ReadyStream":
@@ -145,7 +145,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 class Segment:
-    """Runs of the trainer that go on by as many steps each time."""
+    """Runs of the trainer that continue by the same number of steps each time."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self._arguments, self._folder = arguments, folder

@@ -41,18 +41,18 @@ SCHEMA_EXAMPLE = """example:
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
-    mix = commands.add_parser("mix", help="plan, lock, compare and look at mixtures", allow_abbrev=False)
+    mix = commands.add_parser("mix", help="plan, lock, compare and preview mixtures", allow_abbrev=False)
     actions = mix.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = _action(actions, "plan", "show what a mixture will draw, and what looks wrong", PLAN_EXAMPLE, run_plan)
     _add_spec(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.add_argument("--html", metavar="FILE", help="write the plan as a page with plots")
-    plan.add_argument("--explain", metavar="GROUP", help="show how one group came to its share")
+    plan.add_argument("--explain", metavar="GROUP", help="show how one group's share was computed")
     about = "plan from the sizes in the spec or the datasets' statistics, without their index"
     plan.add_argument("--published", action="store_true", help=about)
     plan.add_argument("--model", metavar="NAME", help="count the prompts that this model cuts (tiny, pi0, pi0-small)")
     plan.add_argument("--tokenizer", metavar="FILE", help="the model's tokenizer; the built-in one by default")
-    plan.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a prompt, in place of the model's")
+    plan.add_argument("--max-tokens", type=int, metavar="N", help="tokens of a prompt (default: the model's)")
 
     lock = _action(actions, "lock", "write down what a spec resolves to, or check it", LOCK_EXAMPLE, run_lock)
     _add_spec(lock)
@@ -92,7 +92,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_plan(arguments: argparse.Namespace) -> int:
     """Prints the plan of a mixture."""
     from mixtures.mixture import open_mixture
-    from mixtures.reports.plan import explain, plan_of, render
+    from mixtures.reports.plan import explain_group, plan_of, render
     from mixtures.reports.plan_page import plan_page
     from mixtures.reports.published import plan_published
     from mixtures.specs.spec import load_spec
@@ -104,7 +104,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
         plan = plan_of(mixture, _long_texts(arguments, mixture))
     if arguments.explain:
-        print(explain(plan, arguments.explain))
+        print(explain_group(plan, arguments.explain))
     else:
         print(json.dumps(plan.to_json(), indent=1) if arguments.json else render(plan))
     if arguments.html:
@@ -152,13 +152,13 @@ def run_diff(arguments: argparse.Namespace) -> int:
     """Prints what changed from A to B; exits with 1 where they draw different samples."""
     from dataclasses import asdict
 
-    from mixtures.reports.compare import compare, load_lock, render
+    from mixtures.reports.compare import compare_mixtures, load_lock, render
     from mixtures.reports.compare_page import compare_page
 
     old, new = (
         load_lock(path, arguments.root, arguments.draws, arguments.stage) for path in (arguments.old, arguments.new)
     )
-    comparison = compare(old, new, arguments.old, arguments.new)
+    comparison = compare_mixtures(old, new, arguments.old, arguments.new)
     print(json.dumps(asdict(comparison), indent=1) if arguments.json else render(comparison, arguments.draws))
     if arguments.html:
         _write(arguments.html, compare_page(comparison, arguments.draws))
@@ -192,7 +192,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
 def run_optimize(arguments: argparse.Namespace) -> int:
     """Writes a spec with new weights and prints what it changes; nothing uses it until a person does."""
     from mixtures.mixture import open_mixture
-    from mixtures.reports.compare import compare, render
+    from mixtures.reports.compare import compare_mixtures, render
     from mixtures.reports.optimize import optimized_factors, optimized_spec, read_losses
     from pipelines.contract.errors import UsageError
 
@@ -205,16 +205,16 @@ def run_optimize(arguments: argparse.Namespace) -> int:
     why = f"One step from the excess loss of {Path(arguments.losses).name} over {Path(arguments.reference).name}."
     _write(str(out), optimized_spec(mixture, factors, why))
     changed = open_mixture(out, draws=arguments.draws, root=arguments.root)
-    comparison = compare(mixture.lock(), changed.lock(), arguments.spec, str(out))
+    comparison = compare_mixtures(mixture.lock(), changed.lock(), arguments.spec, str(out))
     print(render(comparison, mixture.draws))
     return 0
 
 
 def run_schema(arguments: argparse.Namespace) -> int:
     """Prints the JSON Schema."""
-    from mixtures.specs.grammar import json_schema
+    from mixtures.specs.grammar import mixture_json_schema
 
-    print(json.dumps(json_schema(), indent=1))
+    print(json.dumps(mixture_json_schema(), indent=1))
     return 0
 
 
@@ -247,7 +247,7 @@ def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
     parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
-    parser.add_argument("--root", metavar="DIR", help="where relative dataset paths start, in place of the spec's root")
+    parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     if has_stage:
         about = "with the spec's changes for this stage of training (`stages`)"
         parser.add_argument("--stage", choices=("pretrain", "posttrain"), help=about)

@@ -1,4 +1,4 @@
-"""Locks: what was resolved from a spec, written down so that a run never goes on with a silently different mixture."""
+"""Locks: what was resolved from a spec, written down so that a run never silently resumes with a different mixture."""
 
 import hashlib
 import json

@@ -145,8 +145,8 @@ def open_mixture(
 ) -> Mixture:
     """Opens a mixture spec: reads it, opens and compiles its datasets' indices, resolves groups, shares, statistics.
 
-    draws: samples that training will draw, for max_epochs, in place of the spec's. root: where relative dataset paths
-    start, in place of the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
+    draws: samples that training will draw, for max_epochs; replaces the spec's. root: where relative dataset paths
+    start; replaces the spec's. cache: the folder of compiled indices (see `cache_folder`). statistics: a
     statistics file whose pools replace the merged ones, so that post-training normalizes as pretraining did.
     stage: the training stage whose overrides apply (see `mixtures.specs.stages`); none where the spec names none.
 

@@ -83,7 +83,9 @@ def attend(
     query = (query * head_dim**-0.5).reshape(batch, rows, groups, heads // groups, head_dim)
     logits = jnp.einsum("bsmgk,btmk->bmgst", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
+        # Not -inf: the rows of padding see nothing, and a softmax over -inf alone is NaN, which a gradient spreads.
         logits = jnp.where(mask[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    # Logits in float32, as openpi has them.
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     return jnp.einsum("bmgst,btmk->bsmgk", weights, value).reshape(batch, rows, heads, head_dim)
 
@@ -93,6 +95,7 @@ def takes_cudnn(kernel: Attention, dtype: DTypeLike, head_dim: int) -> bool:
     if kernel != "auto" or jax.default_backend() != "gpu":
         return kernel == "cudnn"
     capability = _cuda_capability(jax.devices()[0])
+    # cuDNN's limits of head size by generation; Gemma's heads have 256.
     largest = 256 if capability >= 9.0 else 128
     # Dtypes are compared as dtypes: the config's "bfloat16" is not equal to the scalar type jnp.bfloat16.
     half = jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))

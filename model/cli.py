@@ -24,10 +24,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("output", type=Path, help="a new folder (big_vision: a new .npz)")
     export.add_argument("--layout", choices=LAYOUTS, default="openpi", help="default: %(default)s")
     export.add_argument("--step", type=int, help="which checkpoint of a run; default: the newest")
-    export.set_defaults(run=run_export)
+    export.set_defaults(run=run_weights_export)
 
 
-def run_export(arguments: argparse.Namespace) -> int:
+def run_weights_export(arguments: argparse.Namespace) -> int:
     """Writes the weights and prints where; 2 if the source is none or the output is there already."""
     from model.config import config_from_params
     from model.params import unflatten

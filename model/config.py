@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Euler steps from noise to actions: the paper's and openpi's number, everywhere that nobody asks for another.
+# Euler steps from noise to actions: the paper's and openpi's number, wherever no other is set.
 FLOW_STEPS = 10
 DType = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]

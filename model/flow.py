@@ -32,7 +32,7 @@ def sample_time(key: PRNGKeyArray, batch: int, shift: float = 1.0) -> Float[Arra
 
     shift: 1 as published; above 1 it moves every time toward noise, t -> s t / (1 + (s - 1) t), as Esser et al. do
     for large images (Scaling Rectified Flow Transformers, 2024): the many like steps of a smooth chunk give its mean
-    away through much noise, so that without it a small model is seldom asked to look at its observation.
+    away through much noise, so that without it a small model seldom has to use its observation.
     """
     uniform = 1.0 - jax.random.uniform(key, (batch,), jnp.float32)
     time = uniform ** (1.0 / ALPHA) * CUTOFF + (1.0 - CUTOFF)

@@ -122,6 +122,7 @@ def place_tokens(images: Places, valid: Bool[Array, "b s"], image_tokens: int, t
     of_images = (starts + jnp.arange(image_tokens)).reshape(batch, -1)
     row = jnp.arange(batch)[:, None] % rows
     of_text = slots * image_tokens + row * text_tokens + jnp.arange(text_tokens)
+    # Padding gets an index past the end, which moving drops: no row may end in a slot that another one owns.
     source = jnp.where(valid, jnp.concatenate([of_images, of_text], axis=1), packed)
     target = row * length + jnp.cumsum(valid, axis=1) - 1
     empty = jnp.full(packed, rows * length)
@@ -153,6 +154,7 @@ def _inverse(index: Int[Array, "g i"], length: int) -> Int[Array, "g p"]:
 @jax.custom_vjp
 def _move(x: Shaped[Array, "g i *e"], index: Int[Array, "g p"], back: Int[Array, "g i"]) -> Shaped[Array, "g p *e"]:
     """x[index] in each group, zeros past the end. `back` is the inverse, by which gradients move: no sums needed."""
+    # Filled: JAX by default clamps an index past the end to the last row, and padding would be another sample's token.
     return jax.vmap(lambda rows, places: rows.at[places].get(mode="fill", fill_value=0))(x, index)
 
 

@@ -90,6 +90,7 @@ def prompt_with_state(text: str, state: np.ndarray) -> str:
 
 def state_bins(state: np.ndarray) -> np.ndarray:
     """Bin of each value among 256 equal ones over [-1, 1]; -1 below that range, 255 above it."""
+    # openpi's discretization, to the bin: published pi0.5 weights read these numbers.
     edges = np.linspace(-1.0, 1.0, STATE_BINS + 1)[:-1]
     return np.digitize(state, edges) - 1
 
@@ -120,6 +121,7 @@ class SmallTokenizer:
         """See `Tokenizer.whole`."""
         if state is not None:
             return [BOS, *self.pieces(prompt_with_state(text, state))]
+        # Begin, text, newline, as PaliGemma's prompts.
         return [BOS, *self.pieces(clean_prompt(text)), *self.pieces("\n")[1:]]
 
     def pieces(self, text: str) -> list[int]:
@@ -224,6 +226,7 @@ class PaligemmaTokenizer:
         """See `Tokenizer.whole`."""
         if state is not None:
             return self._model.encode(prompt_with_state(text, state), add_bos=True)
+        # The newline is encoded by itself, as openpi does.
         return self._model.encode(clean_prompt(text), add_bos=True) + self._model.encode("\n")
 
     @cached_property

@@ -30,7 +30,7 @@ CONVERT_EPILOG = """examples:
   embodimix convert zarr logs/ data/ --name in_house --version 1.1.0 --append 1.0.0       only what is new
   embodimix convert --explain bridge_orig         how each native dim lands in which slot
 
-Options that are not listed here go to Beam. The command may be repeated: it goes on where it ended.
+Options that are not listed here go to Beam. The command may be repeated: it resumes where it stopped.
 Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 failed or nothing kept, 2 wrong use.
 """
 
@@ -49,12 +49,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
     parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
-    parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="where datasets lie")
+    parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="folder or URL that holds datasets")
     parser.add_argument("--name", help="the dataset's name: letters, digits, _")
     parser.add_argument("--version", help="MAJOR.MINOR.PATCH")
     parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; some formats have a default")
-    parser.add_argument("--robot", default="", help="the robot, where it is another than the adapter's")
-    parser.add_argument("--task", default="", help="an instruction for every episode, in place of the source's")
+    parser.add_argument("--robot", default="", help="the robot, where it differs from the adapter's")
+    parser.add_argument("--task", default="", help="an instruction for every episode that replaces the source's")
     parser.add_argument(
         "--units",
         default="",
@@ -85,7 +85,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="SLOT=NAME",
-        help="the native camera of a slot, in place of the adapter's; SLOT='NAME|NAME' draws one of them for each step",
+        help="the native camera of a slot, replacing the adapter's; SLOT='NAME|NAME' draws one of them for each step",
     )
     parser.add_argument("--shards", type=int, help="shards of the largest split (default: one per 64 episodes)")
     parser.add_argument("--splits", default="", metavar="A,B", help="keep only these splits of the source")
@@ -95,11 +95,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--partial",
         action="store_true",
-        help="take an input that lacks files (rlds); each lost record counts",
+        help="accept an input that lacks files (rlds); every lost record is counted",
     )
-    parser.add_argument("--statistics", default="", metavar="FILE", help="normalize with these, measure none")
+    parser.add_argument(
+        "--statistics", default="", metavar="FILE", help="normalize with these statistics; measure none"
+    )
     parser.add_argument(
         "--append", default="", metavar="VERSION", help="add the input's new episodes to this version, as a new MINOR"
+    )
+    parser.add_argument(
+        "--sparse-chunks",
+        action="store_true",
+        help="read chunks that are not stored as zeros (zarr, HDF5): for writers that leave them out, such as "
+        "zarr-python 3; without it, an episode that lacks one is rejected",
     )
     parser.add_argument(
         "--trust-images", action="store_true", help="copy JPEGs of the right size without decoding each of them once"
@@ -112,7 +120,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "default), or by every byte (full)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="give up an unfinished conversion, whose input has changed since"
+        "--restart", action="store_true", help="discard an unfinished conversion whose input has changed since"
     )
     parser.add_argument(
         "--workers",
@@ -134,7 +142,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="what a worker process keeps on its disk of an input in an object store (default 10)",
     )
     parser.add_argument(
-        "--explain", metavar="ENTRY", help="print how an adapter's native dims land in slots, and stop; all: a table"
+        "--explain", metavar="ENTRY", help="print which slots an adapter's native dims fill, and exit; all: a table"
     )
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     parser.set_defaults(run=run_convert, takes_beam_options=True)
@@ -142,7 +150,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter, with_channels
+    from pipelines.mapping.adapters import get_adapter, with_channels, with_sparse_chunks
 
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
@@ -162,6 +170,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         adapter = with_channels(adapter, arguments.channels)
     if arguments.relabel:
         adapter = replace(adapter, relabel=arguments.relabel)
+    if arguments.sparse_chunks:
+        adapter = with_sparse_chunks(adapter)
     with workers_for(arguments):
         return _run_convert(arguments, adapter)
 

@@ -2,7 +2,7 @@
 
 Everything in a checkpoint is under a checksum: the arrays under sums of their bits, and those sums, the table of the
 arrays and the position in the stream under a digest. A flipped digit of the position would otherwise train on other
-samples than the run drew, and nothing would tell.
+samples than the run drew, without any error.
 """
 
 import dataclasses
@@ -48,12 +48,12 @@ class Progress:
 class Checkpoints:
     """The checkpoints of one run, written in the background.
 
-    `save` returns when the state is out of the way of the next step; the checkpoint counts once all of it is on disk
-    under its final name, and one that a kill cut short is removed when the run is resumed. An error of the background
-    is raised by the next `save`, or by `finish`.
+    `save` returns when the state is copied, so that the next step may change it; the checkpoint is valid once all of it
+    is on disk under its final name, and one that a kill interrupted is removed when the run is resumed. An error of the
+    background is raised by the next `save`, or by `finish`.
 
     Without a config nothing is written or removed: evaluation and serving read the run that is training, whose
-    unfinished checkpoint looks like one that a kill cut short.
+    unfinished checkpoint looks like one that a kill interrupted.
     """
 
     def __init__(self, directory: Path, config: CheckpointConfig | None = None) -> None:
@@ -65,6 +65,7 @@ class Checkpoints:
             else ocp.CheckpointManagerOptions(
                 max_to_keep=config.keep,
                 keep_period=config.keep_every or None,
+                # Writing holds training up for as long as copying the state takes, not for the disk's time.
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
             )
@@ -86,10 +87,12 @@ class Checkpoints:
 
         FailedWork when the disk is full or cannot be written; the checkpoints before stay as they are.
         """
-        self.finish()  # one at a time: a second one under way would hold another copy of the state in host memory
+        self.finish()  # one at a time: a second one would hold another copy of the state in host memory
         parts = {part: getattr(state, part) for part in PARTS}
         sums = {part: bit_sum(tree) for part, tree in parts.items()}
         items = {part: ocp.args.StandardSave(tree) for part, tree in parts.items() if jax.tree.leaves(tree)}
+        # Sums are of the state in memory, before orbax writes it, so that a fault of the writer shows as one of the
+        # disk does.
         content = dataclasses.asdict(progress) | {"bit_sums": sums, "arrays": form_of(parts)}
         progress_json = content | {"digest": digest_of(content)}
         self._started = progress.step
@@ -126,7 +129,7 @@ class Checkpoints:
                 restored = self.restore(step, like)
             except FailedWork as error:
                 reason = str(error)
-            # All processes must go on from the same step: one that could read what another could not would train on
+            # All processes must resume from the same step: one that could read what another could not would train on
             # other samples, and the run would hang or diverge at the first collective.
             if hosts.all_agree(restored is not None):
                 return restored
@@ -138,7 +141,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Finishes and closes; what could not be written goes to stderr, for another error may be under way."""
+        """Finishes and closes; a failed write goes to stderr, since another error may be being raised."""
         try:
             self.finish()
         except FailedWork as error:
@@ -154,7 +157,7 @@ class Checkpoints:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise FailedWork(
                 f"checkpoint {step} was not saved to {self.directory}: {reason[0][:300]}. "
-                "Make room and give --resume: the run goes on from the checkpoint before"
+                "Make room and give --resume: the run resumes from the checkpoint before"
             ) from error
 
     def _read_progress(self, step: int, expected: Mapping[str, Tree]) -> tuple[Progress, dict[str, int]]:
@@ -167,6 +170,7 @@ class Checkpoints:
             progress = Progress(**stored)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FailedWork(f"checkpoint {step} in {self.directory} is damaged: progress: {error}") from error
+        # A copied or renamed folder would else restore the weights of one step under the number of another.
         if progress.step != step:
             raise FailedWork(
                 f"checkpoint {step} in {self.directory} is damaged: progress is that of step {progress.step}"
@@ -209,6 +213,8 @@ class Checkpoints:
             aside = self.directory.with_name("checkpoints-damaged")
             aside.mkdir(exist_ok=True)
             shutil.rmtree(aside / str(step), ignore_errors=True)
+            # Moved and not deleted: it may be all that is left of days of training, and parts of it may be read by
+            # hand.
             shutil.move(self.directory / str(step), aside / str(step))
         hosts.wait_for_all(f"checkpoint {step} is set aside")
         self._manager.reload()
@@ -241,10 +247,12 @@ def bit_sum(tree: Tree) -> int:
     Any flipped bit changes it; the storage below has no checksum of its own for array data.
     """
     if jax.default_backend() != "cpu":
+        # 51.8 GB of pi0's state need not cross to the host for it.
         return int(_device_bit_sum(jax.tree.leaves(tree)))
     total = 0
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
+            # Each replica would count again, and the sum would change with the number of devices that resume.
             if shard.replica_id == 0:
                 data = np.ascontiguousarray(shard.data)
                 total += int(data.view(f"uint{8 * data.itemsize}").sum(dtype=np.uint64))

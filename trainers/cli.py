@@ -61,7 +61,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     pretrain.add_argument("--weights", metavar="PATH", help="published weights to start from, in any layout")
     pretrain.add_argument("--tokenizer", metavar="FILE", help="PaliGemma's SentencePiece file, for the full sizes")
     pretrain.set_defaults(init=None)
-    posttrain = _add(stages, "posttrain", "go on from another run's weights on a curated mixture", TRAIN_EPILOG)
+    posttrain = _add(stages, "posttrain", "continue from another run's weights on a curated mixture", TRAIN_EPILOG)
     posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
     posttrain.set_defaults(model=None, weights=None, tokenizer=None)
     for stage in (pretrain, posttrain):
@@ -69,7 +69,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         stage.set_defaults(run=run_train)
     again = _add(stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG)
     again.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
-    again.add_argument("--step", type=int, metavar="N", help="as in the metrics (the newest that stopped the run)")
+    again.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl (the last that stopped the run)")
     again.add_argument("--json", action="store_true", help="print the report as JSON")
     again.set_defaults(run=run_replay)
     _add_eval(commands)
@@ -113,7 +113,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
     elif summary.stopped_by:
-        print(f"stopped by signal {summary.stopped_by} after step {summary.step}, saved; go on with --resume")
+        print(f"stopped by signal {summary.stopped_by} after step {summary.step}, saved; continue with --resume")
     else:
         print(f"step {summary.step}, loss {summary.loss:.4f}: {summary.run}")
     return 128 + summary.stopped_by if summary.stopped_by else 0
@@ -133,7 +133,7 @@ def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
     except UsageError as error:  # a plan of the memory needs no tokenizer, and training will ask for it
         print(f"WARNING: {error}", file=sys.stderr)
         prompts = None
-    made = plan.make_plan(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
+    made = plan.plan_training(config, mixture, device_tflops=arguments.device_tflops, prompts=prompts)
     print(json.dumps(made.to_json(), indent=1) if arguments.json else plan.render(made))
     return 0
 
@@ -153,7 +153,7 @@ def run_eval(arguments: argparse.Namespace) -> int:
         flow_sweep=_flow_sweep(arguments.flow_sweep),
     )
     if arguments.compare is not None:
-        compared = compare.compare(request, arguments.compare)
+        compared = compare.compare_runs(request, arguments.compare)
         print(json.dumps(compared.to_json(), indent=1) if arguments.json else compare.render(compared))
         return 0
     report = evaluate.evaluate(request).report
@@ -171,8 +171,8 @@ def _flow_sweep(text: str | None) -> tuple[int, ...]:
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, metavar="SPEC", help="mixture YAML")
     parser.add_argument("--run", dest="run_directory", type=Path, required=True, metavar="DIR", help="run directory")
-    parser.add_argument("--resume", action="store_true", help="go on with the run if it is there; else start it")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags go before it")
+    parser.add_argument("--resume", action="store_true", help="resume the run if it exists, else start it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML; flags override it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of the run's config.yaml"
     )
@@ -182,13 +182,15 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--freeze", action="append", metavar="PATTERN", help="parameters to keep, such as */img/*; !PATTERN: not these"
     )
     parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
-    parser.add_argument("--device-tflops", type=float, metavar="X", help="what a device attains, for --plan's hours")
+    parser.add_argument(
+        "--device-tflops", type=float, metavar="X", help="TFLOP/s that a device attains, for --plan's hours"
+    )
     about = "folder on local disk for copies of shards of object stores, filled in the background"
     parser.add_argument("--shard-cache", metavar="DIR", help=about)
     parser.add_argument("--shard-cache-gb", type=float, metavar="X", help="most gigabytes of these copies (100)")
     parser.add_argument("--fsdp", type=int, metavar="N", help="devices that parameters are split over (1)")
-    parser.add_argument("--distributed", action="store_true", help="one of many processes; the cluster tells which")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster's help")
+    parser.add_argument("--distributed", action="store_true", help="one of many processes of a cluster's job")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="one of many processes, without a cluster scheduler")
     parser.add_argument("--process-count", type=int, metavar="N", help="number of processes, with --coordinator")
     parser.add_argument("--process-index", type=int, metavar="N", help="this process, with --coordinator")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")

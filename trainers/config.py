@@ -133,7 +133,7 @@ class RunConfig:
 
 
 SET_BY_COMMAND = {"schema", "stage", "mixture", "init", "cameras", "policy", "tokenizer_hash"}
-# What a resumed run may change: it decides how far and how a run is watched, not what it computes.
+# What a resumed run may change: how far it goes and how it is watched, not what it computes.
 FREE_ON_RESUME = (
     "steps",
     "fsdp",
@@ -149,7 +149,7 @@ FREE_ON_RESUME = (
 )
 
 
-def resolve(
+def resolve_config(
     *,
     stage: Stage,
     mixture: Path,
@@ -182,16 +182,19 @@ def resolve(
         given.setdefault("tokenizer", init_config.tokenizer)
     for file in ("weights", "tokenizer"):
         if given.get(file) is not None:
+            # Absolute, since a run is resumed, evaluated and served from other folders.
             given[file] = str(Path(checked(file, given[file], str)).resolve())
             _require(Path(given[file]).exists(), file, "a file or folder that exists", given[file])
     if given.get("tokenizer") is not None:
         same_file = init_config is not None and given["tokenizer"] == init_config.tokenizer
+        # The hash of the first run stays, so that a file that was replaced under the same path is refused.
         known = init_config.tokenizer_hash if init_config is not None and same_file else None
         given["tokenizer_hash"] = known or tokenizer_hash(given["tokenizer"])
     given.setdefault("freeze", lora_freeze(policy))
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
     optimizer = _optimizer_defaults(stage, name, steps) | _taken(given, "optimizer.")
+    # A tenth of the rate that is used, also where only the rate was given: openpi's schedules decay to a tenth.
     if "optimizer.final_learning_rate" not in overrides:
         optimizer["final_learning_rate"] = 0.1 * checked("learning_rate", optimizer["learning_rate"], float)
     return RunConfig(
@@ -237,10 +240,11 @@ def resumed(saved: RunConfig, overrides: Mapping[str, Any], run: Path) -> RunCon
     config = saved
     for name, value in overrides.items():
         changed = replaced(config, {name: value})
+        # A flag that repeats the saved value is no change: the same command must work in a restart loop.
         if changed != config and name not in FREE_ON_RESUME:
             raise UsageError(
                 f"--resume: {name} is {lookup(saved, name)!r} in {run}/config.yaml; found {value!r}. "
-                f"Leave it out to go on, or start another run directory (free to change: {', '.join(FREE_ON_RESUME)})"
+                f"Leave it out to resume, or start another run directory (free to change: {', '.join(FREE_ON_RESUME)})"
             )
         config = changed
     return config

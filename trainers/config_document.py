@@ -1,4 +1,4 @@
-"""The settings of a run as a YAML document: its kinds follow from the config's own fields, so that neither can lag."""
+"""The settings of a run as a YAML document: its kinds follow from the config's own fields, so both always agree."""
 
 import dataclasses
 import types
@@ -36,7 +36,7 @@ def read_config(path: Path, config: type, what: str) -> dict[str, Any]:
 def read_settings(path: Path, config: type, left_out: set[str]) -> dict[str, Any]:
     """Reads some settings, nested or under dotted names, and returns them by dotted name.
 
-    left_out: fields that the command sets. SpecError for one that stands twice in two spellings.
+    left_out: fields that the command sets. SpecError for one that is given twice in two spellings.
     """
     nested = fields_of(config, "settings of a run", required=False)
     known = {name: kind for name, kind in nested.fields.items() if name not in left_out}
@@ -48,7 +48,7 @@ def read_settings(path: Path, config: type, left_out: set[str]) -> dict[str, Any
     flat: dict[str, Any] = {}
     for name, value in _leaves(read_document(path, kind, {}, "settings of a run")):
         if name in flat:
-            raise SpecError(value.mark, f"{name!r} stands twice, nested and under its dotted name")
+            raise SpecError(value.mark, f"{name!r} is given twice, nested and under its dotted name")
         flat[name] = value.unmarked()
     return flat
 

@@ -1,4 +1,4 @@
-"""The embodimix command: reads the arguments and hands over to the part that does the work."""
+"""The embodimix command: parses the arguments and runs the chosen command."""
 
 import argparse
 import errno
@@ -73,8 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"embodimix {parsed.command}: {_described(error)}", file=sys.stderr)
         return 1
+    except RecursionError:
+        # json and yaml give up so; who reads a file names it, and this is for those that did not.
+        fault = "expected JSON and YAML files of usual depth, found one that is nested a thousand levels deep"
+        print(f"embodimix {parsed.command}: {fault}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print(f"embodimix {parsed.command}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"embodimix {parsed.command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 
@@ -82,7 +87,7 @@ def _described(error: OSError) -> str:
     """One line for a file that cannot be read or written; raises what is about no file and no full disk."""
     where = "" if error.filename is None else f"{error.filename}: "
     if error.errno in FULL:
-        return f"{where}there is no room left on the disk; make room and run the same command again to go on"
+        return f"{where}the disk is full; free some space and run the same command again to continue"
     if error.filename is None:
         raise error
     return f"{where}expected a path that can be read and written; found: {error.strerror}"

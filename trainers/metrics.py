@@ -1,4 +1,4 @@
-"""Numbers of a run as it goes: JSON lines, TensorBoard curves, and the progress bar."""
+"""Metrics of a run while it trains: JSON lines, TensorBoard curves, and the progress bar."""
 
 import dataclasses
 import json

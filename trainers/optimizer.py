@@ -25,6 +25,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     It is computed outside the compiled step, so that runs which differ only in it share one compilation.
     """
     if step < config.warmup_steps:
+        # openpi's warm-up begins at peak/(warmup + 1), so that step 0 already moves; rates agree with its recorded
+        # ones.
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "rsqrt":
         return config.learning_rate / math.sqrt(1.0 + (step - config.warmup_steps) / config.rsqrt_steps)
@@ -37,6 +39,7 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 def build_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW behind a bound on the gradient's global norm, as openpi trains pi0; updates still lack the rate."""
     return optax.chain(
+        # The order is openpi's: gradients are clipped before Adam's moments see them, decay is added after.
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay),

@@ -60,7 +60,7 @@ def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np
     a robot may stand where no demonstration went, but not a million radians away. The statistics know the extremes of
     every robot, while no registry of joint limits covers them all.
     """
-    # Of a source that does not state its scale only the numbers themselves tell what is large.
+    # Of a source that does not state its scale only the numbers themselves show what is large.
     size = np.maximum(np.maximum(np.abs(seen.min), np.abs(seen.max)), 1.0)
     margins = np.array([MARGINS.get(unit, size[slot]) for slot, unit in enumerate(units)])
     margin = np.maximum(seen.max - seen.min, margins)
@@ -105,11 +105,14 @@ def read_robots(path: Path) -> dict[str, Robot]:
 
 
 def find_robot(robots: Mapping[str, Robot], name: str | None) -> Robot:
-    """The robot whose norm key is `name` or begins with it (`ur5e`, `franka/ee_delta`); without name, the only one."""
+    """The robot whose norm key is `name`, or else the one whose key begins with it (`ur5e`, `franka/ee_delta`).
+
+    Without a name, the only one. Raises UsageError where it is not one.
+    """
+    if name is not None and name in robots:
+        return robots[name]
     found = [
-        robot
-        for key, robot in robots.items()
-        if name is None or key == name or key.startswith((name.rstrip("/") + "/", f"{name}@"))
+        robot for key, robot in robots.items() if name is None or key.startswith((name.rstrip("/") + "/", f"{name}@"))
     ]
     if len(found) == 1:
         return found[0]

@@ -96,7 +96,7 @@ class RunDirectory:
     def claimed(self) -> Iterator[None]:
         """Holds the directory for this process; FailedWork if another one trains in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        # A lock of the system rather than a file that means "taken": a killed process lets go of it by itself.
+        # A lock of the system rather than a file that means "taken": the system releases that of a killed process.
         with open(self.path / CLAIM, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Actions from noise: how evaluation, serving and the demo ask a policy, so that all of them ask it alike."""
+"""Actions from noise: the one way in which evaluation, serving and the demo sample a policy."""
 
 from typing import Any
 

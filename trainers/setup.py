@@ -15,7 +15,7 @@ from model import policy
 from model.config import Pi0Config
 from pipelines.contract.errors import UsageError
 from trainers.checkpoint import Checkpoints, Progress, form_of
-from trainers.config import RunConfig, Stage, resolve, resumed
+from trainers.config import RunConfig, Stage, resolve_config, resumed
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.metrics import import_wandb
 from trainers.prompts import states_as_words
@@ -26,7 +26,7 @@ from trainers.step import TrainState, new_state
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What the command asks for. overrides: settings by dotted name; resume: go on with the run if it exists."""
+    """The options of one training. overrides: settings by dotted name; resume: continue the run if it exists."""
 
     stage: Stage
     spec: Path
@@ -42,7 +42,7 @@ def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixt
 
     Nothing is written yet: see `record`.
     """
-    check_request(run, request)
+    check_training_request(run, request)
     mixture = open_mixture(request.spec, statistics=_frozen_statistics(run, request.init), stage=request.stage)
     config = _resumed(run, request, mixture) if run.exists() else _new_run(request, mixture)
     if config.wandb is not None:
@@ -50,22 +50,21 @@ def set_up(run: RunDirectory, request: TrainingRequest) -> tuple[RunConfig, Mixt
     return config, mixture
 
 
-def record(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
+def record_run(run: RunDirectory, config: RunConfig, mixture: Mixture) -> None:
     """Writes what the run depends on, the config last, once every check has passed."""
     if not run.exists():
         run.write_lock(mixture.lock())
         mixture.save_statistics(run.statistics_path)
+    # Also for older runs, which lack this file, when they are resumed.
     if not run.robots_path.exists():
         write_robots(run.robots_path, mixture)
     run.write_config(config)
 
 
-def check_request(run: RunDirectory, request: TrainingRequest) -> None:
+def check_training_request(run: RunDirectory, request: TrainingRequest) -> None:
     """UsageError if the run directory or the starting run are not what the command expects."""
     if run.exists() and not request.resume:
-        raise UsageError(
-            f"--run {run.path}: a run is there already. Give --resume to go on with it, or another directory"
-        )
+        raise UsageError(f"--run {run.path}: a run exists already. Give --resume to continue it, or another directory")
     if (
         not run.exists()
         and not request.resume
@@ -79,6 +78,7 @@ def check_request(run: RunDirectory, request: TrainingRequest) -> None:
 
 def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """Returns the newest whole checkpoint, or the state before the first step, placed on the mesh."""
+    # From shapes alone, so that a restored state is never in memory beside a drawn one.
     like = with_placement(mesh, abstract_state(config))
     restored = checkpoints.restore_newest(like)
     if restored is not None:
@@ -122,7 +122,7 @@ def read_best(run: RunDirectory, mesh: Mesh | None = None) -> tuple[RunConfig, i
 def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
     """The statistics that replace the datasets' own: this run's, else those of the run it starts from.
 
-    What a policy learned means something only under the normalization it learned it with, so post-training keeps
+    What a policy learned is valid only under the normalization that it was trained with, so post-training keeps
     pretraining's statistics for every norm key that pretraining knew; new norm keys bring their own.
     """
     if run.exists():
@@ -134,13 +134,14 @@ def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> R
     saved = run.read_config()
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
+    # A position means the same sample only in the same mixture.
     mixture.check_lock(run.read_lock())
     return resumed(saved, request.overrides, run.path)
 
 
 def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
     init_config = None if request.init is None else _init_config(RunDirectory(request.init), mixture)
-    config = resolve(
+    config = resolve_config(
         stage=request.stage,
         mixture=request.spec,
         horizon=mixture.horizon,

@@ -31,7 +31,7 @@ from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
 from trainers.prompts import open_tokenizer
 from trainers.run import RunDirectory
-from trainers.setup import TrainingRequest, record, set_up, start_or_restore
+from trainers.setup import TrainingRequest, record_run, set_up, start_or_restore
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step
 from trainers.validation import Validation
 from trainers.watch import Pending, Watch
@@ -61,9 +61,10 @@ def train(request: TrainingRequest) -> Summary:
             state, progress = start_or_restore(config, mesh, checkpoints)
             if progress.step > config.steps:
                 raise UsageError(f"--steps: expected at least {progress.step}, where the run is; found {config.steps}")
+            # Nothing is recorded before every process has passed its checks: a failing one would leave a half-made run.
             hosts.wait_for_all("every check has passed")
             if hosts.is_first():
-                record(run, config, mixture)
+                record_run(run, config, mixture)
             with memory_explained():
                 return Loop(run, config, mesh, mixture, checkpoints, request.show_progress).go(state, progress)
         finally:
@@ -134,7 +135,7 @@ class Loop:
                     break
             watch.flush()
             self._note_audit(audit.report())
-            # The last state of a run that was stopped, or that ends between checkpoints, is saved nowhere yet.
+            # The last state of a run that was stopped, or that ends between checkpoints, is not saved yet.
             if progress.step != self._checkpoints.newest:
                 self._checkpoints.save(state, progress)
             self._checkpoints.finish()

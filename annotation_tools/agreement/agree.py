@@ -112,6 +112,7 @@ def markings_of(store: EpisodeStore, annotations: Sequence[Annotation], label_by
 
     def who(annotation: Annotation) -> str:
         name, source = annotation.annotator, annotation.segment.source
+        # A correction would else be compared together with the proposal that it replaces.
         return name if len(sources[name]) == 1 else f"{name} ({source})"
 
     names = sorted({_label(a, label_by) for a in annotations} | {UNCOVERED})
@@ -199,6 +200,7 @@ def cohen_kappa(table: Floats) -> float:
     if total == 0:
         return float("nan")
     observed = np.trace(table) / total
+    # Cohen's chance agreement: each annotator's own label frequencies, multiplied.
     chance = float(table.sum(axis=1) @ table.sum(axis=0)) / total**2
     return float((observed - chance) / (1 - chance)) if chance < 1 else float("nan")
 
@@ -264,6 +266,8 @@ class _Resample:
 
     def __init__(self, n_episodes: int, seed: int, n_resamples: int) -> None:
         chances = np.full(n_episodes, 1 / max(1, n_episodes))
+        # Whole episodes are drawn, since boundaries within one are alike: resampling boundaries gives intervals too
+        # narrow.
         self.times = np.random.default_rng(seed).multinomial(n_episodes, chances, size=n_resamples)
 
     def ratio(self, above: Floats, below: Floats) -> IntervalEstimate:
@@ -303,6 +307,7 @@ def _alpha_estimate(markings: Markings, seed: int, n_resamples: int) -> Interval
     names = sorted(markings.layers)
     counts, weights, owner = [], [], []
     for number, episode in enumerate(episodes):
+        # Pieces between changes of any label stand for all their steps: the same kappa and alpha as step by step.
         labels, steps = _pieces(markings, episode, [n for n in names if episode in markings.layers[n]])
         for row, weight in zip(labels, steps, strict=True):
             counts.append(np.bincount(row, minlength=len(markings.labels)))

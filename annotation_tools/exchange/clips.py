@@ -23,7 +23,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One episode on its way out.
+    """One episode to be exported.
 
     source_key: the source's own key. name: what the user calls it in the other tool (`--names`), "" for nothing.
     dropped: the source's steps (start, end) that the dataset left out, so that segments land on the source's frames.
@@ -105,7 +105,7 @@ class Collector:
         episode_id = match.brief.episode_id
         if episode_id in self.segments:
             raise FailedWork(f"{self.where}: expected one entry of {_name(match.brief)}, found two")
-        # A segment all of whose steps the dataset left out has no step to speak of.
+        # All steps of this segment were left out of the dataset, so that it covers no row.
         self.segments[episode_id] = [segment for segment in segments if segment.end > segment.start]
 
     def finish(self) -> Imported:

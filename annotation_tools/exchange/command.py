@@ -39,7 +39,7 @@ def run_export(arguments: argparse.Namespace) -> int:
                 f"--format {arguments.format}: expected labelled segments, found {n_proposals} proposals, whose texts "
                 "describe the motion and are no instructions. Give a TABLE of labels, or --proposals to write them."
             )
-    names = EpisodeNames.of(store, read_names(arguments.names) if arguments.names else None)
+    names = EpisodeNames.of(store, read_name_table(arguments.names) if arguments.names else None)
     clips = make_clips(store, segments, names)
     if not clips:
         raise UsageError(f"{arguments.table or arguments.dataset}: expected segments, found none")
@@ -79,7 +79,7 @@ def run_import(arguments: argparse.Namespace) -> int:
     annotator = check_annotator(arguments.annotator)
     store = EpisodeStore(arguments.dataset)
     # The names that an export wrote are exact; those that the user states win over them.
-    given = read_numbers(arguments.source) | (read_names(arguments.names) if arguments.names else {})
+    given = read_numbers(arguments.source) | (read_name_table(arguments.names) if arguments.names else {})
     imported = import_module(f"annotation_tools.exchange.{arguments.format}").read(
         arguments.source, EpisodeNames.of(store, given)
     )
@@ -108,10 +108,10 @@ def _why_absent(store: EpisodeStore, name: str) -> str:
     return f"{name} (rejected: {reason})" if reason else name
 
 
-def read_names(path: Path) -> dict[str, str]:
+def read_name_table(path: Path) -> dict[str, str]:
     """Reads a CSV of foreign names and episode ids or source keys.
 
-    Raises UsageError where a row has other than two columns, or a name stands twice.
+    Raises UsageError where a row has other than two columns, or a name occurs twice.
     """
     with open(path, newline="") as file:
         rows = [row for row in csv.reader(file) if row]

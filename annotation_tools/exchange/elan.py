@@ -38,7 +38,7 @@ def read(path: Path, names: EpisodeNames) -> Imported:
             found.absent.append(file.stem)
         else:
             segments = _segments(file, match.brief.control_hz)
-            # A file named by the source's key speaks of the source's frames; one named by our id, of our steps.
+            # A file named by the source's key counts the source's frames; one named by our id, our steps.
             found.add(match, segments if file.stem == match.brief.episode_id else match.place(segments))
     return found.finish()
 

@@ -1,1 +1,1 @@
-"""Labels from models: what is asked, of whom, and what is accepted."""
+"""Labels from models: requests, labelers, and checked answers."""

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.labels.labelers import Labeler, LabelerAnswer, QuestionRefused, Usage
 from annotation_tools.labels.request import LabelRequest
-from annotation_tools.labels.run import AnswerCache, DeadLetter, LabelOutcome, Limits, label_episode, label_run
+from annotation_tools.labels.run import AnswerCache, DeadLetter, LabelLimits, LabelOutcome, label_episode, label_run
 from pipelines.contract.episode import Segment, SegmentSource
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath, as_storage_path
@@ -24,7 +24,7 @@ class LabelEpisode(beam.DoFn):
     dataset, cache: folders that every worker sees.
     """
 
-    def __init__(self, dataset: str, labeler: Labeler, cache: str, limits: Limits) -> None:
+    def __init__(self, dataset: str, labeler: Labeler, cache: str, limits: LabelLimits) -> None:
         self.dataset, self.labeler, self.cache, self.limits = dataset, labeler, cache, limits
 
     def setup(self) -> None:
@@ -47,12 +47,12 @@ def label_with_beam(
     labeler: Labeler,
     proposals: Proposals,
     cache: StoragePath,
-    limits: Limits,
+    limits: LabelLimits,
     options: PipelineOptions,
     created: str,
     tool_version: str,
 ) -> LabelOutcome:
-    """Runs the job and collects what it brought; run again, it asks only what has no usable answer yet.
+    """Runs the job and collects its results; a rerun asks only questions without a usable answer.
 
     Limits on rate and retries hold for each worker; a limit on cost is for the estimate beforehand.
     """
@@ -69,7 +69,7 @@ def label_with_beam(
     known = _Known(
         name=labeler.name, fingerprint=labeler.fingerprint, wants_pictures=labeler.wants_pictures, source=labeler.source
     )
-    once = Limits(attempts=1, answers=1)
+    once = LabelLimits(attempts=1, answers=1)
     outcome = label_run(EpisodeStore(dataset), known, answered, AnswerCache(cache), once, created, tool_version)
     return replace(outcome, dead_letters=(*letters, *outcome.dead_letters), asked=0)
 

@@ -1,4 +1,4 @@
-"""The command `embodimix annotate label`: which labeler, what it will take, what came of it."""
+"""The command `embodimix annotate label`: which labeler, the estimated cost, the results."""
 
 import argparse
 import json
@@ -15,8 +15,8 @@ from annotation_tools.labels.labelers import Labeler, RulesLabeler, SubprocessLa
 from annotation_tools.labels.run import (
     AnswerCache,
     CostEstimate,
+    LabelLimits,
     LabelOutcome,
-    Limits,
     estimate_run,
     label_run,
     write_dead_letters,
@@ -112,7 +112,7 @@ def _run(
     estimate: CostEstimate,
 ) -> LabelOutcome:
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    limits = Limits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
+    limits = LabelLimits(workers=arguments.workers, per_minute=arguments.per_minute, usd=arguments.max_usd)
     tool_version = version("embodimix")
     if arguments.beam:
         from annotation_tools.labels.beam import label_with_beam
@@ -146,7 +146,7 @@ def _report(as_json: bool, outcome: LabelOutcome, n_episodes: int, table: Storag
         return
     print(f"{labelled} of {n_episodes} episodes labelled, {outcome.asked} questions asked")
     if outcome.stopped:
-        print("the budget ended; the same command with a greater --max-usd goes on")
+        print("the budget is spent; the same command with a greater --max-usd continues")
     if outcome.dead_letters:
         print(f"{len(outcome.dead_letters)} questions without a usable answer: {letters}")
     print(f"wrote {table}")

@@ -1,4 +1,4 @@
-"""What a labeler is asked about segments of an episode: times, motion phrases, contact sheets, what came before."""
+"""Label requests for segments of an episode: times, motion phrases, contact sheets, and the label before."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Labelling many episodes: what is known already, limits on rate and cost, retries, and the questions that failed."""
+"""Labelling many episodes: cached answers, limits on rate and cost, retries, and failed questions."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ from pipelines.storage.paths import StoragePath
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class LabelLimits:
     """per_minute: questions sent, 0 for no limit. usd: stop before more than this is spent, None for no limit.
 
     attempts: how often an unavailable labeler is asked; answers: how many bad answers a question may get. wait_s: the
@@ -58,7 +58,7 @@ class CostEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOutcome:
-    """What a run brought. asked: answers that were paid for. stopped: the budget ended before the episodes did."""
+    """The result of a run. asked: answers that were paid for. stopped: the budget ended before the episodes did."""
 
     annotations: tuple[Annotation, ...]
     dead_letters: tuple[DeadLetter, ...]
@@ -87,7 +87,7 @@ class AnswerCache:
 class _Budget:
     """Admits questions at a steady rate, and none once the budget is spent."""
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+    def __init__(self, limits: LabelLimits, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         self.limits, self.clock, self.sleep = limits, clock, sleep
         self.lock = threading.Lock()
         self.spent, self.asked, self.next_s = Usage(), 0, clock()
@@ -100,6 +100,7 @@ class _Budget:
             if self.is_spent or (limit is not None and self.spent.usd + expected.usd > limit):
                 self.is_spent = True
                 return False
+            # Reserved before asking: several questions in flight could each fit the budget and together exceed it.
             self.spent += expected
             self.asked += 1
             turn = max(self.next_s, self.clock())
@@ -113,7 +114,7 @@ class _Budget:
             self.is_spent = True
 
     def settle(self, expected: Usage, actual: Usage) -> None:
-        """Replaces what was expected by what it took."""
+        """Replaces the expected usage of a question by its actual one."""
         with self.lock:
             owed = Usage(tokens_in=-expected.tokens_in, tokens_out=-expected.tokens_out, usd=-expected.usd)
             self.spent = self.spent + owed + actual
@@ -126,7 +127,7 @@ class _OutOfBudget(FailedWork):
 def estimate_run(
     store: EpisodeStore, labeler: Labeler, proposals: Sequence[tuple[str, Sequence[Segment]]], cache: AnswerCache
 ) -> CostEstimate:
-    """Counts the questions of a run, and what those that are not known yet will take."""
+    """Counts the questions of a run, and the usage of those without a cached answer."""
     usages, questions = [], 0
     for episode_id, segments in proposals:
         found: list[Segment] = []
@@ -148,7 +149,7 @@ def label_run(
     labeler: Labeler,
     proposals: Sequence[tuple[str, Sequence[Segment]]],
     cache: AnswerCache,
-    limits: Limits,
+    limits: LabelLimits,
     created: str,
     tool_version: str,
     *,
@@ -156,7 +157,7 @@ def label_run(
     sleep: Callable[[float], None] = time.sleep,
     on_done: Callable[[str], object] = lambda _: None,
 ) -> LabelOutcome:
-    """Labels episodes, several at a time; run again, it asks only what has no usable answer yet.
+    """Labels episodes, several at a time; a rerun asks only questions without a usable answer.
 
     Raises FailedWork where the labeler can answer nothing at all (a wrong key, for example).
     """
@@ -212,7 +213,7 @@ def label_episode(
     episode_id: str,
     segments: Sequence[Segment],
     cache: AnswerCache,
-    limits: Limits,
+    limits: LabelLimits,
     budget: _Budget | None = None,
 ) -> tuple[list[Segment], list[DeadLetter]]:
     """Labels one episode: all of its segments, or none and the questions that failed."""
@@ -226,6 +227,7 @@ def label_episode(
         try:
             if known is None:
                 known = _ask(labeler, request, limits, budget)
+                # At once and not at the end of the run: an answer is paid for once, whatever is killed later.
                 cache.put(key, known)
             found += parse_answer(known, request)
         except (Unavailable, QuestionRefused, BadAnswer) as error:
@@ -234,11 +236,12 @@ def label_episode(
                 episode_id=episode_id, start=request.start, end=request.end, reason=reason, detail=str(error)
             )
             dead.append(letter)
+    # All or none: an episode with some labels would look like one whose other segments have no language.
     return ([] if dead else found), dead
 
 
 def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None:
-    """Writes failed questions as JSON lines; without any, an older file goes."""
+    """Writes failed questions as JSON lines; without any, an older file is removed."""
     if letters:
         write_atomically(path, "".join(json.dumps(asdict(letter)) + "\n" for letter in letters).encode())
     else:
@@ -246,11 +249,11 @@ def write_dead_letters(path: StoragePath, letters: Sequence[DeadLetter]) -> None
 
 
 def _remembering(request: LabelRequest, found: Sequence[Segment]) -> LabelRequest:
-    """The request with the label just before it, where that is known, in place of the proposal's text."""
+    """The request with the label just before it, where that is known, instead of the proposal's text."""
     return replace(request, before=found[-1].text) if found else request
 
 
-def _ask(labeler: Labeler, request: LabelRequest, limits: Limits, budget: _Budget) -> str:
+def _ask(labeler: Labeler, request: LabelRequest, limits: LabelLimits, budget: _Budget) -> str:
     """Asks until an answer can be used; returns its text. Raises the last failure."""
     complaint, pauses = "", _pauses(limits)
     bad = 0
@@ -267,6 +270,7 @@ def _ask(labeler: Labeler, request: LabelRequest, limits: Limits, budget: _Budge
             pause = next(pauses, None)
             if pause is None:
                 raise
+            # At least as long as the endpoint's Retry-After states, else it refuses again.
             budget.sleep(min(limits.longest_wait_s, max(pause, error.retry_after_s)))
             continue
         budget.settle(expected, answer.usage)
@@ -281,6 +285,6 @@ def _ask(labeler: Labeler, request: LabelRequest, limits: Limits, budget: _Budge
         return answer.text
 
 
-def _pauses(limits: Limits) -> Iterator[float]:
+def _pauses(limits: LabelLimits) -> Iterator[float]:
     for attempt in range(limits.attempts - 1):
         yield min(limits.longest_wait_s, limits.wait_s * 2**attempt)

@@ -1,4 +1,4 @@
-"""Which episode a person should look at next: the most doubtful first, a blind sample twice, conflicts for a judge."""
+"""Which episode a person reviews next: the least certain first, a blind sample twice, conflicts for a judge."""
 
 import hashlib
 from collections.abc import Mapping

@@ -57,7 +57,7 @@ class Review:
 
 
 def make_app(review: Review, *, hosts: tuple[str, ...] = LOOPBACK, token: str = "") -> Starlette:
-    """The web application. hosts: names it answers to; token: asked of every request unless empty."""
+    """The web application. hosts: accepted Host headers; token: required of every request unless empty."""
     routes = [
         Route("/", _index),
         Route("/api/session", _session),
@@ -70,6 +70,8 @@ def make_app(review: Review, *, hosts: tuple[str, ...] = LOOPBACK, token: str = 
         Route("/api/export", _export, methods=["POST"]),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
+    # Host names are checked, since a foreign page can point a name of its own at 127.0.0.1 and then counts as this
+    # origin.
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Guard, token=token)]
     app = Starlette(routes=routes, exception_handlers={EmbodimixError: _refuse}, middleware=guards)
     app.state.review = review
@@ -126,6 +128,7 @@ def _with_headers(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awa
 
 async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, StaleSave):
+        # With the stored version, so that the page can show both and no work is overwritten unseen.
         current = asdict(error.current)
         return JSONResponse({"error": str(error), "current": current}, status_code=409)
     status = 422 if isinstance(error, UsageError) else 404
@@ -192,6 +195,7 @@ def _episode(request: Request) -> Response:
     annotator = check_annotator(request.query_params.get("annotator", ""))
     episode = review.episodes.episode(episode_id)
     statuses = review.store.statuses().get(episode_id, {})
+    # Of an episode that two people mark blind, neither sees the other's segments before both are done.
     visible = visible_annotators(review.queue, episode_id, annotator, statuses)
     layers = [layer for layer in review.store.layers(episode_id) if layer.annotator in visible]
     mine = next((layer for layer in layers if layer.annotator == annotator), None)
@@ -247,6 +251,7 @@ def _frame(request: Request) -> Response:
     review: Review = request.app.state.review
     asked = request.path_params
     content = review.episodes.jpeg(asked["id"], asked["camera"], asked["step"])
+    # Scrubbing shows the same frames again and again; they never change within a version.
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
@@ -255,6 +260,7 @@ async def _hold(request: Request) -> Response:
     annotator = check_annotator((await _body(request)).get("annotator", ""))
     episode_id = review.episodes.brief(request.path_params["id"]).episode_id
     if request.method == "DELETE":
+        # In a thread: SQLite waits for other writers, and the loop would stop every reviewer's page meanwhile.
         await run_in_threadpool(review.store.release, episode_id, annotator)
     else:
         await run_in_threadpool(review.store.hold, episode_id, annotator, time.time())

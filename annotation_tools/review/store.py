@@ -76,6 +76,8 @@ class ReviewStore:
         self._lock = threading.RLock()
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=30.0, isolation_level=None)
+            # Readers do not wait for a writer in WAL mode, and FULL syncs each save: a power cut loses nothing that was
+            # saved.
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             found = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -120,6 +122,7 @@ class ReviewStore:
         with self._lock, _transaction(self._database):
             current = self.layer(episode_id, annotator) or _nothing(episode_id, annotator)
             if current.revision != base_revision:
+                # Kept beside the newer version: a person's work is never dropped, whoever saved first.
                 row = (episode_id, annotator, text, "stale save", now, author)
                 self._database.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?)", row)
             else:
@@ -137,19 +140,19 @@ class ReviewStore:
         return [(author, _segments(text)) for author, text in rows]
 
     def hold(self, episode_id: str, annotator: str, now_s: float) -> None:
-        """Says that an annotator is at work on an episode, for `HOLD_S` from now."""
+        """Records that an annotator works on an episode, for `HOLD_S` from now."""
         with self._lock:
             self._database.execute(
                 "INSERT OR REPLACE INTO hold VALUES (?, ?, ?)", (episode_id, annotator, now_s + HOLD_S)
             )
 
     def release(self, episode_id: str, annotator: str) -> None:
-        """Says that an annotator has left an episode."""
+        """Records that an annotator has left an episode."""
         with self._lock:
             self._database.execute("DELETE FROM hold WHERE episode_id = ? AND annotator = ?", (episode_id, annotator))
 
     def holders(self, now_s: float) -> dict[str, set[str]]:
-        """Who is at work on what, by episode."""
+        """The annotators that work on each episode."""
         found: dict[str, set[str]] = {}
         for episode_id, annotator in self._rows("SELECT episode_id, annotator FROM hold WHERE until > ?", (now_s,)):
             found.setdefault(episode_id, set()).add(annotator)
@@ -244,6 +247,7 @@ class _transaction:
         self.database = database
 
     def __enter__(self) -> None:
+        # A transaction that begins as a reader may fail when it first writes, after it decided by an old revision.
         self.database.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

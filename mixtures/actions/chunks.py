@@ -13,6 +13,8 @@ from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_delta
 
 LINEAR, ANGLE, HOLD, SUM = range(4)
+# Rates are stored as float32, so that a whole native step may come out as 3.9999999: floor would then take the step
+# before.
 _NEARLY = 1e-6
 
 
@@ -124,7 +126,7 @@ def _resampled(
     positions = steps[:, None] + ratio[:, None] * np.arange(horizon)
     inside = positions <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
     # The last change of an episode may add up fewer native ones than the others do; a repeated one would be motion that
-    # nobody made, in a step that counts.
+    # was not recorded, in a step that counts.
     behind = steps[:, None] + np.arange(width) >= table.n_steps_of[rows][:, None]
     window[behind[:, :, None] & (kinds == SUM)[:, None]] = 0.0
     return resample(window, kinds, ratio, horizon), inside

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.pools import Pool, Pools, labels_of
+from mixtures.actions.pools import Pool, Pools, dataset_labels
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.errors import FailedWork
@@ -34,7 +34,7 @@ def pool_statistics(
     """
     loaded = _load_files(spec, tables)
     by_member: dict[str, dict[str, NormStatistics]] = {}
-    labels = labels_of(tuple(tables.values()))
+    labels = dataset_labels(tuple(tables.values()))
     for path, numbers in _by_path(tables).items():
         mine = [(number, table) for number, table in enumerate(tables.values()) if number in numbers]
         label = labels[mine[0][0]]

@@ -71,7 +71,7 @@ def members_of(tables: Iterable[CompiledTable]) -> list[Member]:
     return [member for number, table in enumerate(tables) for member in _members(number, table)]
 
 
-def labels_of(tables: Sequence[CompiledTable]) -> list[str]:
+def dataset_labels(tables: Sequence[CompiledTable]) -> list[str]:
     """What reports call each table's dataset: name/version, and its path where another folder has the same."""
     names = [f"{table.name}/{table.version}" for table in tables]
     paths: dict[str, set[str]] = {}
@@ -115,6 +115,8 @@ def assign_pools(
         bases.setdefault(name, []).append(member)
     named: dict[str, list[Member]] = {}
     for base, all_members in sorted(bases.items()):
+        # A delta of a step is another speed at another rate: pooled, one dataset would be scaled by another's speed.
+        # Targets and velocities do not depend on the rate.
         divided = rate_hz is None and is_delta(all_members[0].norm_key.split("/")[1])
         classes = _by_rate(all_members) if divided else [all_members]
         for mine in classes:
@@ -144,6 +146,7 @@ def _by_rate(members: Sequence[Member]) -> list[list[Member]]:
     """Members by classes of rates, the lowest first."""
     classes: list[list[Member]] = []
     for member in sorted(members, key=lambda member: member.control_hz):
+        # Against the lowest of the class, not the one before: a chain of close rates would else join 5 and 15 Hz.
         if classes and member.control_hz <= classes[-1][0].control_hz * RATE_RATIO + _NEARLY:
             classes[-1].append(member)
         else:
@@ -155,6 +158,7 @@ def _frozen_name(
     base: str, own: str, rates: Sequence[float], frozen: Mapping[str, tuple[float, ...]], divided: bool
 ) -> str:
     """The frozen pool that members of these rates belong to, or else a name that no frozen pool has."""
+    # A pool of an earlier run goes first: what its policy learned is valid only under the scale it was trained with.
     for name in sorted(frozen):
         if name == base and not (divided and frozen[name]):
             return name

@@ -30,6 +30,7 @@ def unwrap_chunk(action: Floats, start: Floats) -> Floats:
     [3.1, 3.1832, 3.2832]
     """
     before = np.concatenate([start[:, None], action[:, :-1]], axis=1)
+    # Whole turns alone: anything finer would change angles that the source stored without a jump.
     turns = -np.round((action - before) / TURN)
     return action + TURN * np.cumsum(turns, axis=1)
 
@@ -76,6 +77,7 @@ def _euler_of(matrix: Floats) -> Floats:
     At exactly 90 degrees only roll and yaw together are determined; roll is 0 then. SciPy's form warns there.
     """
     pitch = np.arcsin(np.clip(-matrix[:, 2, 0], -1, 1))
+    # There roll and yaw turn about one axis, and arctan2 of two zeros would give any split of their sum.
     is_upright = np.abs(matrix[:, 2, 0]) > 1 - 1e-12
     roll = np.where(is_upright, 0, np.arctan2(matrix[:, 2, 1], matrix[:, 2, 2]))
     yaw = np.where(

@@ -1,4 +1,4 @@
-"""What a spec resolves to on this host, kept so that opening it again takes no time: groups, samples, statistics."""
+"""What a spec resolves to on this host, cached so that it opens fast again: groups, samples, statistics."""
 
 import hashlib
 import json
@@ -94,7 +94,7 @@ def _check_namesakes(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) 
         if paths.setdefault(label, table.path) != table.path:
             raise SpecError(
                 entry.mark,
-                f"`normalization: {{by: dataset}}` cannot tell {table.path} from {paths[label]}: both are {label}. "
+                f"`normalization: {{by: dataset}}` cannot separate {table.path} from {paths[label]}: both are {label}. "
                 "Convert one of them under another `--name`",
             )
 

@@ -102,6 +102,7 @@ def validation_source(entry: Entry, rule: ValidationRule) -> Source | None:
 def _select_stored(entry: Entry, table: CompiledTable, kinds: KindRule) -> Selected:
     """What an entry's filters leave of its stored validation split, which may be nothing; its cap is for training."""
     try:
+        # A cap limits how much training sees of a dataset; of validation it would only make the numbers noisier.
         return select(replace(entry, cap_steps=None), table, kinds)
     except SpecError:
         none = np.empty(0, np.int64)
@@ -158,6 +159,8 @@ def kind_copies(kinds: KindRule, table: CompiledTable) -> NDArray[np.uint8] | No
     kind = _of_segment(table, "kind", np.asarray(table.segment), len(KINDS))
     kind = np.where(table.is_idle, KINDS.index("idle"), kind)
     whole, part = np.floor(weights).astype(np.uint8)[kind], (weights % 1)[kind]
+    # By the step's row and not by the seed: which steps have a further copy must be the same in every run of the
+    # dataset.
     words = mix64(np.arange(table.n_steps, dtype=np.uint64)) >> np.uint64(11)
     return whole + (words.astype(np.float64) / 2**53 < part)
 
@@ -178,6 +181,8 @@ def matching_steps(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[
             chosen &= np.isin(_of_segment(table, key, segment, len(names)), codes)
     limits = dict(rule.limits)
     if "min_confidence" in limits:
+        # In float32, as confidences are stored: 0.9 in float64 is above a stored 0.9, and would drop exactly the steps
+        # it names.
         chosen &= _of_segment(table, "confidence", segment, -1) >= np.float32(limits["min_confidence"])
     if not limits.keys().isdisjoint(("from_step", "before_step", "last_steps")):
         step = np.arange(table.n_steps) - np.repeat(table.first_step[:-1], table.n_steps_of)
@@ -191,7 +196,8 @@ def matching_steps(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[
 
 
 def _of_segment(table: CompiledTable, column: str, segment: NDArray[np.int32], otherwise: float) -> NDArray[Any]:
-    """A column of each step's segment [t]; a step outside all segments looks up what stands behind the last."""
+    """A column of each step's segment [t]; `otherwise` for a step outside all segments."""
+    # Steps outside all segments have number -1, which indexes the appended last value.
     return np.append(table.segments[column], np.array(otherwise, table.segments.dtype[column]))[segment]
 
 
@@ -271,12 +277,15 @@ def episode_words(table: CompiledTable, purpose: str) -> NDArray[np.uint64]:
         raw = b"".join(bytes.fromhex(text)[:8] for text in ids.to_pylist())
     else:
         raw = b"".join(sha256(text.encode()).digest()[:8] for text in ids.to_pylist())
+    # The purpose keeps uses apart: without it the episodes that a cap keeps would be those of another draw, too.
     key = int.from_bytes(sha256(purpose.encode()).digest()[:8], "little")
     return mix64(np.frombuffer(raw, "<u8").astype(np.uint64) ^ np.uint64(key))
 
 
 def validation_words(table: CompiledTable) -> NDArray[np.uint64]:
     """A random word per episode that depends on its motion alone, uint64 [e]."""
+    # Without the seed: a run with another seed would else train on what the first held out, and their scores would not
+    # compare.
     return mix64(table.motion ^ np.uint64(_VALIDATION_KEY))
 
 
@@ -303,6 +312,7 @@ def _group(path: str, node: Node, selected: Sequence[Selected]) -> Iterator[Grou
         for i, row in enumerate(values):
             name = tuple(vocabulary[code] for code, (_, vocabulary) in zip(row, columns, strict=True))
             members.setdefault(name, []).append(part.take(order[edges[i] : edges[i + 1]]))
+    # Sorted by value, so that groups and shares do not depend on the order of datasets in the file.
     for name, parts in sorted(members.items()):
         label = "@".join(value or "untitled" for value in name)
         yield Grouped(name=f"{path}/{label}" if path else label, node_path=path, train=tuple(parts), validation=())
@@ -325,6 +335,7 @@ def _split(
     ordered = np.unique(joined)
     n_held = int((ordered < np.uint64(rule.fraction * 2**63) * np.uint64(2)).sum())
     fewest = rule.min_per_group - sum(len(part.rows) for part in stored)
+    # A group never loses its last training episode: it would have a share and nothing to draw.
     n_rest = 0 if len(divided) < len(group.train) else 1
     n_held = min(max(n_held, fewest, 0), len(ordered) - n_rest)
     held = np.isin(joined, ordered[:n_held])

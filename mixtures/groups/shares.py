@@ -67,7 +67,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How a group came to its share of all draws.
+    """How a group's share of all draws is computed.
 
     weight: m * n ** alpha with the alpha of its own level. levels: the way down to it; their parts multiply to
     `unbounded`, its share before bounds. pool: the path of the node whose fixed share (or the whole, "") it takes part
@@ -146,6 +146,7 @@ def _unbounded(branch: Branch, mass: float, pool: str, above: tuple[Level, ...])
     """Divides `mass` among the groups below a node by rules 1 to 3."""
     weights = [_weight(child, branch.alpha) for child in branch.children]
     fixed = [child.share if isinstance(child, Branch) else None for child in branch.children]
+    # fsum, so that shares do not depend on the order of the file.
     left = max(1.0 - math.fsum(share for share in fixed if share is not None), 0.0)
     free_weight = math.fsum(weight for weight, share in zip(weights, fixed, strict=True) if share is None)
     for child, weight, share in zip(branch.children, weights, fixed, strict=True):
@@ -156,6 +157,7 @@ def _unbounded(branch: Branch, mass: float, pool: str, above: tuple[Level, ...])
             value = mass * part
             yield Share(leaf=child, weight=weight, pool=pool, levels=levels, unbounded=value, final=value)
         else:
+            # A fixed share is a promise: bounds inside it may move draws among its groups, not beyond them.
             inner = "/".join(level.name for level in levels) if share is not None else pool
             yield from _unbounded(child, mass * part, inner, levels)
 

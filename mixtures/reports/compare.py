@@ -28,7 +28,7 @@ class GroupChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class MixtureComparison:
     """All groups of both mixtures, those whose share changes most first, and everything that differs in words."""
 
     old: str
@@ -42,7 +42,7 @@ class Comparison:
         return sum(abs(change.new_share - change.old_share) for change in self.groups) / 2
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_name: str) -> Comparison:
+def compare_mixtures(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_name: str) -> MixtureComparison:
     """Compares two locks."""
     before, after = ({group["name"]: group for group in lock["groups"]} for lock in (old, new))
     changes = [
@@ -56,7 +56,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], old_name: str, new_n
         for name in {**before, **after}
     ]
     changes.sort(key=lambda change: -abs(change.new_share - change.old_share))
-    return Comparison(old=old_name, new=new_name, groups=tuple(changes), differences=tuple(compare_locks(old, new)))
+    return MixtureComparison(
+        old=old_name, new=new_name, groups=tuple(changes), differences=tuple(compare_locks(old, new))
+    )
 
 
 def load_lock(
@@ -68,16 +70,16 @@ def load_lock(
     return read_lock(Path(path))
 
 
-def render(comparison: Comparison, draws: int | None) -> str:
+def render(comparison: MixtureComparison, draws: int | None) -> str:
     """The comparison as text for a terminal."""
     if not comparison.differences:
         return f"{comparison.old} and {comparison.new} draw the same samples."
-    header, rows = cells(comparison, draws)
+    header, rows = comparison_cells(comparison, draws)
     moved = f"{100 * comparison.moved_share:.2f} % of all draws go to other groups than before."
     return "\n".join([*align(header, rows), moved, *(f"- {sentence}" for sentence in comparison.differences)])
 
 
-def cells(comparison: Comparison, draws: int | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def comparison_cells(comparison: MixtureComparison, draws: int | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The header and the rows of a table of the groups; with epochs where the number of draws is known."""
     header: tuple[str, ...] = ("group", "share before", "after", "change", "steps before", "after")
     rows: list[tuple[str, ...]] = [

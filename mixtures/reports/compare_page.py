@@ -2,14 +2,14 @@
 
 from html import escape
 
-from mixtures.reports.compare import Comparison, cells
+from mixtures.reports.compare import MixtureComparison, comparison_cells
 from pipelines.pages.charts import bars
 from pipelines.pages.page import page, table
 
 MOST_BARS = 40
 
 
-def compare_page(comparison: Comparison, draws: int | None) -> str:
+def compare_page(comparison: MixtureComparison, draws: int | None) -> str:
     """The page of a comparison: what moved, group by group, and every difference in words."""
     title = f"From {comparison.old} to {comparison.new}"
     if not comparison.differences:
@@ -21,7 +21,7 @@ def compare_page(comparison: Comparison, draws: int | None) -> str:
         unit=" %",
     )
     words = "".join(f"<p>{escape(sentence)}</p>" for sentence in comparison.differences)
-    header, rows = cells(comparison, draws)
+    header, rows = comparison_cells(comparison, draws)
     return page(
         title,
         [

@@ -1,4 +1,4 @@
-"""What looks wrong with a mixture as a whole: pools that disagree, data that stand twice, a group per sentence."""
+"""What looks wrong with a mixture as a whole: pools that disagree, data that occur twice, a group per sentence."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.actions.pools import Pool, labels_of
+from mixtures.actions.pools import Pool, dataset_labels
 from mixtures.groups.selection import walk
 from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
@@ -142,7 +142,7 @@ def _episodes(mixture: Mixture, split: str) -> dict[str, NDArray[np.uint64]]:
     """The words of motion of a split's episodes, each once, by dataset and, where a spec has several, by part of it."""
     index = mixture.splits[split]
     found: dict[str, list[NDArray[np.uint64]]] = {}
-    labels = labels_of(mixture.tables)
+    labels = dataset_labels(mixture.tables)
     has_parts = len({group.node_path for group in mixture.groups}) > 1
     for number, group in enumerate(mixture.groups):
         a, b = index.group_edges[number : number + 2]

@@ -1,4 +1,4 @@
-"""Group weights from what a run has still to learn of each group, as DoReMi and Re-Mix do: excess loss, one step."""
+"""Group weights from each group's excess loss, as in DoReMi and Re-Mix: one step."""
 
 import json
 import math

@@ -80,16 +80,20 @@ class MixturePlan:
     def flags(self, group: Group) -> tuple[str, ...]:
         """What looks wrong with a group, with the reason."""
         found = []
-        if self.draws is not None:
+        if group.probability < SHARE_TOLERANCE:
+            found.append("never drawn: the `min_share` of others leave it nothing")
+        elif self.draws is not None:
             epochs = group.effective_epochs(self.draws)
             if epochs > MANY_EPOCHS:
                 found.append(f"over {MANY_EPOCHS:g} epochs: each step is drawn {epochs:.1f} times")
             if epochs < FEW_EPOCHS:
                 found.append(f"under {FEW_EPOCHS:g} epochs: most of it is never seen")
+        # Of two groups one always has half; that is no finding.
         if group.probability > LARGE_SHARE and len(self.groups) > 2:
             found.append(f"over {LARGE_SHARE:.0%} of all draws")
         if group.language is not None and group.language < LITTLE_LANGUAGE:
             found.append(f"unlabelled: {1 - group.language:.0%} of the steps have no language")
+        # A chunk of 50 steps spans another time at another rate, and the observation does not show which.
         if len(set(group.control_hz)) > 1:
             rates = ", ".join(f"{hz:g}" for hz in group.control_hz)
             found.append(f"mixed control rates: {rates} Hz")
@@ -170,8 +174,8 @@ def _planned(mixture: Mixture, pool: Pool) -> PlannedPool:
     return PlannedPool(**vars(pool), units=pool.units, rule=rule)
 
 
-def explain(plan: MixturePlan, name: str) -> str:
-    """How one group came to its share, step by step. Raises UsageError with the nearest names."""
+def explain_group(plan: MixturePlan, name: str) -> str:
+    """How one group's share is computed, step by step. Raises UsageError with the nearest names."""
     by_name = {group.name: group for group in plan.groups}
     if name not in by_name:
         raise UsageError(f"{plan.path}: no group {name!r}. {nearest(name, by_name)}")
@@ -255,7 +259,7 @@ def render(plan: MixturePlan) -> str:
 
 
 def flag_sentences(plan: MixturePlan) -> list[str]:
-    """What looks wrong with groups, behind the first 40 only how many there are more, and last with the whole mixture.
+    """Flags of groups, after the first 40 only the number of further ones, and last those of the whole mixture.
 
     The end of a long table is what a reader of a terminal sees.
     """

@@ -35,7 +35,7 @@ EPISODE_LIMITS = {
     "min_hz": "lowest control rate",
     "max_hz": "highest control rate",
     "max_idle": "largest part of an episode's steps that are idle, 0 to 1",
-    "min_labelled": "smallest part of an episode's steps that lie in a segment, 0 to 1",
+    "min_labelled": "smallest part of an episode's steps that are in a segment, 0 to 1",
 }
 STEP_LIMITS = {
     "from_step": "first step of an episode that matches",
@@ -113,7 +113,7 @@ _ENTRY = Fields(
         "cap_steps": Number(about="most steps used, as whole episodes in a fixed order", integer=True, at_least=1),
         "max_epochs": _MAX_EPOCHS,
         "min_share": _MIN_SHARE,
-        "task": TextKind(about="one task name for every episode of this dataset, in place of its own"),
+        "task": TextKind(about="one task name for every episode of this dataset; replaces its own"),
         "robot": TextKind(about="the robot, for a plan from published sizes"),
         "filters": _FILTERS,
         "segments": ListOf(
@@ -257,7 +257,7 @@ MIXTURE = Fields(
 NAMED: Mapping[str, Kind] = {"dataset": _ENTRY, "group": _GROUP}
 
 
-def json_schema() -> dict[str, Any]:
+def mixture_json_schema() -> dict[str, Any]:
     """The spec's JSON Schema, for `# yaml-language-server: $schema=...` in an editor."""
     header = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, "title": "embodimix mixture"}
     return header | document_schema(MIXTURE) | {"$defs": {key: document_schema(kind) for key, kind in NAMED.items()}}

@@ -85,7 +85,7 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not at hand."""
+    """Published sizes of a dataset, from which a plan can be made where the dataset itself is not available."""
 
     steps: int
     episodes: int = 0
@@ -160,7 +160,7 @@ class LanguageRule:
 class ValidationRule:
     """The part of the episodes that is held out; at least `min_per_group` of each group, never all of it.
 
-    split: the stored split that is held out in place of a part of `train`, of datasets that have it.
+    split: the stored split that is held out instead of a part of `train`, of datasets that have it.
     """
 
     fraction: float = 0.0
@@ -229,7 +229,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     file = Path(path)
     written = read_document(file, MIXTURE, NAMED)
     context = _Context(root=root, stack=(file.resolve(),))
-    # Once without the stage: a path that a stage misspells would else change nothing, and no one would notice.
+    # Once without the stage: a path that a stage misspells would else silently change nothing.
     node = _mixture_node(written, file, context)
     document, changes = lay_over(written, stage)
     if document is not written:
@@ -324,6 +324,7 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
     if len(holds) != 1:
         found = " and ".join(holds) if holds else "none of them"
         raise SpecError(item.mark, f"group {name!r}: expected one of include, datasets or groups, found {found}")
+    # An outer root wins over the included file's own, so that a shipped mixture works with datasets stored elsewhere.
     root = _resolve(item.plain("root"), str(file.parent)) if "root" in item else context.root
     context = replace(
         context,
@@ -338,6 +339,7 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
     nodes, entries = _nodes(item, file, context), _entries(item, context)
     if "include" in item:
         included = _included(item["include"], file, context)
+        # The included spec keeps its own weighting below this node: its author chose it for these groups.
         nodes, entries, weighting = included.nodes, included.entries, included.weighting
     elif nodes:
         _check_shares(nodes, item.key_marks["groups"])
@@ -354,6 +356,7 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
 
 def _included(include: MarkedValue, file: Path, context: _Context) -> Node:
     path = Path(_resolve(include.value, str(file.parent)))
+    # By the real path: a link to an outer file is a circle, too.
     if path.resolve() in context.stack:
         chain = " -> ".join(p.name for p in (*context.stack, path))
         raise SpecError(include.mark, f"include goes in a circle: {chain}")
@@ -368,10 +371,11 @@ def _entries(document: MarkedValue, context: _Context) -> tuple[Entry, ...]:
     entries = [_entry(item, context) for item in document.plain("datasets", [])]
     seen: dict[tuple[object, ...], Entry] = {}
     for entry in entries:
+        # Filters are part of what a dataset is here: one half may be weighed apart from the other.
         rules = tuple(rule.rule for rule in entry.filters)
         other = seen.setdefault((*entry.source, rules), entry)
         if other is not entry:
-            raise SpecError(entry.mark, f"the same dataset stands twice; the first is on line {other.mark.line}")
+            raise SpecError(entry.mark, f"the same dataset is listed twice; the first is on line {other.mark.line}")
     return tuple(entries)
 
 
@@ -443,6 +447,7 @@ def _check_shares(nodes: tuple[Node, ...], mark: Mark) -> None:
     shares = [node.share for node in nodes if node.share is not None]
     total = sum(shares)
     listed = " + ".join(f"{share:g}" for share in shares)
+    # Decimal shares such as 0.1 add up to 1 only within rounding.
     if total > 1 + 1e-9:
         raise SpecError(mark, f"expected fixed shares of at most 1 in all, found {listed} = {total:g}")
     free = [node.name for node in nodes if node.share is None]

@@ -9,7 +9,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 RECEIVE_BYTES = 1 << 18
 MOST_HEAD_BYTES = 1 << 16
-# What a store may send beyond the range that was asked for: a page of error text, or a whole small object.
+# What a store may send beyond the requested range: a page of error text, or a whole small object.
 MOST_SPARE_BYTES = 1 << 26
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _RANGE = re.compile(rb"\r\ncontent-range:[ \t]*bytes[ \t]+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
@@ -109,7 +109,7 @@ class Connection:
             self._send()
 
     def proceed(self) -> HttpResponse | None:
-        """Goes on after the socket became ready; returns the answer once it is whole."""
+        """Continues once the socket is ready; returns the answer when it is complete."""
         if not self._is_open:
             self._open()
             return None
@@ -138,7 +138,7 @@ class Connection:
             self._send()
 
     def _shakes_hands(self) -> bool:
-        """Goes on with the TLS handshake; returns whether it is done."""
+        """Continues the TLS handshake; returns whether it is done."""
         if self._secure is None:
             self._secure = _tls().wrap_socket(
                 self.socket, server_hostname=self.server.host, do_handshake_on_connect=False
@@ -190,7 +190,7 @@ class Connection:
         length = _LENGTH.search(head)
         self._left = int(length[1]) if length else 0
         self._range = parse_content_range(head)
-        # Before anything of it is kept: a store, or whoever poses as it, could fill the memory of a training run.
+        # Before anything of it is kept: a store, or a host that poses as it, could fill the memory of a training run.
         if self._left > self._most_bytes:
             raise ConnectionError(f"an answer of {self._left} bytes, at most {self._most_bytes} were expected")
         if length is None and self._status < 300:

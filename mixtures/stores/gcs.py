@@ -34,7 +34,7 @@ def range_request(path: str, offset: int, length: int) -> RangeRequest:
 
 
 def renew_credentials() -> None:
-    """Has the next request ask for a new access token."""
+    """Makes the next request fetch a new access token."""
     _tokens.forget()
 
 
@@ -61,10 +61,10 @@ class GcsObject:
     answer_s: float
 
     def read_at(self, length: int, offset: int) -> bytes:
-        """Reads `length` bytes at `offset`, fewer at the end. Raises FileNotFoundError or OSError (try again)."""
+        """Reads `length` bytes at `offset`, fewer at the end. Raises FileNotFoundError, or OSError (retry)."""
         wanted = {"Range": f"bytes={offset}-{offset + length - 1}"}
         response, content = self._request(wanted, "?alt=media", length)
-        if response.status == 200:  # A server that sends all, whatever was asked for.
+        if response.status == 200:  # A server that ignores the range and sends the whole object.
             return content[offset : offset + length]
         named = f"\r\ncontent-range: {response.headers.get('Content-Range', '')}".encode()
         found = parse_content_range(named)
@@ -99,7 +99,7 @@ class GcsObject:
 
 
 def _connection(answer_s: float) -> http.client.HTTPConnection:
-    """This thread's connection to the store; it opens by itself and again after an error."""
+    """This thread's connection to the store; it opens on first use and reopens after an error."""
     url = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT") or HOST
     key = (url, os.getpid())
     if getattr(_connections, "key", None) != key:

@@ -1,7 +1,4 @@
-"""Many byte ranges of objects at once: one thread, hundreds of kept connections, retries and time limits.
-
-A thread to each read costs more processor time than the reads; here a read costs some 0.1 ms.
-"""
+"""Reads many byte ranges of objects at once: one thread, hundreds of kept connections, retries and time limits."""
 
 import heapq
 import itertools
@@ -18,7 +15,10 @@ from mixtures.stores.connection import Connection, HttpResponse, Server, find_ad
 from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.storage import retry
 
+# One thread over kept connections, since a thread to each read costs more processor time than the reads: 0.04 to 0.05
+# ms a read here, 0.44 ms with pyarrow's S3 client and 256 threads, 0.12 to 0.27 ms with obstore (the same server).
 Range = tuple[str, int, int]
+# Every wait has a limit: a reader that hangs must fail the run by name. All attempts of one read end far earlier.
 WAIT_S = 600.0
 SWEEP_S = 0.5
 RETRIED = (
@@ -44,7 +44,7 @@ Requests = Callable[[str, int, int], RangeRequest]
 
 
 class Fetch:
-    """Ranges on their way; `get` waits for all of them."""
+    """Ranges that are being read; `get` waits for all of them."""
 
     def __init__(self, count: int) -> None:
         self._data = [b""] * count
@@ -86,6 +86,7 @@ class RangeReader:
         self._later: list[tuple[float, int, _Read]] = []
         self._numbers = itertools.count()
         self._selector = selectors.DefaultSelector()
+        # The thread sleeps in select(), which only sockets end: a byte on a pair of its own announces new reads.
         self._wake_end, wake = socket.socketpair()
         for end in (self._wake_end, wake):
             end.setblocking(False)
@@ -104,12 +105,13 @@ class RangeReader:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="embodimix-ranges", daemon=True)
                 self._thread.start()
+        # No lock: extending and popping a deque are atomic in CPython.
         self._new.extend(_Read(path, offset, length, fetch, i) for i, (path, offset, length) in enumerate(ranges))
         self._rouse()
         return fetch
 
     def close(self) -> None:
-        """Gives up what is on its way, and ends the thread."""
+        """Cancels the reads in flight and ends the thread."""
         self._closed = True
         self._rouse(always=True)
         if self._thread is not None:
@@ -129,6 +131,8 @@ class RangeReader:
         try:
             while not self._closed:
                 self._take_new()
+                # Set before looking at `_new`: a fetch that came between the look and select() would send no byte, and
+                # wait for the next sweep.
                 self._sleeps = True
                 pause = 0.0 if self._new else self._pause(next_sweep)
                 events = self._selector.select(pause)
@@ -200,7 +204,7 @@ class RangeReader:
             return
         pool = self._pools[connection.server]
         read, _ = pool.busy.pop(connection, (None, 0.0))
-        if read is None:  # an answer that nobody asked for
+        if read is None:  # an answer without a request
             pool.free.remove(connection)
             self._drop(connection)
             return
@@ -214,8 +218,9 @@ class RangeReader:
     def _answered(self, read: "_Read", answer: HttpResponse) -> None:
         if answer.status == HTTPStatus.PARTIAL_CONTENT:
             self._take(read, answer)
-        elif answer.status == HTTPStatus.OK:  # a server that sends all whatever was asked for
+        elif answer.status == HTTPStatus.OK:  # a server that ignores the range and sends the whole object
             read.fetch._put(read.number, answer.content[read.offset : read.offset + read.length])
+        # A range that begins at the object's end is an empty read, as of a file.
         elif answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             read.fetch._put(read.number, b"")
         elif answer.status in RETRIED and not (answer.status == HTTPStatus.UNAUTHORIZED and read.attempts):
@@ -228,7 +233,7 @@ class RangeReader:
             read.fetch._fail(FailedWork(f"{read.path}: expected an object that may be read, found: {stated}"))
 
     def _take(self, read: "_Read", answer: HttpResponse) -> None:
-        """Takes a part of an object, if it is the part that was asked for; other bytes would be other pictures."""
+        """Accepts a part of an object if it is the requested range; other bytes would be other pictures."""
         found = answer.content_range
         fault = "no Content-Range" if found is None else found.fault(read.offset, read.length, len(answer.content))
         if fault:
@@ -243,10 +248,14 @@ class RangeReader:
         if connection in pool.free:
             pool.free.remove(connection)
         self._drop(connection)
+        # Stores close idle connections at any time. That is no failure of the store, so it uses up none of the read's
+        # attempts; once per read, else a store that closes every connection would be asked for ever.
         if read is not None and not connection.is_fresh and not connection.has_answer_begun and not read.was_stale:
             read.was_stale = True
             self._new.append(read)
         elif read is not None:
+            # The next connection resolves the name again, since the failed address may be a server that was taken out
+            # of service.
             pool.addresses = []
             self._failed(read, error)
 
@@ -257,6 +266,7 @@ class RangeReader:
             read.fetch._fail(FailedWork(message))
             return
         due = time.monotonic() + retry.store_pause_s(read.attempts)
+        # The running number decides between equal times, since reads cannot be compared.
         heapq.heappush(self._later, (due, next(self._numbers), read))
 
     def _drop(self, connection: Connection) -> None:
@@ -267,7 +277,7 @@ class RangeReader:
         connection.close()
 
     def _sweep(self) -> None:
-        """Gives up connections that took too long."""
+        """Drops connections whose answer is late; their reads are retried."""
         now = time.monotonic()
         for pool in list(self._pools.values()):
             late = [connection for connection, (_, deadline) in pool.busy.items() if deadline < now]
@@ -283,6 +293,7 @@ class RangeReader:
             yield from (read for read, _ in pool.busy.values())
 
     def _tidy_up(self) -> None:
+        # Else a thread in `Fetch.get` would wait for the whole of WAIT_S after an error in this one.
         for read in self._waiting():
             read.fetch._fail(FailedWork(f"{read.path}: the reader was closed before the object came"))
         for pool in self._pools.values():
@@ -294,7 +305,7 @@ class RangeReader:
 
 
 class _Read:
-    """One range on its way."""
+    """One range that is being read."""
 
     __slots__ = ("path", "offset", "length", "fetch", "number", "attempts", "was_stale")
 

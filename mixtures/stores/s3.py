@@ -1,4 +1,4 @@
-"""Signed requests for byte ranges of S3 objects (AWS Signature Version 4), with the credentials that lie at hand.
+"""Signed requests for byte ranges of S3 objects (AWS Signature Version 4), with the credentials that are found.
 
 Keys of the environment and of the shared credentials file are used here; other accounts (roles of machines, sign-on)
 are known to pyarrow's client alone.

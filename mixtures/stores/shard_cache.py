@@ -41,7 +41,7 @@ class ShardCache:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of copies that are there or on their way."""
+        """Bytes of copies that are complete or being made."""
         return self._used
 
     def join(self) -> None:
@@ -50,7 +50,7 @@ class ShardCache:
             self._n_users += 1
 
     def local_path(self, path: str) -> str | None:
-        """The copy of a shard, or None while there is none; the first question has it copied if it fits."""
+        """The copy of a shard, or None while there is none; the first call starts copying it if it fits."""
         name = hashlib.sha256(path.encode()).hexdigest()[:32] + ".shard"
         ready = self._ready.get(name)
         if ready is None and name not in self._asked:
@@ -61,14 +61,14 @@ class ShardCache:
         return ready
 
     def wait(self) -> None:
-        """Waits until every copy that was asked for is there or given up."""
+        """Waits until every requested copy is complete or cancelled."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True)
 
     def close(self) -> None:
-        """Ends the copying for the last stream that uses the cache; a copy that is half there is given up."""
+        """Ends the copying when the last stream closes; an unfinished copy is cancelled."""
         with self._lock:
             self._n_users = max(self._n_users - 1, 0)
             executor = None if self._n_users else self._executor

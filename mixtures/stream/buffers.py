@@ -1,4 +1,4 @@
-"""Large arrays that are used again once nobody holds them, so that batches cost no fresh pages."""
+"""Large arrays that are reused once no reference is left, so that batches allocate no new pages."""
 
 import threading
 from collections import deque
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class BufferPool:
-    """Lends arrays of one shape and type. An array goes back by itself when it and every view of it are gone.
+    """Lends arrays of one shape and type. An array returns when no reference to it or to a view of it is left.
 
     >>> pool = BufferPool((2, 3), np.uint8)
     >>> first = pool.take()
@@ -33,7 +33,7 @@ class BufferPool:
         return prod(self.shape) * self.kind.itemsize
 
     def take(self) -> NDArray[Any]:
-        """An array with arbitrary content that nobody else holds."""
+        """An array with arbitrary content and no other holder."""
         with self._lock:
             memory = self._free.pop() if self._free else None
             self.n_made += memory is None

@@ -80,6 +80,7 @@ def gather_rows(
         control_hz=control_hz,
         shard=episodes["shard"],
         image_offset=episodes["image_base"] + steps["image_start"],
+        # A masked camera has black JPEGs in the shard, which need not be read.
         image_length=np.where(episodes["camera_mask"], steps["image_length"], 0).astype(np.int64),
         step_row=here,
         segment=np.array([t.segment_numbers[i] for t, i in zip(owners, here, strict=True)], np.int32),
@@ -150,6 +151,7 @@ def choose_language(
     """
     segments = rows.segment
     if (segments >= 0).any():
+        # By position, so that a resumed run, or another number of hosts, draws the same texts.
         drawn = _unit(position_hash(seed, "language", positions)) * (rule.segment + rule.task)
         segments = np.where(drawn < rule.segment, segments, -1)
     words = position_hash(seed, "instruction", positions)

@@ -65,7 +65,7 @@ class OpenShards:
             return  # it is only advice: `read` fails by name
 
     def close(self) -> None:
-        """Ends reads on their way, and closes every file that no reader still uses."""
+        """Cancels reads in flight, and closes every file that no reader still uses."""
         with self._lock:
             reader, threads = self._reader, self._threads
             self._reader = self._threads = None

@@ -16,8 +16,8 @@ from mixtures.specs.spec import LanguageRule
 
 @dataclass(frozen=True, kw_only=True)
 class LongTexts:
-    """Texts against a model's number of tokens. share: of all draws, of those that are cut. alike: cut texts that the
-    model cannot tell from another one. longest: tokens of the longest text. example: the most drawn one that is cut."""
+    """Texts against a model's number of tokens. share: of all draws, of those that are cut. alike: cut texts the
+    model cannot distinguish from others. longest: tokens of the longest text. example: the most drawn cut one."""
 
     n_texts: int
     n_cut: int

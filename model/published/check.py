@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for stem in parsed.cases:
         rows = check_case(load_case(Path(stem)))
-        print(f"{stem}\n{table(rows)}")
+        print(f"{stem}\n{results_table(rows)}")
         failed += sum(not row.ok for row in rows)
     if parsed.all:
         print(SUMMARY_HEAD)
@@ -241,7 +241,7 @@ def gradients(case: Case) -> Arrays:
     return jax.tree.map(np.asarray, flatten(jax.jit(jax.grad(mean_loss))(*_traced(case))))
 
 
-def table(rows: list[ComparedArray]) -> str:
+def results_table(rows: list[ComparedArray]) -> str:
     """One line per array."""
     lines = [
         f"{'ok  ' if row.ok else 'FAIL'} {row.name:72s} rel_rms={row.rel_rms:.1e} (<= {row.limits[0]:.0e}) "

@@ -14,7 +14,7 @@ from model.config import GemmaConfig, Pi0Config, SiglipConfig
 Arrays = dict[str, np.ndarray]
 Convert = Callable[[np.ndarray], np.ndarray]
 
-# Key styles seen in published files, all brought to one: `vision.`, `text.`, `expert.`, `projector.`.
+# Key styles seen in published files, all mapped to one: `vision.`, `text.`, `expert.`, `projector.`.
 STYLES = (
     (re.compile(r"^(model\.)?paligemma_with_expert\."), ""),
     (re.compile(r"^model\.(?=action_|state_proj|time_mlp)"), ""),
@@ -76,6 +76,7 @@ def from_huggingface(config: Pi0Config, theirs: Mapping[str, np.ndarray]) -> tup
     Embedding rows beyond the config's vocabulary are padding and left out.
     """
     named = {canonical_name(name): array for name, array in theirs.items()}
+    # LeRobot's files store the embedding only as the output head that it is tied to.
     for head in HEADS:
         if head in named:
             named.setdefault(EMBEDDING, named[head])
@@ -88,6 +89,7 @@ def from_huggingface(config: Pi0Config, theirs: Mapping[str, np.ndarray]) -> tup
             read.update(keys)
     embedding = "PaliGemma/llm/embedder/input_embedding"
     if embedding in ours:
+        # Hugging Face pads PaliGemma's 257,152 rows to 257,216.
         ours[embedding] = ours[embedding][: config.vocab_size]
     return ours, sorted(name for name in set(named) - read if not UNUSED.search(name))
 
@@ -100,6 +102,8 @@ def to_huggingface(config: Pi0Config, ours: Mapping[str, np.ndarray], style: Map
             array = np.asarray(ours[name])
             for layer, key in enumerate(_keys(rule)):
                 piece = array if rule.depth is None else array[layer]
+                # Theirs has a file entry a layer, and apart for key and value, gate and up; ours is one array for all
+                # layers.
                 piece = piece if rule.part is None else piece[rule.part]
                 theirs[styled_name(key, style)] = np.ascontiguousarray(rule.write(piece))
     return theirs

@@ -41,7 +41,7 @@ NOT_IN_PALIGEMMA = re.compile(r"^(action_|state_proj|time_mlp)|^PaliGemma/llm/.*
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class LoadReport:
     """What came from a file and what did not, by name."""
 
     layout: Layout | Literal["hf-distilbert"]
@@ -73,7 +73,7 @@ def load_params(
     *,
     slot_map: Sequence[int] | None = None,
     partial: bool = False,
-) -> tuple[Params, Report]:
+) -> tuple[Params, LoadReport]:
     """Fills `initial` with the file's weights as float32.
 
     `slot_map[i]` is the file's action dim for our slot i, or -1 for a new slot, which keeps its initial
@@ -101,7 +101,7 @@ def load_params(
         raise ValueError(f"{path} ({layout}) does not fit the model{hint}:\n  {details}")
     loaded = [n for n in wanted if n in arrays and tuple(arrays[n].shape) == tuple(wanted[n].shape)]
     filled = {**wanted, **{name: jnp.asarray(arrays[name], jnp.float32) for name in loaded}}
-    report = Report(
+    report = LoadReport(
         layout=layout,
         loaded=tuple(sorted(loaded)),
         fresh=tuple(missing),
@@ -112,7 +112,7 @@ def load_params(
     return unflatten(filled), report
 
 
-def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) -> tuple[Params, Report]:
+def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) -> tuple[Params, LoadReport]:
     """Fills pi0-small's text encoder with Hugging Face's DistilBERT weights; ValueError names what differs."""
     found, unread = distilbert_from_huggingface(config.text, read_safetensors(Path(path)))
     wanted = flatten(params)
@@ -125,7 +125,7 @@ def load_text_encoder(path: str | Path, config: Pi0SmallConfig, params: Params) 
     if mismatched:
         raise ValueError(f"{path} does not fit the text encoder:\n  " + "\n  ".join(mismatched))
     filled = {**wanted, **{name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}}
-    report = Report(
+    report = LoadReport(
         layout="hf-distilbert",
         loaded=tuple(sorted(arrays)),
         fresh=tuple(sorted(set(wanted) - set(arrays))),

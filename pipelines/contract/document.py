@@ -13,6 +13,9 @@ from pipelines.contract.errors import UsageError, nearest
 
 # Groups nest by two levels each, so that 20 groups inside one another take some 45; what is deeper holds itself.
 MAX_DEPTH = 64
+# A spec of ten thousand datasets has half as many values. Aliases of aliases stand for billions in some hundred bytes.
+MAX_VALUES = 200_000
+MAX_BYTES = 1 << 24
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -166,10 +169,15 @@ def read_document(
     loader: a YAML loader class; libyaml's is fifteen times as fast and words syntax errors otherwise.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        # A device such as /dev/zero has no end.
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: expected {_readable(what)} in UTF-8, found: {error}") from error
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{path}: expected {_readable(what)} of at most {MAX_BYTES} characters, found a larger file")
     try:
+        # Nodes and not values: only they know line and column, and keys that are given twice.
         node = yaml.compose(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         found = error.problem_mark or error.context_mark
@@ -206,6 +214,12 @@ class _Reader:
     def __init__(self, file: str, named: Mapping[str, Kind]) -> None:
         self.file = file
         self.named = named
+        self.n_values = 0
+
+    def count(self, node: yaml.Node) -> None:
+        self.n_values += 1
+        if self.n_values > MAX_VALUES:
+            raise SpecError(self.mark(node), f"expected at most {MAX_VALUES} values; do aliases hold aliases?")
 
     def mark(self, node: yaml.Node) -> Mark:
         if node.start_mark is None:
@@ -215,6 +229,7 @@ class _Reader:
     def read(self, node: yaml.Node, kind: Kind, depth: int) -> MarkedValue:
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"nested deeper than {MAX_DEPTH} levels; does an alias hold itself?")
+        self.count(node)
         if isinstance(kind, Named):
             return self.read(node, self.named[kind.name], depth)
         if isinstance(kind, Maybe):
@@ -246,6 +261,7 @@ class _Reader:
 
     def fitting(self, node: yaml.Node, kind: AnyOf) -> Kind:
         for option in kind.kinds:
+            # By YAML type alone, so that a mistake inside is reported for the kind that was meant, not as fitting none.
             resolved = self.named[option.name] if isinstance(option, Named) else option
             if isinstance(node, _node_type(resolved)):
                 return resolved
@@ -276,10 +292,11 @@ class _Reader:
     def pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[str, Mark, yaml.Node]]:
         """Keys, where they stand, and values; those that `<<` merges in come first and give way to the mapping's own.
 
-        Raises SpecError for a key that stands twice: YAML's own loader keeps the last one without a word.
+        Raises SpecError for a key that is given twice: YAML's own loader silently keeps the last one.
         """
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"merged deeper than {MAX_DEPTH} levels; does an alias hold itself?")
+        self.count(node)
         own: dict[str, Mark] = {}
         values: dict[str, tuple[str, Mark, yaml.Node]] = {}
         for key_node, value_node in node.value:
@@ -288,13 +305,14 @@ class _Reader:
                 for source in merged:
                     if not isinstance(source, yaml.MappingNode):
                         raise SpecError(self.mark(source), f"expected a mapping to merge, found {_describe(source)}")
+                    # YAML's rule of `<<`: of several merged mappings the first one that has a key wins.
                     values = {pair[0]: pair for pair in self.pairs(source, depth + 1)} | values
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 continue
             key, mark = str(key_node.value), self.mark(key_node)
             if key in own:
-                raise SpecError(mark, f"key {key!r} stands twice; the first is on line {own[key].line}")
+                raise SpecError(mark, f"key {key!r} is given twice; the first is on line {own[key].line}")
             own[key] = mark
             values[key] = key, mark, value_node
         yield from values.values()
@@ -319,9 +337,11 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode) or node.tag.endswith((":bool", ":null")):
             raise SpecError(self.mark(node), expected)
         try:
+            # Not by YAML's tag: YAML 1.1 reads 1e-4 as text and 1_000 as a number.
             value = float(node.value.replace("_", ""))
         except ValueError as error:
             raise SpecError(self.mark(node), expected) from error
+        # NaN is above no bound, so that `at_most` alone would let it pass.
         fits = value == value and abs(value) != float("inf") and not (kind.integer and value != int(value))
         fits = fits and (kind.above is None or value > kind.above) and (kind.at_least is None or value >= kind.at_least)
         if not fits or (kind.at_most is not None and value > kind.at_most):

@@ -28,7 +28,7 @@ BaseKind = Literal["none", "nonholonomic", "holonomic"]
 Slots = dict[str, tuple[int, ...]]
 
 # The slots a part may use, in order; a lone arm of seven joints pushes its gripper to slot 7 and leaves no second arm.
-_ROOM: dict[str, tuple[int, ...]] = {
+_AVAILABLE_SLOTS: dict[str, tuple[int, ...]] = {
     "arm0": (0, 1, 2, 3, 4, 5),
     "gripper0": (6,),
     "arm1": (7, 8, 9, 10, 11, 12),
@@ -36,7 +36,7 @@ _ROOM: dict[str, tuple[int, ...]] = {
     "base": (14, 15, 16),
     "torso": (17,),
 }
-_ROOM_LONE_7DOF = _ROOM | {"arm0": (0, 1, 2, 3, 4, 5, 6), "gripper0": (7,), "arm1": (), "gripper1": ()}
+_SLOTS_LONE_7DOF = _AVAILABLE_SLOTS | {"arm0": (0, 1, 2, 3, 4, 5, 6), "gripper0": (7,), "arm1": (), "gripper1": ()}
 _SLOTS = MapOf(about="parts and their slots, such as 0-5", value=TextKind(about="slots such as 0-5 or 6"))
 _VECTORS = Fields(
     about="slots of state and action", fields={"state": _SLOTS, "action": _SLOTS}, required=("state", "action")
@@ -128,15 +128,17 @@ def fit_parts(robot: str, dims: Mapping[str, list[str]]) -> Slots:
         if part not in PARTS:
             raise UsageError(f"robot {robot}: part {part!r} is unknown. {nearest(part, PARTS)}")
     lone_7dof = len(dims.get("arm0", ())) == 7 and not dims.get("arm1")
-    room = _ROOM_LONE_7DOF if lone_7dof else _ROOM
-    left_over = {part: names[len(room[part]) :] for part, names in dims.items() if len(names) > len(room[part])}
+    available = _SLOTS_LONE_7DOF if lone_7dof else _AVAILABLE_SLOTS
+    left_over = {
+        part: names[len(available[part]) :] for part, names in dims.items() if len(names) > len(available[part])
+    }
     if left_over:
         listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in left_over.items())
         raise UsageError(
             f"robot {robot} does not fit the 18 slots; left over are {listed}. Two arms have six slots and one gripper "
             "each; choose the dims to keep in an adapter entry"
         )
-    return {part: room[part][: len(names)] for part, names in dims.items()}
+    return {part: available[part][: len(names)] for part, names in dims.items()}
 
 
 def load_embodiments() -> Mapping[str, Embodiment]:

@@ -32,7 +32,7 @@ class Reference:
 class Segment:
     """A sub-trajectory with its text: steps `start` up to, not including, `end`.
 
-    source: who said so. `proposal`: cut by motion, the text describes the motion and is no instruction. `source`: the
+    source: who made it. `proposal`: cut by motion, the text describes the motion and is no instruction. `source`: the
     data's own. `model`, `human`: an annotator's.
     """
 

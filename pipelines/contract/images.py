@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 95
 # More than any camera of a robot gives; a picture that says more would take the memory of the whole worker.
 MAX_PIXELS = 1 << 26
+# libjpeg's own progressive JPEGs have ten.
+MAX_SCANS = 100
+_JPEG_SCAN = b"\xff\xda"
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG"
@@ -95,6 +98,9 @@ def decode_jpeg(data: bytes, colors: Colors = "RGB") -> NDArray[np.uint8]:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > MAX_PIXELS:
             raise CorruptImage(f"expected at most {MAX_PIXELS} pixels, found a JPEG of {height} x {width}")
+        # Each scan of a progressive JPEG goes over all pixels again, and takes some bytes only.
+        if (n_scans := data.count(_JPEG_SCAN)) > MAX_SCANS:
+            raise CorruptImage(f"expected a JPEG of at most {MAX_SCANS} scans, found {n_scans}")
         return _set_upright(simplejpeg.decode_jpeg(data, colors), _jpeg_orientation(data))
     except ValueError as error:
         raise CorruptImage(f"expected a readable JPEG, found {len(data)} bytes: {error}") from error
@@ -158,7 +164,7 @@ def letterbox(image: NDArray[np.uint8], size: int = IMAGE_SIZE, colors: Colors =
 
 
 def _decode(data: bytes) -> NDArray[np.uint8]:
-    """Decodes in the layout that is cheapest to go on with."""
+    """Decodes in the layout that is cheapest to process further."""
     return decode_jpeg(data, "RGBX") if data.startswith(_JPEG_START) else decode_image(data)
 
 

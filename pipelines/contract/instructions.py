@@ -1,9 +1,9 @@
-"""Instructions as people wrote them: without what programs put around them, and empty where nobody wrote one."""
+"""Instructions as people wrote them: without what programs put around them, and empty where none was written."""
 
 import ast
 import re
 
-# What recording tools and templates store where nobody wrote an instruction; compared without case and punctuation.
+# What recording tools and templates store where no instruction was written; compared without case and punctuation.
 _PLACEHOLDERS = frozenset(
     {
         "default",

@@ -16,6 +16,9 @@ from pipelines.contract.reject_reasons import RejectReason
 # More than any stream of numbers of one episode, or any chunk of pictures, takes; a file that says more lies.
 MAX_ARRAY_BYTES = 1 << 28
 MAX_CHUNK_BYTES = 1 << 30
+# More episodes than that which a source promises and does not hold are one reject: a number of ten digits costs nothing
+# to write, and a row for each would fill the memory.
+MAX_PROMISED = 100_000
 
 
 class Rejected(FailedWork):
@@ -99,7 +102,7 @@ class NativeEpisode:
     """One episode in the source's own words.
 
     arrays: per native key [t, k] (a scalar per step is [t, 1]); the names adapters select from.
-    dim_names: names of the k columns of a key, where the source tells them.
+    dim_names: names of the k columns of a key, where the source states them.
     frames: per native camera name, one frame per step, read when asked for. robot, control_hz: where the log says.
     timestamp_s: float64 [t] from the first step, or None for even spacing at the control rate.
     is_idle: bool [t] where the source marks steps that are no motion. success: 1, 0, or -1 unknown.

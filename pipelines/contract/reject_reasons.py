@@ -91,11 +91,14 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "a second episode under the number or key of another one", "Renumber one of them, or remove the copy."
     ),
     "wrong_identity": Explanation(
-        "a file whose own episode number is another than its name or the metadata says",
-        "Rename the file, or repair its `episode_index` column.",
+        "a source that names an episode, its rows or its cameras in two ways; the detail says which differ",
+        "Correct the one that is wrong: a file's name, `episode_index`, `index`, flags, or the metadata.",
     ),
     "missing_file": Explanation("a file of the episode that is not there", _DAMAGED),
-    "missing_chunk": Explanation("a chunk of an array that its metadata promises and that is not stored", _DAMAGED),
+    "missing_chunk": Explanation(
+        "a chunk of an array that its metadata promises and that is not stored",
+        "Fetch the file again; where its writer leaves chunks of zeros out on purpose, give `--sparse-chunks`.",
+    ),
     "missing_frames": Explanation("a camera with fewer pictures than the episode has steps", _PAIRING),
     "truncated_video": Explanation("a video that ends before its episode does, or cannot be read", _DAMAGED),
     "corrupt_image": Explanation("a picture that cannot be decoded whole", _DAMAGED),
@@ -116,7 +119,9 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "Give the right to list it, or leave it out of the input.",
     ),
     "link_loop": Explanation("a link that leads back to a folder it lies in", "Remove the link."),
-    "bad_name": Explanation("a file or folder whose name is not UTF-8", "Rename it."),
+    "bad_name": Explanation(
+        "a file or folder whose name is not UTF-8, or a split whose name no file can have", "Rename it."
+    ),
     "one_step": Explanation("an episode of a single step, which holds no motion", "Nothing."),
     "no_steps": Explanation("a record without steps", "Look at the record that the detail names."),
     "no_camera": Explanation(

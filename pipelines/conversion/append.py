@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
+from pipelines.conversion.fingerprints import Mode, fingerprint_input
 from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
 from pipelines.mapping.adapters import Adapter
@@ -38,7 +39,7 @@ class Base:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Every source episode that the base knows, kept or left out."""
+        """The keys of every source episode of the base, kept or rejected."""
         rejected = [reject.source_key for reject in self.rejects if reject.level == "episode"]
         return frozenset([*rejected, *(entry.scan_key for entry in self.manifest.episodes)])
 
@@ -58,6 +59,7 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
     if manifest is None:
         path = folder / base_version / MANIFEST_FILE
         raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
+    # Another entry may read the same slots with other units or signs; one dataset must have one meaning.
     if (name := manifest.adapter["name"]) != adapter.name:
         raise UsageError(f"--append {base_version}: expected adapter {name}, as there, found {adapter.name}")
     with (folder / base_version / "rejects.parquet").open("rb") as file:
@@ -76,17 +78,50 @@ def _check_form(dataset: Dataset) -> None:
             )
 
 
-def only_new(found: Found, base: Base) -> Found:
-    """Returns the episodes that the base does not know. Raises FailedWork when there are none."""
+def only_new(found: Found, base: Base, source: StoragePath) -> Found:
+    """Returns the episodes whose keys the base lacks.
+
+    source: the input's folder. Raises FailedWork when there are none, or when other episodes have the names of known
+    ones.
+    """
     known = base.keys
+    _check_names(found, base, source)
     episodes = tuple(located for located in found.episodes if located.reference.key not in known)
     if not episodes:
         raise FailedWork(f"expected episodes that {base.dataset.path} does not hold, found none")
     return Found(episodes=episodes, rejects=tuple(reject for reject in found.rejects if reject.source_key not in known))
 
 
+def _check_names(found: Found, base: Base, source: StoragePath) -> None:
+    """Raises FailedWork when an episode of a known name lies in another file than the base read it from.
+
+    `episode_0.hdf5` and the first record of a shard are in every recording session: taken for known they would be left
+    out unseen. A folder that was moved with its times is the same; names of in-house logs are their own.
+    """
+    record = base.manifest.input
+    if record is None or isinstance(source, RemotePath) or base.manifest.adapter["format"] == "zarr":
+        return
+    before = {entry.scan_key: entry.source_uri for entry in base.manifest.episodes}
+    moved = {
+        (before[key], located.reference.uri): key
+        for located in found.episodes
+        if (key := located.reference.key) in before and before[key] != located.reference.uri
+    }
+    if not moved:
+        return
+    mode: Mode = "full" if record.mode == "full" else "fast"
+    now = fingerprint_input(source, [new for _, new in moved], base.dataset.path, mode).prints
+    for (old, new), key in moved.items():
+        if old not in record.prints or now.get(new) != record.prints[old]:
+            raise FailedWork(
+                f"{new}: episode {key!r} has the name of one that {base.dataset.path} took from {old}, and the files "
+                "are not the same. If it is another episode, rename the file or folder; if it is a copy, give it the "
+                "times of the old one (cp -p), or append from the old path"
+            )
+
+
 def number_after(plan: ConversionPlan, base: Base) -> ConversionPlan:
-    """Numbers the new shards behind those of the base."""
+    """Numbers the new shards after those of the base."""
     totals = dict(base.n_shards)
     for shard in plan.shards:
         totals[shard.split] = base.n_shards.get(shard.split, 0) + shard.n_shards
@@ -114,6 +149,8 @@ def carry_shards(base: Base, plan: ConversionPlan, directory: StoragePath) -> li
         new = replace(old, n_shards=totals[entry.split])
         _carry_file(old.shard_path(base.dataset.path), new.shard_path(directory))
         sidecar = old.sidecar_path(base.dataset.path)
+        # A shard's name states the total, which has grown; its bytes and hash stay, so the sidecar alone is written
+        # again.
         rows = [row | {"shard": new.file_name} for row in read_sidecar(sidecar).to_pylist()]
         write_sidecar(directory, new, rows, base.dataset.cameras, read_fingerprint(sidecar))
         results.append(_result_of(entry, episodes.get((entry.split, entry.shard), []), new.n_shards))

@@ -1,4 +1,4 @@
-"""Beam's own options: passed through as its users write them, with typing errors and unfit runners refused."""
+"""Beam's own options: passed through unchanged, with mistyped options and unsuitable runners refused."""
 
 import argparse
 import difflib
@@ -51,8 +51,8 @@ def is_local(options: PipelineOptions) -> bool:
     return runner.rsplit(".", 1)[-1] == LOCAL_RUNNER
 
 
-def is_handed_over(options: PipelineOptions) -> bool:
-    """Says whether the launcher leaves the job to a template, and so does not see its end."""
+def writes_template(options: PipelineOptions) -> bool:
+    """Returns whether the launcher writes the job to a template, and so does not see its end."""
     return bool(options.view_as(GoogleCloudOptions).template_location)
 
 

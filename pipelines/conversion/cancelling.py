@@ -36,6 +36,7 @@ def at_work(output: str) -> Iterator[None]:
 
 def check_not_cancelled(output: str) -> None:
     """Raises FailedWork when another writer's failure has ended the run; long work calls this between two episodes."""
+    # The byte names no output, so only forked workers, which serve one run, go by it; the launcher may run several.
     if output in _cancelled or (_follows_launcher and _launcher_cancelled[0]):
         raise FailedWork(f"{output}: this part was left undone, since another one failed")
 

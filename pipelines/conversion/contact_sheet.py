@@ -1,4 +1,4 @@
-"""Pictures of a dataset beside those of its source, read again: a sheet for a person to look at.
+"""Pictures of a dataset beside those of its source, read again: a sheet to compare by eye.
 
 python -m pipelines.conversion.contact_sheet DATASET SHEET.png [--episodes 2] [--frames 3]
 """

@@ -1,8 +1,8 @@
-"""What the input's files were when they were read: a print per source file or folder, to see that none was replaced.
+"""Fingerprints of the input's files and folders when they were read, to detect that one was replaced.
 
-A fast print holds what a listing says, size and time, and of files on a disk their first and last bytes, since copying
-tools keep times. A full one holds every byte, and no time. Of a folder of very many files (the chunks of zarr arrays),
-the bytes of some, spread over it, are read; all count by size and time.
+A fast fingerprint holds what a listing says, size and time, and of files on a disk their first and last bytes, since
+copying tools keep times. A full one holds every byte, and no time. Of a folder of very many files (the chunks of zarr
+arrays), the bytes of some, spread over it, are read; all count by size and time.
 """
 
 import hashlib

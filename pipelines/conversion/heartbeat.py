@@ -1,4 +1,4 @@
-"""Signs of work that the supervisor of a local run watches: when a worker last did something.
+"""The heartbeat that the supervisor of a local run watches: when a worker last did something.
 
 The time is the machine's monotonic clock, which all processes of a machine share, so that a clock that is set back or
 forward by an hour is neither work nor the lack of it. The file lies in a folder that only this user may enter.
@@ -19,16 +19,16 @@ _last_beat_s: dict[str, float] = {}
 
 
 def beat(job: Job) -> None:
-    """Records that work goes on, at most once a second."""
+    """Records that work continues, at most once a second."""
     now = time.monotonic()
     if now - _last_beat_s.get(job.options_hash, -_BEAT_S) < _BEAT_S:
         return
     _last_beat_s[job.options_hash] = now
     path = heartbeat_path(job)
     part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    # A worker of a cluster may have no disk that it may write to, and nobody watches it from this machine.
+    # A worker of a cluster may have no disk that it may write to, and no supervisor watches it from this machine.
     with suppress(OSError):
-        # Made again each time: whoever cleans caches may remove the folder while a conversion runs.
+        # Made again each time: a cache cleaner may remove the folder while a conversion runs.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part.write_text(repr(now))
         os.replace(part, path)

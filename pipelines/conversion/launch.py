@@ -1,4 +1,4 @@
-"""Launching a conversion: options, lock, plan, the Beam run under a supervisor, and the closing."""
+"""Launching a conversion: options, lock, plan, the Beam run under a supervisor, and finalizing."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
-from pipelines.conversion.beam_options import check_reach, is_handed_over, is_local, make_beam_options
+from pipelines.conversion.beam_options import check_reach, is_local, make_beam_options, writes_template
 from pipelines.conversion.cancelling import allow_writers, cancel_writers
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
@@ -60,17 +60,18 @@ _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
 _POLL_S = 0.2
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
 _CANCEL_S = 60.0
+# In an object store each look at the results is a paid listing.
 _REMOTE_POLL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRequest:
-    """What the user asked for.
+    """The options of one conversion.
 
     units: the units of the source's joints, where the adapter has a choice and the source does not state them.
     append: the version that new episodes are added to. partial: an input that lacks files is taken as it is.
     trust_images: copies pictures without decoding them once. verify_input: `fast` compares sizes, times, first and last
-    bytes of the input's files with those of an earlier run, `full` all bytes. restart: gives up an unfinished
+    bytes of the input's files with those of an earlier run, `full` all bytes. restart: discards an unfinished
     conversion. no_progress_s: a local run that shows no sign of work for so long is stopped. input_cache_gb: what a
     worker process keeps on its disk of an input in an object store.
     """
@@ -124,7 +125,7 @@ class ConversionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a launch came to: the manifest of the whole dataset, or None where a template holds the job.
+    """The result of a launch: the manifest of the whole dataset, or None where a template holds the job.
 
     already_done: an earlier run had finished it. same_code: by this version of the code.
     """
@@ -146,7 +147,7 @@ def convert(conversion: ConversionRequest) -> dict[str, Any]:
 
 
 def run_conversion(conversion: ConversionRequest) -> Outcome:
-    """Converts a source into a dataset, or goes on where an earlier run ended.
+    """Converts a source into a dataset, or resumes where an earlier run ended.
 
     Raises UsageError when the output holds something else or the input was changed meanwhile, FailedWork when work
     failed or nothing was kept.
@@ -164,6 +165,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
             remove_tree(job.work)
             return finished
         report_promised(conversion.source, plan.rejects)
+        # Before the plan is saved: a resumed run must notice that its finished shards are of other files.
         source = check_input(job, conversion, plan)
         prepare_output(job, plan, statistics_of(conversion, base), source)
         every = tuple(sorted(plan.shards))
@@ -172,7 +174,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
         if todo or before is None:
             with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
-            if is_handed_over(beam_options):
+            if writes_template(beam_options):
                 return Outcome(manifest=None)
         return Outcome(manifest=close_conversion(job, conversion, plan, base, source))
 
@@ -180,26 +182,27 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
 def close_conversion(
     job: Job, conversion: ConversionRequest, plan: ConversionPlan, base: Base | None, source: InputRecord
 ) -> Manifest:
-    """Makes a dataset of finished shards. Raises FailedWork where some are missing or the input changed meanwhile."""
+    """Finalizes a dataset. Raises FailedWork where shards are missing or the input changed meanwhile."""
     every = tuple(sorted(plan.shards))
     results = [result for shard in every if (result := load_result(job, shard))]
     measured = load_measured(job)
     if len(results) < len(every) or measured is None:
         raise FailedWork(f"{job.directory}: expected {len(every)} shards, found {len(results)}; run it again")
+    # A file that was replaced while workers read it would leave episodes of two inputs in one dataset.
     now = read_input(conversion, plan, source.mode)
-    check_unchanged(source, now, "until the conversion ended", "Give --restart to convert what is there now")
+    check_unchanged(source, now, "until the conversion ended", "Give --restart to convert the current input")
     n_planned = count_episodes(plan) + len(plan.rejects)
     if base is None:
         return finish_dataset(job, n_planned, measured, results, plan.rejects, source)
     n_planned += base.manifest.counts.episodes_in
     results += carry_shards(base, plan, job.folder)
-    # The base's manifest keeps the prints of its own input, which need not be there any more.
+    # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
     rejects = (*plan.rejects, *base.rejects)
     return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
 
 
 def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -> InputRecord:
-    """Takes the prints of the input's files. Raises FailedWork when one cannot be read."""
+    """Takes the fingerprints of the input's files. Raises FailedWork when one cannot be read."""
     uris = [located.reference.uri for episodes in plan.shards.values() for located in episodes]
     uris += [reject.source_uri for reject in plan.rejects]
     source, output = source_root(conversion.source), conversion.directory.parent
@@ -211,25 +214,25 @@ def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -
 
 
 def check_input(job: Job, conversion: ConversionRequest, plan: ConversionPlan) -> InputRecord:
-    """Returns the prints of the input's files, which must be those of an unfinished conversion, if there is one.
+    """Returns the fingerprints of the input's files, which must be those of an unfinished conversion, if there is one.
 
     Raises UsageError that names what changed, unless the user asked to restart.
     """
     saved = load_origin(job)
     if saved is None or saved.input is None:
         return read_input(conversion, plan, conversion.verify_input)
-    # Two prints compare only if they were taken in the same way.
+    # Two fingerprints compare only if they were taken in the same way.
     now = read_input(conversion, plan, saved.input.mode)
     if conversion.restart:
         remove_tree(job.work)
         return now if now.mode == conversion.verify_input else read_input(conversion, plan, conversion.verify_input)
     what = f"since an unfinished conversion began in {job.directory}"
-    check_unchanged(saved.input, now, what, "Put it back, or give --restart to begin again with what is there now")
+    check_unchanged(saved.input, now, what, "Put it back, or give --restart to start over with the current input")
     return now
 
 
 def with_units(conversion: ConversionRequest) -> ConversionRequest:
-    """Settles the entry where a source may have one of several units. Raises UsageError where nobody says which."""
+    """Settles the entry where a source may have one of several units. Raises UsageError where neither states which."""
     if not conversion.adapter.by_units and not conversion.units:
         return conversion
     from pipelines.sources.lerobot_files.units import choose_units
@@ -258,7 +261,12 @@ def plan_conversion(conversion: ConversionRequest, base: Base | None) -> Convers
     found = find_episodes(conversion)
     if base is None:
         return make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
-    plan = make_plan(only_new(found, base), conversion.n_shards, conversion.val_fraction, conversion.splits)
+    plan = make_plan(
+        only_new(found, base, as_storage_path(conversion.source)),
+        conversion.n_shards,
+        conversion.val_fraction,
+        conversion.splits,
+    )
     return number_after(plan, base)
 
 
@@ -324,7 +332,7 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
 
 
 def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan) -> Outcome | None:
-    """Returns what there is of a complete dataset that this very job made; None where there is none yet.
+    """Returns the outcome of a complete dataset that this same job made; None where there is none yet.
 
     Raises UsageError when the version folder holds anything else, or the input's files are others than they were.
     """
@@ -336,7 +344,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
         if manifest is not None and manifest.options_hash == job.options_hash:
             if manifest.input is not None:
                 now = read_input(conversion, plan, manifest.input.mode)
-                advice = "A finished dataset is never overwritten: choose another --version for what is there now"
+                advice = "A finished dataset is never overwritten: choose another --version for the current input"
                 check_unchanged(manifest.input, now, f"since {directory} was made of it", advice)
             same_code = manifest.code_hash == code_hash(job.adapter, job.robot)
             return Outcome(manifest=manifest, already_done=True, same_code=same_code)
@@ -357,7 +365,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
 def prepare_output(
     job: Job, plan: ConversionPlan, statistics: StoragePath | None, source: InputRecord | None = None
 ) -> None:
-    """Sweeps what dead writers left, and what an unfinished conversion with other options left; saves the plan."""
+    """Removes temporary files of dead writers and an unfinished conversion with other options; saves the plan."""
     directory = job.folder
     sweep_leftovers(directory)
     if is_saved(job):
@@ -382,6 +390,8 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "Convert" >> transform
     except BaseException as error:
+        # Beam reports the first failure while other threads still write; a restart would now share the folder
+        # with them.
         cancel_writers(output, _CANCEL_S)
         if not isinstance(error, (RuntimeError, OSError, EmbodimixError)):
             raise
@@ -393,6 +403,7 @@ def run_beam(transform: ConvertAll, options: PipelineOptions) -> None:
 
 def worker_message(text: str) -> str:
     """Returns the last error that a worker reported, without Beam's traceback around it."""
+    # Beam wraps a worker's error in the tracebacks of all stages around it; the last error is the cause.
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Full|Work|Exception|Rejected)\b.*:", line)]
     message = errors[-1] if errors else (lines[-1] if lines else "the job failed without a message")
@@ -432,10 +443,11 @@ def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
     """Shows a progress bar over shards, and ends this process loudly when a worker process was killed, or nothing was
     done for `no_progress_s`.
 
-    A dead worker makes Beam's local runner wait for ever; 0 waits as long as the runner does.
+    A dead worker makes Beam's local runner wait for ever. With 0 s there is no limit of our own.
     """
     beat(job)
     ended = threading.Event()
+    # Beam 2.77's local runner was still waiting 60 s after a worker was killed, so the launcher watches by itself.
     with deaths_noted() as deaths:
         watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, deaths, ended), daemon=True)
         watcher.start()
@@ -463,8 +475,9 @@ def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], end
 
 
 def _give_up(reason: str) -> None:
-    """Ends this process and the workers it started; a hung runner cannot be asked to."""
+    """Ends this process and the workers it started, with a message."""
     advice = "Finished shards are kept; run the same command again"
     print(f"embodimix convert: {reason}. {advice}", file=sys.stderr, flush=True)
     end_processes()
+    # The main thread waits inside Beam's runner, where no exception of this thread reaches it.
     os._exit(1)

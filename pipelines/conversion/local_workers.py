@@ -1,4 +1,4 @@
-"""Workers of Beam's local runner: their memory, their error messages, and how a killed one is noticed and all end."""
+"""Workers of Beam's local runner: their memory, their error messages, detecting a killed one and ending all."""
 
 import ctypes
 import logging
@@ -61,7 +61,7 @@ def killed_by(message: str) -> str:
 def report_failures_once() -> None:
     """From now on, Beam does not print the way through its own code three times for a failure that has a message.
 
-    The caller of the pipeline prints that message. Errors that nobody foresaw are printed in full. Beam's threads may
+    The caller of the pipeline prints that message. Unforeseen errors are printed in full. Beam's threads may
     print when a run has ended, so nothing puts this back.
     """
     from apache_beam.runners.worker import sdk_worker

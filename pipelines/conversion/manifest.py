@@ -1,4 +1,4 @@
-"""The closing of a conversion: manifest, rejects, statistics and card, then the metadata that makes it a dataset."""
+"""Finalizing a conversion: manifest, rejects, statistics and card, then the metadata that makes it a dataset."""
 
 import json
 from collections import Counter, defaultdict
@@ -51,7 +51,7 @@ def finish_dataset(
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
     directory = job.folder
-    # All shards are whole: whoever still writes one is a task that a cluster gave to others, and must not end it.
+    # All shards are complete: a task that still writes one was reassigned by the cluster, and must not replace it.
     sweep_leftovers(directory, wanted=False)
     rejects = sorted(
         [*scan_rejects, *(reject for result in results for reject in result.rejects)],

@@ -1,4 +1,4 @@
-"""The first pass over a shard: statistics and cameras of its episodes, without looking at a pixel."""
+"""The first pass over a shard: statistics and cameras of its episodes, without decoding a picture."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from pipelines.storage.retry import with_retries
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the first pass learns without looking at a pixel.
+    """What the first pass learns without decoding a picture.
 
     statistics: by norm key. cameras: episodes per camera of the dataset. names: hashes of the names that the source
     itself gives its episodes; repeated: those of more than one episode, which therefore name none.
@@ -46,7 +46,7 @@ class Measured:
 
 
 def hash_name(name: str) -> int:
-    """Returns 64 bits of a name: the names of a million episodes would not fit what Beam hands around."""
+    """Returns 64 bits of a name: the names of a million episodes would not fit a message of Beam's."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", errors="surrogatepass")).digest()[:8], "big")
 
 
@@ -64,7 +64,7 @@ def name_uniquely(episode: Episode, located: EpisodeLocation, repeated: Set[int]
 def measure_shard(job: Job, shard: ShardId) -> Measured:
     """Reads the vectors of a shard's episodes and returns their statistics; rejects are counted by the second pass.
 
-    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    A read that fails temporarily makes the shard start over. Raises FailedWork when it keeps failing.
     """
     return with_retries(lambda: _measure_shard(job, shard), f"measuring {shard.file_stem} of {job.directory}")
 
@@ -107,6 +107,8 @@ class PendingVectors:
     def add(self, episode: Episode) -> None:
         """Takes the vectors of one more episode."""
         masks = episode.state_mask.tobytes(), episode.action_mask.tobytes()
+        # Only episodes whose slots mean the same are put together; rate is in the key, since deltas at other rates are
+        # pooled apart.
         key = episode.norm_key, *masks, episode.control_hz, *sorted(episode.parts.items())
         self._waiting.setdefault(key, []).append(replace(episode, images={}))
         self._n_steps += episode.n_steps
@@ -136,6 +138,7 @@ def merge_measured(parts: Sequence[Measured]) -> Measured:
     repeated: set[int] = set()
     for part in parts:
         cameras.update(part.cameras)
+        # A name is repeated if any two shards have it, in whatever order Beam merges them.
         repeated |= part.repeated | (part.names & names)
         names |= part.names
     return Measured(
@@ -150,6 +153,8 @@ def merge_measured(parts: Sequence[Measured]) -> Measured:
 def check_cameras(measured: Measured, job: Job) -> Measured:
     """Passes the measurements on. Raises FailedWork when no episode has a camera that the adapter demands."""
     for slot, native in job.adapter.cameras.items():
+        # Once for the whole dataset: one episode without a camera is masked, but a camera that no episode has is a
+        # mistake of the entry, which would train on black pictures.
         if measured.n_episodes and slot not in measured.cameras and slot not in job.fixed_cameras:
             camera, n = " or ".join(native), measured.n_episodes
             raise FailedWork(
@@ -160,11 +165,11 @@ def check_cameras(measured: Measured, job: Job) -> Measured:
 
 
 def settle_measured(measured: Measured, job: Job) -> Measured:
-    """Saves the measurements for a rerun, with the statistics that were given in place of measured ones, if any.
+    """Saves the measurements for a rerun, with the statistics that were given instead of measured ones, if any.
 
     An appending job keeps the statistics of the version it adds to, which its shards are normalized with; robots that
     are new bring their own. Raises FailedWork when given statistics lack a norm key, or the new episodes have a camera
-    that the version they are added to has not.
+    that the version they are added to lacks.
     """
     if job.has_frozen_statistics:
         frozen = load_statistics(job.frozen_path)

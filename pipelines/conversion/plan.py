@@ -13,13 +13,13 @@ from pipelines.contract.native import EpisodeLocation, Found, Reject
 from pipelines.conversion.code_hash import code_hash
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.manifest import InputRecord
-from pipelines.shards.sidecar import ShardId
+from pipelines.shards.sidecar import ShardId, is_split_name
 from pipelines.storage.files import write_atomically
 from pipelines.storage.mirror import DEFAULT_KEPT_GB
 from pipelines.storage.paths import StoragePath, as_storage_path
 
 WORK = ".work"
-# Episodes of one shard, if nobody says how many shards; and the fewest shards, so that several workers have work.
+# Episodes of one shard where the user states no number of shards; the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
 
@@ -81,16 +81,20 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
     """Assigns every episode to a shard by the hash of its key, so the plan does not depend on the order found.
 
     n_shards: of the largest split; smaller splits get shards in proportion. val_fraction: the share of `train` that
-    moves to `val`, by hash. splits: the splits to keep; all if empty. Raises FailedWork when nothing is left.
+    moves to `val`, by hash. splits: the splits to keep; all if empty. Episodes of a split that no file can be named
+    after are rejects. Raises FailedWork when nothing is left.
     """
-    episodes = [_with_split(located, val_fraction) for located in found.episodes]
+    named = [located for located in found.episodes if is_split_name(located.reference.split)]
+    unnamed = [_reject_split(located) for located in found.episodes if not is_split_name(located.reference.split)]
+    episodes = [_with_split(located, val_fraction) for located in named]
     kept = [located for located in episodes if not splits or located.reference.split in splits]
-    rejects = tuple(reject for reject in found.rejects if not splits or reject.split in splits)
+    rejects = tuple(reject for reject in (*found.rejects, *unnamed) if not splits or reject.split in splits)
     if not kept:
         there = sorted({located.reference.split for located in episodes})
         lost = f"; {len(rejects)} could not be read, the first: {rejects[0].detail}" if rejects else ""
         raise FailedWork(f"expected episodes to convert, found none (splits found: {', '.join(there) or 'none'}){lost}")
     by_split: dict[str, list[EpisodeLocation]] = {}
+    # By hash, so that neither the order of a listing nor that of recording decides what lies together in a shard.
     for located in sorted(kept, key=_rank):
         by_split.setdefault(located.reference.split, []).append(located)
     largest = max(len(group) for group in by_split.values())
@@ -197,7 +201,22 @@ def _rank(located: EpisodeLocation) -> tuple[str, tuple[int, ...], str]:
     reference = located.reference
     named = located.group or reference.key
     digest = hashlib.sha256(f"{reference.split}\0{named}".encode()).hexdigest()
+    # Episodes that share a file stay together, else every shard would fetch and read that file again.
     return digest, located.place if located.group else (), reference.key
+
+
+def _reject_split(located: EpisodeLocation) -> Reject:
+    reference = located.reference
+    return Reject(
+        source_uri=reference.uri,
+        source_key=reference.key,
+        split=reference.split[:64],
+        level="episode",
+        start=0,
+        end=0,
+        reason="bad_name",
+        detail=f"{reference.uri}: split: expected a name of letters, digits, _ and -, found {reference.split[:80]!r}",
+    )
 
 
 def _with_split(located: EpisodeLocation, val_fraction: float) -> EpisodeLocation:
@@ -205,6 +224,7 @@ def _with_split(located: EpisodeLocation, val_fraction: float) -> EpisodeLocatio
     reference = located.reference
     if not val_fraction or reference.split != "train":
         return located
+    # By the key alone, so that an episode stays on its side when others are added.
     share = int(hashlib.sha256(f"val\0{reference.key}".encode()).hexdigest()[:13], 16) / 16**13
     if share >= val_fraction:
         return located

@@ -20,7 +20,7 @@ from pipelines.mapping.validate import find_fault
 from pipelines.storage.mirror import FilesOf, staged
 from pipelines.storage.retry import transient_cause
 
-# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, the rest goes on.
+# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, others are converted.
 # zlib, struct and pickle have errors of their own that are none of the built-in kinds; Pillow raises SyntaxError on a
 # broken PNG; zarr and h5py check some of what they read by assert.
 UNREADABLE = (
@@ -45,7 +45,7 @@ UNREADABLE = (
 def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:
     """Reads one episode into canonical slots and checks it.
 
-    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed for a moment.
+    Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed temporarily.
     """
     try:
         native = reader_of(job.adapter.format).read(located, job.adapter)
@@ -63,7 +63,7 @@ def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> 
 
 
 def episodes_at_hand(job: Job, references: Sequence[EpisodeLocation], *, pictures: bool) -> Iterator[EpisodeLocation]:
-    """The episodes one by one, each while its files are on this machine; shows the supervisor that work goes on."""
+    """The episodes one by one, each while its files are on this machine; shows the supervisor that work continues."""
 
     def on_wait(moved: bool) -> None:
         check_not_cancelled(job.directory)

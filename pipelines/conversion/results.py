@@ -1,4 +1,4 @@
-"""What became of each shard, kept beside the work until the dataset is whole."""
+"""The result of each shard, kept in the work folder until the dataset is complete."""
 
 import json
 from collections.abc import Mapping

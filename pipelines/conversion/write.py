@@ -34,9 +34,9 @@ def finish_shard(job: Job, shard: ShardId, measured: Measured) -> tuple[ShardRes
 
 
 def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
-    """Reads, checks and writes the episodes of one shard, one at a time, and records what became of each.
+    """Reads, checks and writes the episodes of one shard, one at a time, and records the outcome of each.
 
-    A read that fails for a moment makes the shard start over. Raises FailedWork when it keeps failing.
+    A read that fails temporarily makes the shard start over. Raises FailedWork when it keeps failing.
     """
     return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
 
@@ -106,7 +106,7 @@ class GuardedFrames(Sequence[Image]):
     """The frames of `frames`; whatever a library raises on one rejects its episode and not the run.
 
     Frames are read only now, when the shard is written. One that would be copied unseen is decoded once, unless
-    `trusted`. Reading raises Rejected or CorruptImage, and OSError where a disk failed for a moment.
+    `trusted`. Reading raises Rejected or CorruptImage, and OSError where a disk failed temporarily.
     """
 
     def __init__(self, frames: Sequence[Image], where: str, trusted: bool) -> None:

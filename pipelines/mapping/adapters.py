@@ -19,7 +19,7 @@ SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
-# Which copy of a dataset that was published in BGR it is; "" where nobody has said or looked.
+# Which copy of a dataset that was published in BGR it is; "" where it was neither stated nor detected.
 Copy = Literal["", "as_published", "repaired"]
 Relabel = Literal["never", "reached_states"]
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
@@ -41,6 +41,8 @@ FIRST_ANGLE = 3
 _FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
+# Formats whose files (zarr, HDF5) may lack chunks of an array.
+CHUNKED_FORMATS = ("aloha", "dp", "droid", "robomimic", "zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,9 @@ class Adapter:
     compressed: native keys stored as zlib streams of float32. swapped_channels: native cameras published as BGR.
     published_size: [y, x] of the pictures of these cameras, by which one as published is known;
     channels, channels_known: which of the two it is, and how that is known, set at conversion.
-    camera_forms: how each camera slot's pictures are stored, where not as everybody's.
+    camera_forms: how each camera slot's pictures are stored, where not upright and in RGB.
     relabel: `reached_states` takes as a motion's action what the state did, as Octo and OpenVLA train on Bridge.
+    sparse_chunks: chunks of an array that are not stored hold its fill value, as the user declares at conversion.
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
@@ -146,6 +149,7 @@ class Adapter:
     channels_known: str = ""
     camera_forms: Mapping[str, CameraForm] = field(default_factory=dict)
     relabel: Relabel = "never"
+    sparse_chunks: bool = False
     note: str = ""
     shift_before: str = ""
 
@@ -226,6 +230,14 @@ def with_channels(adapter: Adapter, text: str) -> Adapter:
     return replace(adapter, camera_forms=parse_channels(text, slots, adapter.camera_forms))
 
 
+def with_sparse_chunks(adapter: Adapter) -> Adapter:
+    """Returns the entry with the user's word that chunks which are not stored are zeros. Raises UsageError."""
+    if adapter.format not in CHUNKED_FORMATS:
+        listed = ", ".join(CHUNKED_FORMATS)
+        raise UsageError(f"--sparse-chunks: expected a format that stores chunks ({listed}), found {adapter.format}")
+    return replace(adapter, sparse_chunks=True)
+
+
 def parse_selector(text: str) -> Selector:
     """Reads `key`, `key[3]` or `key[0:6]`.
 
@@ -249,6 +261,7 @@ def _load() -> Mapping[str, Adapter]:
         for name, marked in read_registry(file, REGISTRY, SCHEMA)["adapters"].value.items():
             adapters[name] = _build_marked(name, marked)
             for alias in (name, *adapters[name].aliases):
+                # A second entry of one name would silently replace the first.
                 if alias in names:
                     raise SpecError(marked.mark, f"{alias!r} names both {names[alias]} and {name}; names must differ")
                 names[alias] = name
@@ -256,7 +269,7 @@ def _load() -> Mapping[str, Adapter]:
 
 
 def _build_marked(name: str, marked: MarkedValue) -> Adapter:
-    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot tell."""
+    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot check."""
     try:
         return _build(name, marked.unmarked())
     except SpecError:
@@ -267,6 +280,7 @@ def _build_marked(name: str, marked: MarkedValue) -> Adapter:
 
 def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
     values = dict(entry)
+    # Bridge's yaw deltas of -6.28 are differences of angles that were never wrapped: the same rotation as 0.003.
     wraps = entry["control_mode"] == "ee_delta" and entry.get("units", METRIC) == METRIC
     for side in ("state", "action"):
         where, parts = f"adapter {name}: {side}", entry.get(side, {})

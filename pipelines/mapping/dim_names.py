@@ -50,6 +50,33 @@ def check_names(native: NativeEpisode, parts: Mapping[str, PartSource], joints: 
                 )
 
 
+def check_alike(native: NativeEpisode, state: Mapping[str, PartSource], action: Mapping[str, PartSource]) -> None:
+    """Raises Rejected (wrong_names) where state and action name the same dims of a part in two orders.
+
+    Whichever order is the robot's, one of both would land in the wrong slots.
+    """
+    for part in state.keys() & action.keys():
+        first, second = (_names_of(native, side[part]) for side in (state, action))
+        if first and second and first != second and sorted(first) == sorted(second):
+            raise Rejected(
+                "wrong_names",
+                f"{part}: expected one order of dims in state and action, found {', '.join(first)} and "
+                f"{', '.join(second)}. Choose them by `names:` in the adapter entry",
+            )
+
+
+def _names_of(native: NativeEpisode, source: PartSource) -> list[str]:
+    """The names of a part's columns, in its order; none where a column has none."""
+    names: list[str] = list(source.names)
+    for selector in source.sources if not names else ():
+        given = list(native.dim_names.get(selector.key, ()))
+        taken = given[slice(selector.start, selector.stop)]
+        if not taken or (selector.width is not None and len(taken) != selector.width):
+            return []
+        names += taken
+    return names
+
+
 def _contradiction(
     part: str, source: PartSource, taken: Sequence[str], given: Sequence[str], has_two_arms: bool
 ) -> str:

@@ -1,4 +1,4 @@
-"""What an adapter entry may say: its keys, their kinds and meanings; checked before an entry is built."""
+"""The grammar of an adapter entry: its keys, their kinds and meanings; checked before an entry is built."""
 
 from typing import get_args
 
@@ -76,7 +76,7 @@ ENTRY = Fields(
         "compressed": _TEXT_LIST,
         "swapped_channels": _TEXT_LIST,
         "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
-        "relabel": TextKind(about="what takes the place of the actions", choices=("never", "reached_states")),
+        "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },

@@ -1,4 +1,4 @@
-"""Actions that are what the arm then did, in place of what it was asked to do."""
+"""Relabels actions with the motion that the arm then made, instead of the commanded one."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC, N_SLOTS
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
-from pipelines.mapping.dim_names import check_names, columns_by_name
+from pipelines.mapping.dim_names import check_alike, check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
@@ -22,6 +22,7 @@ from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
+_SPARSE = "chunks that are not stored, if any, are read as their fill value (zeros), says --sparse-chunks"
 Floats = NDArray[np.float64]
 Parts = Mapping[str, PartSource]
 Filled = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -77,6 +78,7 @@ def to_episode(
         inferred=dict(native.inferred)
         | note_wrapped(native, adapter.action)
         | ({"channels": adapter.channels_known} if adapter.channels_known else {})
+        | ({"sparse_chunks": _SPARSE} if adapter.sparse_chunks else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
     )
@@ -145,11 +147,13 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
     for part, source in parts.items():
         columns = select_part(native, source)
         n = _count_dims(source, len(slots[part]))
+        # A column more or less shifts every later one into another slot: wrong numbers that look like motion.
         if columns.shape[1] != n:
             keys, found = " + ".join(map(str, source.sources)), columns.shape[1]
             raise Rejected("wrong_dims", f"{part}: {keys}: expected {n} dims as {source.form}, found {found}")
         columns = convert_part(columns, source)
         if source.next:
+            # The last step has no next one; it holds its value, which is no motion.
             columns = np.concatenate([columns[1:], columns[-1:]])
         numbers = list(slots[part])
         if source.form in FORMS:
@@ -160,7 +164,7 @@ def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
 
 
 def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
-    """Returns what is to be said of an episode whose changes of angles were wrapped; nothing where none had to be."""
+    """Returns the note of an episode whose changes of angles were wrapped; nothing where none had to be."""
     for source in parts.values():
         columns = select_part(native, source) if source.wrap else np.zeros((0, 0))
         if source.wrap and (convert_part(columns, source) != convert_part(columns, replace(source, wrap=False))).any():
@@ -169,7 +173,7 @@ def note_wrapped(native: NativeEpisode, parts: Parts) -> dict[str, str]:
 
 
 def note_assumed_rate(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) -> dict[str, str]:
-    """Returns what is to be said of an episode whose rate neither it nor its adapter states; nothing where one does."""
+    """Returns the note of an episode whose rate neither it nor its adapter states; nothing where one does."""
     if native.control_hz or adapter.control_hz:
         return {}
     return {
@@ -187,12 +191,12 @@ def _count_dims(source: PartSource, n_slots: int) -> int:
 def select_part(native: NativeEpisode, source: PartSource) -> Floats:
     """Returns float64 [t, k], the native dims of a part. Raises Rejected on a key or a name that is not there."""
     if not source.names:
-        return select(native, source.sources)
+        return select_columns(native, source.sources)
     (selector,) = source.sources
-    return select(native, source.sources)[:, columns_by_name(native, selector.key, source.names)]
+    return select_columns(native, source.sources)[:, columns_by_name(native, selector.key, source.names)]
 
 
-def select(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
+def select_columns(native: NativeEpisode, sources: Sequence[Selector]) -> Floats:
     """Returns float64 [t, k], the selected native columns side by side. Raises Rejected on a key that is not there."""
     columns = []
     for selector in sources:
@@ -208,7 +212,7 @@ def mark_idle(native: NativeEpisode, adapter: Adapter) -> NDArray[np.bool_]:
     """Returns bool [t]: the steps that the source itself marks as no motion."""
     idle = np.zeros(native.n_steps, np.bool_) if native.is_idle is None else native.is_idle
     for key, value in adapter.idle_when.items():
-        flags = select(native, [Selector(key=key)])
+        flags = select_columns(native, [Selector(key=key)])
         idle = idle | (flags[:, 0] == float(value))
     return idle
 
@@ -220,6 +224,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
     """
     needed: dict[str, int] = {}
     named: dict[str, set[str]] = {}
+    check_alike(native, *parts_of(adapter, embodiment))
     for parts in parts_of(adapter, embodiment):
         check_names(native, parts, embodiment.joint_names)
         for source in parts.values():
@@ -239,6 +244,7 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
         if key not in native.arrays:
             continue
         found = int(np.prod(native.arrays[key].shape[1:], dtype=int))
+        # A wider key is refused, too: a dim that no part takes may be the one that was forgotten.
         if found != width:
             given = list(native.dim_names.get(key, ())) or [f"{key}[{i}]" for i in range(found)]
             extra = f"; left over: {', '.join(given[width:])}" if found > width else ""

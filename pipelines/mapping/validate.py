@@ -1,4 +1,4 @@
-"""What makes an episode unfit for training: every limit, one function that says why."""
+"""What makes an episode unfit for training: every limit, and one function that returns the reason."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

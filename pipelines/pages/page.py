@@ -1,7 +1,7 @@
 """The frame of every page: its style, headings, tables and pictures, all inside one HTML file.
 
 Light and dark follow the reader's system; in a narrow window wide tables scroll by themselves; print is light.
-Colours of charts are Okabe and Ito's, which colour-blind readers tell apart.
+Colours of charts are Okabe and Ito's, which colour-blind readers can distinguish.
 """
 
 import base64

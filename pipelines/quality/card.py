@@ -20,7 +20,7 @@ from pipelines.quality.card_page import (
     to_html,
     to_markdown,
 )
-from pipelines.quality.checks import Report, inspect_dataset
+from pipelines.quality.checks import CheckReport, inspect_dataset
 from pipelines.quality.findings import Finding
 from pipelines.quality.scale import Ratio, is_metric
 from pipelines.shards.dataset import Dataset
@@ -58,7 +58,7 @@ def write_card(
 
 
 def write_short_card(
-    directory: StoragePath, manifest: Manifest, statistics: Mapping[str, NormStatistics], report: Report
+    directory: StoragePath, manifest: Manifest, statistics: Mapping[str, NormStatistics], report: CheckReport
 ) -> None:
     """Writes card.md at the end of a conversion, from what it knows without reading the dataset again."""
     write_atomically(directory / "card.md", to_markdown(make_short_card(manifest, statistics, report)).encode())
@@ -81,7 +81,7 @@ def make_card(facts: Facts, findings: Sequence[Finding], ratios: Ratios = _NO_RA
     ]
 
 
-def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics], report: Report) -> list[Block]:
+def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics], report: CheckReport) -> list[Block]:
     """The blocks of a conversion's card: counts, norm keys, cameras, findings on vectors, and what was left out."""
     counts = manifest.counts
     text = (

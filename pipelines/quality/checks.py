@@ -9,7 +9,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
 from pipelines.quality.findings import Finding, finding
-from pipelines.quality.grippers import conclude_polarity, measure_grippers
+from pipelines.quality.grippers import conclude_polarity, conclude_range, measure_grippers
 from pipelines.quality.scale import Moves, Ratio, conclude_units, measure_moves, measure_ratios
 from pipelines.quality.streams import (
     conclude_clock,
@@ -41,7 +41,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CheckReport:
     """What the checks found, errors first, and per norm key the measured ratio of motion to command."""
 
     findings: tuple[Finding, ...]
@@ -55,7 +55,7 @@ class Report:
 def checks_of(dataset: Dataset) -> tuple[Check, ...]:
     """Every check there is."""
     return (
-        Check(measure=measure_grippers, conclude=(conclude_polarity,), needs_vectors_only=True),
+        Check(measure=measure_grippers, conclude=(conclude_polarity, conclude_range), needs_vectors_only=True),
         Check(measure=measure_tracking, conclude=(conclude_lag, conclude_meaning), needs_vectors_only=True),
         Check(measure=measure_moves, conclude=(conclude_units,), needs_vectors_only=True),
         Check(measure=measure_clock, conclude=(conclude_clock,), needs_vectors_only=True),
@@ -72,7 +72,7 @@ def check_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: N
     return list(inspect_dataset(dataset, on_episode).findings)
 
 
-def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> Report:
+def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> CheckReport:
     """Runs the checks that need no picture over the episodes of some shards, spread over the splits.
 
     So every conversion sees at its end whether grippers close the right way, units fit and streams belong together,
@@ -87,7 +87,7 @@ def inspect_vectors(dataset: Dataset, most_shards: int = 4) -> Report:
     return _inspect(replace(dataset, splits=some), vectors, lambda: None)
 
 
-def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> Report:
+def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda: None) -> CheckReport:
     """Runs every check over every episode, one at a time.
 
     An episode or a shard that cannot be read is a finding that names it; the others are checked all the same.
@@ -96,7 +96,7 @@ def inspect_dataset(dataset: Dataset, on_episode: Callable[[], object] = lambda:
     return _inspect(dataset, checks_of(dataset), on_episode)
 
 
-def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[], object]) -> Report:
+def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[], object]) -> CheckReport:
     measured: list[dict[str, list[Any]]] = [defaultdict(list) for _ in checks]
     moves: dict[str, list[Moves]] = defaultdict(list)
     unreadable: list[str] = []
@@ -120,8 +120,11 @@ def _inspect(dataset: Dataset, checks: Sequence[Check], on_episode: Callable[[],
         for conclude in check.conclude
         for found in conclude(scope, by_scope[scope])
     ]
+    # Where the action is no target, the ratio of paths says nothing of units, and advice on them would mislead.
+    mislabelled = {found.scope for found in findings if found.kind == "delta_as_absolute"}
+    findings = [found for found in findings if found.kind != "scale" or found.scope not in mislabelled]
     findings += conclude_unreadable(whole, unreadable)
-    return Report(
+    return CheckReport(
         findings=tuple(sorted(findings, key=lambda found: _SEVERITIES.index(found.severity))),
         ratios={key: tuple(measure_ratios(found)) for key, found in sorted(moves.items())},
     )

@@ -42,7 +42,7 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
+class LanguageFacts:
     """The texts of an episode: its task and all instructions that say something."""
 
     where: str
@@ -78,9 +78,9 @@ def conclude_duplicates(scope: str, found: Sequence[Identity]) -> list[Finding]:
     return findings
 
 
-def measure_language(episode: StoredEpisode) -> Language:
+def measure_language(episode: StoredEpisode) -> LanguageFacts:
     """Returns whether an episode says what is done in it."""
-    return Language(where=episode.where, task=episode.task, says_something=says_something(episode))
+    return LanguageFacts(where=episode.where, task=episode.task, says_something=says_something(episode))
 
 
 def says_something(episode: StoredEpisode) -> bool:
@@ -88,7 +88,7 @@ def says_something(episode: StoredEpisode) -> bool:
     return any(_plain(text) not in _PLACEHOLDERS for text in (episode.task, *episode.language))
 
 
-def conclude_language(scope: str, found: Sequence[Language]) -> list[Finding]:
+def conclude_language(scope: str, found: Sequence[LanguageFacts]) -> list[Finding]:
     """Every episode has an instruction, and one task one spelling."""
     findings = []
     silent = [language.where for language in found if not language.says_something]

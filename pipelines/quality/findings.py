@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 Kind = Literal[
     "gripper_polarity",
+    "gripper_range",
     "degrees",
     "scale",
+    "workspace",
     "lag",
     "control_rate",
     "absolute_as_delta",

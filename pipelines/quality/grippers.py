@@ -1,4 +1,4 @@
-"""Gripper polarity, 0 open and 1 closed, checked against the motion of the fingers."""
+"""Gripper polarity and range, 0 open and 1 closed, checked against the motion of the fingers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,12 @@ from pipelines.shards.stored_episodes import StoredEpisode
 _SETTLE_S = 1.0
 _MOVED = 0.05
 _OPEN, _CLOSED = 0.35, 0.65
+# Fingers that switch between two ends less than this apart were not divided by their full opening (0.04 m, 0.085 m).
+# Below the other they are at rest.
+_NARROW, _AT_REST = 0.2, 0.005
+_WIDE = 1.5
+# Parts of the steps: near either end together, and near the rarer one. Noise and drift of idle fingers do not switch.
+_AT_ENDS, _AT_EITHER_END = 0.7, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +26,9 @@ class GripperMotion:
 
     agree, against: commanded switches after which the fingers moved as commanded, or the other way.
     open_rest, closed_rest: how far the fingers rest from the command when it has long been open, or closed; NaN where
-    it never was. starts_closed: the first measured value, or the first command where nothing is measured.
+    it never was. starts_closed: the first measured value, or the first command where nothing is measured. spans: how
+    far apart the least and the greatest are, of commands and of measured values. switches: whether these lie near one
+    of the two nearly always.
     """
 
     where: str
@@ -30,6 +38,9 @@ class GripperMotion:
     closed_rest: float
     starts_closed: bool
     is_measured: bool
+    slot: int
+    spans: tuple[float, float]
+    switches: tuple[bool, bool]
 
 
 def measure_grippers(episode: StoredEpisode) -> list[GripperMotion]:
@@ -63,10 +74,29 @@ def conclude_polarity(scope: str, found: Sequence[Sequence[GripperMotion]]) -> l
         return [finding("gripper_polarity", "error", scope, evidence, _advice("the state's and the action's"), where)]
     if len(motions) >= 10 and closed_start > 0.9:
         measured = "measured" if all(m.is_measured for m in motions) else "not measured"
-        evidence = f"{starts}; the fingers are {measured}, and nothing else speaks for or against it"
+        evidence = f"{starts}; the fingers are {measured}, and there is no other evidence"
         where = [m.where for m in motions if m.starts_closed]
         return [finding("gripper_polarity", "warning", scope, evidence, _advice("the"), where)]
     return []
+
+
+def conclude_range(scope: str, found: Sequence[Sequence[GripperMotion]]) -> list[Finding]:
+    """Grippers that switch must do so over about 0 to 1: their map is fixed, so that metres would be a hair's width."""
+    findings: list[Finding] = []
+    for slot in sorted({motion.slot for motions in found for motion in motions}):
+        mine = [motion for motions in found for motion in motions if motion.slot == slot]
+        for side, name in ((0, "command"), (1, "fingers")):
+            if side == 1 and not mine[0].is_measured:
+                continue
+            spans = [motion.spans[side] for motion in mine if motion.spans[side] > _AT_REST]
+            narrow = [m for m in mine if _AT_REST < m.spans[side] < _NARROW and m.switches[side]]
+            is_narrow = len(narrow) > len(mine) / 2 and max(spans) < _NARROW
+            if len(mine) < 3 or not (is_narrow or (spans and float(np.median(spans)) > _WIDE)):
+                continue
+            evidence = f"slot {slot}: the {name} span {float(np.median(spans)):.3g} from one end to the other, not 1"
+            advice = "Give `open` and `closed` of this gripper in the adapter in the source's own numbers."
+            findings.append(finding("gripper_range", "warning", scope, evidence, advice, [m.where for m in mine]))
+    return findings
 
 
 def _advice(whose: str) -> str:
@@ -92,7 +122,17 @@ def _motion(episode: StoredEpisode, slot: int, settle: int) -> GripperMotion:
         closed_rest=_mean(rests[settled & closes & (command > 0.9)]),
         starts_closed=bool(fingers[0] > 0.5),
         is_measured=is_measured,
+        slot=slot,
+        spans=(float(np.ptp(command)), float(np.ptp(fingers))),
+        switches=(_switches(command), _switches(fingers)),
     )
+
+
+def _switches(values: NDArray[np.float32]) -> bool:
+    """Whether values are near their least or their greatest nearly always, and each at times."""
+    part = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
+    low, high = float(np.mean(part < 0.2)), float(np.mean(part > 0.8))
+    return low + high > _AT_ENDS and min(low, high) > _AT_EITHER_END
 
 
 def _hysteresis(command: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -35,6 +35,9 @@ NORMALIZED_PEAK = 1.1
 FULL_TURN_RAD = 7.0  # A little over 2 pi. Wrists may turn more than once, so alone it proves nothing.
 MOST_TURNS_RAD = 8 * np.pi
 FAST_RAD_S = 12.0
+# The longest arms of public data reach 1.3 m, and hands seldom pass 1.5 m/s: far beyond both, positions are no metres,
+# though state and action agree on them.
+FAR_M, FAST_M_S = 2.5, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +143,10 @@ def conclude_units(scope: str, found: Sequence[Moves]) -> list[Finding]:
         findings += _turns(scope, found)
     explained = {*degrees[0], *degrees[1]}
     rest = [ratio for slot, ratio in ratios.items() if slot not in explained]
-    return findings + (
-        _rates(scope, found, rest) if is_velocity(found[0].control_mode) else _scales(scope, found, rest)
+    return (
+        findings
+        + _reaches(scope, found)
+        + (_rates(scope, found, rest) if is_velocity(found[0].control_mode) else _scales(scope, found, rest))
     )
 
 
@@ -308,11 +313,14 @@ def _is_degrees(found: Sequence[Moves], ratio: Ratio, side: int) -> bool:
         as_is, action_read, state_read = np.median([m.levels[:, ratio.slot] for m in found], axis=0)
         read = action_read if side else state_read
         return bool(read < 0.3**2 and read < as_is)
+    if side == 0 and is_velocity(found[0].control_mode) and ratio.low <= LIKELY_HIGH * found[0].control_hz:
+        # Velocities in rad a step at tens of Hz have such a ratio, too.
+        return False
     return side == 0 or max(m.peaks[1, ratio.slot] for m in found) > NORMALIZED_PEAK
 
 
 def _turns(scope: str, found: Sequence[Moves]) -> list[Finding]:
-    """A joint or pose beyond a full turn: degrees, or a joint of several turns; the numbers do not tell which."""
+    """A joint or pose beyond a full turn: degrees, or a joint of several turns; the numbers do not show which."""
     sides = (0, 1) if is_absolute(found[0].control_mode) else (0,)
     angles = [slot for slot, unit in found[0].slots.items() if unit == "rad"]
     far = [m for m in found if any(m.peaks[side, slot] > FULL_TURN_RAD for side in sides for slot in angles)]
@@ -322,6 +330,20 @@ def _turns(scope: str, found: Sequence[Moves]) -> list[Finding]:
     evidence = f"angles reach {peak:.3g}: degrees, or a joint that turns more than once"
     advice = "Compare with the robot's joint limits; `degrees: true` in the adapter only where they say so."
     return [finding("degrees", "warning", scope, evidence, advice, [m.where for m in far])]
+
+
+def _reaches(scope: str, found: Sequence[Moves]) -> list[Finding]:
+    """A hand that is farther out, or faster, than arms are: another unit on both sides, which no ratio shows."""
+    slots = [slot for slot, unit in found[0].slots.items() if unit == "m"]
+    if not slots:
+        return []
+    reach = float(np.median([m.peaks[0, slots].max() for m in found]))
+    speed = float(np.median([m.speeds[0, slots].max() for m in found]))
+    if reach <= FAR_M and speed <= FAST_M_S:
+        return []
+    evidence = f"in half of the episodes the hand is {reach:.3g} m out and more, or has {speed:.3g} m/s"
+    advice = "Positions may be in mm, cm or dm: give state and action their `scale` in the entry."
+    return [finding("workspace", "warning", scope, evidence, advice, [m.where for m in found])]
 
 
 def _scales(scope: str, found: Sequence[Moves], ratios: Sequence[Ratio]) -> list[Finding]:
@@ -356,6 +378,8 @@ def _rates(scope: str, found: Sequence[Moves], ratios: Sequence[Ratio]) -> list[
     low, high = min(r.low for r in off), max(r.high for r in off)
     evidence = f"joints move {gain:.2f} ({low:.2f} to {high:.2f}) times as fast as commanded, taken at {hz:g} Hz"
     advice = f"The control rate may be {hz / gain:.3g} Hz, or the velocities are not in rad/s: look at the adapter."
+    if LIKELY_LOW * hz < gain < LIKELY_HIGH * hz:
+        advice = "The velocities may be in rad a step: give the action a `scale` of the control rate in the adapter."
     return [finding("control_rate", "error", scope, evidence, advice, [m.where for m in found])]
 
 

@@ -70,7 +70,7 @@ class GripperEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Motion:
-    """Everything the proposals look at; `is_idle` bool [t], one `GripperEvent` per change, in order of time."""
+    """What the proposals are computed from; `is_idle` bool [t], one `GripperEvent` per change, in order of time."""
 
     n_steps: int
     control_hz: float
@@ -167,6 +167,7 @@ def _part_motion(
 ) -> PartMotion:
     is_arm = part.startswith("arm")
     is_pose = is_arm and not is_joint_mode(control_mode)
+    # A base has no measured pose in the state's slots, and velocities add up to a path; both are read as commands.
     if part == "base" or (is_arm and is_velocity(control_mode)):
         path = _integrate(commanded / control_hz)
     elif sensed:
@@ -174,6 +175,8 @@ def _part_motion(
     else:
         path = _integrate(commanded) if is_arm and is_delta(control_mode) else commanded
     if is_pose and path.shape[1] > 3:
+        # Unwrapped, since a jump of 2 pi would be the fastest motion of the episode; in m, so that turning and moving
+        # compare.
         path = np.concatenate([path[:, :3], np.unwrap(path[:, 3:], axis=0) * parameters.rotation_m], axis=1)
     path = smooth(path, round(parameters.smoothing_s * control_hz))
     velocity = np.gradient(path, axis=0) * control_hz if len(path) > 1 else np.zeros_like(path)
@@ -208,8 +211,10 @@ def _gripper_events(
 ) -> list[GripperEvent]:
     """Finds openings and closings: hysteresis between two thresholds, then short ones are taken back."""
     low, high = float(commanded.min()), float(commanded.max())
+    # A gripper that hardly moves has noise and no events; thresholds relative to its range would find many.
     if high - low < parameters.gripper_range:
         return []
+    # Two thresholds: with one, a command that trembles about it opens and closes at every step.
     is_high = commanded > low + parameters.gripper_high * (high - low)
     is_low = commanded < low + parameters.gripper_low * (high - low)
     decided = np.flatnonzero(is_high | is_low)

@@ -1,4 +1,4 @@
-"""Segment tables: Parquet files beside a dataset that describe what happens in its episodes, in place of its own."""
+"""Segment tables: Parquet files beside a dataset that replace the segments of its episodes."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ _SEGMENT = ("start", "end", "text", "kind", "arms", "success", "confidence", "so
 class Annotation:
     """One segment of one episode, who made it, and when.
 
-    episode_hash: `episode_hash` of the episode that was looked at. created: UTC in ISO 8601, to the second.
+    episode_hash: `episode_hash` of the annotated episode. created: UTC in ISO 8601, to the second.
     """
 
     episode_id: str
@@ -113,6 +113,7 @@ def to_table(annotations: Iterable[Annotation]) -> pa.Table:
             "tool_version": a.tool_version,
             "episode_hash": a.episode_hash,
         }
+        # Sorted, so that equal content gives equal bytes, and merging the same tables again changes nothing.
         for a in sorted(annotations, key=lambda a: (a.layer, a.segment.start, a.segment.end, a.segment.text))
     ]
     return pa.Table.from_pylist(rows, schema=COLUMNS)
@@ -168,7 +169,7 @@ def read_segments(path: StoragePath) -> list[Annotation]:
 
 
 def find_faults(annotations: Iterable[Annotation], episodes: Mapping[str, EpisodeKey]) -> list[Fault]:
-    """Checks segments against the episodes they speak of, each annotator's for itself, in order of the table.
+    """Checks segments against their episodes, each annotator's for itself, in order of the table.
 
     >>> find_faults([], {})
     []
@@ -212,6 +213,8 @@ def overlay(tables: Iterable[Sequence[Annotation]]) -> dict[str, tuple[Segment, 
         seen: dict[str, tuple[str, str, str]] = {}
         for layer, group in groupby(sorted(table, key=_by_layer), key=lambda a: a.layer):
             other = seen.setdefault(layer[0], layer)
+            # Which of two annotators is right is a decision (`annotate merge`), not something that an overlay may
+            # guess.
             if other != layer:
                 raise FailedWork(
                     f"episode {layer[0]}: expected one annotator in a table that overlays a dataset, found "

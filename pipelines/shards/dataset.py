@@ -92,7 +92,7 @@ def read_info(path: StoragePath) -> tuple[dict[str, Any], dict[str, Any]]:
 def _find_info_fault(info: dict[str, Any]) -> str | None:
     """What a dataset_info.json lacks that readers need."""
     for name in ("name", "version"):
-        if not re.fullmatch(r"[\w.]+", str(info.get(name, ""))):
+        if not re.fullmatch(r"\w[\w.]*", str(info.get(name, ""))):
             return f"a {name}, found {info.get(name)!r}"
     splits = info.get("splits")
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
@@ -100,7 +100,7 @@ def _find_info_fault(info: dict[str, Any]) -> str | None:
     for split in splits:
         lengths = split.get("shardLengths", [])
         is_sound = isinstance(lengths, list) and all(str(length).isdecimal() for length in lengths)
-        if not re.fullmatch(r"\w+", str(split.get("name", ""))) or not is_sound:
+        if not re.fullmatch(r"\w[\w-]*", str(split.get("name", ""))) or not is_sound:
             return f"a split with a name and shardLengths, found {split!r}"
     return None
 
@@ -178,7 +178,7 @@ def _check_size(files: ShardPaths) -> None:
 def _read_json(path: StoragePath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FailedWork(f"{path}: expected a JSON file of TFDS metadata, found {error}") from error
     if not isinstance(content, dict):
         raise FailedWork(f"{path}: expected a JSON object, found {type(content).__name__}")

@@ -73,7 +73,7 @@ Parsed = NDArray[np.float32] | NDArray[np.int64] | ByteStrings
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example on its way out: its size, its bytes chunk by chunk, and where each `ListBody` will begin."""
+    """An encoded example: its size, its bytes chunk by chunk, and where each `ListBody` will begin."""
 
     n_bytes: int
     chunks: Iterator[bytes]
@@ -86,6 +86,7 @@ def varint(value: int) -> bytes:
     >>> varint(300).hex()
     'ac02'
     """
+    # Protobuf writes a negative int64 as its two's complement of 64 bits.
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:
@@ -118,6 +119,7 @@ def encode_example(features: Mapping[str, Value]) -> Encoded:
     """Encodes float arrays, integer arrays and lists of bytes, sorted by key, so equal input gives equal bytes."""
     plan: list[tuple[str, bytes, int, Iterator[bytes]]] = []
     total = 0
+    # Protobuf maps have no order, and TFDS readers need none; sorted, equal episodes have equal bytes and hashes.
     for key in sorted(features):
         kind, size, chunks = _list_content(features[key])
         name = field(key.encode())
@@ -245,12 +247,14 @@ def _fields(payload: Payload, start: int, end: int, only: int | None = None) -> 
             _, position = _read_varint(payload, position)
             yield tag, content_start, position
             continue
+        # Wire type 5 has four bytes and no length: a float of a list that a foreign writer did not pack.
         if kind == 5:
             size = 4
         elif kind == 2:
             size, position = _read_varint(payload, position)
         else:
             raise CorruptExample(f"expected field tags of a tf.train.Example, found {tag:#x} at byte {position - 1}")
+        # Checked here, since slices of Python end at the payload: a truncated record would read as a shorter picture.
         if position + size > end:
             raise CorruptExample(f"expected {size} bytes at byte {position}, found {end - position}")
         yield tag, position, position + size

@@ -84,7 +84,7 @@ class EpisodeEntry:
 
     @property
     def scan_key(self) -> str:
-        """The name that tells a rerun and an append that they know this episode."""
+        """The name by which a rerun and an append recognise this episode."""
         return self.record_key or self.source_key
 
 

@@ -58,6 +58,7 @@ class Record:
         """The `tf.train.Example`, equal bytes for equal episodes. Raises EpisodeTooLarge."""
         bodies = {IMAGE_KEY.format(camera=camera): frames.body() for camera, frames in self.frames.items()}
         encoded = encode_example({**self.features, **bodies})
+        # Protobuf refuses messages over 2 GiB, so that no TFDS reader could open the dataset.
         if encoded.n_bytes > MAX_RECORD_BYTES:
             raise EpisodeTooLarge(
                 f"expected a record of at most {MAX_RECORD_BYTES} bytes, found {encoded.n_bytes}: split the episode"
@@ -109,6 +110,8 @@ def episode_id(episode: Episode, picture_digests: Mapping[str, bytes]) -> str:
     for mask in (episode.state_mask, episode.action_mask):
         digest.update(mask.astype(np.uint8).tobytes())
     digest.update(json.dumps(list(episode.language)).encode())
+    # Only pictures that the episode has: black ones for cameras that it lacks depend on the dataset, and its name must
+    # not.
     for camera in sorted(picture_digests):
         digest.update(camera.encode() + picture_digests[camera])
     return digest.hexdigest()[:32]
@@ -159,6 +162,7 @@ def segment_features(segments: Sequence[Segment], n_steps: int) -> dict[str, Val
 
 def _spool(images: Iterable[Image], folder: str | None) -> Frames:
     """Encodes frames one by one into a temporary file, which stays in memory while it is small."""
+    # Spooled, since TFDS readers want one record per episode: an episode of 20,000 steps and three cameras has 1.4 GB.
     file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
     digest, n_bytes = hashlib.sha256(), 0
     lengths: list[int] = []
@@ -171,7 +175,7 @@ def _spool(images: Iterable[Image], folder: str | None) -> Frames:
 
 
 def _groups(images: Iterable[Image]) -> Iterator[list[bytes]]:
-    """Yields the JPEGs of some 256 kB together: each call that lets go of Python's lock may have to wait for it."""
+    """Yields the JPEGs of some 256 kB together: each call that releases Python's GIL may have to wait for it."""
     jpegs: list[bytes] = []
     n_bytes = 0
     for image in images:
@@ -196,6 +200,7 @@ def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Va
         "steps/language_instruction": step_instructions(episode.task, episode.segments, t),
         **segment_features(episode.segments, t),
         "steps/timestamp_s": (timestamp_ns(episode) / 1e9).astype(np.float32),
+        # Exact, since the float32 seconds of RLDS lose milliseconds after hours.
         "steps/timestamp_ns": timestamp_ns(episode),
         "steps/is_idle": episode.is_idle.astype(np.int64),
         "steps/is_first": (np.arange(t) == 0).astype(np.int64),

@@ -145,9 +145,18 @@ class Fingerprint:
     n_steps: int
 
 
+def is_split_name(text: str) -> bool:
+    """Whether a split may be called so: it becomes part of file names, and a source's metadata can hold any text.
+
+    >>> is_split_name("train-robot_0"), is_split_name("../train")
+    (True, False)
+    """
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", text) is not None
+
+
 def parse_shard_name(file_name: str) -> ShardName:
     """Reads a shard's file name. Raises FailedWork when it is not one."""
-    match = re.fullmatch(r"(\w+)-(\w+)\.tfrecord-(\d{5})-of-(\d{5})", file_name)
+    match = re.fullmatch(r"(\w+)-(\w[\w-]*)\.tfrecord-(\d{5})-of-(\d{5})", file_name)
     if not match:
         raise FailedWork(f"{file_name}: expected a name like bridge-train.tfrecord-00000-of-00016")
     return ShardName(name=match[1], split=match[2], shard=int(match[3]), n_shards=int(match[4]))
@@ -170,6 +179,8 @@ def jpeg_offsets(base: int, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
     array([1000, 1103, 1305])
     """
     lengths = np.asarray(lengths, np.int64)
+    # Offsets follow from lengths, so that only those are stored: 4.7 compressed bytes a step for three cameras, not
+    # 10.3.
     strides = lengths[:-1] + 1 + varint_sizes(lengths[1:])
     return base + np.concatenate([[0], np.cumsum(strides)]).astype(np.int64)
 
@@ -193,6 +204,7 @@ def index_row(features: Mapping[str, Any], pictures: Mapping[str, PictureRanges]
         "state": features["steps/observation/state_physical"],
         "action": features["steps/action_physical"],
         "is_idle": features["steps/is_idle"].astype(bool),
+        # From the exact stamps: the float32 seconds of the record lose milliseconds after hours.
         "timestamp_s": features["steps/timestamp_ns"] / 1e9,
     }
     row |= {name: [bool(on) for on in episode[name]] for name in ("state_mask", "action_mask", "camera_mask")}
@@ -221,8 +233,10 @@ def write_sidecar(
         "n_episodes": str(fingerprint.n_episodes),
         "n_steps": str(fingerprint.n_steps),
     }
+    # The fingerprint binds the index to one shard: opening compares sizes, and a replaced shard is refused.
     table = pa.table(columns, schema=schema).replace_schema_metadata(metadata)
     with atomic_file(shard.sidecar_path(directory)) as file:
+        # Page checksums, since Parquet without them reads a flipped bit as another offset, and so another picture.
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
@@ -255,6 +269,7 @@ def _read_v1(file: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
     stored = dict.fromkeys([*(name for name in wanted if name != "instructions"), "task", "n_steps"])
     table = file.read(columns=list(stored))
     pairs = zip(table["task"].to_pylist(), table["n_steps"].to_pylist(), strict=True)
+    # Version 1 stored segment texts as instructions, so that only the task is the source's own.
     whole = [[{"start": 0, "end": n_steps, "text": task}] if task else [] for task, n_steps in pairs]
     return table.append_column("instructions", pa.array(whole, pa.list_(INSTRUCTION))).select(wanted)
 

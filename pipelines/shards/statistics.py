@@ -107,6 +107,7 @@ class ArrayStatistics:
         return ArrayStatistics(
             slots=tuple(a.merge(b) for a, b in zip(self.slots, other.slots, strict=True)),
             quantities=tuple(_both(a, b) for a, b in zip(self.quantities, other.quantities, strict=True)),
+            # An old file alone keeps its rule, since shards beside it were normalized by it; a pool has no shards.
             rule=max(self.rule, other.rule, key=RULES.index),
         )
 
@@ -154,6 +155,7 @@ def summarize(
     if values.ndim != 2 or values.shape[1] != N_SLOTS or mask.shape != (N_SLOTS,):
         raise ValueError(f"expected values [t, 18] and mask [18], found {list(values.shape)} and {list(mask.shape)}")
     used = np.ascontiguousarray(values[:, mask].T, dtype=np.float32)
+    # One NaN would make the sums of its slot NaN for all datasets that are ever merged with it.
     if not np.isfinite(used).all():
         raise ValueError("values: expected finite numbers, found NaN or infinity")
     summaries = iter([summarize_slot(row) for row in used])
@@ -201,6 +203,7 @@ def quantities_of(norm_key: str, parts: Mapping[str, Sequence[int]], side: str) 
     if not parts:
         return {}
     found = slot_quantities(norm_key.split("/")[1], parts, side)
+    # Floors are in physical units; where a source's scale is its own, a floor in metres would be a guess.
     is_metric = units_of(norm_key) == METRIC
     return {slot: quantity for slot, quantity in found.items() if is_metric or quantity == "gripper"}
 
@@ -216,6 +219,8 @@ def merge_statistics(parts: Sequence[Mapping[str, NormStatistics]]) -> dict[str,
 
 def normalize(physical: NDArray[np.floating], affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Maps physical values [..., 18] to float32, unclipped; slots outside the mask are exactly 0."""
+    # In float64, since float32 would not invert to within 1e-6; unclipped, since a clipped value would not invert at
+    # all. Exactly 0 outside the mask, so that an absent slot reads the same in every dataset.
     return np.where(mask, (physical.astype(np.float64) - affine.center) / affine.half_range, 0.0).astype(np.float32)
 
 
@@ -233,6 +238,8 @@ def save_statistics(
     content = {
         "schema": SCHEMA,
         "normalization": normalization,
+        # People read the numbers beside the summaries, and the code the summaries: an edit of the former would be seen
+        # and not used, so that readers refuse it.
         "sha256": _digest(norm_keys),
         "norm_keys": norm_keys,
     }
@@ -258,6 +265,7 @@ def load_statistics(path: StoragePath) -> dict[str, NormStatistics]:
             is_edited = content["sha256"] != _digest(content["norm_keys"])
         else:
             normalization = content.get("normalization", "quantile")
+            # Version 1 has no digest; its readable numbers must follow from its summaries.
             is_edited = not all(
                 _reads_alike(content["norm_keys"][key], _norm_to_json(value, normalization))
                 for key, value in statistics.items()
@@ -288,6 +296,7 @@ def _digest(norm_keys: Mapping[str, Any]) -> str:
 
 def _both(a: str, b: str) -> str:
     """What a slot holds by two statements, one of which may be missing."""
+    # Files before v2 do not state what a slot holds; that must not hide what the others state.
     if UNKNOWN in (a, b) or a == b:
         return a or b
     return MIXED
@@ -336,6 +345,7 @@ def _slot_to_json(slot: SlotSummary) -> dict[str, Any]:
     buckets = " ".join(f"{k}:{c}" for k, c in zip(slot.keys.tolist(), slot.counts.tolist(), strict=True))
     return {
         "count": slot.count,
+        # Sums are integers far beyond 2**53, which JSON readers that hold numbers as floats would round.
         "total": hex(slot.total),
         "total_squares": hex(slot.total_squares),
         "low": slot.low,

@@ -1,6 +1,7 @@
 """Stored episodes read back for checks and cards: their vectors from the sidecars, single pictures from the shards."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import CAMERAS, METRIC, N_SLOTS, units_of
 from pipelines.contract.units import slot_units
 from pipelines.shards.dataset import Dataset, ShardPaths
@@ -111,6 +113,8 @@ def _episode(
 ) -> StoredEpisode:
     # The mask covers the camera slots; a camera under another writer's name is in every episode.
     present = dict(zip(CAMERAS, row["camera_mask"], strict=True))
+    if not re.fullmatch(r"\w[\w-]{0,127}", row["episode_id"]):
+        raise FailedWork(f"{shard}: expected an episode_id of letters and digits, found {row['episode_id'][:80]!r}")
     return StoredEpisode(
         split=split,
         shard=shard,

@@ -84,7 +84,7 @@ def write_shard(
             except DiskFull:
                 raise  # Not the episode's fault: as a reject, every later episode would be lost for the same reason.
             except FailedWork as error:
-                # A store that fails for a moment does not make the episode a bad one; the whole shard is tried again.
+                # A store that fails temporarily does not make the episode a bad one; the whole shard is tried again.
                 if passing := transient_cause(error):
                     raise passing from error
                 n_rejected += 1

@@ -19,6 +19,8 @@ GAP_PERIODS = 1.5
 FRAME_TOLERANCE = 0.25
 # Clocks of equal counts may run apart so far: 30 frames a second are often stored as 29.97.
 CLOCK_DRIFT = 0.002
+# Encoders that reorder frames let a video begin so many periods late, however many frames it has.
+ENCODER_DELAY = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,10 @@ class Pairing:
 def pair_frames(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
     """Pairs rows [t] with frames [n] by time; both times rise. period_s: of the frames.
 
-    The times count as they are stated. Only where that leaves rows and frames over which match when each clock is
-    read from its own start, are they read so. Clocks of equally many rows and frames may run apart by `CLOCK_DRIFT`.
+    The times count as they are stated. Each clock is read from its own start only where that pairs more rows, and
+    there are as many frames as rows, or no two times agree, or the start differs by an encoder's delay: a camera that
+    began late and ended late has frames over at its end, which must not move all others forward. Clocks of equally
+    many rows and frames may run apart by `CLOCK_DRIFT`.
 
     >>> pair_frames(np.array([0.0, 0.1, 0.2]), np.array([0.0, 0.2]), 0.1).frames
     array([ 0, -1,  1])
@@ -80,7 +84,9 @@ def pair_frames(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
     if abs(shift_s) <= FRAME_TOLERANCE * period_s and stated.n_lost == 0:
         return stated
     own = replace(_nearest(rows_s, frames_s - shift_s, period_s), shift_s=shift_s)
-    if own.n_lost < stated.n_lost:
+    is_whole = len(rows_s) == len(frames_s) and own.n_lost == 0
+    is_apart = stated.n_lost == len(rows_s) or abs(shift_s) <= (ENCODER_DELAY + FRAME_TOLERANCE) * period_s
+    if own.n_lost < stated.n_lost and (is_whole or is_apart):
         stated = own
     if stated.n_lost and len(rows_s) == len(frames_s):
         apart = np.abs((rows_s - rows_s[0]) - (frames_s - frames_s[0]))
@@ -161,7 +167,7 @@ def hold(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
     return values[latest_index(stamps, grid)]
 
 
-def interpolate(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
+def interpolate_columns(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
     """Returns values [t, k] linear between samples; times relative to the grid's start keep their nanoseconds."""
     x = (stamps - grid[0]).astype(np.float64)
     at = (grid - grid[0]).astype(np.float64)

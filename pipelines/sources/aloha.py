@@ -15,7 +15,7 @@ from pipelines.sources.hdf5 import (
     describe_cameras,
     is_encoded,
     open_frames,
-    open_hdf5,
+    open_hdf5_log,
     read_array,
     read_arrays,
 )
@@ -50,11 +50,11 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """
     path = local_path(as_storage_path(located.reference.uri))
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5_log(path) as file:
             if "action" not in file or "observations/qpos" not in file:
                 raise Rejected("missing_key", f"{path}: expected action and observations/qpos, found {', '.join(file)}")
             t = len(file["action"])
-            arrays = read_arrays(file, _KEYS, t, str(path))
+            arrays = read_arrays(file, _KEYS, t, str(path), adapter.sparse_chunks)
             names = {key: read_names(file[key]) or _file_names(file, key) for key in arrays}
             cameras = file["observations/images"] if "observations/images" in file else {}
             cameras_found = describe_cameras(cameras)

@@ -136,7 +136,7 @@ class JpegFiles(Sequence[Image]):
         try:
             return read_regular(path)
         except OSError as error:
-            # A disk that fails for a moment is no damage; what keeps failing bars this episode, not the run.
+            # A disk that fails temporarily is no damage; what keeps failing bars this episode, not the run.
             if transient_cause(error):
                 raise
             raise CorruptImage(f"{path}: expected a JPEG, found: {error.strerror}") from error

@@ -1,8 +1,8 @@
 """Replay buffers of Diffusion Policy and UMI: one zarr store, episodes one after the other along the first axis."""
 
+import itertools
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,7 +141,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     names: dict[str, tuple[str, ...]] = {}
     needed = _needed_keys(adapter)
     try:
-        store, group = open_store(local_path(as_storage_path(path)))
+        store, group = open_store(local_path(as_storage_path(path)), adapter.sparse_chunks)
         for key, array in _arrays_below(group, "data"):
             where = f"{path}: data/{key}"
             if array.shape[0] < end:
@@ -258,7 +258,7 @@ def _read_ends(path: Path) -> _Ends:
         check_chunks(store, stored, 0, stored.shape[0], f"{path}: meta/episode_ends")
         ends = np.asarray(stored[:], np.int64)
         lengths = {key: array.shape[0] for key, array in _arrays_below(group, "data") if array.ndim}
-    except (*READ_ERRORS, zipfile.BadZipFile) as error:
+    except READ_ERRORS as error:
         if passing := transient_cause(error):
             raise passing from error
         detail = f"{path}: expected a replay buffer with meta/episode_ends, found {error}"
@@ -267,7 +267,7 @@ def _read_ends(path: Path) -> _Ends:
         found = ends.reshape(-1)[:5].tolist()
         detail = f"{path}: meta/episode_ends: expected numbers that increase, found {found} ..."
         raise Rejected("unreadable_zarr", detail)
-    spans = tuple(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    spans = tuple(itertools.pairwise([0, *ends.tolist()]))
     last = int(ends[-1]) if len(ends) else 0
     beyond = {key: n for key, n in lengths.items() if n > last}
     if not beyond:

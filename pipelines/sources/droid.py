@@ -48,6 +48,7 @@ def find(source: str, adapter: Adapter) -> Found:
     A folder with an episode's other files and without a trajectory.h5 is a reject.
     """
     root = source_root(source)
+    # Files may have been added since an earlier scan of this process.
     _list_annotations.cache_clear()
     _load_annotations.cache_clear()
     bare: set[str] = set()
@@ -91,17 +92,21 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     try:
         check_regular(folder / "trajectory.h5")
         with open_hdf5(folder / "trajectory.h5") as file:
-            arrays, times, serials, attributes = _read_h5(file)
+            arrays, times, serials, attributes = _read_h5(file, adapter.sparse_chunks)
             received = _read_received(file, serials)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise Rejected("unreadable_hdf5", f"{folder / 'trajectory.h5'}: {error}") from error
     t = max((len(array) for array in arrays.values()), default=0)
     clocks = {} if times is None else {_STEP_START: times}
+    # Rows are paired by number, so that arrays of different lengths would shift one against the other.
     if unequal := [f"{key}: {len(array)}" for key, array in {**arrays, **clocks}.items() if len(array) != t]:
         raise Rejected("unequal_lengths", f"{folder}: expected {t} rows, found {'; '.join(unequal)}")
     metadata = _read_metadata(folder)
+    _check_length(metadata, t, str(folder))
     named = name_cameras(serials, metadata)
+    _check_wrist(named, serials, str(folder))
     cameras, missing = _pair_videos(folder, named, times, t, adapter)
+    # Only cameras that fill slots may cost steps; the damage of others is no fault of the dataset that is written.
     used = [name for name in cameras if name in adapter.used_cameras(cameras)]
     kept, dropped = keep_paired([cameras[name] for name in used], t, str(folder))
     frames = {
@@ -111,6 +116,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     }
     current_task = clean_instruction(_text_of(metadata.get("current_task") or attributes.get("current_task")))
     language = _read_annotations(folder).get(str(metadata.get("uuid")), ()) or ((current_task,) if current_task else ())
+    success, inferred = _read_success(folder, metadata, attributes)
     return NativeEpisode(
         reference=located.reference,
         n_steps=len(kept),
@@ -121,10 +127,10 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         timestamp_s=None if times is None else times[kept],
         dropped=dropped,
         notes=_make_notes({name: cameras[name] for name in used}, named, received),
-        inferred=_inferred(cameras, times),
+        inferred=_inferred(cameras, times) | inferred,
         language=language,
         task=current_task,
-        success=_read_success(folder, metadata, attributes),
+        success=success,
     )
 
 
@@ -148,14 +154,38 @@ def name_cameras(serials: Mapping[str, int], metadata: Mapping[str, Any]) -> dic
     return {name: serial for name, serial in named.items() if serial}
 
 
-def _read_h5(file: h5py.File) -> tuple[dict[str, NDArray], NDArray | None, dict[str, int], dict[str, Any]]:
+def _check_length(metadata: Mapping[str, Any], t: int, where: str) -> None:
+    promised = metadata.get("trajectory_length")
+    if isinstance(promised, (int, float)) and promised > t:
+        raise Rejected("promised_missing", f"{where}: trajectory_length promises {promised} steps, found {t}")
+
+
+def _check_wrist(named: Mapping[str, str], serials: Mapping[str, int], where: str) -> None:
+    """Raises Rejected where the metadata calls a camera wrist or exterior and `camera_type` the other, or calls two so.
+
+    Nothing in a picture says which is right, and a policy would learn from exchanged views.
+    """
+    if len(set(named.values())) < len(named):
+        raise Rejected("wrong_identity", f"{where}: expected a serial for each camera, found one twice: {dict(named)}")
+    for name, serial in named.items():
+        if serial in serials and (serials[serial] == _WRIST) != (name == "wrist"):
+            raise Rejected(
+                "wrong_identity",
+                f"{where}: metadata names camera {serial} {name}, camera_type of trajectory.h5 says "
+                f"{'wrist' if serials[serial] == _WRIST else 'exterior'}; correct one of them",
+            )
+
+
+def _read_h5(
+    file: h5py.File, is_sparse: bool
+) -> tuple[dict[str, NDArray], NDArray | None, dict[str, int], dict[str, Any]]:
     arrays: dict[str, NDArray] = {}
     for group in _GROUPS:
         if group not in file:
             raise KeyError(f"expected the group {group}, found {', '.join(file)}")
         for key, value in file[group].items():
             if isinstance(value, h5py.Dataset) and value.dtype.kind in "fiub":
-                arrays[f"{group}/{key}"] = read_array(value, f"{file.filename}: {group}/{key}")
+                arrays[f"{group}/{key}"] = read_array(value, f"{file.filename}: {group}/{key}", is_sparse)
     times = read_array(file[_STEP_START], _STEP_START) / 1000.0 if _STEP_START in file else None
     types = file["observation/camera_type"] if "observation/camera_type" in file else {}
     serials = {serial: int(value[0]) for serial, value in types.items() if len(value)}
@@ -196,10 +226,13 @@ def _inferred(cameras: Mapping[str, CameraRows], times: NDArray[np.float64] | No
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    paths = sorted(folder.glob("metadata_*.json"))
-    if not paths:
-        return {}
-    return _read_json(paths[0])
+    found = {path.name: _read_json(path) for path in sorted(folder.glob("metadata_*.json"))}
+    if any(content != next(iter(found.values())) for content in found.values()):
+        # Each names cameras, outcome and task: of two episodes, one would get the other's.
+        raise Rejected(
+            "wrong_identity", f"{folder}: expected one metadata_*.json, found {', '.join(found)}, which differ"
+        )
+    return next(iter(found.values()), {})
 
 
 def _pair_videos(
@@ -272,13 +305,19 @@ def _pair_by_time(times: NDArray[np.float64], clock: VideoClock) -> Pairing | No
     return None if pairing.n_lost else pairing
 
 
-def _read_success(folder: Path, metadata: Mapping[str, Any], attributes: Mapping[str, Any]) -> int:
-    """1 or 0 from the metadata, else the file's attributes, else the folder success/ or failure/; else -1."""
-    for source in (metadata, attributes):
-        if (flag := parse_flag(source.get("success"))) >= 0:
-            return flag
+def _read_success(
+    folder: Path, metadata: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> tuple[int, dict[str, str]]:
+    """1 or 0 from the metadata or the file's attributes, else the folder success/ or failure/; else -1.
+
+    Where both state an outcome and differ, the metadata counts, which annotators correct, and that is stated.
+    """
+    flags = [parse_flag(source.get("success")) for source in (metadata, attributes)]
+    stated = [flag for flag in flags if flag >= 0]
+    if len(set(stated)) > 1:
+        return stated[0], {"success": "DROID: metadata and trajectory.h5 state different outcomes; the metadata counts"}
     names = folder.parts
-    return 1 if "success" in names else 0 if "failure" in names else -1
+    return (stated or [1 if "success" in names else 0 if "failure" in names else -1])[0], {}
 
 
 def _read_annotations(folder: Path) -> Mapping[str, tuple[str, ...]]:

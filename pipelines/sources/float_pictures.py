@@ -41,7 +41,7 @@ class FloatFrames(Sequence[Image]):
 
 
 def note_floats(frames: Mapping[str, Sequence[Image]]) -> dict[str, str]:
-    """What is to be said of an episode whose pictures' range was concluded; nothing where none had to be."""
+    """The note of an episode whose pictures' range was inferred; nothing where it was known."""
     is_guessed = any(isinstance(camera, FloatFrames) and not camera.is_stated for camera in frames.values())
     return {"picture_range": _BY_VALUES} if is_guessed else {}
 
@@ -49,7 +49,7 @@ def note_floats(frames: Mapping[str, Sequence[Image]]) -> dict[str, str]:
 def decide_scale(frames: Iterable[NDArray], where: str) -> float:
     """Returns 1.0 where the frames of an episode are 0..1, 255.0 where they are 0..255.
 
-    All values are looked at. Greatest value 2 or more: 0..255. Greatest value up to 1, and some value that is no whole
+    All values are examined. Greatest value 2 or more: 0..255. Greatest value up to 1, and some value that is no whole
     number: 0..1. All zero: 255, black either way. Only 0 and 1, or a greatest value between 1 and 2: Rejected, since
     it may be either.
     """

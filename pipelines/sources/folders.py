@@ -1,4 +1,4 @@
-"""Episode folders and files below an input, on a disk or in an object store, and what could not be looked at."""
+"""Episode folders and files below an input, on a disk or in an object store, and what could not be read."""
 
 import fnmatch
 import os
@@ -46,7 +46,7 @@ def key_of(path: StoragePath, root: StoragePath) -> str:
 def scan_folders(root: StoragePath, is_episode: IsEpisode) -> Scan:
     """Returns every folder at or below `root` for which `is_episode(path, names in it)` holds.
 
-    On a disk nothing below an episode's own folder is looked at. A linked folder is followed once. What cannot be
+    On a disk nothing below an episode's own folder is examined. A linked folder is followed once. What cannot be
     listed, a link that leads nowhere or into itself, a pipe or device in an episode's folder, and names that are not
     UTF-8 are rejects. Raises UsageError when `root` is no folder, FailedWork when a disk keeps failing.
     """
@@ -92,18 +92,18 @@ def scan_files(root: StoragePath, *patterns: str) -> Scan:
 
 
 def find_folders(root: StoragePath, is_episode: IsEpisode) -> list[StoragePath]:
-    """As `scan_folders`. Raises FailedWork where anything could not be looked at."""
+    """As `scan_folders`. Raises FailedWork where anything could not be read."""
     return _all_found(scan_folders(root, is_episode))
 
 
 def find_files(root: StoragePath, pattern: str) -> list[StoragePath]:
-    """As `scan_files`. Raises FailedWork where anything could not be looked at."""
+    """As `scan_files`. Raises FailedWork where anything could not be read."""
     return _all_found(scan_files(root, pattern))
 
 
 def read_regular(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
     """Returns the bytes of a file. Raises Rejected for a pipe, a device or a folder, and for more than `most` bytes."""
-    # Without O_NONBLOCK, opening a pipe that nobody writes into waits for ever.
+    # Without O_NONBLOCK, opening a pipe without a writer waits for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -141,7 +141,7 @@ _BAD_NAME = "expected a name in UTF-8; rename it"
 
 @dataclass(kw_only=True)
 class _Folder:
-    """A folder that is walked: names of what lies in it, by kind; folders and links are where the walk goes on.
+    """A folder that is walked: names of what lies in it, by kind; folders and links are where the walk continues.
 
     broken: links that lead nowhere, each a reject unless the caller takes it out.
     """
@@ -259,7 +259,7 @@ def _check_folder(root: StoragePath) -> None:
 
 def _all_found(scan: Scan) -> list[StoragePath]:
     if scan.rejects:
-        raise FailedWork(f"{len(scan.rejects)} could not be looked at, the first: {scan.rejects[0].detail}")
+        raise FailedWork(f"{len(scan.rejects)} entries could not be read, the first: {scan.rejects[0].detail}")
     return list(scan.found)
 
 

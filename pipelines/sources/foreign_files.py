@@ -139,7 +139,7 @@ def _fault_anywhere(file: h5py.File) -> str | None:
 
 def _fault_within(file: h5py.File, levels: int) -> str | None:
     """What is wrong in the first levels of groups; _UNSURE where a link leads from there to anywhere in the file."""
-    # A group may hold itself: each is looked at once, where it is nearest to the root.
+    # A group may hold itself: each is examined once, where it is nearest to the root.
     waiting, seen = [("", file["/"])], {h5py.h5o.get_info(file["/"].id).addr}
     for _ in range(levels):
         below = []

@@ -24,6 +24,7 @@ from pipelines.storage.paths import RemotePath, StoragePath
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 # A group or dataset with this attribute, not false, declares that chunks which are not stored are zeros.
 SPARSE = "sparse"
+_DECLARE_SPARSE = "If zeros are meant, give --sparse-chunks, or the file the attribute `sparse: true`"
 # Deflate shrinks nothing further than this, so that smaller chunks cannot unpack to more than MAX_CHUNK_BYTES.
 _DEFLATE_RATIO = 1032
 _WINDOW_BYTES = 1 << 20
@@ -32,7 +33,7 @@ _REMOTE_LEVELS = 2
 
 
 @contextmanager
-def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
+def open_hdf5_log(path: StoragePath) -> Iterator[h5py.File]:
     """Opens a file to be read; of one in an object store, only what is asked for is read.
 
     Raises Rejected for a pipe, a device or a file that reaches for others, OSError for what is no HDF5 file or is
@@ -47,25 +48,27 @@ def open_hdf5(path: StoragePath) -> Iterator[h5py.File]:
         yield file
 
 
-def check_chunks(dataset: h5py.Dataset, where: str) -> None:
+def check_hdf5_chunks(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> None:
     """Raises Rejected where a part of the array is not stored: HDF5 reads it as zeros, as if they were measured.
 
-    A dataset, its group or its file with the attribute `sparse` declares that zeros are meant. Raises Rejected, too,
-    where a chunk unpacks to more than it has room for.
+    A dataset, its group or its file with the attribute `sparse` declares that zeros are meant, as the user may
+    (is_sparse). Raises Rejected, too, where a chunk unpacks to more than it has room for.
     """
     if dataset.size == 0:
         return
-    is_sparse = any(node.attrs.get(SPARSE, False) for node in (dataset, dataset.parent, dataset.file))
+    is_sparse = is_sparse or any(node.attrs.get(SPARSE, False) for node in (dataset, dataset.parent, dataset.file))
     if dataset.chunks is None:
         if dataset.id.get_storage_size() == 0 and not is_sparse:
-            raise Rejected("missing_chunk", f"{where}: expected {list(dataset.shape)} numbers, found none stored")
+            detail = f"{where}: expected {list(dataset.shape)} numbers, found none stored. {_DECLARE_SPARSE}"
+            raise Rejected("missing_chunk", detail)
         return
     sizes = _stored_sizes(dataset)
     expected = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
     if len(sizes) < expected and not is_sparse:
         raise Rejected(
             "missing_chunk",
-            f"{where}: expected {expected} chunks, found {len(sizes)}; the others would be read as zeros",
+            f"{where}: expected {expected} chunks, found {len(sizes)}; the others would be read as zeros. "
+            + _DECLARE_SPARSE,
         )
     _check_unpacked_sizes(dataset, sizes, where)
 
@@ -161,7 +164,7 @@ def open_frames(
         if len(dataset) != t:
             raise Rejected("missing_frames", f"{where}: expected {t} frames, found {len(dataset)}")
         check_frames_size(where, dataset.shape, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
-        check_chunks(dataset, where)
+        check_hdf5_chunks(dataset, where, adapter.sparse_chunks)
         camera = Hdf5Frames(path, dataset.name, t, lengths if is_encoded(dataset) else None)
         frames[name] = FloatFrames(camera, where, adapter.form_of(name).range) if dataset.dtype.kind == "f" else camera
     return frames
@@ -194,14 +197,16 @@ def is_encoded(dataset: h5py.Dataset) -> bool:
     return dataset.ndim == 1 and (dataset.dtype.kind == "S" or (rows is not None and np.dtype(rows) == np.uint8))
 
 
-def read_array(dataset: h5py.Dataset, where: str) -> NDArray:
+def read_array(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> NDArray:
     """Returns a whole array of numbers. Raises Rejected where a part is not stored, or it is larger than any is."""
     check_array_size(where, dataset.shape, dataset.dtype.itemsize)
-    check_chunks(dataset, where)
+    check_hdf5_chunks(dataset, where, is_sparse)
     return np.asarray(dataset[...])
 
 
-def read_arrays(group: h5py.Group, keys: Sequence[str], t: int, where: str) -> dict[str, NDArray]:
+def read_arrays(
+    group: h5py.Group, keys: Sequence[str], t: int, where: str, is_sparse: bool = False
+) -> dict[str, NDArray]:
     """Returns the arrays of numbers under `keys`, those that are there. Raises Rejected when one has not `t` rows."""
     arrays = {}
     for key in keys:
@@ -209,5 +214,5 @@ def read_arrays(group: h5py.Group, keys: Sequence[str], t: int, where: str) -> d
             continue
         if len(group[key]) != t:
             raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} rows, found {len(group[key])}")
-        arrays[key] = read_array(group[key], f"{where}: {key}")
+        arrays[key] = read_array(group[key], f"{where}: {key}", is_sparse)
     return arrays

@@ -54,6 +54,9 @@ def read_step_text(group: h5py.Group, t: int, where: str) -> tuple[str, ...] | N
         if isinstance(dataset, h5py.Dataset) and dataset.ndim in (1, 2) and dataset.size == t > 1 and _is_text(dataset):
             check_array_size(f"{where}: {key}", dataset.shape, dataset.dtype.itemsize)
             return tuple(_instruction(text) for text in np.asarray(dataset[...]).reshape(-1))
+        is_of_steps = isinstance(dataset, h5py.Dataset) and key not in INSTRUCTION_KEYS and _is_text(dataset)
+        if is_of_steps and dataset.size > 1 and t > 1:
+            raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} texts, one a step, found {dataset.size}")
     for key in _SPAN_KEYS:
         content = read_json(group.attrs.get(key))
         spans = content.get("action_config", content.get("spans")) if isinstance(content, Mapping) else content

@@ -17,11 +17,17 @@ from pipelines.mapping.adapters import Adapter
 from pipelines.sources.camera_rows import CameraRows, keep_paired
 from pipelines.sources.folders import key_of, source_root
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
-from pipelines.sources.lerobot_files.records import EpisodeFiles, key_of_episode, make_reject, read_json, split_of
-from pipelines.sources.lerobot_files.tables import ColumnFrames, Rows, read_rows, read_step_text, runs_of
+from pipelines.sources.lerobot_files.records import (
+    EpisodeFiles,
+    key_of_episode,
+    read_metadata_json,
+    reject_episode,
+    split_of,
+)
+from pipelines.sources.lerobot_files.tables import ColumnFrames, TableRows, read_row_texts, read_rows, runs_of
 from pipelines.sources.lerobot_files.videos import (
     RowTimes,
-    describe_cameras,
+    describe_video_cameras,
     is_depth,
     pair_rows,
     read_times,
@@ -68,8 +74,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     meta = load_meta(root)
     episode = meta.episodes[number]
     rows = read_rows(episode, *(bounds or (None, None)))
-    if episode.length is not None and episode.length != rows.n:
-        raise Rejected("unequal_lengths", f"{episode.data}: expected {episode.length} rows, found {rows.n}")
+    if episode.n_promised is not None and episode.n_promised != rows.n:
+        raise Rejected("unequal_lengths", f"{episode.data}: expected {episode.n_promised} rows, found {rows.n}")
     if not rows.n:
         raise Rejected("no_steps", f"{episode.data}: expected rows of episode {number}, found none")
     times = read_times(rows.arrays, rows.n, meta.fps)
@@ -80,7 +86,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     kept, dropped = keep_paired(videos, rows.n, str(episode.data))
     arrays = {name: array[kept] for name, array in rows.arrays.items()}
     language = read_tasks(meta, episode, arrays)
-    step_text = read_step_text(meta, rows, times.seconds)
+    step_text = read_row_texts(meta, rows, times.seconds)
     return NativeEpisode(
         reference=located.reference,
         n_steps=len(kept),
@@ -96,7 +102,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         reward=arrays["next.reward"].reshape(-1).astype(np.float32) if "next.reward" in arrays else None,
         success=_read_success(rows),
         missing_cameras=_missing_cameras(meta, episode),
-        cameras_found=describe_cameras(meta, episode, rows.pictures, _names_in(root)),
+        cameras_found=describe_video_cameras(meta, episode, rows.pictures, _names_in(root)),
         dropped=dropped,
         notes={"time_error_s": max(camera.error_s for camera in videos)} if videos else {},
         inferred=_inferred(meta, episode, rows, times, videos)
@@ -114,7 +120,7 @@ def explain_misfit(source: str) -> str:
 def _explain_misfit(root: StoragePath, meta: Meta) -> str:
     robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
     path = root / "meta/modality.json"
-    groups = read_json(path).get("state", {}) if path.exists() else {}
+    groups = read_metadata_json(path).get("state", {}) if path.exists() else {}
     dims = {name: [f"{name}[{i}]" for i in range(span["end"] - span["start"])] for name, span in groups.items()}
     sides = {"left_arm": "arm0", "left_hand": "gripper0", "right_arm": "arm1", "right_hand": "gripper1"}
     try:
@@ -128,12 +134,20 @@ def _explain_misfit(root: StoragePath, meta: Meta) -> str:
 
 
 def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
-    """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags."""
+    """Returns the instructions: the texts of `task_index`, then others that are listed and are no mere flags.
+
+    A list of the metadata that lacks every text of `task_index` contradicts it and is left out: LeRobot's own loader
+    reads the text by the number.
+    """
     indices: Any = np.unique(arrays["task_index"]).astype(int) if "task_index" in arrays else []
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
-    listed = [text for text in episode.tasks if " " in text.strip()]
+    listed = [] if _contradicts(episode.tasks, named) else [text for text in episode.tasks if " " in text.strip()]
     cleaned = (clean_instruction(text) for text in [*named, *listed])
     return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def _contradicts(listed: Sequence[str], named: Sequence[str]) -> bool:
+    return bool(listed and named) and not set(listed) & set(named)
 
 
 def _locate_single(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation], list[Reject]]:
@@ -141,7 +155,7 @@ def _locate_single(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation]
     for number, episode in meta.episodes.items():
         if episode.data is None:
             detail = "expected a Parquet file with its rows, found none"
-            rejects.append(make_reject(root, meta.info, number, "missing_file", detail))
+            rejects.append(reject_episode(root, meta.info, number, "missing_file", detail))
             continue
         located.append(EpisodeLocation(reference=_refer(root, meta, number), place=(number,)))
     return located, rejects
@@ -157,7 +171,7 @@ def _locate_shared(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation]
         bounds = _bounds_of(episode, runs, meta)
         if isinstance(bounds, str):
             reason: RejectReason = "missing_file" if episode.data is None else "promised_missing"
-            rejects.append(make_reject(root, meta.info, number, reason, bounds))
+            rejects.append(reject_episode(root, meta.info, number, reason, bounds))
             continue
         place = (number, *bounds)
         located.append(EpisodeLocation(reference=_refer(root, meta, number), place=place, group=str(episode.data)))
@@ -170,10 +184,10 @@ def _locate_shared(root: StoragePath, meta: Meta) -> tuple[list[EpisodeLocation]
             where = key_of(path, root)
             if own is not None:
                 detail = f"{where}: a second table with rows of episode {number}"
-                rejects.append(make_reject(root, meta.info, number, "duplicate_episode", detail))
+                rejects.append(reject_episode(root, meta.info, number, "duplicate_episode", detail))
             elif key_of_episode(number) not in taken:
                 detail = f"{where}: holds rows of episode {number}, which meta/episodes does not list"
-                rejects.append(make_reject(root, meta.info, number, "unlisted", detail))
+                rejects.append(reject_episode(root, meta.info, number, "unlisted", detail))
     return located, rejects
 
 
@@ -182,11 +196,13 @@ def _runs_of(path: StoragePath) -> dict[int, tuple[int, int]] | None:
     try:
         runs = runs_of(path)
     except Rejected as error:
+        # A disk that fails temporarily is tried again by the caller; as a reject the episodes would be lost.
         if passing := transient_cause(error):
             raise passing from error
         return None
     bounds: dict[int, tuple[int, int]] = {}
     for number, start, stop in runs:
+        # The span of all runs: rows of one episode need not lie together, and the reader filters others out.
         bounds[number] = (min(start, bounds.get(number, (start, stop))[0]), stop)
     return bounds or None
 
@@ -202,10 +218,11 @@ def _bounds_of(
         if episode.number not in found:
             return f"{episode.data}: expected rows of episode {episode.number}, found none"
         return found[episode.number]
-    # The table says nothing of episodes, or cannot be read, which its reader then says.
+    # The table has no episode column, or cannot be read, which its reader then reports.
     if episode.from_row is None or episode.to_row is None:
         return f"{episode.data}: expected a column episode_index, or rows in meta/episodes, found neither"
     same = (other.from_row for other in meta.episodes.values() if other.data == episode.data)
+    # Row numbers of the metadata count through the whole dataset; a file begins at the lowest of its episodes.
     first = min(row for row in same if row is not None)
     return episode.from_row - first, episode.to_row - first
 
@@ -215,11 +232,11 @@ def _refer(root: StoragePath, meta: Meta, number: int) -> Reference:
 
 
 def _pair_cameras(
-    meta: Meta, episode: EpisodeFiles, rows: Rows, times: RowTimes, adapter: Adapter
+    meta: Meta, episode: EpisodeFiles, rows: TableRows, times: RowTimes, adapter: Adapter
 ) -> dict[str, CameraRows | None]:
     """The cameras that the adapter uses: videos with the frame of each row, and columns of pictures as None.
 
-    Others are not opened: a camera that nobody asks for must not cost an episode.
+    Others are not opened: a camera that the entry does not use must not reject an episode.
     """
     there = [key for key in (*episode.videos, *rows.pictures) if not is_depth(meta.features.get(key, {}))]
     used = adapter.used_cameras(there)
@@ -231,7 +248,7 @@ def _pair_cameras(
 
 
 def _open_frames(
-    cameras: Mapping[str, CameraRows | None], episode: EpisodeFiles, rows: Rows, kept: NDArray[np.int64]
+    cameras: Mapping[str, CameraRows | None], episode: EpisodeFiles, rows: TableRows, kept: NDArray[np.int64]
 ) -> dict[str, Sequence[Image]]:
     frames: dict[str, Sequence[Image]] = {}
     for key, camera in cameras.items():
@@ -247,7 +264,7 @@ def _missing_cameras(meta: Meta, episode: EpisodeFiles) -> tuple[str, ...]:
     return tuple(key for key in listed if key not in episode.videos)
 
 
-def _read_success(rows: Rows) -> int:
+def _read_success(rows: TableRows) -> int:
     """What the last row says of the episode; -1 where no column does."""
     for values in (rows.arrays.get("next.success"), rows.columns.get("next.success")):
         if values is not None:
@@ -256,9 +273,12 @@ def _read_success(rows: Rows) -> int:
 
 
 def _inferred(
-    meta: Meta, episode: EpisodeFiles, rows: Rows, times: RowTimes, videos: Sequence[CameraRows]
+    meta: Meta, episode: EpisodeFiles, rows: TableRows, times: RowTimes, videos: Sequence[CameraRows]
 ) -> dict[str, str]:
     inferred = dict(meta.inferred)
+    numbers = rows.arrays.get("task_index", np.zeros(0)).reshape(-1)
+    if _contradicts(episode.tasks, [meta.tasks[int(i)] for i in np.unique(numbers) if int(i) in meta.tasks]):
+        inferred["tasks"] = "LeRobot: the tasks listed for an episode are not those of its task_index, which counts"
     for camera in videos:
         inferred |= camera.inferred
     index = rows.arrays.get("index")

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 _MAX_BYTES = 1 << 30
 # obs_dict.pkl nests three deep, policy_out.pkl two.
 _MAX_DEPTH = 16
-# Values that may be looked at, containers within containers included; a pickle of nested references to the same list
+# Values that may be visited, containers within containers included; a pickle of nested references to the same list
 # would otherwise ask for more than the age of the universe.
-_MAX_VALUES = 10_000_000
+_MAX_VALUES = 1_000_000
 
 
 class _Dtype:
@@ -152,15 +152,16 @@ class _Unpickler(pickle.Unpickler):
         return self._known[module, name]
 
 
-def load_pickle(data: bytes) -> Any:
+def load_pickle(data: bytes, *, objects: bool = False) -> Any:
     """Returns the value of a pickle that holds numpy arrays, numbers, texts, lists, tuples and dicts.
 
-    Raises pickle.UnpicklingError for anything else, before any of it is built or run.
+    objects: whether an array of objects is read, as the list of what it holds, and not refused. Raises
+    pickle.UnpicklingError for anything else, before any of it is built or run.
     """
     if len(data) > _MAX_BYTES:
         raise pickle.UnpicklingError(f"expected at most {_MAX_BYTES} bytes, found {len(data)}")
     try:
-        return _Finisher().finish(_Unpickler(data).load())
+        return _Finisher(objects).finish(_Unpickler(data).load())
     except _READ_ERRORS as error:
         raise pickle.UnpicklingError(f"expected a readable pickle, found {type(error).__name__}: {error}") from error
 
@@ -168,7 +169,8 @@ def load_pickle(data: bytes) -> Any:
 class _Finisher:
     """Turns what was noted into arrays, each once, in containers of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, objects: bool) -> None:
+        self._objects = objects
         self._n_values = 0
         self._arrays: dict[int, NDArray] = {}
 
@@ -177,6 +179,8 @@ class _Finisher:
         if depth > _MAX_DEPTH or self._n_values > _MAX_VALUES:
             raise pickle.UnpicklingError(f"expected at most {_MAX_DEPTH} nested containers, {_MAX_VALUES} values")
         if isinstance(value, _Array):
+            if self._objects and value.state is not None and isinstance(value.state[3], list):
+                return self.finish(value.state[3], depth + 1)
             if id(value) not in self._arrays:
                 self._arrays[id(value)] = value.built()
             return self._arrays[id(value)]

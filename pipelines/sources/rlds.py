@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
@@ -23,7 +23,7 @@ from pipelines.sources.tfds.features import (
     read_language,
     read_success,
     split_pictures,
-    unpack,
+    unpack_zlib,
 )
 from pipelines.sources.tfds.version_folder import (
     ShardFile,
@@ -80,8 +80,9 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         raise Rejected("corrupt_example", str(error)) from error
     steps = {key.removeprefix(_STEPS): value for key, value in features.items() if key.startswith(_STEPS)}
     t = count_steps(steps)
-    steps |= {key: unpack(key, steps[key]) for key in adapter.compressed if key in steps}
+    steps |= {key: unpack_zlib(key, steps[key]) for key in adapter.compressed if key in steps}
     arrays, frames = _sort_features(steps, t)
+    _check_one_episode(arrays)
     texts = {key: value for key, value in steps.items() if isinstance(value, ByteStrings) and len(value) == t}
     metadata = {key: value for key, value in features.items() if key.startswith(METADATA)}
     language = read_language(texts, arrays, metadata, adapter.language)
@@ -115,6 +116,20 @@ def count_steps(steps: Mapping[str, Parsed]) -> int:
         listed = ", ".join(f"{key} {n}" for key, n in lengths.items())
         raise Rejected("unequal_lengths", f"expected one value a step of every RLDS flag, found {listed}")
     return next(iter(lengths.values()))
+
+
+def _check_one_episode(arrays: Mapping[str, NDArray]) -> None:
+    """Raises Rejected where flags say that an episode begins or ends inside the record: a chunk would span two.
+
+    Flags that are the same at every step were never set, and say nothing.
+    """
+    for key, usual, where in (("is_first", 0, "begins"), ("is_last", -1, "ends")):
+        marked = arrays[key][:, 0] != 0 if key in arrays else np.zeros(1, np.bool_)
+        inside = [step for step in np.flatnonzero(marked).tolist() if step != usual % len(marked)]
+        if inside and not marked.all():
+            raise Rejected(
+                "wrong_identity", f"{key}: expected one episode, found that another {where} at step {inside[0]}"
+            )
 
 
 def _sort_features(steps: Mapping[str, Parsed], t: int) -> tuple[dict[str, NDArray], dict[str, Sequence[Image]]]:
@@ -159,6 +174,8 @@ def _count(file: ShardFile) -> list[EpisodeLocation]:
     """The records of a file in an object store, as `dataset_info.json` counts them; workers find them in a copy."""
     if file.n_records is None:
         raise UsageError(f"{file.path}: expected a dataset_info.json with shardLengths beside files of an object store")
+    if file.n_records > MAX_PROMISED:
+        raise UsageError(f"{file.path}: expected a file of at most {MAX_PROMISED} records, found {file.n_records}")
     return [
         EpisodeLocation(
             reference=Reference(uri=str(file.path), key=file.key(number), split=file.split),
@@ -197,7 +214,7 @@ def _read_spans(local: Path, mtime_ns: int) -> tuple[tuple[tuple[int, int], ...]
 def _lost_records(file: ShardFile, n_found: int, error: str) -> list[Reject]:
     """One reject for every record that the dataset's own counts promise; of a cut file without counts, one.
 
-    A file that ends between two records, or is empty, reads well: only the counts tell that records are lost.
+    A file that ends between two records, or is empty, reads well: only the counts show that records are lost.
     """
     promised = range(n_found, file.n_records or 0)
     if not error:

@@ -10,27 +10,26 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.flags import parse_flag
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
+from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5, read_array, read_arrays
+from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5_log, read_array, read_arrays
 from pipelines.sources.hdf5_texts import read_instruction, read_json, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 from pipelines.storage.retry import transient_cause
 
 USUAL_ADAPTER = "robomimic"
-_SPLITS = {"train": "train", "valid": "val"}
-# More than any file holds; a count beyond would be as many rejects.
-MAX_PROMISED = 100_000
+# Masks that are splits. Of two that name the same demonstration, the later counts: what is held out must not train.
+_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 _LIBERO_KEYS = {"ee_pos", "ee_ori"}
 # How a demonstration's own attribute or array says whether it succeeded: Isaac Lab's, and others by its example.
 _SUCCESS_KEYS = ("success", "is_success", "task_success")
 
 
 def find(source: str, adapter: Adapter) -> Found:
-    """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; the masks train and valid become splits.
+    """Lists every `data/demo_*` of every `*.hdf5` at or below `source`; masks called as splits are splits.
 
     source: a folder or one file. A file that cannot be read, and a demonstration that a mask or a count of the file
     promises and that is not there, are rejects.
@@ -48,7 +47,7 @@ def find(source: str, adapter: Adapter) -> Found:
     tasks: dict[str, None] = {}
     for path in paths:
         try:
-            with open_hdf5(path) as file:
+            with open_hdf5_log(path) as file:
                 found = _list_demos(file, path, root)
                 tasks |= dict.fromkeys(_list_tasks(file, each=not isinstance(path, RemotePath)))
         except (Rejected, *READ_ERRORS) as error:
@@ -61,7 +60,7 @@ def find(source: str, adapter: Adapter) -> Found:
         episodes += found.episodes
         rejects += found.rejects
     if not episodes:
-        raise FailedWork(f"{rejects[0].detail}; take the file away, or mend it")
+        raise FailedWork(f"{rejects[0].detail}; remove the file, or repair it")
     return Found(episodes=tuple(episodes), rejects=tuple(rejects), tasks=tuple(tasks))
 
 
@@ -76,7 +75,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     path, demo = local_path(as_storage_path(located.reference.uri)), located.reference.key.rsplit("#", 1)[1]
     where = f"{path}#{demo}"
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5_log(path) as file:
             group = file["data"][demo]
             t = len(group["actions"])
             _check_promised(group, t, where)
@@ -84,14 +83,14 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
             _check_dialect(set(found), file["data"], adapter, where)
             _check_controller(file["data"], adapter, where)
             vectors = [f"obs/{key}" for key, item in found.items() if item.ndim < 3 and item.dtype.kind in "fiub"]
-            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where)
+            arrays = read_arrays(group, ["actions", "rewards", "dones", *vectors], t, where, adapter.sparse_chunks)
             cameras_found = describe_cameras(group["obs"])
             frames = open_frames(path, group["obs"], t, adapter)
             names = {key: read_names(group[key]) for key in arrays}
             hz = _read_control_hz(file)
             instruction = read_instruction(group) or read_instruction(file["data"])
             step_text = read_step_text(group, t, where) or read_step_text(group["obs"], t, where)
-            success, inferred = read_success(group, arrays)
+            success, inferred = read_demo_success(group, arrays)
     except READ_ERRORS as error:
         raise Rejected("unreadable_hdf5", f"{where}: {error}") from error
     rewards = arrays.get("rewards")
@@ -112,12 +111,12 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     )
 
 
-def read_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
-    """Returns 1, 0 or -1 (unknown), and how it was concluded where the file does not say it outright.
+def read_demo_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
+    """Returns 1, 0 or -1 (unknown), and how it was inferred where the file does not state it.
 
-    A `success` attribute or array says it. A sparse reward (0 and 1 only) that reaches 1 does, since robosuite gives
-    it for nothing else. `dones` that are set say it as well (robomimic marks states of success), unless shaped
-    rewards lie beside them. Rewards of all zeros say nothing: RoboCasa's good demonstrations have them.
+    A `success` attribute or array states it. A sparse reward (0 and 1 only) that reaches 1 means success, since
+    robosuite gives it for nothing else. So do `dones` that are set (robomimic marks states of success), unless
+    rewards are shaped. Rewards of all zeros mean nothing: RoboCasa's good demonstrations have them.
     """
     for key in _SUCCESS_KEYS:
         if key in group.attrs:
@@ -152,6 +151,11 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
         raise Rejected("wrong_attributes", f"num_demos: expected at most {MAX_PROMISED}, found {n_promised}")
     for number in range(len(demos), n_promised - len(lost)):
         lost[f"lost_{number}"] = f"num_demos promises {n_promised} demonstrations"
+    # In an object store, each demonstration would be a call.
+    n_steps = None if isinstance(path, RemotePath) else _count_steps(data)
+    promised = int(data.attrs.get("total", 0))
+    if n_steps is not None and not lost and promised > n_steps:
+        lost["lost_steps"] = f"total promises {promised} steps and {n_steps} are there"
     rejects = [
         replace(
             make_scan_reject(path, root, "promised_missing", f"{path}: {why}, found {len(demos)} others"),
@@ -160,6 +164,14 @@ def _list_demos(file: h5py.File, path: StoragePath, root: StoragePath) -> Found:
         for demo, why in lost.items()
     ]
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
+
+
+def _count_steps(data: h5py.Group) -> int | None:
+    """The steps of all demonstrations, as each counts its own; None where one does not."""
+    counts = [demo.attrs.get("num_samples") for demo in data.values()]
+    if not all(isinstance(count, (int, np.integer)) for count in counts):
+        return None
+    return sum(int(count) for count in counts)
 
 
 def _list_tasks(file: h5py.File, each: bool) -> list[str]:
@@ -214,6 +226,7 @@ def _check_controller(data: h5py.Group, adapter: Adapter, where: str) -> None:
         stated = next(iter(stated["body_parts"].values()))
     if source is None or not isinstance(source.scale, tuple) or not isinstance(stated, Mapping):
         return
+    # A command of 1 is 0.05 m under one controller and a joint angle under another: the scale is the controller's.
     expected = {"type": "OSC_POSE", "control_delta": True, "input_type": "delta", "output_max": list(source.scale)}
     for key, value in expected.items():
         found = stated.get(key, value)

@@ -21,7 +21,7 @@ from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
-from pipelines.sources.alignment import hold, interpolate, latest_index, lost_at_ends, make_grid, report_stream
+from pipelines.sources.alignment import hold, interpolate_columns, latest_index, lost_at_ends, make_grid, report_stream
 from pipelines.sources.folders import key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
@@ -44,6 +44,8 @@ _NAMED = {
     "joint_names": ("joints/position", "command/joint_position"),
     "gripper_names": ("gripper/position", "command/gripper"),
 }
+# What the schema says of `units`; numbers in others would be read as if they were in these.
+_UNITS = {"joints": "rad", "gripper": "fraction_closed", "base": "m/s,rad/s", "torso": "m"}
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 
 
@@ -77,6 +79,7 @@ def _list_tasks(logs: Sequence[StoragePath]) -> tuple[str, ...]:
     """The tasks that logs on a disk state; of an object store each would be a call. Damaged logs are left to `read`."""
     tasks: dict[str, None] = {}
     for log in logs:
+        # In an object store every log would be a call, thousands before any work begins.
         if isinstance(log, RemotePath):
             return ()
         try:
@@ -103,7 +106,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     """
     path = located.reference.uri
     try:
-        store, attributes, arrays = open_arrays(local_path(as_storage_path(path)))
+        store, attributes, arrays = open_arrays(local_path(as_storage_path(path)), adapter.sparse_chunks)
         if attributes.get("schema") != SCHEMA:
             raise Rejected("wrong_schema", f"{path}: expected schema {SCHEMA!r}, found {attributes.get('schema')!r}")
         numbers = _read_numbers(store, arrays, path)
@@ -133,6 +136,7 @@ class Camera:
     def frames_at(self, grid: NDArray[np.int64]) -> Sequence[Image]:
         """For every grid time the latest picture that is not in the future."""
         where = str(self.array.store_path)
+        # Never a later picture: the policy would learn from what it cannot see when it acts.
         return open_camera(self.store, self.array, latest_index(self.times, grid), self.form, where)
 
 
@@ -144,6 +148,7 @@ def _align(
     missing: tuple[str, ...],
 ) -> NativeEpisode:
     path = reference.uri
+    _check_units(attributes.get("units"), path)
     control_hz = attributes.get("control_hz")
     if not isinstance(control_hz, (int, float)) or not 0 < control_hz <= MAX_CONTROL_HZ:
         raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, at most 1000, found {control_hz!r}")
@@ -156,8 +161,13 @@ def _align(
     _check_base(path, attributes.get("robot"), streams)
     arrays = {}
     for key, (times, values) in streams.items():
-        arrays[key] = interpolate(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
-    task = clean_instruction(str(attributes.get("task") or ""))
+        # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
+        # state.
+        arrays[key] = interpolate_columns(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
+    stated_task = attributes.get("task") or ""
+    if not isinstance(stated_task, str):
+        raise Rejected("wrong_attributes", f"{path}: task: expected one text, found {str(stated_task)[:80]}")
+    task = clean_instruction(stated_task)
     is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
     return NativeEpisode(
         reference=reference,
@@ -176,6 +186,17 @@ def _align(
         notes=_make_notes(streams, cameras, grid),
         inferred={} if is_command else {"resampled": _RESAMPLED},
     )
+
+
+def _check_units(stated: Any, path: str) -> None:
+    """Raises Rejected where a log states other units than its schema's; one that states none is taken at its word."""
+    if stated is not None and not isinstance(stated, Mapping):
+        raise Rejected("wrong_attributes", f"{path}: units: expected units by stream, found {stated!r}")
+    for name, found in (stated or {}).items():
+        # Some loggers name the array (`joints/position`) where the schema names its group.
+        unit = _UNITS.get(name.split("/")[0])
+        if unit is not None and str(found).replace(" ", "") != unit:
+            raise Rejected("wrong_attributes", f"{path}: units: {name}: expected {unit}, found {found!r}")
 
 
 def _dim_names(attributes: Mapping[str, Any], streams: Mapping[str, Stream], path: str) -> dict[str, list[str]]:
@@ -242,6 +263,7 @@ def _read_streams(numbers: Mapping[str, NDArray], path: str) -> dict[str, Stream
 
 def _read_stamps(numbers: Mapping[str, NDArray], name: str, path: str) -> NDArray[np.int64]:
     times = np.asarray(numbers[f"{name}/timestamp_ns"], np.int64)
+    # Interpolation needs rising times; sorting them would pair values with the wrong ones.
     if len(times) == 0 or not (np.diff(times) > 0).all():
         raise Rejected("wrong_times", f"{path}: {name}/timestamp_ns: expected stamps that strictly increase")
     return times
@@ -331,6 +353,7 @@ def _make_notes(
     stamps |= {slot: camera.times for slot, camera in cameras.items()}
     notes: dict[str, float] = {}
     for name, times in stamps.items():
+        # Only while the episode lasts: a camera that started a minute earlier has no gap in it.
         first = max(int(latest_index(times, grid[:1])[0]), 0)
         report = report_stream(times[first : int(np.searchsorted(times, grid[-1], side="right")) + 1])
         notes[f"{name}/n_gaps"] = report.n_gaps

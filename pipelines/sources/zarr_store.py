@@ -28,10 +28,24 @@ from pipelines.sources.folders import read_regular
 from pipelines.sources.foreign_files import check_zarr, check_zarr_codecs, codecs_of
 from pipelines.sources.image_codecs import IMAGE_CODECS, register_image_codecs
 
-# What zarr and its codecs raise on damaged stores; Blosc a SystemError where a chunk's header states a negative size.
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, IndexError, SystemError)
+# What zarr, its codecs and zip files raise on damaged stores; Blosc a SystemError where a chunk's header states a
+# negative size.
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    SystemError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # A store, group or array with this attribute, not false, declares that chunks which are not stored hold the fill value.
 SPARSE = "sparse"
+# How a user says the same: zarr-python 3 leaves such chunks out without a word in the store.
+DECLARE_SPARSE = "give --sparse-chunks, or the store the attribute `sparse: true`"
 METADATA = (".zarray", "zarr.json")
 # Codecs of zarr v3 that are part of zarr itself.
 _CORE_CODECS = {"bytes", "blosc", "crc32c", "gzip", "sharding_indexed", "transpose", "vlen-bytes", "vlen-utf8", "zstd"}
@@ -47,7 +61,7 @@ _SLACK = 4
 class Store:
     """The files of a zarr store that is read, a folder or a `.zip`.
 
-    is_sparse: whether the root declares that chunks which are not stored hold the fill value.
+    is_sparse: whether the root, or the user, declares that chunks which are not stored hold the fill value.
     """
 
     path: Path
@@ -97,23 +111,28 @@ class Store:
         return sizes
 
 
-def open_store(path: Path) -> tuple[Store, zarr.Group]:
+def open_store(path: Path, is_sparse: bool = False) -> tuple[Store, zarr.Group]:
     """Opens a folder or a `.zip` to be read. Raises what `READ_ERRORS` lists where it is no zarr store.
 
+    is_sparse: the user's declaration, as of `Store`.
+
     Raises FailedWork where an array needs a codec that can be installed: no episode of the store is damaged; and
-    Rejected where one needs a codec that nobody knows.
+    Rejected where one needs an unknown codec.
     """
     for name, metadata in sorted(check_zarr(path).items()):
         if name.rpartition("/")[2] in METADATA:
             check_installed(metadata, f"{path}: {name.rpartition('/')[0] or name}")
-    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path, mode="r")
-    return Store(path=path, is_sparse=bool(group.attrs.get(SPARSE))), group
+    # Only after every metadata file was checked, so that opening meets no codec that is not allowed.
+    store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else path
+    # A consolidated copy of the metadata knows nothing of what was written after it, and Diffusion Policy ignores it.
+    group = zarr.open_group(store, mode="r", use_consolidated=False)
+    return Store(path=path, is_sparse=is_sparse or bool(group.attrs.get(SPARSE))), group
 
 
-def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.Array]]:
-    """Opens a zarr v3 group: its attributes, and its arrays by name; errors as of `open_store`.
+def open_arrays(folder: Path, is_sparse: bool = False) -> tuple[Store, Mapping[str, Any], dict[str, zarr.Array]]:
+    """Opens a zarr v3 group: its attributes, and its arrays by name; is_sparse and errors as of `open_store`.
 
-    To ask zarr's group for every array costs more than to read a log.
+    Looking every array up in zarr's group would take longer than reading the log.
     """
     attributes = json.loads(read_regular(folder / "zarr.json"))["attributes"]
     local = zarr.storage.LocalStore(folder, read_only=True)
@@ -121,12 +140,13 @@ def open_arrays(folder: Path) -> tuple[Store, Mapping[str, Any], dict[str, zarr.
     for parent, below, files in os.walk(folder, onerror=_raise):
         metadata = json.loads(read_regular(Path(parent, "zarr.json"))) if "zarr.json" in files else {}
         if metadata.get("node_type") == "array":
+            # Not into an array's chunks: a log has tens of thousands of them.
             below.clear()
             name = Path(parent).relative_to(folder).as_posix()
             check_zarr_codecs(metadata, f"{folder}: {name}")
             check_installed(metadata, f"{folder}: {name}")
             arrays[name] = zarr.Array.from_dict(zarr.storage.StorePath(local, name), metadata)
-    return Store(path=folder, is_sparse=bool(attributes.get(SPARSE))), attributes, arrays
+    return Store(path=folder, is_sparse=is_sparse or bool(attributes.get(SPARSE))), attributes, arrays
 
 
 def _raise(error: OSError) -> None:
@@ -134,7 +154,7 @@ def _raise(error: OSError) -> None:
 
 
 def check_installed(metadata: Any, where: str) -> None:
-    """Raises FailedWork where an array needs a codec that can be installed, Rejected where nobody knows its codec."""
+    """Raises FailedWork where an array needs a codec that can be installed, Rejected where its codec is unknown."""
     register_image_codecs()
     registered = {*numcodecs.registry.codec_registry, *numcodecs.registry.entries}
     for codec in codecs_of(metadata):
@@ -154,8 +174,9 @@ def check_installed(metadata: Any, where: str) -> None:
 def check_chunks(store: Store, array: zarr.Array, start: int, end: int, where: str) -> None:
     """Raises Rejected where rows `start` to `end` have a chunk that is not stored, or one that claims too much memory.
 
-    zarr reads a missing chunk as its fill value, as if it were measured. Only a store that declares it (`sparse`) may
-    leave chunks out; zarr-python 3 does without declaring it, unless `write_empty_chunks` is set.
+    zarr reads a missing chunk as its fill value, as if it were measured. Only a store that declares it (`sparse`), or
+    one for which the user does, may leave chunks out; zarr-python 3 does without declaring it, unless
+    `write_empty_chunks` is set.
     """
     is_sparse = store.is_sparse or bool(array.attrs.get(SPARSE))
     names = list(chunk_names(array, start, end))
@@ -164,7 +185,7 @@ def check_chunks(store: Store, array: zarr.Array, start: int, end: int, where: s
         raise Rejected(
             "missing_chunk",
             f"{where}: expected {len(names)} chunks, found {len(lacking)} not stored, the first {lacking[0]}; zeros "
-            "would be read. If its writer left chunks of zeros out, give the store the attribute `sparse: true`",
+            f"would be read. If its writer leaves chunks of zeros out, {DECLARE_SPARSE}",
         )
     for name in names:
         if name not in lacking:
@@ -186,7 +207,7 @@ def chunk_names(array: zarr.Array, start: int, end: int) -> Iterator[str]:
 def check_unpacked_size(store: Store, array: zarr.Array, name: str, where: str) -> None:
     """Raises Rejected where a chunk's outermost codec would unpack to far more than the chunk has room for.
 
-    Codecs allocate what a chunk's header claims, or grow while they unpack, before anybody looks at the size.
+    Codecs allocate what a chunk's header claims, or grow while they unpack, before the size is checked.
     """
     room = max(math.prod(array.shards or array.chunks) * array.dtype.itemsize * _SLACK, _WINDOW_BYTES)
     codec = _outermost_codec(array)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: a unique temporary name, fsync, then a rename; and folders that go at once."""
+"""Files that appear whole or not at all: a unique temporary name, fsync, then a rename; and folders removed as one."""
 
 import errno
 import os

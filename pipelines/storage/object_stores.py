@@ -127,7 +127,7 @@ def delete_object(url: str) -> None:
 @contextmanager
 def errors_named(url: str) -> Iterator[None]:
     """Turns what the stores' libraries raise into OSErrors: FileNotFoundError, PermissionError, or ConnectionError for
-    what may pass by itself. Raises UsageError for a scheme that Beam has no file system or no library for.
+    what may be temporary. Raises UsageError for a scheme that Beam has no file system or no library for.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Reads that fail for a moment, of networks and their disks: retried after growing pauses, then failed by name.
+"""Retries of reads that fail temporarily (networks and their disks), after growing pauses; then an error by name.
 
 Two policies, for two kinds of reader. Files of a source are read by a worker that holds nothing else up, so pauses are
 long enough for a file server to come back (10 s in all). Ranges of object stores are read by the hundred beside a
-running training, and stores throttle single requests for moments: five attempts within 3 s.
+running training, and stores throttle single requests briefly: five attempts within 3 s.
 """
 
 import errno
@@ -19,7 +19,7 @@ STORE_ATTEMPTS = 5
 STORE_FIRST_PAUSE_S = 0.2
 # How long a store may take to answer one request.
 STORE_ANSWER_S = 20.0
-_FOR_A_MOMENT = frozenset(
+_TEMPORARY = frozenset(
     {
         errno.EIO,
         errno.EAGAIN,
@@ -84,7 +84,7 @@ def with_store_retries(read: Callable[[], Result], what: str) -> Result:
 
 
 def transient_cause(error: BaseException | None) -> OSError | None:
-    """Returns what is behind an error if it may pass by itself, and None where the bytes themselves are wrong.
+    """Returns what is behind an error if it may be temporary, and None where the bytes themselves are wrong.
 
     Libraries that read files put the number into the text: HDF5 says `errno = 5`.
     """
@@ -92,7 +92,7 @@ def transient_cause(error: BaseException | None) -> OSError | None:
         if isinstance(error, OSError):
             stated = re.search(r"errno = (\d+)", str(error))
             number = int(stated[1]) if stated else error.errno
-            if number in _FOR_A_MOMENT or isinstance(error, (ConnectionError, TimeoutError)) or _is_of_a_store(error):
+            if number in _TEMPORARY or isinstance(error, (ConnectionError, TimeoutError)) or _is_of_a_store(error):
                 return error
         error = error.__cause__
     return None

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.shared
 def test_every_recorded_array_agrees(shared: Path, name: str, arrays: int) -> None:
     rows = check.forward_rows(check.load_case(shared / "goldens/openpi" / name))
     bad = [row for row in rows if not row.ok]
-    assert len(rows) == arrays and not bad, check.table(bad)
+    assert len(rows) == arrays and not bad, check.results_table(bad)
 
 
 def test_all_gradients_agree(shared: Path) -> None:
     rows = check.gradient_rows(check.load_case(shared / "goldens/openpi/pi0_d32"))
     bad = [row for row in rows if not row.ok]
-    assert len(rows) == 51 and not bad, check.table(bad)
+    assert len(rows) == 51 and not bad, check.results_table(bad)
 
 
 def test_the_command_prints_the_table_and_tells_a_wrong_array(

@@ -140,4 +140,4 @@ def test_the_recorded_case_agrees_when_packed(shared: Path) -> None:
     with jax.default_matmul_precision("highest"):
         found = np.asarray(jax.jit(policy.loss_elements, static_argnums=0)(case.config, case.params, seen, *inputs))
     bad = [row for row in check.compared(case, {"loss_elem": found}) if not row.ok]
-    assert not bad, check.table(bad)
+    assert not bad, check.results_table(bad)

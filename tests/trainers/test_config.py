@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from pipelines.contract.errors import UsageError
-from trainers.config import RunConfig, from_yaml, read_overrides, resolve, resumed, to_yaml
+from trainers.config import RunConfig, from_yaml, read_overrides, resolve_config, resumed, to_yaml
 
 
 def resolved(stage: Any = "pretrain", **overrides: Any) -> RunConfig:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return resolve(stage=stage, mixture=Path("m.yaml"), horizon=50, cameras=("base_0_rgb",), overrides=named)
+    return resolve_config(stage=stage, mixture=Path("m.yaml"), horizon=50, cameras=("base_0_rgb",), overrides=named)
 
 
 def test_defaults_follow_the_stage_and_the_model() -> None:
@@ -52,7 +52,7 @@ def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_p
     with pytest.raises(UsageError, match=r"config.yaml:\d+:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"):
         from_yaml(path)
     path.write_text(whole + "seed: 5\n")
-    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: key 'seed' stands twice"):
+    with pytest.raises(UsageError, match=r"config.yaml:\d+:1: key 'seed' is given twice"):
         from_yaml(path)
     path.write_text(whole.replace("b1: 0.9\n", "b1: fast\n"))
     with pytest.raises(UsageError, match=r"config.yaml:\d+:7: expected b1, found 'fast'"):
@@ -66,8 +66,8 @@ def test_a_config_that_was_cut_edited_or_says_a_thing_twice_names_the_line(tmp_p
     ("text", "message"),
     [
         ("steps: 5\nbatch_sise: 8\n", r"c.yaml:2:1: unknown key 'batch_sise' .* Did you mean 'batch_size'"),
-        ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' stands twice"),
-        ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' stands twice, nested and"),
+        ("steps: 5\nsteps: 6\n", r"c.yaml:2:1: key 'steps' is given twice"),
+        ("optimizer: {b2: 0.9}\noptimizer.b2: 0.8\n", r"c.yaml:2:15: 'optimizer.b2' is given twice, nested and"),
         ("policy: {siglip: {widht: 8}}\n", r"c.yaml:1:19: unknown key 'widht' in siglip. Did you mean 'width'"),
         ("init: runs/a\n", r"c.yaml:1:1: unknown key 'init'"),
         ("steps: [1]\n", r"c.yaml:1:8: expected steps \(whole\), found a list"),
@@ -88,7 +88,7 @@ def test_settings_are_nested_or_dotted(tmp_path: Path) -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("optimizer: {learning_rate: 1e-4}\nbatch_size: 8\n")
-    config = resolve(
+    config = resolve_config(
         stage="pretrain", mixture=Path("m.yaml"), horizon=50, cameras=(), overrides=read_overrides(tmp_path / "c.yaml")
     )
     assert (config.optimizer.learning_rate, config.batch_size) == (1e-4, 8)

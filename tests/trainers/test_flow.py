@@ -16,7 +16,7 @@ from trainers.metrics import read_metrics
 from trainers.robots import find_robot
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor
-from trainers.serving.observations import Observation
+from trainers.serving.observations import RobotObservation
 from trainers.setup import TrainingRequest, read_best
 from trainers.train import train
 
@@ -75,7 +75,7 @@ def serves_without_the_data(run: Path, spec: Path) -> None:
     state_mask, action_mask = actor.state_mask(robot), actor.action_mask(robot)
     state = np.where(state_mask, 0.3, 0).astype(np.float32)
     actor._sample = lambda *_: np.full((1, 10, 18), 0.25, np.float32)
-    actions = actor.act(robot, Observation(images={}, state=state, prompt="go"))
+    actions = actor.act(robot, RobotObservation(images={}, state=state, prompt="go"))
     expected = mixture.unnormalize_action(
         [robot.norm_key], np.full((1, 10, 18), 0.25), state[None], state_mask[None], action_mask[None]
     )

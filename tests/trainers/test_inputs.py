@@ -24,10 +24,10 @@ from tests.support.toy_mixture import (
     toy_statistics,
 )
 from trainers.batches import build_batcher
-from trainers.config import RunConfig, flattened, resolve
+from trainers.config import RunConfig, flattened, resolve_config
 from trainers.robots import Robot
 from trainers.serving.acting import Actor
-from trainers.serving.observations import Observation
+from trainers.serving.observations import RobotObservation
 from trainers.step import build_flow_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def config_of(variant: str, folder: Path) -> RunConfig:
-    return resolve(
+    return resolve_config(
         stage="pretrain",
         mixture=folder / "toy.yaml",
         horizon=HORIZON,
@@ -116,7 +116,7 @@ def test_each_input_of_training_moves_the_loss(variant: str, tmp_path: Path) -> 
     assert {name for name, by in moved.items() if by.max() < 1e-6} == set()
 
 
-OBSERVATION_CHANGES: dict[str, Callable[[Observation], Observation]] = {
+OBSERVATION_CHANGES: dict[str, Callable[[RobotObservation], RobotObservation]] = {
     **{
         f"picture of {camera}": lambda seen, camera=camera: dataclasses.replace(
             seen, images=dict(seen.images) | {camera: 255 - seen.images[camera]}
@@ -152,7 +152,7 @@ def test_each_input_of_serving_moves_the_actions(variant: str, tmp_path: Path) -
         flow_steps=2,
     )
     rng = np.random.default_rng(2)
-    seen = Observation(
+    seen = RobotObservation(
         images={camera: rng.integers(0, 256, (224, 224, 3), np.uint8) for camera in CAMERAS},
         state=np.where(np.arange(18) < 7, 0.5, 0.0).astype(np.float32),
         prompt="push it",

@@ -64,5 +64,14 @@ def test_a_full_disk_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("mixtures.cli.run_schema", fail)
     assert trainers.main.main(["mix", "schema"]) == 1
     assert capsys.readouterr().err == (
-        "embodimix mix: there is no room left on the disk; make room and run the same command again to go on\n"
+        "embodimix mix: the disk is full; free some space and run the same command again to continue\n"
     )
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_json_of_absurd_depth_is_a_message(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"name": "x", "version": "1.0.0", "splits": []}')
+    (tmp_path / "features.json").write_text("{}")
+    (tmp_path / file).write_text("[" * 100_000)
+    assert trainers.main.main(["check", str(tmp_path)]) == 1
+    assert f"{file}: expected a JSON file of TFDS metadata, found maximum recursion depth" in capsys.readouterr().err

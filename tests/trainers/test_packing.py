@@ -13,7 +13,7 @@ from model.packing import Packing
 from pipelines.contract.slots import CAMERAS
 from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers import batches
-from trainers.config import RunConfig, resolve
+from trainers.config import RunConfig, resolve_config
 from trainers.step import build_flow_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,7 +22,7 @@ THERE = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]], bool)
 
 
 def config_of(**changes: object) -> RunConfig:
-    return resolve(
+    return resolve_config(
         stage="pretrain",
         mixture=Path("toy.yaml"),
         horizon=4,

@@ -9,7 +9,7 @@ import pytest
 
 from model.tokenizer import SmallTokenizer
 from pipelines.contract.errors import UsageError
-from trainers.config import RunConfig, resolve
+from trainers.config import RunConfig, resolve_config
 from trainers.planning import plan
 from trainers.prompts import PromptEncoder, open_tokenizer
 
@@ -21,7 +21,7 @@ LONG = (
 
 def config(**overrides: Any) -> RunConfig:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return resolve(stage="pretrain", mixture=Path("m.yaml"), horizon=4, cameras=("base_0_rgb",), overrides=named)
+    return resolve_config(stage="pretrain", mixture=Path("m.yaml"), horizon=4, cameras=("base_0_rgb",), overrides=named)
 
 
 def test_all_tokens_of_a_prompt_are_counted_with_a_states_words() -> None:

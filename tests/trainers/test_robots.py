@@ -8,7 +8,7 @@ import pytest
 from mixtures.mixture import open_mixture
 from pipelines.contract.errors import UsageError
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from trainers.robots import find_robot, read_robots, write_robots
+from trainers.robots import Robot, find_robot, read_robots, write_robots
 
 DELTA = "arx/ee_delta/pi18/v1"
 
@@ -34,3 +34,12 @@ def test_every_pool_is_a_robot_with_its_own_rates(tmp_path: Path) -> None:
     for name in (DELTA, "arx", "arx/ee_delta"):
         with pytest.raises(UsageError, match=f"expected one of .*{DELTA}@50hz.*{DELTA}@5hz"):
             find_robot(robots, name)
+
+
+def test_a_whole_name_is_found_where_others_begin_with_it() -> None:
+    """Metric deltas beside a source's own units, which have a longer key."""
+    robots = {key: Robot(norm_key=key, parts={}, control_hz=(5.0,)) for key in (DELTA, f"{DELTA}/viola")}
+    assert find_robot(robots, DELTA).norm_key == DELTA
+    assert find_robot(robots, f"{DELTA}/viola").norm_key == f"{DELTA}/viola"
+    with pytest.raises(UsageError, match="expected one of"):
+        find_robot(robots, "arx")

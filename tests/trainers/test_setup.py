@@ -11,7 +11,7 @@ from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
 from tests.support.distilbert import huggingface_distilbert
 from tests.support.toy_mixture import quick_compilation
-from trainers.config import RunConfig, resolve
+from trainers.config import RunConfig, resolve_config
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.setup import abstract_state, fresh_state
 
@@ -21,7 +21,7 @@ TINY_TEXT = {"width": 64, "mlp": 128, "vocab": 1024, "positions": 64, "depth": 2
 
 
 def small_config(folder: Path) -> RunConfig:
-    return resolve(
+    return resolve_config(
         stage="pretrain",
         mixture=folder / "mixture.yaml",
         horizon=4,

@@ -14,7 +14,7 @@ from model import policy
 from pipelines.contract.errors import UsageError
 from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers.batches import build_batcher, chain_names
-from trainers.config import OptimizerConfig, RunConfig, resolve
+from trainers.config import OptimizerConfig, RunConfig, resolve_config
 from trainers.optimizer import learning_rate, merge_params, move_average, split_params
 from trainers.step import StepReport, TrainBatch, TrainState, build_train_step, draw_noise, element_weights, new_state
 
@@ -24,7 +24,7 @@ PEAK = {"learning_rate": 1.0, "final_learning_rate": 0.1, "warmup_steps": 3, "de
 
 
 def config_of(**changes: object) -> RunConfig:
-    return resolve(
+    return resolve_config(
         stage="pretrain",
         mixture=Path("toy.yaml"),
         horizon=4,

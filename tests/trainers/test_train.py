@@ -188,7 +188,7 @@ def test_a_line_of_metrics_names_the_loss_of_each_group(tmp_path: Path, run_trai
 
 def test_a_run_that_exists_is_not_overwritten(tmp_path: Path, run_training: Train) -> None:
     run_training(tmp_path / "run", steps=1)
-    with pytest.raises(UsageError, match="a run is there already. Give --resume"):
+    with pytest.raises(UsageError, match="a run exists already. Give --resume"):
         run_training(tmp_path / "run", steps=1)
 
 

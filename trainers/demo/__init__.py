@@ -1,1 +1,1 @@
-"""The demo: a small world, its logs, and the whole way from logs to a policy."""
+"""The demo: a small world, its logs, and the commands from logs to a policy."""

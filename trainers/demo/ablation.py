@@ -1,4 +1,4 @@
-"""The demo's ablation: what pretraining and segment language are good for, one row per policy and way of asking."""
+"""The demo's ablation: what pretraining and segment language contribute, one row per policy and kind of prompt."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ Z_95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRow:
-    """One policy, asked in one way, on the tasks in which the sentence decides.
+    """One policy with one kind of prompt, on the tasks that only the sentence distinguishes.
 
     error: on held-out episodes of these tasks, asked by the task's sentence, in units of the normalization.
     """

@@ -1,4 +1,4 @@
-"""The command `demo`: the whole way on generated data, ending with one page of results."""
+"""The command `demo`: conversion, training and evaluation on generated data, with one page of results."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ EPILOG = """a worked example:
 
 It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
 run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
-OUT/stages/. Interrupted, the same command goes on where it stopped; finished, it only prints the results again.
+OUT/stages/. The same command resumes an interrupted demo, and prints the results of a finished one again.
 Another --seed, --quick or another version of the code starts over in the same folder.
 """
 
@@ -20,17 +20,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds `demo` to the parser of `embodimix`."""
     parser = commands.add_parser(
         "demo",
-        help="the whole way on generated data, with a page of results",
+        help="convert, train and evaluate on generated data, with a page of results",
         epilog=EPILOG,
         allow_abbrev=False,
         description="Generate demonstrations, convert, mix, pretrain, post-train, evaluate; write one page of results.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="fewer demonstrations and steps; nothing left out")
+    parser.add_argument("--quick", action="store_true", help="fewer demonstrations and steps of every stage")
     parser.add_argument(
         "--ablation",
         action="store_true",
-        help="also post-train with segment sentences, and train from scratch; ask all in three ways, and compare",
+        help="also post-train with segment sentences and train from scratch; compare all under three kinds of prompts",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the demonstrations and the training (0)")

@@ -1,4 +1,4 @@
-"""A labeler for the demo's demonstrations: a program that `embodimix annotate label --command` asks.
+"""A labeler for the demo's demonstrations: a program that `embodimix annotate label --command` runs.
 
 It knows the few tasks of this world, and names the step of the task that each segment is, by how it moves.
 """

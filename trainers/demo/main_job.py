@@ -1,4 +1,4 @@
-"""The demo: native logs of five robots to a post-trained policy by the commands themselves, and its own checks."""
+"""The demo: runs the commands from native logs of five robots to a post-trained policy, and checks the results."""
 
 import hashlib
 import json
@@ -117,7 +117,7 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
         ),
         "posttrain": ONE_ROBOT.format(name="posttrain", seed=seed, segments="", language="{segment: 0, task: 1}"),
         "evaluate": ALL_ROBOTS.format(
-            comment="The held-out episodes of every group, asked for by the task's sentence.",
+            comment="The held-out episodes of every group, with the task's sentence as the prompt.",
             name="evaluate",
             seed=seed,
             language="{segment: 0, task: 1}",
@@ -135,10 +135,10 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """One demo in one folder; `run` goes on where an interrupted one stopped.
+    """One demo in one folder; `run` resumes an interrupted one.
 
-    ablation: also post-train with segment language, and train on the task alone from scratch, for as many steps; ask
-    all of them in the paper's three ways.
+    ablation: also post-train with segment language, and train on the task alone from scratch, for as many steps; all
+    are evaluated with the paper's three kinds of prompts.
     """
 
     out: Path
@@ -179,13 +179,13 @@ class Demo:
             print(f"\n{table}", end="")
         print(f"\n{results.summary()}\nresults: {page}", flush=True)
         for fault in faults:
-            print(f"embodimix demo: not as it should be: {fault}", flush=True)
+            print(f"embodimix demo: check failed: {fault}", flush=True)
         return 1 if faults else 0
 
     def _begin(self) -> None:
-        """Claims the folder: goes on with the same demo, starts over another one, refuses a folder of other files."""
+        """Claims the folder: resumes the same demo, starts over another one, refuses a folder of other files."""
         marker = self.out / "demo.json"
-        mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": code_hash()}
+        mine = {"schema": SCHEMA, "quick": self.quick, "seed": self.seed, "code": demo_code_hash()}
         if marker.exists():
             if json.loads(marker.read_text()) == mine:
                 self._write_specs()
@@ -247,7 +247,7 @@ class Demo:
         return [Stage(name="plan", title="plan the mixture", arguments=plan, output=self.out / "plan.json")]
 
     def _label_stages(self) -> list[Stage]:
-        """Sentences for the segments that conversion proposed, asked of a program that knows these tasks."""
+        """Labels the segments that conversion proposed, by a program that knows these tasks."""
         command = (
             "trainers.main",
             "annotate",
@@ -346,7 +346,7 @@ class Demo:
         ]
 
     def _rollout_stages(self) -> list[Stage]:
-        """Every policy at the controls, in the same new scenes."""
+        """Every policy controls the simulator in the same new scenes."""
         labels = ("--labels", str(self.out / LABELS)) if self.ablation else ()
         return [
             Stage(
@@ -387,7 +387,7 @@ class Demo:
         return (self.pretrained, self.posttrained) + (self.segments, self.scratch) * self.ablation
 
 
-def code_hash() -> str:
+def demo_code_hash() -> str:
     """Hash of the code and registries that decide the demo's results."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()

@@ -9,7 +9,7 @@ from typing import Any
 class RolloutOutcome:
     """How a policy did on one task in `episodes` new scenes.
 
-    condition: how it was asked. went_to_meant: its hands came nearest to the thing that the sentence means.
+    condition: the kind of prompt. went_to_meant: its hands came nearest to the object that the sentence means.
     lifted_other: it lifted what the sentence did not mean.
     """
 

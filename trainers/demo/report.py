@@ -186,7 +186,7 @@ def _ablation(results: Results) -> str:
         "<h2>What pretraining and segment language are good for</h2><p>Two cubes lie on the table, and the sentence "
         "says which one to lift. All policies but the first were trained on this robot's demonstrations for the same "
         "number of steps; all act in the same new scenes. A policy is asked by the task's sentence, or by the sentence "
-        "of the step that comes next: said by a script that knows the scene, or chosen by a high-level policy that "
+        "of the next step: given by a script that knows the scene, or chosen by a high-level policy that "
         "sees joints and grippers and learned from the labelled segments.</p>"
         f"<div class='card'>{_table(heads, rows)}</div>"
     )

@@ -130,7 +130,7 @@ def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mappin
 
 
 def findings(results: Results) -> list[str]:
-    """What is not as it should be, in sentences. A quick demo trains too shortly to be asked for skill."""
+    """The failed checks, as sentences. A quick demo trains too briefly to require skill."""
     faults = [f"{run}: the loss did not fall" for run, rows in results.losses.items() if not _falls(rows)]
     faults += _miscounted(results)
     if results.quick:

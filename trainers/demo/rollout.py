@@ -23,7 +23,7 @@ from trainers.robots import Robot, open_loop_steps
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor
 from trainers.serving.high_level import HighLevelPolicy, learn_nearest_state
-from trainers.serving.observations import Observation
+from trainers.serving.observations import RobotObservation
 from trainers.setup import read_best
 
 CONTROL_MODE = "joint_position"
@@ -43,7 +43,7 @@ class Trial:
 
 
 class Instructor(Protocol):
-    """Chooses what the policy is asked with each observation."""
+    """Chooses the prompt of each observation."""
 
     def __call__(self, body: Body, trial: Trial, pictures: Mapping[str, np.ndarray]) -> str: ...
 
@@ -55,7 +55,7 @@ def roll_out(
     directory = RunDirectory(run)
     config, at_step, params = read_best(directory)
     mixture = open_mixture(spec, statistics=directory.recorded_statistics())
-    # The evaluation's mixture knows robots that a post-trained run never saw; they are asked of it all the same.
+    # The evaluation's mixture knows robots that a post-trained run never saw; it is evaluated on them all the same.
     robots = {
         norm_key(one.body.robot, CONTROL_MODE): Robot(
             norm_key=norm_key(one.body.robot, CONTROL_MODE),
@@ -123,10 +123,12 @@ def run_trials(
     return list(trials)
 
 
-def observed(body: Body, trial: Trial, instructor: Instructor) -> Observation:
-    """What the policy is shown of one world, and asked."""
+def observed(body: Body, trial: Trial, instructor: Instructor) -> RobotObservation:
+    """What the policy sees of one world, and its instruction."""
     pictures = look(body, trial)
-    return Observation(images=pictures, state=state_vector(body, trial.state), prompt=instructor(body, trial, pictures))
+    return RobotObservation(
+        images=pictures, state=state_vector(body, trial.state), prompt=instructor(body, trial, pictures)
+    )
 
 
 def _carried_out(body: Body, trial: Trial, chunk: np.ndarray) -> Trial:

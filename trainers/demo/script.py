@@ -119,7 +119,7 @@ def scripted_commands(
     return commands
 
 
-def record(body: Body, scene: Scene, state: State, commands: Sequence[Command]) -> Recording:
+def record_commands(body: Body, scene: Scene, state: State, commands: Sequence[Command]) -> Recording:
     """Plays commands into the world and keeps every state."""
     states = [state]
     for command in commands:
@@ -134,7 +134,9 @@ def demonstration(
     random = np.random.default_rng(list(seed))
     scene, places = draw_scene(task, colours, random)
     state = first_state(body, places, random)
-    return record(body, scene, state, scripted_commands(body, scene, state, random, miss_m=miss_m, wait_s=wait_s))
+    return record_commands(
+        body, scene, state, scripted_commands(body, scene, state, random, miss_m=miss_m, wait_s=wait_s)
+    )
 
 
 def _place(random: np.random.Generator) -> Array:

@@ -1,4 +1,4 @@
-"""Stages of the demo: commands in processes of their own, watched, logged, and not repeated once they are done."""
+"""Stages of the demo: commands run as processes, watched, logged, and not repeated once they are done."""
 
 import json
 import os
@@ -83,7 +83,7 @@ class Runner:
         if code:
             raise FailedWork(
                 f"{task.stage.title} failed with exit code {code}:\n  $ {task.stage.shown}\n"
-                f"{_tail(task.log, TAIL_LINES)}\nIts whole output: {task.log}. The same command goes on from here."
+                f"{_tail(task.log, TAIL_LINES)}\nIts whole output: {task.log}. The same command resumes at this stage."
             )
         self.seconds[task.stage.name] = round(time.monotonic() - task.start, 1)
         write_atomically(self._times_path, json.dumps(self.seconds, indent=1).encode())
@@ -110,7 +110,7 @@ class _Running:
         )
 
     def show_progress(self) -> None:
-        """Prints the last line of the log, now and then."""
+        """Prints the last line of the log at intervals."""
         now = time.monotonic()
         if now - self._shown_at < LINE_EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""The demo's small world: robots at a table, things to lift, the physics of one step, and the success check."""
+"""The demo's small world: robots at a table, objects to lift, the physics of one step, and the success check."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ MOBILE_DUAL = Body(robot="mobile_fibocom", control_hz=50.0, shoulders=TWO_SHOULD
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A thing on the table: a block of one colour, gripped at each of its handles at once.
+    """An object on the table: a block of one colour, gripped at all of its handles at once.
 
     size: extent in x, y, z (m). handles: xyz from its centre, one per arm that must hold it, left first.
     """
@@ -70,7 +70,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What does not change during an episode: the things, which one the sentence means, and the sentence."""
+    """What does not change during an episode: the objects, which one the sentence means, and the sentence."""
 
     items: tuple[Item, ...]
     target: int
@@ -174,14 +174,14 @@ def step(body: Body, scene: Scene, state: State, command: Command) -> State:
 
 
 def is_success(scene: Scene, state: State) -> bool:
-    """Says whether the thing that the sentence means hangs clear of the table, and no other one does."""
+    """Returns whether the object that the sentence means, and no other one, is lifted clear of the table."""
     heights = zip(state.items[:, 2], scene.items, strict=True)
     lifted = np.array([centre - item.size[2] / 2 > LIFTED_M for centre, item in heights])
     return bool(lifted[scene.target] and lifted.sum() == 1)
 
 
 def _physics_step(body: Body, scene: Scene, state: State, command: Command, duration_s: float) -> State:
-    """Joints and grippers lag behind their targets; what is held moves with the hands, what is let go falls."""
+    """Joints and grippers lag behind their targets; held objects move with the hands, released ones fall."""
     share = 1.0 - np.exp(-duration_s / JOINT_LAG_S)
     limit = np.where([held is None for held in state.held], 1.0, GRIP_WITH_ITEM)
     turn = base_to_world(np.array([0.0, 0.0, state.base[2]]), np.append(command.base[:2], 0.0))[:2]

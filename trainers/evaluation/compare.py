@@ -66,7 +66,7 @@ class Comparison:
         return {"schema": SCHEMA} | dataclasses.asdict(self) | {"groups": groups}
 
 
-def compare(request: EvaluationRequest, other: Path) -> Comparison:
+def compare_runs(request: EvaluationRequest, other: Path) -> Comparison:
     """Evaluates both runs on the first one's mixture (or `spec`) and writes RUN/eval/against_<other>.json.
 
     A difference is the other run's error minus this one's, in units of the normalization: below zero, the other one

@@ -54,7 +54,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
 
     The same run, mixture and seed give the same numbers. UsageError if the mixture does not fit the run.
     """
-    check_request(request)
+    check_evaluation_request(request)
     run = RunDirectory(request.run)
     config, step, params = read_best(run)
     own = request.spec is None or request.spec.resolve() == Path(config.mixture)
@@ -91,11 +91,11 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
         for group, found in predictions.items()
     }
     evaluation = Evaluation(report=report, samples=samples)
-    write_report(run, name, evaluation)
+    write_evaluation(run, name, evaluation)
     return evaluation
 
 
-def check_request(request: EvaluationRequest) -> None:
+def check_evaluation_request(request: EvaluationRequest) -> None:
     """UsageError names an option that is no positive number."""
     if any(number <= 0 for number in request.flow_sweep):
         raise UsageError(f"--flow-sweep: expected positive numbers; found {request.flow_sweep}")
@@ -118,7 +118,7 @@ def swept_errors(request: EvaluationRequest, predictions: Predictions) -> dict[i
     return dict(zip(request.flow_sweep, predictions.swept.mean(axis=0).tolist(), strict=True))
 
 
-def write_report(run: RunDirectory, name: str, evaluation: Evaluation) -> None:
+def write_evaluation(run: RunDirectory, name: str, evaluation: Evaluation) -> None:
     """Writes the report as JSON, the errors of single samples beside it, and the page if there are plots."""
     folder = run.path / "eval"
     folder.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ def write_page(path: Path, report: EvaluationReport) -> None:
     groups, title = report.groups, f"{report.run} at step {report.step}"
     about = (
         f"Held-out episodes of {report.mixture}, {report.flow_steps} flow steps. Mean absolute error of action chunks, "
-        "only where the robot has the slot and the episode goes on; the lowest is bold."
+        "only where the robot has the slot and the episode has not ended; the lowest is bold."
     )
     empty = ", ".join(report.without_episodes)
     sections = [

@@ -43,7 +43,7 @@ class ParameterCounts:
 class TrainPlan:
     """A run before it starts. device_gib: what one device holds of the state and the gradients; activations come on
     top and depend on --remat and --accumulate. hours: at the rate that was given, None without one. prompts: None where
-    the tokenizer is not at hand."""
+    the tokenizer is not available."""
 
     model: str
     devices: int
@@ -64,7 +64,7 @@ class TrainPlan:
         return {"schema": SCHEMA} | asdict(self)
 
 
-def make_plan(
+def plan_training(
     config: RunConfig,
     mixture: Mixture,
     *,

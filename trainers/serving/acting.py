@@ -21,7 +21,7 @@ from trainers.prompts import EncodedPrompts, PromptEncoder
 from trainers.robots import Robot, read_robots, state_range
 from trainers.run import RunDirectory
 from trainers.sampling import sample_masked
-from trainers.serving.observations import Observation, ObservationForm
+from trainers.serving.observations import ObservationForm, RobotObservation
 from trainers.setup import read_best
 from trainers.step import TrainBatch
 
@@ -96,7 +96,7 @@ class Actor:
         low, high = state_range(self._normalizer.statistics[robot.norm_key].state, robot.units("state"))
         return ObservationForm(robot=robot, cameras=self.cameras, state_mask=self.state_mask(robot), low=low, high=high)
 
-    def act(self, robot: Robot, observation: Observation) -> NDArray[np.float32]:
+    def act(self, robot: Robot, observation: RobotObservation) -> NDArray[np.float32]:
         """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units.
 
         NotFinite if the policy computes anything that is no number.
@@ -105,7 +105,9 @@ class Actor:
         self._number += 1
         return self.act_together(robot, [observation], key)[0][:, self.action_mask(robot)]
 
-    def act_together(self, robot: Robot, observations: Sequence[Observation], key: jax.Array) -> NDArray[np.float32]:
+    def act_together(
+        self, robot: Robot, observations: Sequence[RobotObservation], key: jax.Array
+    ) -> NDArray[np.float32]:
         """The next chunks of many robots of one kind, float32 [b, h, 18], absolute, in their units; 0 where a slot is
         not commanded. NotFinite as for `act`."""
         b = len(observations)
@@ -128,7 +130,7 @@ class Actor:
         """Compiles the policy, so that the first robot does not wait for it."""
         black = dict.fromkeys(self.cameras, np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
         robot = next(iter(self.robots.values()))
-        self.act(robot, Observation(images=black, state=np.zeros(N_SLOTS, np.float32), prompt=""))
+        self.act(robot, RobotObservation(images=black, state=np.zeros(N_SLOTS, np.float32), prompt=""))
         self._number = 0
 
 

@@ -29,7 +29,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Adds `serve` to the parser of `embodimix`."""
     parser = commands.add_parser(
         "serve",
-        help="let robots ask a trained policy for actions, over a websocket",
+        help="serve a trained policy's actions to robots over a websocket",
         epilog=EPILOG,
         description="Serve a run's newest policy to openpi-client: observations in, actions in native units out.",
         allow_abbrev=False,

@@ -1,4 +1,4 @@
-"""Computations one after another in a thread of their own, which can be watched, and given up when they never end."""
+"""Runs computations one after another in one thread, which is watched and abandoned when it hangs."""
 
 import asyncio
 import ctypes
@@ -26,7 +26,7 @@ class Engine:
 
     @property
     def busy_s(self) -> float:
-        """Seconds since the computation under way began; 0.0 if there is none."""
+        """Seconds since the running computation began; 0.0 if there is none."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -35,14 +35,14 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
     async def compute(self, function: Callable[[], Result], is_wanted: Callable[[], bool]) -> Result | None:
-        """Runs when all computations asked for before are done; None if by then nobody wants the result."""
+        """Runs when all earlier computations are done; None if the client has gone by then."""
         async with self._turn:
             if not is_wanted():
                 return None
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, function)
 
     def close(self) -> None:
-        """Takes nothing new; does not wait for what is under way."""
+        """Accepts no new work; does not wait for the running computation."""
         for threads in (self._thread, self._readers):
             threads.shutdown(wait=False, cancel_futures=True)
 

@@ -1,6 +1,6 @@
-"""High-level policies: what a policy is asked next, one segment sentence at a time, as its task goes on.
+"""High-level policies: choose the next prompt of a policy, one segment sentence at a time, as its task proceeds.
 
-pi0 (section V-C of the paper) is asked in three ways: by the task's sentence alone, by a person who knows what comes
+pi0 (section V-C of the paper) is prompted in three ways: by the task's sentence alone, by a person who knows what comes
 next, and by a high-level policy. Anything with the method of `HighLevelPolicy` can be the last one.
 """
 
@@ -21,7 +21,7 @@ Vectors = NDArray[np.float32]
 
 
 class HighLevelPolicy(Protocol):
-    """Chooses the sentence that a policy is asked next."""
+    """Chooses the next prompt of a policy."""
 
     def next_sentence(self, task: str, state: Vectors, pictures: Mapping[str, NDArray[np.uint8]]) -> str:
         """The sentence for what to do now.

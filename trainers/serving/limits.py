@@ -8,7 +8,7 @@ class Limits:
     """message_bytes: of one message; three raw pictures of 1080p are 18.7 MB. pixels: of one picture; a camera of 4K
     has 8.3 million. prompt_chars: of a sentence. name_chars: of a key or a robot's name. error_chars: of an answer that
     says what was wrong. connections: at a time. send_s: for a client to take an answer. busy_s: a computation that
-    takes longer counts as stuck. close_s: for answers under way when the server is asked to end.
+    takes longer counts as stuck. close_s: for pending answers when the server stops.
 
     The websocket layer holds up to two messages of each client, so that memory is bounded by
     2 x connections x message_bytes, 2 GiB as it is here.

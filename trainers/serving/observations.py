@@ -19,7 +19,7 @@ MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observation:
+class RobotObservation:
     """One observation. images: uint8 [224, 224, 3] per camera that was sent; state: float32 [18], physical."""
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -65,7 +65,7 @@ class KeyNames:
 
 def read_observation(
     message: Any, form: ObservationForm, *, names: KeyNames, default_prompt: str | None = None
-) -> Observation:
+) -> RobotObservation:
     """Returns the observation in a message; `default_prompt` stands in where it has none.
 
     Pictures: uint8 [y, x, 3] or [3, y, x] of any size, floats in [0, 1], or JPEG or PNG bytes. UsageError says what
@@ -83,7 +83,7 @@ def read_observation(
         wanted = ", ".join(names.options(camera)[0][0] for camera in form.cameras)
         raise UsageError(f"observation: expected at least one picture of {wanted}; found none")
     text = _text(prompt[0] if prompt else default_prompt)
-    return Observation(images=images, state=_state(state, form), prompt=text)
+    return RobotObservation(images=images, state=_state(state, form), prompt=text)
 
 
 def _check_keys(left: Mapping[str, Any], form: ObservationForm, names: KeyNames) -> None:

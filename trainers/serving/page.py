@@ -1,4 +1,4 @@
-"""The page of a policy server: what it serves, how fast, and how often it refused."""
+"""The status page of a policy server: what it serves, its latency, and how often it refused."""
 
 from collections.abc import Mapping
 from html import escape

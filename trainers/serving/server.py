@@ -1,4 +1,4 @@
-"""A policy server that the public openpi-client talks to: websocket, msgpack arrays, and a page on how it does.
+"""A policy server for the public openpi-client: websocket, msgpack arrays, and a status page.
 
 Reading a message, computing its answer and sending it are three steps. Only the second one has a queue that all clients
 share; the first runs beside it, and the third has a deadline, so that no client delays another by more than one
@@ -37,7 +37,7 @@ from trainers.serving.acting import Actor, NotFinite
 from trainers.serving.engine import Engine, return_memory
 from trainers.serving.limits import DEFAULT, Limits, cut
 from trainers.serving.messages import pack, unpack
-from trainers.serving.observations import KeyNames, Observation, read_observation
+from trainers.serving.observations import KeyNames, RobotObservation, read_observation
 
 SCHEMA = "embodimix.serve/v1"
 REMEMBERED = 1000
@@ -49,7 +49,7 @@ LOGGER = logging.getLogger("embodimix.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerRequest:
-    """What the command asks for.
+    """The options of one server.
 
     robot: norm key, or its beginning, of observations that do not name a robot. execute: actions of a chunk to send,
     0 for the open-loop horizon of the robot's rate. names: client's keys by what they mean. api_key: what a client must
@@ -87,7 +87,7 @@ class Timing:
 
 
 @dataclass(kw_only=True)
-class Counts:
+class ServerCounts:
     """What happened since the start; connections are those that are open now."""
 
     asked: int = 0
@@ -110,14 +110,14 @@ class PolicyServer:
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
         self._since = time.monotonic()
-        self._counts = Counts()
+        self._counts = ServerCounts()
         self._last_error, self._device_failed = "", False
         self._engine = Engine()
         self._under_way, self._idle, self._stopping = 0, asyncio.Event(), False
         self._idle.set()
 
     async def run(self) -> bool:
-        """Serves until SIGTERM or Ctrl-C, then answers what is under way. False if that did not end in time.
+        """Serves until SIGTERM or Ctrl-C, then answers pending requests. False if they did not end in time.
 
         A second signal ends the process at once.
         """
@@ -126,6 +126,7 @@ class PolicyServer:
 
         def on_signal(number: int) -> None:
             if stop.is_set():
+                # A hung computation cannot be interrupted, and a normal exit waits for its thread.
                 os._exit(128 + number)
             stop.set()
 
@@ -136,7 +137,10 @@ class PolicyServer:
         print(json.dumps(self.metadata() | {"port": port}), flush=True)
         print(f"robots: ws://{self._request.host}:{port}  page: http://{self._request.host}:{port}/", file=sys.stderr)
         if self._request.api_key is None and self._request.host not in LOCAL:
-            print("WARNING: anybody who reaches this port gets actions; --api-key-file asks for a key", file=sys.stderr)
+            print(
+                "WARNING: any client that reaches this port gets actions; --api-key-file requires a key",
+                file=sys.stderr,
+            )
         await stop.wait()
         return await self.finish(server)
 
@@ -160,7 +164,7 @@ class PolicyServer:
             raise FailedWork(f"cannot listen on {self._request.host}:{self._request.port}: {error}") from error
 
     async def finish(self, server: Server) -> bool:
-        """Answers what is under way, takes nothing new, and closes every connection as going away.
+        """Answers pending requests, accepts no new ones, and closes every connection as going away.
 
         Returns False if a computation, or a connection, did not end before the deadline; the caller must then end the
         process, since Python waits for threads that will not return.
@@ -216,7 +220,7 @@ class PolicyServer:
             return f"a computation has been running for {self._engine.busy_s:.0f} s"
         return f"the last computation failed: {self._last_error}" if self._device_failed else ""
 
-    def read(self, data: bytes | str) -> tuple[Robot, Observation]:
+    def read(self, data: bytes | str) -> tuple[Robot, RobotObservation]:
         """The robot and the observation of one message. UsageError says what is wrong with the message."""
         if isinstance(data, str):
             raise UsageError("observation: expected a binary msgpack message; found text")
@@ -230,7 +234,7 @@ class PolicyServer:
         robot, observation = self.read(data)
         return {"actions": self._act(robot, observation)}
 
-    def _act(self, robot: Robot, observation: Observation) -> np.ndarray:
+    def _act(self, robot: Robot, observation: RobotObservation) -> np.ndarray:
         return self._actor.act(robot, observation)[: self._executed(robot)]
 
     async def _talk(self, connection: ServerConnection) -> None:
@@ -242,6 +246,7 @@ class PolicyServer:
             async for data in connection:
                 if self._stopping:
                     break
+                # Counted from reading to sending, so that a stopping server ends only between two answers.
                 with self._one_under_way():
                     previous_ms = await self._reply(connection, data, previous_ms)
                 if len(data) > LARGE_MESSAGE_BYTES:
@@ -276,7 +281,9 @@ class PolicyServer:
             self._note_failure(str(error), failed=isinstance(error, NotFinite))
             await self._send(connection, self._last_error)
             return previous_ms
-        except Exception as error:  # of the device, or a message nobody thought of: the others must still be served
+        except Exception as error:  # of the device, or an unforeseen message: the other clients must still be served
+            # JAX's errors of a device are RuntimeErrors; only these make /healthz fail, since other faults are of one
+            # message.
             self._device_failed = isinstance(error, RuntimeError)
             LOGGER.exception("the policy failed")
             self._note_failure(f"the policy failed: {error}", failed=True)
@@ -294,7 +301,7 @@ class PolicyServer:
         self._timings.append(Timing(infer_ms=infer_ms, total_ms=total_ms))
         return total_ms
 
-    def _timed_act(self, robot: Robot, observation: Observation) -> tuple[np.ndarray, float]:
+    def _timed_act(self, robot: Robot, observation: RobotObservation) -> tuple[np.ndarray, float]:
         began = time.perf_counter()
         return self._act(robot, observation), 1000 * (time.perf_counter() - began)
 
@@ -305,6 +312,7 @@ class PolicyServer:
                 await connection.send(message)
         except TimeoutError:
             self._counts.dropped += 1
+            # A clean close would wait for the bytes that this client does not read.
             connection.transport.abort()
             await connection.wait_closed()
 
@@ -316,7 +324,7 @@ class PolicyServer:
             self._counts.refused += 1
 
     def _page(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
-        """Answers plain HTTP: /healthz, /report.json and the page; a websocket goes on to `_talk`."""
+        """Answers plain HTTP: /healthz, /report.json and the page; a websocket is passed on to `_talk`."""
         url = urlsplit(request.path)
         if url.path == "/healthz":  # says nothing that a key should hide, and probes have none
             reason = self.unhealthy()
@@ -325,6 +333,8 @@ class PolicyServer:
         if not self._shows_key(request, url.query):
             return connection.respond(HTTPStatus.UNAUTHORIZED, "expected the server's API key\n")
         if request.headers.get("Upgrade", "").lower() == "websocket":
+            # Refused before the handshake: each connection may hold two messages of 32 MiB, and all must stay under 2
+            # GiB.
             full = self._counts.connections >= self._limits.connections
             if full or self._stopping:
                 reason = f"{self._limits.connections} clients are connected" if full else "the server is stopping"
@@ -344,6 +354,7 @@ class PolicyServer:
         if key is None:
             return True
         shown = (request.headers.get("Authorization", ""), f"Api-Key {''.join(parse_qs(query).get('key', []))}")
+        # In constant time: how long a plain comparison takes shows how much of a guessed key is right.
         return any(hmac.compare_digest(text.encode(), f"Api-Key {key}".encode()) for text in shown)
 
     def _robot_of(self, message: Any) -> Robot:
@@ -383,7 +394,7 @@ def serve_run(request: ServerRequest) -> None:
     server = PolicyServer(request, actor)
     actor.warm_up()
     if not asyncio.run(server.run()):
-        print(f"stopped; what was under way did not end within {request.limits.close_s:g} s", file=sys.stderr)
+        print(f"stopped; pending requests did not end within {request.limits.close_s:g} s", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # a normal exit would wait for the thread that does not return
 

@@ -1,5 +1,6 @@
 """Which episodes a LeRobot dataset has, in which files, and what is promised, doubled or not listed."""
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Reject
+from pipelines.contract.native import MAX_PROMISED, Reject
 from pipelines.sources.folders import key_of
 from pipelines.sources.lerobot_files.records import (
     PARQUET_ERRORS,
     EpisodeFiles,
     VideoSpan,
     key_of_episode,
-    make_reject,
     read_lines,
+    reject_episode,
 )
 from pipelines.sources.lerobot_files.templates import Info, Templates, fill_template
 from pipelines.storage.paths import StoragePath
@@ -27,15 +28,15 @@ _CHUNK_SIZE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The episodes of a dataset by number, what is listed or there and cannot be one, and what was concluded."""
+class EpisodeListing:
+    """The episodes of a dataset by number, the rejects among what is listed or stored, and what was inferred."""
 
     episodes: Mapping[int, EpisodeFiles]
     rejects: tuple[Reject, ...]
     inferred: Mapping[str, str]
 
 
-def list_single(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> Listing:
+def list_single(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> EpisodeListing:
     """Episodes of v2.0 and v2.1: one Parquet file, and one MP4 per camera, each."""
     lines = read_lines(root / "meta/episodes.jsonl")
     counts = Counter(int(row["episode_index"]) for row in lines)
@@ -46,19 +47,20 @@ def list_single(root: StoragePath, info: Info, templates: Templates, there: set[
     found: dict[int, EpisodeFiles] = {}
     rejects: list[Reject] = []
     astray: set[str] = set()
+    # Both, so that an episode that only the metadata or only a file knows is a reject and not dropped in silence.
     for number in sorted({*rows, *tables}):
         values = _values_of(info, number)
         data, others = _choose(root, templates.data, values, tables[number], there)
         astray.update({"data_path"} if others is None else ())
         for other in others or ():
             detail = f"{key_of(other, root)}: a second table of episode {number}"
-            rejects.append(make_reject(root, info, number, "duplicate_episode", detail))
+            rejects.append(reject_episode(root, info, number, "duplicate_episode", detail))
         if counts[number] > 1:
             detail = f"meta/episodes.jsonl lists episode {number} {counts[number]} times"
-            rejects += [make_reject(root, info, number, "duplicate_episode", detail)] * counts[number]
+            rejects += [reject_episode(root, info, number, "duplicate_episode", detail)] * counts[number]
         elif rows and number not in rows and data is not None:
             detail = f"meta/episodes.jsonl does not list episode {number}, whose table is there"
-            rejects.append(make_reject(root, info, number, "unlisted", detail))
+            rejects.append(reject_episode(root, info, number, "unlisted", detail))
         elif data is not None or not others:
             videos: dict[str, VideoSpan] = {}
             for camera in cameras:
@@ -70,10 +72,10 @@ def list_single(root: StoragePath, info: Info, templates: Templates, there: set[
             row = rows.get(number, {})
             tasks = tuple(row.get("tasks") or ())
             found[number] = EpisodeFiles(number=number, data=data, length=row.get("length"), tasks=tasks, videos=videos)
-    return Listing(episodes=found, rejects=tuple(rejects), inferred=_explain_astray(astray))
+    return EpisodeListing(episodes=found, rejects=tuple(rejects), inferred=_explain_astray(astray))
 
 
-def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> Listing:
+def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[StoragePath]) -> EpisodeListing:
     """Episodes of v3.0: many in a file, their files and times in meta/episodes."""
     tables: list[StoragePath] = sorted((root / "meta/episodes").rglob("*.parquet"), key=str)
     rows = [row for table in tables for row in _read_rows(table)]
@@ -87,7 +89,7 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
         # Copies that say the same leave no doubt about the episode; others do.
         n_copies = len(same) - 1 if all(row == same[0] for row in same) else len(same)
         detail = f"meta/episodes lists episode {number} {len(same)} times"
-        rejects += [make_reject(root, info, number, "duplicate_episode", detail)] * n_copies
+        rejects += [reject_episode(root, info, number, "duplicate_episode", detail)] * n_copies
         if n_copies == len(same):
             continue
         row = same[0]
@@ -101,7 +103,10 @@ def list_shared(root: StoragePath, info: Info, templates: Templates, there: set[
             to_row=row.get("dataset_to_index"),
             videos={key: span for key in keys if (span := _span(root, info, templates.videos, row, key, there))},
         )
-    return Listing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
+    disputed = _disputed(found, float(info.get("fps") or 1))
+    rejects += [reject_episode(root, info, number, "unequal_clocks", why) for number, why in disputed.items()]
+    found = {number: episode for number, episode in found.items() if number not in disputed}
+    return EpisodeListing(episodes=_with_file_spans(found), rejects=tuple(rejects), inferred={})
 
 
 def list_promised(
@@ -111,9 +116,13 @@ def list_promised(
     total = int(info.get("total_episodes") or 0)
     named = {reject.source_key for reject in rejects} | {key_of_episode(number) for number in episodes}
     n_missing = total - len(named)
-    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
     detail = f"info.json promises {total} episodes, {len(named)} are listed or there"
-    return [make_reject(root, info, number, "promised_missing", detail) for number in missing]
+    # A number in info.json must not make millions of rejects.
+    if n_missing > MAX_PROMISED:
+        lost = reject_episode(root, info, total - 1, "promised_missing", detail)
+        return [replace(lost, source_key=f"{n_missing} episodes")]
+    missing = [number for number in range(total) if key_of_episode(number) not in named][: max(n_missing, 0)]
+    return [reject_episode(root, info, number, "promised_missing", detail) for number in missing]
 
 
 def _by_number(
@@ -162,6 +171,28 @@ def _explain_astray(astray: set[str]) -> dict[str, str]:
         key: f"LeRobot: {key} of info.json leads to no file for some episodes; files were taken by their names"
         for key in sorted(astray)
     }
+
+
+def _disputed(episodes: Mapping[int, EpisodeFiles], fps: float) -> dict[int, str]:
+    """Episodes to whose frames another one has the same right, and why: one of both shows the other's pictures.
+
+    Their stretches of one file overlap by half a frame or more, as where `from_timestamp` is missing or was not moved
+    on. Stretches without an end reach up to the next one's start.
+    """
+    by_file: dict[StoragePath, list[tuple[float, float, int]]] = defaultdict(list)
+    for episode in episodes.values():
+        for span in episode.videos.values():
+            by_file[span.path].append((span.from_s, span.from_s if span.to_s is None else span.to_s, episode.number))
+    disputed: dict[int, str] = {}
+    for path, spans in by_file.items():
+        spans.sort()
+        for (start, end, number), (later, _, other) in itertools.pairwise(spans):
+            if later - start >= 0.5 / fps and end - later < 0.5 / fps:
+                continue
+            for one, two in ((number, other), (other, number)):
+                detail = f"{path}: from {later:.3f} s on, meta/episodes gives frames to episode {one} and to {two}"
+                disputed.setdefault(one, f"{detail}; expected stretches that do not overlap")
+    return disputed
 
 
 def _with_file_spans(episodes: Mapping[int, EpisodeFiles]) -> dict[int, EpisodeFiles]:

@@ -10,7 +10,7 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Reject
 from pipelines.sources.folders import key_of
 from pipelines.sources.lerobot_files.listing import list_promised, list_shared, list_single
-from pipelines.sources.lerobot_files.records import EpisodeFiles, read_json, read_lines, read_table
+from pipelines.sources.lerobot_files.records import EpisodeFiles, read_lines, read_metadata_json, read_table
 from pipelines.sources.lerobot_files.templates import Info, Layout, layout_of, read_templates
 from pipelines.storage.paths import StoragePath
 
@@ -92,7 +92,7 @@ def flatten_names(names: Any) -> tuple[str, ...]:
 
 
 def _load_meta(root: StoragePath) -> Meta:
-    info = read_json(root / "meta/info.json")
+    info = read_metadata_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
         raise UsageError(f"{root}: LeRobot version {version!r} is unknown. {nearest(version, VERSIONS)}")
@@ -125,9 +125,15 @@ def _read_texts(root: StoragePath, name: str, column: str) -> dict[int, str]:
     """Texts by index from meta/NAME.jsonl or meta/NAME.parquet, where pandas stores the text as the index column."""
     lines = root / f"meta/{name}.jsonl"
     table = root / f"meta/{name}.parquet"
-    if lines.exists():
-        return {int(row[f"{column}_index"]): str(row[column]) for row in read_lines(lines)}
-    if not table.exists():
-        return {}
-    rows = read_table(table).to_pylist()
-    return {int(row[f"{column}_index"]): str(row.get(column) or row.get("__index_level_0__") or "") for row in rows}
+    number = f"{column}_index"
+    texts: dict[int, str] = {}
+    for path, rows in ((lines, read_lines(lines)), (table, read_table(table).to_pylist() if table.exists() else [])):
+        for row in rows:
+            index, text = int(row[number]), str(row.get(column) or row.get("__index_level_0__") or "")
+            if texts.setdefault(index, text) != text:
+                both = f"{texts[index]!r} and {text!r}"
+                raise FailedWork(
+                    f"{path}: expected one text for {number} {index}, in tasks.jsonl and tasks.parquet alike, found "
+                    f"{both}. Correct it, or remove the file that is out of date"
+                )
+    return texts

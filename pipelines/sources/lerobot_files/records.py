@@ -48,6 +48,13 @@ class EpisodeFiles:
     to_row: int | None = None
     videos: Mapping[str, VideoSpan] = field(default_factory=dict)
 
+    @property
+    def n_promised(self) -> int | None:
+        """How many rows the metadata says that the episode has, by its length or its row numbers; None for nothing."""
+        if self.length is not None or self.from_row is None or self.to_row is None:
+            return self.length
+        return self.to_row - self.from_row
+
 
 def key_of_episode(number: int) -> str:
     """The key of an episode: its own number, whatever file it lies in."""
@@ -63,7 +70,7 @@ def split_of(info: Info, number: int) -> str:
     return "train"
 
 
-def make_reject(root: StoragePath, info: Info, number: int, reason: RejectReason, detail: str) -> Reject:
+def reject_episode(root: StoragePath, info: Info, number: int, reason: RejectReason, detail: str) -> Reject:
     """The reject row of an episode that the scan cannot use."""
     return Reject(
         source_uri=str(root),
@@ -77,7 +84,7 @@ def make_reject(root: StoragePath, info: Info, number: int, reason: RejectReason
     )
 
 
-def read_json(path: StoragePath) -> dict[str, Any]:
+def read_metadata_json(path: StoragePath) -> dict[str, Any]:
     """Reads a JSON object. Raises FailedWork."""
     try:
         content = json.loads(path.read_bytes())

@@ -31,7 +31,7 @@ _BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class TableRows:
     """The rows of one episode.
 
     arrays: float64 [t] or [t, k] of every column of numbers. numbers: int64 [t], where each row lies in the file.
@@ -94,7 +94,7 @@ def holds_pictures(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Rows:
+def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> TableRows:
     """Reads the numbers and texts of an episode's rows, in the order of their `frame_index`.
 
     start, stop: the rows of the file among which the episode's lie; None: all of them. Raises Rejected where the
@@ -121,10 +121,12 @@ def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Row
                 "wrong_identity",
                 f"{episode.data}: expected the rows of episode {episode.number}, found episode_index {found[0]}",
             )
+        # The table's own column decides: rows that meta/episodes counts may be another episode's after a dataset was
+        # edited.
         table, numbers = table.filter(pa.array(mine)), numbers[mine]
     arrays = {name: array for name in table.column_names if (array := to_array(table[name])) is not None}
     texts = {name: table[name].to_pylist() for name in table.column_names if _is_text(name, table[name].type)}
-    rows = Rows(path=path, arrays=arrays, numbers=numbers, columns=texts, pictures=pictures)
+    rows = TableRows(path=path, arrays=arrays, numbers=numbers, columns=texts, pictures=pictures)
     return _in_order(rows, episode)
 
 
@@ -169,7 +171,7 @@ def to_array(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
     return _numbers(column.combine_chunks()) if _is_number(kind) else None
 
 
-def read_step_text(meta: Meta, rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
+def read_row_texts(meta: Meta, rows: TableRows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
     """Returns the source's own sentence of each step, "" where it has none; None where it has none by step.
 
     Subtasks come first: the language columns of v3.1, `subtask_index`, a column of texts. Then the numbers of tasks,
@@ -197,6 +199,7 @@ def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -
     first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
     groups = range(first, min(last + 1, len(sizes)))
     _check_sizes(file, groups, names)
+    # Whole row groups are the least that Parquet reads; pictures in columns are left out, and read one by one later.
     table = file.read_row_groups(list(groups), columns=names)
     before = int(ends[first - 1]) if first else 0
     return start, table.slice(start - before, stop - start)
@@ -217,19 +220,26 @@ def _check_sizes(file: pq.ParquetFile, groups: Sequence[int], names: Sequence[st
         check_array_size(f"column {name}", (n_values[name],), 8)
 
 
-def _in_order(rows: Rows, episode: EpisodeFiles) -> Rows:
-    """The rows by their own `frame_index`. Raises Rejected where two rows have the same."""
+def _in_order(rows: TableRows, episode: EpisodeFiles) -> TableRows:
+    """The rows by their own `frame_index`. Raises Rejected where it, or another column, contradicts them."""
     if "frame_index" not in rows.arrays:
         return rows
     frame_index = rows.arrays["frame_index"].reshape(-1)
-    steps = np.diff(frame_index)
-    if (steps > 0).all():
-        return rows
-    order = np.argsort(frame_index, kind="stable")
+    is_ordered = bool((np.diff(frame_index) > 0).all())
+    order = np.arange(rows.n) if is_ordered else np.argsort(frame_index, kind="stable")
     if not (np.diff(frame_index[order]) > 0).all():
         raise Rejected(
             "wrong_times", f"{episode.data}: frame_index: expected numbers that rise, found one of them twice"
         )
+    # Times that go back in the table's own order are kept and stated; here, they would contradict the new order.
+    for name in ("index",) if is_ordered else ("index", "timestamp"):
+        if name in rows.arrays and (np.diff(rows.arrays[name].reshape(-1)[order]) < 0).any():
+            raise Rejected(
+                "wrong_identity",
+                f"{episode.data}: expected {name} to rise with frame_index, found that they order the rows in two ways",
+            )
+    if is_ordered:
+        return rows
     return replace(
         rows,
         arrays={name: array[order] for name, array in rows.arrays.items()},
@@ -278,11 +288,12 @@ def _is_text(name: str, kind: pa.DataType) -> bool:
 
 
 def _look_up(numbers: NDArray[np.float64], texts: Mapping[int, str]) -> tuple[str, ...]:
+    # -1 is no task: a missing number must not become the text of task 0.
     named = [-1 if np.isnan(number) else int(number) for number in numbers.reshape(-1)]
     return tuple(clean_instruction(texts.get(number, "")) for number in named)
 
 
-def _read_persistent(rows: Rows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
+def _read_persistent(rows: TableRows, times_s: NDArray[np.float64]) -> tuple[str, ...] | None:
     """The subtask of each step by the language columns: each holds from its time until the next one.
 
     Every row repeats the list of the whole episode; a text of None ends the subtask before it.

@@ -22,7 +22,7 @@ from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.sources.folders import source_root
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta
-from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_json
+from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, read_metadata_json
 from pipelines.sources.lerobot_files.tables import to_array
 from pipelines.storage.paths import StoragePath
 
@@ -65,7 +65,7 @@ def choose_units(source: str, adapter: Adapter, units: str) -> Adapter:
     ranges = read_ranges(root, meta)
     names = flatten_names(meta.features.get(_KEYS[0], {}).get("names"))
     if not units and adapter.units == "native":
-        # An entry of percent is named so, and says nothing else.
+        # The name of an entry for percent is the only mark of its units.
         units = next(name for name, entry in adapter.by_units.items() if entry == adapter.name)
     if adapter.robot in _GRIPPER_IN_DEGREES and _are_old(names):
         raise UsageError(
@@ -136,7 +136,7 @@ def _stated_ranges(root: StoragePath) -> Iterator[Bounds]:
     whole, lines = root / "meta/stats.json", root / "meta/episodes_stats.jsonl"
     statistics: list[Mapping[str, Any]] = []
     if whole.exists():
-        statistics = [read_json(whole)]
+        statistics = [read_metadata_json(whole)]
     elif lines.exists():
         try:
             statistics = [json.loads(line)["stats"] for line in lines.read_bytes().splitlines() if line.strip()]
@@ -153,7 +153,7 @@ def _measured_ranges(meta: Meta) -> Iterator[Bounds]:
         try:
             columns = _read_columns(path)
         except (Rejected, *PARQUET_ERRORS):
-            # A damaged table is a reject of its episodes; the others tell the range.
+            # A damaged table rejects its own episodes; the others show the range.
             continue
         if columns is not None and len(columns):
             yield np.nanmin(columns, axis=0), np.nanmax(columns, axis=0)

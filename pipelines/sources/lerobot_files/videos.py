@@ -84,8 +84,8 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
             raise wrong_rate
     if pairing.shift_s and abs(pairing.shift_s) > FRAME_TOLERANCE * period_s:
         inferred["row_clock"] = (
-            f"LeRobot: the rows' clock begins {-pairing.shift_s:.3f} s after the video's, with as many rows as frames; "
-            "each was read from its own start"
+            f"LeRobot: the rows' clock begins {-pairing.shift_s:.3f} s after the video's; each was read from its own "
+            "start"
         )
     _check_surplus(str(path), times, shown_s[inside], pairing, period_s)
     frames = np.where(pairing.frames >= 0, inside[np.maximum(pairing.frames, 0)], -1)
@@ -93,7 +93,9 @@ def pair_rows(span: VideoSpan, times: RowTimes, fps: float) -> CameraRows:
     return CameraRows(frames=frames, clock=clock, why=why, error_s=pairing.error_s, inferred=inferred)
 
 
-def describe_cameras(meta: Meta, episode: EpisodeFiles, columns: Collection[str], folders: Collection[str]) -> str:
+def describe_video_cameras(
+    meta: Meta, episode: EpisodeFiles, columns: Collection[str], folders: Collection[str]
+) -> str:
     """Says which cameras an episode has, of what type, and why one of them cannot be used; for messages.
 
     columns: of the table that hold pictures. folders: what lies in the dataset's root.
@@ -144,7 +146,7 @@ def _pair_by_number(path_name: str, n_rows: int, n_frames: int) -> Pairing:
     if n_rows != n_frames:
         raise Rejected(
             "wrong_times",
-            f"{path_name}: timestamp: expected times that rise, to tell which of {n_frames} frames belong to "
+            f"{path_name}: timestamp: expected times that rise, to find which of {n_frames} frames belong to "
             f"{n_rows} rows, found others",
         )
     return Pairing(frames=np.arange(n_rows), error_s=0.0)

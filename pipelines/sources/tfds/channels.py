@@ -1,4 +1,4 @@
-"""Whether a copy of a dataset that was published as BGR still is: some copies were repaired and say so nowhere."""
+"""Whether a copy of a dataset that was published as BGR still is: some copies were repaired without stating it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -66,5 +66,5 @@ def _first_record(file: ShardFile) -> dict[str, object]:
         span = next(iter(scan_records(file.path)), None)
         return dict(parse_example(read_record(file.path, *span))) if span else {}
     except (CorruptRecord, CorruptExample):
-        # The conversion rejects such a record by name; here it says nothing about colours.
+        # The conversion rejects such a record by name; it is no evidence about colours.
         return {}

@@ -55,7 +55,7 @@ def read_language(
 
     texts, arrays: of the steps; an instruction stored as whole numbers is a row of code points, padded with zeros.
     metadata: of the episode, `episode_metadata/...`. Where the entry's keys hold nothing, the usual ones are tried,
-    and the key that was taken is said in `inferred`.
+    and `inferred` names the key that was taken.
     """
     found = _read_keys(texts, arrays, metadata, keys)
     if found.texts:
@@ -191,7 +191,7 @@ def describe_features(
     return ", ".join(described)
 
 
-def unpack(key: str, value: Parsed) -> Parsed:
+def unpack_zlib(key: str, value: Parsed) -> Parsed:
     """One zlib stream of float32 a step, as TFDS stores tensors with that encoding; numbers are left as they are.
 
     Raises Rejected for streams that are damaged or cut, or that unpack to more than the numbers of an episode.

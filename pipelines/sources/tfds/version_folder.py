@@ -3,11 +3,11 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import Reject
+from pipelines.contract.native import MAX_PROMISED, Reject
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.sources.folders import find_files, key_of
 from pipelines.storage.paths import StoragePath
@@ -33,8 +33,11 @@ class ShardFile:
         """Names a record by its file and number, the same on every machine."""
         return f"{self.path.name}#{record}"
 
-    def lost(self, numbers: Iterable[int], reason: RejectReason, detail: str) -> list[Reject]:
-        """One reject for every record of `numbers`."""
+    def lost(self, numbers: Sequence[int], reason: RejectReason, detail: str) -> list[Reject]:
+        """One reject for every record of `numbers`; one for all where they are absurdly many."""
+        if numbers and numbers[-1] - numbers[0] > MAX_PROMISED:
+            detail += f" ({numbers[-1] - numbers[0] + 1} records)"
+            numbers = numbers[:1]
         return [
             Reject(
                 source_uri=str(self.path),
@@ -150,6 +153,8 @@ def _files_of_split(
         listed = " and ".join(map(str, sorted(split.totals)))
         raise UsageError(f"{folder}: split {split_name}: expected one number of files, found names of {listed}")
     (n_shards,) = split.totals
+    if n_shards > MAX_PROMISED:
+        raise UsageError(f"{folder}: split {split_name}: expected up to {MAX_PROMISED} files, found {n_shards}")
     if beyond := [number for number in split.files if number >= n_shards]:
         raise UsageError(f"{folder}: split {split_name}: expected numbers below {n_shards}, found {beyond[0]}")
     files = []

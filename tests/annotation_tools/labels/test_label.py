@@ -22,8 +22,8 @@ from annotation_tools.labels.request import LabelRequest, contact_sheet, make_re
 from annotation_tools.labels.run import (
     AnswerCache,
     DeadLetter,
+    LabelLimits,
     LabelOutcome,
-    Limits,
     estimate_run,
     label_run,
 )
@@ -108,7 +108,7 @@ def proposals(store: EpisodeStore) -> list[tuple[str, tuple[Segment, ...]]]:
 
 
 def run(store: EpisodeStore, labeler: Labeler, cache: Path, **limits: Any) -> LabelOutcome:
-    rates = Limits(**{"wait_s": 0.001, **limits})
+    rates = LabelLimits(**{"wait_s": 0.001, **limits})
     return label_run(store, labeler, proposals(store), AnswerCache(cache), rates, "2024-05-01T00:00:00Z", "0.1.0")
 
 
@@ -283,7 +283,7 @@ def test_the_wait_that_a_server_asks_for_is_kept(store: EpisodeStore, tmp_path: 
     )
     waits: list[float] = []
     entry = proposals(store)[:1]
-    limits = Limits(workers=1, wait_s=0.5, longest_wait_s=30)
+    limits = LabelLimits(workers=1, wait_s=0.5, longest_wait_s=30)
     label_run(store, labeler(busy), entry, AnswerCache(tmp_path), limits, "", "", sleep=waits.append)
     assert [wait for wait in waits if wait > 0] == [7.0]
 
@@ -385,7 +385,7 @@ def test_the_estimate_counts_questions_tokens_and_what_is_known(
 
 def test_the_rate_is_kept(store: EpisodeStore, tmp_path: Path) -> None:
     waits: list[float] = []
-    rates = Limits(workers=1, per_minute=30)
+    rates = LabelLimits(workers=1, per_minute=30)
     label_run(
         store,
         RulesLabeler(),
@@ -409,7 +409,7 @@ def test_the_second_question_tells_the_label_before_it(store: EpisodeStore, tmp_
             return super().answer(request, complaint)
 
     long = [(episode_id, segments) for episode_id, segments in proposals(store) if len(segments) > 8]
-    label_run(store, Listening(), long, AnswerCache(tmp_path), Limits(workers=1), "", "")
+    label_run(store, Listening(), long, AnswerCache(tmp_path), LabelLimits(workers=1), "", "")
     assert asked[1].before.startswith(("grasp: ", "release: ", "move", "hold"))
     assert asked[1].before == json.loads(RulesLabeler().answer(asked[0], "").text)["segments"][-1]["text"]
 
@@ -448,7 +448,7 @@ def test_a_beam_job_labels_like_a_local_run(store: EpisodeStore, tmp_path: Path,
         labeler(endpoint(behave)),
         proposals(store),
         tmp_path / "beam",
-        Limits(),
+        LabelLimits(),
         make_beam_options([]),
         "2024-05-01T00:00:00Z",
         "0.1.0",

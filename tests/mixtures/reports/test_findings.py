@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture, open_mixture
-from mixtures.reports.plan import explain, plan_of, render
+from mixtures.reports.plan import explain_group, plan_of, render
 from mixtures.reports.plan_page import plan_page
 from mixtures.stream.batches import Stream
 from mixtures.stream.text_shares import count_long_texts, text_shares
@@ -65,6 +65,15 @@ def test_one_dataset_twice_is_flagged(tmp_path: Path) -> None:
     assert flags(tmp_path, f"groups: [{parts}]\n") == []
 
 
+def test_a_group_that_bounds_leave_nothing_is_flagged(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_dataset(tmp_path, name, [make_episode(number, task=name, cameras=CAMERA)], n_shards=1)
+    body = "datasets: [{path: a/1.0.0, min_share: 0.5}, {path: b/1.0.0, min_share: 0.5}, {path: c/1.0.0}]\n"
+    plan = plan_of(opened(tmp_path, body))
+    assert [group.probability for group in plan.groups] == pytest.approx([0.5, 0.5, 0])
+    assert plan.flags(plan.groups[2]) == ("never drawn: the `min_share` of others leave it nothing",)
+
+
 def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> None:
     """In metres here and in a controller's units there: pooled by name they would share one scale unseen."""
     for folder, scale in (("here", 0.02), ("there", 1.0)):
@@ -78,7 +87,7 @@ def test_two_datasets_of_one_name_are_flagged_and_kept_apart(tmp_path: Path) -> 
         "`--name`"
     )
     assert any(f"the action of a/1.0.0 ({there}) moves 50 times as far as that of a/1.0.0 ({here})" in f for f in found)
-    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot tell"):
+    with pytest.raises(UsageError, match=r"mixture.yaml:3:\d+: `normalization: \{by: dataset\}` cannot separate"):
         opened(tmp_path, f"{body}normalization: {{by: dataset}}\n")
 
 
@@ -252,6 +261,6 @@ def test_min_share_over_max_epochs_is_refused_where_it_stands(tmp_path: Path) ->
         opened(tmp_path, body, draws=6400)
     plan = plan_of(opened(tmp_path, body, draws=48))
     assert plan.groups[0].probability == pytest.approx(0.5)
-    assert "min_share holds: without it the group would get less" in explain(plan, "fold@arx")
+    assert "min_share holds: without it the group would get less" in explain_group(plan, "fold@arx")
     limited = "datasets:\n  - {path: a/1.0.0}\n  - {path: b/1.0.0, max_epochs: 0.5}\n"
-    assert "max_epochs holds: without it" in explain(plan_of(opened(tmp_path, limited, draws=48)), "fold@ur5e")
+    assert "max_epochs holds: without it" in explain_group(plan_of(opened(tmp_path, limited, draws=48)), "fold@ur5e")

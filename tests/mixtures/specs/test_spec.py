@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixtures.specs.grammar import json_schema
+from mixtures.specs.grammar import mixture_json_schema
 from mixtures.specs.spec import Filter, Weighting, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
@@ -119,11 +119,11 @@ def test_filters_of_outer_levels_come_first(tmp_path: Path) -> None:
         ),
         (
             "datasets:\n  - {path: a}\n  - {path: a}\n",
-            "m.yaml:5:12: the same dataset stands twice; the first is on line 4",
+            "m.yaml:5:12: the same dataset is listed twice; the first is on line 4",
         ),
         (
             "datasets: [{path: a}]\ndatasets: [{path: b}]\n",
-            "m.yaml:4:1: key 'datasets' stands twice; the first is on line 3",
+            "m.yaml:4:1: key 'datasets' is given twice; the first is on line 3",
         ),
         (
             "datasets: [{multiplier: 2}]\n",
@@ -174,7 +174,7 @@ def test_a_missing_spec_is_wrong_use(tmp_path: Path) -> None:
 
 
 def test_the_json_schema_names_every_key_of_a_dataset() -> None:
-    dataset = json_schema()["$defs"]["dataset"]
+    dataset = mixture_json_schema()["$defs"]["dataset"]
     assert dataset["required"] == ["path"]
     assert set(dataset["properties"]) >= {"path", "multiplier", "cap_steps", "max_epochs", "min_share", "filters"}
     assert dataset["additionalProperties"] is False
@@ -196,3 +196,24 @@ def test_groups_nest_twenty_deep(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["groups: " + "[" * 5_000, "name2: a\0b\n", "datasets: [{path: " + "{a: " * 5_000])
 def test_what_yaml_cannot_read_is_a_message(tmp_path: Path, text: str) -> None:
     assert "not valid YAML" in failure(tmp_path, HEAD + text)
+
+
+def test_aliases_of_aliases_are_counted(tmp_path: Path) -> None:
+    lines = ["name: bomb", "groups:", "  - &a0 {name: x, datasets: [{path: x}]}"]
+    lines += [f"  - &a{i} {{name: g{i}, groups: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(SpecError, match="expected at most 200000 values; do aliases hold aliases?"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_merges_of_merges_are_counted(tmp_path: Path) -> None:
+    lines = ["anchors:", "  a0: &a0 {name: x}"]
+    lines += [f"  a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+    (tmp_path / "a.yaml").write_text("\n".join([*lines, "<<: *a11"]))
+    with pytest.raises(SpecError, match="expected at most 200000 values"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="/dev/zero: expected a readable mixture spec of at most 16777216 characters"):
+        load_spec("/dev/zero")

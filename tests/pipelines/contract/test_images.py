@@ -189,3 +189,21 @@ def test_a_small_file_that_claims_to_be_a_huge_picture_is_refused() -> None:
     jpeg[at : at + 4] = b"\x75\x30\x75\x30"
     with pytest.raises(CorruptImage, match="expected at most 67108864 pixels, found a JPEG of 30000 x 30000"):
         to_jpeg(bytes(jpeg))
+
+
+def test_a_png_whose_header_claims_a_terabyte_is_refused_before_it_is_decoded() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10**6, 10**6, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    with pytest.raises(CorruptImage):
+        to_jpeg(data)
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert decode_image(data).shape == (64, 64, 3)
+    last = data.rindex(b"\xff\xda")
+    bomb = data[:last] + data[last:-2] * 1000 + data[-2:]
+    with pytest.raises(CorruptImage, match="expected a JPEG of at most 100 scans, found 1005"):
+        decode_image(bomb)

@@ -14,12 +14,13 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.rebuild import rebuild_index
 from pipelines.shards.sidecar import read_sidecar
 from tests.pipelines.sources.test_zarr import write_log
+from tests.support.hdf5_files import T, write_aloha
 
 
 def run(tmp_path: Path, version: str, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"adapter": get_adapter("inhouse_log"), "n_shards": 2}
-    source, root = str(tmp_path / "logs"), str(tmp_path / "data")
-    return convert(ConversionRequest(source=source, output_root=root, name="x", version=version, **options | changes))
+    options |= {"source": str(tmp_path / "logs"), "output_root": str(tmp_path / "data")}
+    return convert(ConversionRequest(name="x", version=version, **options | changes))
 
 
 def add_logs(tmp_path: Path, *names: str, **changes: Any) -> None:
@@ -110,3 +111,24 @@ def test_a_split_that_is_new_begins_with_shard_0(base: Path, tmp_path: Path) -> 
         "val": ["x-val.tfrecord-00000-of-00001"],
     }
     assert counts["episodes_out"] == 8
+
+
+def write_session(path: Path, number: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    steps = np.arange(T)[:, None]
+    write_aloha(path, action=(0.01 * np.sin(steps / 5 + np.arange(14) + number) * (np.arange(14) % 7 < 6)).astype("f4"))
+
+
+def test_episodes_that_only_have_the_names_of_known_ones_are_not_taken_for_them(tmp_path: Path) -> None:
+    """Every recording session has an episode_0.hdf5; the second one's would be left out unseen."""
+    for session, number in (("one", 0), ("two", 1)):
+        write_session(tmp_path / session / "episode_0.hdf5", number)
+    write_session(tmp_path / "two" / "episode_1.hdf5", 2)
+    options = {"adapter": get_adapter("aloha_hdf5"), "task": "fold", "n_shards": 1}
+    run(tmp_path, "1.0.0", source=str(tmp_path / "one"), **options)
+    with pytest.raises(FailedWork, match=r"two/episode_0.hdf5: episode .* has the name of one that .* took from .*one"):
+        run(tmp_path, "1.1.0", source=str(tmp_path / "two"), append="1.0.0", **options)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    (tmp_path / "two/episode_1.hdf5").rename(tmp_path / "moved/episode_1.hdf5")
+    counts = run(tmp_path, "1.1.0", source=str(tmp_path / "moved"), append="1.0.0", **options)
+    assert counts["episodes_out"] == 2

@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_workers_between_two_episodes_and_leaves_a_quiet_folder(
     launcher, both, _ = launch_and_wait(source, tmp_path)
     os.killpg(launcher.pid, signal.SIGINT)
     _, said = launcher.communicate()
-    assert (launcher.returncode, "interrupted; run the same command again to go on" in said) == (130, True)
+    assert (launcher.returncode, "interrupted; run the same command again to continue" in said) == (130, True)
     assert "Traceback" not in said
     assert not any(is_running(pid) for pid in both)
     assert not list((tmp_path / FOLDER).rglob("*.tmp"))

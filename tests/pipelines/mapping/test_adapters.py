@@ -123,7 +123,7 @@ def test_an_entry_can_take_over_another_and_change_it(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("  one: {title: y}\n", r"a.yaml:12:3: key 'one' stands twice; the first is on line 5"),
+        ("  one: {title: y}\n", r"a.yaml:12:3: key 'one' is given twice; the first is on line 5"),
         ("  two: {<<: *one, robott: x}\n", r"a.yaml:12:19: unknown key 'robott' in an adapter entry. Did you mean"),
         ("  two: {<<: *one, robot: wxdow}\n", r"a.yaml:12:8: robot 'wxdow' is not in the embodiment registry"),
         ("  two: {<<: *one, aliases: [one]}\n", r"a.yaml:12:8: 'one' names both one and two; names must differ"),
@@ -147,6 +147,7 @@ def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
         "units_known",
         "channels",
         "channels_known",
+        "sparse_chunks",
     }
     assert set(CAMERA.fields) == {f.name for f in fields(CameraForm)} | {"from", "draw", "each"}
     assert set(PART.fields) == {f.name for f in fields(PartSource)} - {"sources"} | {"from"}

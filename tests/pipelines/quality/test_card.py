@@ -11,7 +11,7 @@ import pytest
 from pipelines.quality.card import make_card, make_short_card, write_card
 from pipelines.quality.card_facts import gather_facts
 from pipelines.quality.card_page import Heading, PageTable, Paragraph, to_html, to_markdown
-from pipelines.quality.checks import Report, inspect_dataset
+from pipelines.quality.checks import CheckReport, inspect_dataset
 from pipelines.quality.findings import finding
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.summaries import summarize_slot
@@ -75,7 +75,7 @@ def test_findings_stand_on_the_card(dataset: Dataset) -> None:
 
 def test_what_was_inferred_and_the_worst_notes_stand_on_both_cards(dataset: Dataset) -> None:
     facts = replace(gather_facts(dataset), manifest=MANIFEST)
-    report = Report(findings=(), ratios={})
+    report = CheckReport(findings=(), ratios={})
     for blocks in (make_card(facts, []), make_short_card(MANIFEST, dataset.statistics, report)):
         card = to_markdown(blocks)
         assert "| units: joints read as percent of range | 2 |" in card
@@ -84,7 +84,7 @@ def test_what_was_inferred_and_the_worst_notes_stand_on_both_cards(dataset: Data
 
 
 def test_the_short_card_says_what_was_left_out_and_what_to_do(dataset: Dataset) -> None:
-    card = to_markdown(make_short_card(MANIFEST, dataset.statistics, Report(findings=(), ratios={})))
+    card = to_markdown(make_short_card(MANIFEST, dataset.statistics, CheckReport(findings=(), ratios={})))
     assert "Toys. 2 of 3 episodes, 20 steps, 0.0 MB; 2 steps of kept episodes were left out." in card
     assert "| non_finite | episode or steps | 1 | NaN or infinity in a state or an action | Repair or drop" in card
     assert "| ur5e/joint_position/pi18/v1 | metric | 4 | 480 |" in card

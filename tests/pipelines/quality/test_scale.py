@@ -86,6 +86,30 @@ def test_millimetres_on_one_side(tmp_path: Path, side: str, factor: float, ratio
     assert f"the {side} in mm" in scale.evidence
 
 
+@pytest.mark.parametrize("mode", ["ee_delta", "ee_absolute"])
+@pytest.mark.parametrize("factor", [10.0, 100.0, 1000.0])
+def test_metres_on_neither_side(tmp_path: Path, mode: str, factor: float) -> None:
+    """Both sides in dm, cm or mm agree on their ratio; the hand would be 5 to 500 m out."""
+
+    def scaled(values: Floats) -> Floats:
+        return np.concatenate([values[:, :3] * factor, values[:, 3:]], axis=1)
+
+    (found,) = findings_of(tmp_path, [changed(e, state=scaled, action=scaled) for e in clean_episodes(mode)])
+    assert (found.kind, found.severity) == ("workspace", "warning")
+
+
+def test_velocities_in_rad_a_step_are_no_state_in_degrees(tmp_path: Path) -> None:
+    """At 20 Hz the state turns 20 times what is commanded, which is not 57."""
+    found = findings_of(tmp_path, [changed(e, action=lambda a: a / HZ) for e in clean_episodes("joint_velocity")])
+    assert [(f.kind, f.severity) for f in found] == [("control_rate", "error")]
+    assert "rad a step" in found[0].advice
+
+
+def test_a_delta_called_a_target_gets_no_advice_on_its_scale(tmp_path: Path) -> None:
+    episodes = [replace(e, control_mode="ee_absolute") for e in clean_episodes("ee_delta")]
+    assert [f.kind for f in findings_of(tmp_path, episodes)] == ["delta_as_absolute"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_parked_arm_is_not_in_degrees(tmp_path: Path, mode: str) -> None:
     """It trembles by 0.2 degrees about 1 rad, while small commands come that it does not follow."""

@@ -1,6 +1,7 @@
 """Reading Diffusion Policy and UMI replay buffers."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,19 @@ def test_the_sample_buffer_is_read(shared: Path) -> None:
     natives = [read(located, DP) for located in found.episodes]
     assert [native.n_steps for native in natives] == [48, 45, 47, 46]
     assert sorted(natives[0].frames) == ["img", "wrist_img"]
+
+
+def test_a_damaged_zip_is_rejected_by_name(tmp_path: Path) -> None:
+    write_buffer(tmp_path / "whole.zarr")
+    write_buffer(tmp_path / "a.zarr")
+    path = Path(shutil.make_archive(str(tmp_path / "a.zarr"), "zip", tmp_path / "a.zarr"))
+    shutil.rmtree(tmp_path / "a.zarr")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        (member,) = [info for info in archive.infolist() if info.filename == "data/state/.zarray"]
+    start = member.header_offset + 30 + len(member.filename)
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    found = find(str(tmp_path), DP)
+    assert [(r.source_key, r.reason) for r in found.rejects] == [("a.zarr.zip", "unreadable_zarr")]
+    assert len(found.episodes) == 2

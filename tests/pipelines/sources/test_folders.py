@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_listed_is_a_reject(tmp_path: Path, monkeypatch:
     assert keys(scan, tmp_path) == ["a"]
     assert reasons(scan) == [("locked", "unlistable_folder")]
     assert "Permission denied" in scan.rejects[0].detail
-    with pytest.raises(FailedWork, match="1 could not be looked at, the first: .*locked"):
+    with pytest.raises(FailedWork, match="1 entries could not be read, the first: .*locked"):
         find_files(tmp_path, "*.json")
 
 

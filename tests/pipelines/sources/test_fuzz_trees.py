@@ -21,6 +21,7 @@ from pipelines.conversion.launch import ConversionRequest, find_episodes
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
 from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.formats import list_formats
 from tests.pipelines.sources.test_bridge import TRAJECTORY
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
@@ -28,12 +29,17 @@ from tests.pipelines.sources.test_fuzz import damage, damaged
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
 from tests.support.fuzzing import fuzzing
+from tests.support.hdf5_files import write_aloha
+from tests.support.native_files import bridge_features, write_rlds
 
 QUICK = fuzzing(20)
 GROWTH_MB = 600
 ADAPTERS = {
     "zarr": "inhouse_log",
     "dp": "dp_replay",
+    "dp_zip": "dp_replay",
+    "aloha": "aloha_hdf5",
+    "rlds": "bridge_orig",
     "lerobot_v2": "lerobot_aloha",
     "lerobot_v3": "lerobot_aloha",
     "robomimic": "robomimic",
@@ -76,6 +82,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
     writers: dict[str, Callable[[Path], Path]] = {
         "zarr": lambda path: write_log(path / "ur5e/lift/a.zarr").parents[2],
         "dp": lambda path: write_dp(path),
+        "dp_zip": write_dp_zip,
+        "aloha": lambda path: write_aloha_folder(path),
+        "rlds": lambda path: write_rlds(path, {"train": [bridge_features(0), bridge_features(1)]}),
         "lerobot_v2": write_v2,
         "lerobot_v3": write_v3,
         "robomimic": write_robomimic,
@@ -88,6 +97,24 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
 def write_dp(path: Path) -> Path:
     write_buffer(path / "a.zarr")
     return path
+
+
+def write_dp_zip(path: Path) -> Path:
+    write_buffer(path / "a.zarr")
+    shutil.make_archive(str(path / "a.zarr"), "zip", path / "a.zarr")
+    shutil.rmtree(path / "a.zarr")
+    return path
+
+
+def write_aloha_folder(path: Path) -> Path:
+    path.mkdir()
+    write_aloha(path / "episode_0.hdf5")
+    write_aloha(path / "episode_1.hdf5")
+    return path
+
+
+def test_every_format_that_conversion_reads_is_damaged_here() -> None:
+    assert {get_adapter(entry).format for entry in ADAPTERS.values()} == set(list_formats())
 
 
 def read_all(source: Path, name: str) -> tuple[int, list[str]]:

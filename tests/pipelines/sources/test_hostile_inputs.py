@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 import zarr
 
-from pipelines.contract.errors import FailedWork
-from pipelines.contract.native import Rejected
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.mapping.adapters import get_adapter
-from pipelines.sources import aloha, dp, droid, foreign_files, robomimic
+from pipelines.sources import aloha, dp, droid, foreign_files, lerobot, rlds, robomimic
 from pipelines.sources import zarr as inhouse
 from pipelines.sources.hdf5_texts import read_instruction
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
+from tests.pipelines.sources.test_lerobot import write_v2
 from tests.pipelines.sources.test_zarr import write_log
 from tests.support.hdf5_files import T, write_aloha, write_robomimic
+from tests.support.native_files import bridge_features, write_rlds
 
 ALOHA, ROBOMIMIC, DROID = get_adapter("aloha_hdf5"), get_adapter("robomimic"), get_adapter("droid_raw")
-DP, LOG = get_adapter("dp_replay"), get_adapter("inhouse_log")
+DP, LOG, LEROBOT = get_adapter("dp_replay"), get_adapter("inhouse_log"), get_adapter("lerobot_aloha")
 SECRET = bytes(T * 14 * 8)
 
 
@@ -224,3 +226,75 @@ def test_a_store_is_walked_again_when_an_array_is_added(tmp_path: Path) -> None:
     assert "data/more/.zarray" not in before
     with pytest.raises(Rejected, match="data/more/.zarray: expected a usual codec"):
         foreign_files.check_zarr(store)
+
+
+MANY = 10**10
+
+
+def test_billions_of_promised_records_are_one_reject(tmp_path: Path) -> None:
+    source = write_rlds(tmp_path / "in", {"train": [bridge_features(0)]})
+    splits = [{"name": "train", "shardLengths": [str(MANY)]}, {"name": "../evil", "shardLengths": [str(MANY)]}]
+    (source / "dataset_info.json").write_text(json.dumps({"name": "tiny", "splits": splits}))
+    found = rlds.find_part(str(source), get_adapter("bridge_orig"))
+    assert len(found.episodes) == 1
+    assert [reject.reason for reject in found.rejects] == ["promised_missing"] * 2
+    assert f"({MANY - 1} records)" in found.rejects[0].detail
+
+
+def test_billions_of_promised_files_are_refused(tmp_path: Path) -> None:
+    (write_rlds(tmp_path / "in", {"train": [bridge_features(0)]}) / "tiny-train.tfrecord-00000-of-00001").rename(
+        tmp_path / f"in/tiny-train.tfrecord-00000-of-{MANY}"
+    )
+    with pytest.raises(UsageError, match="expected up to 100000 files"):
+        rlds.find(str(tmp_path / "in"), get_adapter("bridge_orig"))
+
+
+def test_billions_of_promised_episodes_are_one_reject(tmp_path: Path) -> None:
+    source = write_v2(tmp_path / "in")
+    info = json.loads((source / "meta/info.json").read_text())
+    (source / "meta/info.json").write_text(json.dumps(info | {"total_episodes": MANY}))
+    found = lerobot.find(str(source), LEROBOT)
+    assert len(found.episodes) == 2
+    assert [(reject.source_key, reject.reason) for reject in found.rejects] == [
+        (f"{MANY - 2} episodes", "promised_missing")
+    ]
+
+
+TEMPLATES = [
+    "../other/{episode_index}.parquet",
+    "/etc/{episode_index}",
+    "data/../../other/{episode_index}.parquet",
+    "data/\0{episode_index}",
+    "data/{episode_index}\n",
+    "x" * 5000 + "{episode_index}",
+    "{episode_index.__class__}",
+    "{episode_index:>999999999999}",
+]
+
+
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+@pytest.mark.parametrize("template", TEMPLATES, ids=range(len(TEMPLATES)))
+def test_a_template_leads_to_no_file_outside(tmp_path: Path, template: str, key: str) -> None:
+    source = write_v2(tmp_path / "in")
+    expected = [lerobot.read(located, LEROBOT).arrays["action"].tolist() for located in find_lerobot(source)]
+    shutil.copytree(source / "data/chunk-000", tmp_path / "other")
+    for number in range(2):
+        (tmp_path / f"other/episode_{number:06d}.parquet").rename(tmp_path / f"other/{1 - number}.parquet")
+    info = json.loads((source / "meta/info.json").read_text())
+    (source / "meta/info.json").write_text(json.dumps(info | {key: template}))
+    found = [lerobot.read(located, LEROBOT).arrays["action"].tolist() for located in find_lerobot(source)]
+    assert found == expected
+
+
+def test_a_camera_is_no_path(tmp_path: Path) -> None:
+    source = write_v2(tmp_path / "in")
+    shutil.copytree(source / "videos/chunk-000", tmp_path / "outside")
+    info = json.loads((source / "meta/info.json").read_text())
+    info["features"]["../../../outside/observation.images.top"] = {"dtype": "video", "shape": [64, 64, 3]}
+    (source / "meta/info.json").write_text(json.dumps(info))
+    for located in find_lerobot(source):
+        assert [key for key in lerobot.read(located, LEROBOT).frames if "outside" in key] == []
+
+
+def find_lerobot(source: Path) -> list[EpisodeLocation]:
+    return list(lerobot.find(str(source), LEROBOT).episodes)

@@ -70,7 +70,7 @@ def test_nested_references_end_soon() -> None:
     wide: list[object] = [0]
     for _ in range(8):
         wide = [wide] * 10
-    with pytest.raises(pickle.UnpicklingError, match="10000000 values"):
+    with pytest.raises(pickle.UnpicklingError, match=", 1000000 values"):
         load_pickle(pickle.dumps(wide))
     assert time.monotonic() - started < 60
 

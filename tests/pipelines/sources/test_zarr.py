@@ -16,7 +16,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
-from pipelines.sources.alignment import StreamReport, hold, interpolate, latest_index, make_grid, report_stream
+from pipelines.sources.alignment import StreamReport, hold, interpolate_columns, latest_index, make_grid, report_stream
 from pipelines.sources.zarr import find, read
 
 LOG = get_adapter("inhouse_log")
@@ -350,7 +350,7 @@ def test_alignment_in_numbers() -> None:
     values = np.array([[0.0], [1.0], [2.0], [5.0]])
     assert latest_index(stamps, grid).tolist() == [0, 2, 2]
     assert hold(stamps, values, grid)[:, 0].tolist() == [0.0, 2.0, 2.0]
-    assert interpolate(stamps, values, grid)[:, 0].tolist() == pytest.approx([0.5, 2.0, 4.0])
+    assert interpolate_columns(stamps, values, grid)[:, 0].tolist() == pytest.approx([0.5, 2.0, 4.0])
 
 
 def test_a_command_stream_of_another_rate_is_resampled() -> None:

@@ -21,7 +21,7 @@ from trainers.demo.rollout import (
 )
 from trainers.demo.script import demonstration
 from trainers.demo.world import MOBILE_DUAL, UR5E, UR5E_DUAL, Body, Command, is_success, step
-from trainers.serving.observations import Observation
+from trainers.serving.observations import RobotObservation
 
 TASKS = [
     (UR5E, "lift_one_of_two", ("red", "blue")),
@@ -106,7 +106,7 @@ class ScriptedActor:
         self._actions = [slots_of(body, command.joints, command.gripper, command.base) for command in commands]
         self.asked: list[tuple[str, int]] = []
 
-    def act_together(self, robot: Any, observations: list[Observation], key: Any) -> np.ndarray:
+    def act_together(self, robot: Any, observations: list[RobotObservation], key: Any) -> np.ndarray:
         start = 16 * len(self.asked)
         self.asked.append((observations[0].prompt, len(observations)))
         chunk = self._actions[start : start + 50]

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
 from trainers.demo import main_job
-from trainers.demo.main_job import Demo, code_hash
+from trainers.demo.main_job import Demo, demo_code_hash
 from trainers.demo.stages import Runner, Stage
 
 
@@ -68,9 +68,9 @@ def test_demo_with_other_options_starts_afresh(tmp_path: Path) -> None:
 
 
 def test_the_code_hash_reads_every_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = code_hash()
+    whole = demo_code_hash()
     hashes = set()
     for package in main_job.PACKAGES:
         monkeypatch.setattr(main_job, "PACKAGES", (package,))
-        hashes.add(code_hash())
+        hashes.add(demo_code_hash())
     assert len(hashes | {whole}) == 6  # a package that is not found would hash like any other that is not found

@@ -10,7 +10,7 @@ import pytest
 import trainers.evaluation.compare
 from pipelines.contract.errors import UsageError
 from tests.support.evaluations import evaluation_report, group_report
-from trainers.evaluation.compare import compare, episodes_of, render, resampled_means
+from trainers.evaluation.compare import compare_runs, episodes_of, render, resampled_means
 from trainers.evaluation.evaluate import EvaluationRequest
 from trainers.evaluation.page import write_page
 from trainers.evaluation.records import Errors, Evaluation, EvaluationReport, SampleErrors, SlotErrors
@@ -43,7 +43,7 @@ def test_a_clear_difference_is_called_one(tmp_path: Path, monkeypatch: pytest.Mo
         trainers.evaluation.compare, "evaluate", lambda request: fake_evaluation(request.run, errors[request.run.name])
     )
     (tmp_path / "worse" / "eval").mkdir(parents=True)
-    found = compare(EvaluationRequest(run=tmp_path / "worse", spec=tmp_path / "m.yaml"), tmp_path / "better")
+    found = compare_runs(EvaluationRequest(run=tmp_path / "worse", spec=tmp_path / "m.yaml"), tmp_path / "better")
     assert found.overall.difference == pytest.approx(-0.35)
     assert found.overall.high < 0
     assert "other is better" in render(found)
@@ -54,7 +54,7 @@ def test_a_clear_difference_is_called_one(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected another run than the one compared with"):
-        compare(EvaluationRequest(run=tmp_path / "a", spec=tmp_path / "m.yaml"), tmp_path / "." / "a")
+        compare_runs(EvaluationRequest(run=tmp_path / "a", spec=tmp_path / "m.yaml"), tmp_path / "." / "a")
 
 
 def made_up_report() -> EvaluationReport:

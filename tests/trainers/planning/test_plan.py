@@ -10,21 +10,21 @@ from jax import ShapeDtypeStruct
 from jax.sharding import AbstractMesh
 
 from tests.support.toy_mixture import open_toy_mixture
-from trainers.config import RunConfig, resolve
+from trainers.config import RunConfig, resolve_config
 from trainers.mesh import AXES
-from trainers.planning.plan import ParameterCounts, TrainPlan, device_bytes, make_plan, render
+from trainers.planning.plan import ParameterCounts, TrainPlan, device_bytes, plan_training, render
 
 
 def plan_of(tmp_path: Path, **overrides: Any) -> TrainPlan:
     (tmp_path / "toy.yaml").write_text("toy")
-    config: RunConfig = resolve(
+    config: RunConfig = resolve_config(
         stage="pretrain",
         mixture=tmp_path / "toy.yaml",
         horizon=50,
         overrides=overrides,
         cameras=("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"),
     )
-    return make_plan(config, open_toy_mixture(tmp_path / "toy.yaml"), device_tflops=400.0)
+    return plan_training(config, open_toy_mixture(tmp_path / "toy.yaml"), device_tflops=400.0)
 
 
 def test_the_full_size_has_the_published_numbers(tmp_path: Path) -> None:
