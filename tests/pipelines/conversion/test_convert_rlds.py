@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_an_append_knows_the_records_of_new_and_of_old_manifests(tmp_path: Path,
         for entry in manifest["episodes"]:
             entry["source_key"] = entry.pop("record_key")
         (folder / "manifest.json").write_text(json.dumps(manifest))
-    more = write_rlds(tmp_path / "more", {"train": [named(i, f"lab/{i}") for i in range(4)]})
+    # The same file has grown; one of its name elsewhere would be refused.
+    shutil.rmtree(source)
+    more = write_rlds(tmp_path / "in", {"train": [named(i, f"lab/{i}") for i in range(4)]})
     counts = run(more, tmp_path / "out", version="1.1.0", append="1.0.0", n_shards=1)
     assert (counts["episodes_in"], counts["episodes_out"]) == (4, 4)
     assert keys_of(tmp_path / "out/x/1.1.0") == ["lab/0", "lab/1", "lab/2", "lab/3"]
