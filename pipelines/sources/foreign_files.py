@@ -18,6 +18,9 @@ import h5py
 from pipelines.contract.native import Rejected
 from pipelines.sources.folders import read_regular
 
+# A store, file, group or array with this attribute, not false, declares that chunks which are not stored hold the
+# fill value.
+SPARSE = "sparse"
 # Names of zarr's codecs, of both versions of the format, that only transform bytes and numbers. v3 names those of
 # numcodecs with the prefix `numcodecs.`.
 _ZARR_CODECS = frozenset(

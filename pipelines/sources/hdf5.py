@@ -22,8 +22,6 @@ from pipelines.storage.paths import RemotePath, StoragePath
 
 # What h5py raises on damaged files.
 READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
-# A group or dataset with this attribute, not false, declares that chunks which are not stored are zeros.
-SPARSE = "sparse"
 _DECLARE_SPARSE = "If zeros are meant, give --sparse-chunks, or the file the attribute `sparse: true`"
 # Deflate shrinks nothing further than this, so that smaller chunks cannot unpack to more than MAX_CHUNK_BYTES.
 _DEFLATE_RATIO = 1032
@@ -56,7 +54,9 @@ def check_hdf5_chunks(dataset: h5py.Dataset, where: str, is_sparse: bool = False
     """
     if dataset.size == 0:
         return
-    is_sparse = is_sparse or any(node.attrs.get(SPARSE, False) for node in (dataset, dataset.parent, dataset.file))
+    is_sparse = is_sparse or any(
+        node.attrs.get(foreign_files.SPARSE, False) for node in (dataset, dataset.parent, dataset.file)
+    )
     if dataset.chunks is None:
         if dataset.id.get_storage_size() == 0 and not is_sparse:
             detail = f"{where}: expected {list(dataset.shape)} numbers, found none stored. {_DECLARE_SPARSE}"

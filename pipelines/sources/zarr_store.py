@@ -25,7 +25,7 @@ from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_frames_si
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.float_pictures import FloatFrames
 from pipelines.sources.folders import read_regular
-from pipelines.sources.foreign_files import check_zarr, check_zarr_codecs, codecs_of
+from pipelines.sources.foreign_files import SPARSE, check_zarr, check_zarr_codecs, codecs_of
 from pipelines.sources.image_codecs import IMAGE_CODECS, register_image_codecs
 
 # What zarr, its codecs and zip files raise on damaged stores; Blosc a SystemError where a chunk's header states a
@@ -42,9 +42,7 @@ READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# A store, group or array with this attribute, not false, declares that chunks which are not stored hold the fill value.
-SPARSE = "sparse"
-# How a user says the same: zarr-python 3 leaves such chunks out without a word in the store.
+# How a user declares what `SPARSE` does: zarr-python 3 leaves such chunks out without a word in the store.
 DECLARE_SPARSE = "give --sparse-chunks, or the store the attribute `sparse: true`"
 METADATA = (".zarray", "zarr.json")
 # Codecs of zarr v3 that are part of zarr itself.
