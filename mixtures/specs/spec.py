@@ -27,7 +27,9 @@ from mixtures.specs.grammar import (
 )
 from mixtures.specs.stages import GroupChanges, changed, lay_over
 from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
+from pipelines.contract.errors import UsageError
 from pipelines.contract.slots import N_SLOTS
+from pipelines.shards.episode_lists import read_episode_list
 
 Source = tuple[str, str, tuple[str, ...]]
 
@@ -52,12 +54,21 @@ class SlotRange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A list of episodes from outside. sha256: of its content; has_ranges: whether it is about single steps."""
+
+    path: str
+    sha256: str
+    has_ranges: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Filter:
     """Keeps or drops what a predicate holds for, or what meets all conditions.
 
     predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where the others decide.
     values: allowed values of attributes (for `cameras`, which must all be there). limits: by key of the grammar's
-    EPISODE_LIMITS and STEP_LIMITS. ranges: of slots, at each step.
+    EPISODE_LIMITS and STEP_LIMITS. ranges: of slots, at each step. listed: a list that names the episodes, or steps.
     """
 
     keep: bool
@@ -66,20 +77,24 @@ class Filter:
     values: tuple[tuple[str, tuple[str, ...]], ...] = ()
     limits: tuple[tuple[str, float], ...] = ()
     ranges: tuple[SlotRange, ...] = ()
+    listed: Listed | None = None
 
     @property
     def is_about_steps(self) -> bool:
         keys = [key for key, _ in (*self.values, *self.limits)]
-        return self.predicate in STEP_PREDICATES or bool(self.ranges) or not set(keys).isdisjoint(STEP_KEYS)
+        has_steps = bool(self.ranges) or self.listed is not None and self.listed.has_ranges
+        return self.predicate in STEP_PREDICATES or has_steps or not set(keys).isdisjoint(STEP_KEYS)
 
     @property
     def rule(self) -> tuple[Any, ...]:
         """What it does, wherever it stands."""
-        return self.keep, self.predicate, self.values, self.limits, self.ranges
+        listed = self.listed.sha256 if self.listed else ""
+        return self.keep, self.predicate, self.values, self.limits, self.ranges, listed
 
     def __str__(self) -> str:
         ranges = {f"{r.array} {r.slot}": [r.low, r.high] for r in self.ranges}
-        conditions = {k: list(v) for k, v in self.values} | dict(self.limits) | ranges
+        listed = {"list": Path(self.listed.path).name} if self.listed else {}
+        conditions = {k: list(v) for k, v in self.values} | dict(self.limits) | ranges | listed
         return f"{'keep' if self.keep else 'drop'}: {self.predicate or conditions}"
 
 
@@ -413,7 +428,21 @@ def _filter(item: MarkedValue) -> Filter:
         values=tuple(values.items()),
         limits=tuple(limits.items()),
         ranges=tuple(ranges),
+        listed=_listed(match["list"]) if "list" in match else None,
     )
+
+
+def _listed(item: MarkedValue) -> Listed:
+    """Reads a list once, so that one that cannot be read is an error of the spec."""
+    if "://" in item.value:
+        raise SpecError(item.mark, f"expected a file of this machine as a list, found {item.value}; fetch it first")
+    # Of the file in which it is written, which a stage or an include may have brought here.
+    path = _resolve(item.value, str(Path(item.mark.file).parent) if item.mark.line else ".")
+    try:
+        found = read_episode_list(path)
+    except UsageError as error:
+        raise SpecError(item.mark, str(error)) from error
+    return Listed(path=path, sha256=found.sha256, has_ranges=found.has_ranges)
 
 
 def _slot_range(array: str, slot: str, bounds: MarkedValue) -> SlotRange:
