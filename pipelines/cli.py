@@ -313,8 +313,8 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
     if counts.rejects:
         lines += _describe_rejects(counts)
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
-    for name, n in outcome.manifest.unmatched.items():
-        lines.append(f"  {n} rows of {name} match no episode that was kept")
+    for name, n_rows in outcome.manifest.unmatched.items():
+        lines.append(f"  {n_rows} rows of {name} match no episode that was kept")
     for sentence, episodes in outcome.manifest.inferred.items():
         lines.append(f"  inferred in {episodes} episodes: {sentence}")
     for found in outcome.manifest.findings:

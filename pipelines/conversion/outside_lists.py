@@ -38,7 +38,7 @@ NO_LISTS = OutsideLists()
 
 
 def read_lists(episodes: str, texts: str) -> OutsideLists:
-    """Reads the files that are given. Raises UsageError, also for a list of steps: a conversion keeps whole episodes."""
+    """Reads the given files. Raises UsageError, also for a list of steps: a conversion keeps whole episodes."""
     listed = read_episode_list(episodes) if episodes else None
     if listed and listed.has_ranges:
         raise UsageError(
