@@ -1,22 +1,18 @@
-"""Launching a conversion: options, lock, plan, the Beam run under a supervisor, and finalizing."""
+"""Launching a conversion: options, lock, plan, the Beam run, and finalizing."""
 
 import fcntl
 import os
 import re
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from tqdm import tqdm
 
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
@@ -27,8 +23,7 @@ from pipelines.conversion.cancelling import allow_writers, cancel_writers
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
 from pipelines.conversion.graph import ConvertAll
-from pipelines.conversion.heartbeat import beat, end_heartbeat, last_beat_s
-from pipelines.conversion.local_workers import deaths_noted, end_processes, killed_worker_message, report_failures_once
+from pipelines.conversion.local_workers import report_failures_once
 from pipelines.conversion.manifest import finish_dataset
 from pipelines.conversion.measure import load_measured
 from pipelines.conversion.outside_lists import (
@@ -52,6 +47,7 @@ from pipelines.conversion.plan import (
 )
 from pipelines.conversion.read_episode import reader_of
 from pipelines.conversion.results import load_result
+from pipelines.conversion.supervision import supervised
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
 from pipelines.shards.manifest import InputRecord, Manifest, load_manifest
@@ -65,11 +61,8 @@ from pipelines.storage.retry import with_retries
 _NAME = re.compile(r"[a-zA-Z]\w*")
 # As TFDS reads it: a part with a leading zero is no version there.
 _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
-_POLL_S = 0.2
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
 _CANCEL_S = 60.0
-# In an object store each look at the results is a paid listing.
-_REMOTE_POLL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +206,7 @@ def close_conversion(
     n_planned = count_episodes(plan) + len(plan.rejects)
     unmatched = count_rows_without_episode(lists, results)
     if base is None:
-        return finish_dataset(job, n_planned, measured, results, plan.rejects, source, unmatched=unmatched)
+        return finish_dataset(job, n_planned, measured, results, plan.rejects, source, {}, unmatched)
     n_planned += base.manifest.counts.episodes_in
     results += carry_shards(base, plan, job.folder)
     # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
@@ -470,48 +463,3 @@ def locked(directory: StoragePath) -> Iterator[None]:
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
-    """Shows a progress bar over shards, and ends this process loudly when a worker process was killed, or nothing was
-    done for `no_progress_s`.
-
-    A dead worker makes Beam's local runner wait for ever. With 0 s there is no limit of our own.
-    """
-    beat(job)
-    ended = threading.Event()
-    # Beam 2.77's local runner was still waiting 60 s after a worker was killed, so the launcher watches by itself.
-    with deaths_noted() as deaths:
-        watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, deaths, ended), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
-            end_heartbeat(job)
-
-
-def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], ended: threading.Event) -> None:
-    results, poll_s = job.work / "results", _POLL_S if isinstance(job.work, Path) else _REMOTE_POLL_S
-    last_s = time.monotonic()
-    with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
-        while not ended.wait(poll_s):
-            bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-            last_s = max(last_s, last_beat_s(job) or last_s)
-            silent_s = time.monotonic() - last_s
-            if deaths:
-                _give_up(killed_worker_message(deaths[0]))
-            if no_progress_s and silent_s > no_progress_s:
-                _give_up(f"no worker has made progress for {silent_s:.0f} s; a worker may have been killed")
-        bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-
-
-def _give_up(reason: str) -> None:
-    """Ends this process and the workers it started, with a message."""
-    advice = "Finished shards are kept; run the same command again"
-    print(f"embodimix convert: {reason}. {advice}", file=sys.stderr, flush=True)
-    end_processes()
-    # The main thread waits inside Beam's runner, where no exception of this thread reaches it.
-    os._exit(1)
