@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from mixtures.actions.pools import Pools
 from mixtures.groups.tree import Group
 from mixtures.index.tables import CompiledTable
-from mixtures.specs.spec import ActionRule, Filter, MixtureSpec
+from mixtures.specs.filters import Filter
+from mixtures.specs.spec import ActionRule, MixtureSpec
 from pipelines.contract.errors import UsageError
 from pipelines.shards.statistics import NormStatistics
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixtures.index.tables import CompiledTable, load_column
-from mixtures.specs.spec import Listed
+from mixtures.specs.filters import Listed
 from mixtures.stores.arrow import list_objects, read_object
 from pipelines.contract.errors import UsageError
 from pipelines.shards.episode_lists import EpisodeList, join_key, read_episode_list

@@ -14,8 +14,9 @@ from mixtures.groups.listed import find_rows_without_episode, match_listed, matc
 from mixtures.index.compiling import KINDS, SOURCES
 from mixtures.index.tables import CompiledTable
 from mixtures.randomness import mix64
+from mixtures.specs.filters import Filter
 from mixtures.specs.grammar import EPISODE_LIMITS, GROUP_KEYS
-from mixtures.specs.spec import Entry, Filter, KindRule, MixtureSpec, Node, Source, ValidationRule
+from mixtures.specs.spec import Entry, KindRule, MixtureSpec, Node, Source, ValidationRule
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import nearest
 from pipelines.contract.slots import CAMERAS
