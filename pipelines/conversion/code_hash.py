@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines.contract.embodiments import Embodiment, load_embodiments
+from pipelines.contract.layouts import load_layouts
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 
 # Where the packages lie: the checkout, or the folder of installed packages.
@@ -30,6 +31,7 @@ def code_hash(adapter: Adapter, robot: str = "") -> str:
     """
     digest = hashlib.sha256(_code_of(adapter.format).encode())
     entries = [asdict(adapter) | {"title": "", "note": ""}, *map(asdict, _robots(adapter, robot))]
+    entries += map(asdict, load_layouts().values())
     digest.update(json.dumps(entries, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

@@ -82,6 +82,7 @@ def finish_dataset(
         shard_lengths=shard_lengths,
         shard_bytes=shard_bytes,
         description=job.adapter.title,
+        layout=measured.layout,
     )
     remove_tree(job.work)
     return manifest
