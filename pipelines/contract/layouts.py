@@ -4,9 +4,10 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, get_args
 
-from pipelines.contract.document import Fields, MapOf, MarkedValue, Number, SpecError, TextKind, read_registry
+from pipelines.contract.document import Fields, MapOf, MarkedValue, Number, SpecError, TextKind, read_document
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import PARTS, Part
 
@@ -31,7 +32,10 @@ _LAYOUT = Fields(
 )
 _REGISTRY = Fields(
     about="a registry of layouts",
-    fields={"schema": TextKind(about="the schema of the file"), "layouts": MapOf(about="layouts", value=_LAYOUT)},
+    fields={
+        "schema": TextKind(about="the schema of the file", choices=(SCHEMA,)),
+        "layouts": MapOf(about="layouts", value=_LAYOUT),
+    },
     required=("schema", "layouts"),
 )
 
@@ -122,7 +126,9 @@ def parse_slots(text: str) -> tuple[int, ...]:
 @functools.cache
 def _load() -> Mapping[str, Layout]:
     layouts: dict[str, Layout] = {}
-    for name, marked in read_registry("layouts.yaml", _REGISTRY, SCHEMA)["layouts"].value.items():
+    with resources.as_file(resources.files("pipelines").joinpath("layouts.yaml")) as path:
+        document = read_document(path, _REGISTRY, {}, "a registry of layouts")
+    for name, marked in document["layouts"].value.items():
         try:
             layouts[name] = _build(name, marked)
             for source, slots in layouts[name].sources.items():

@@ -131,7 +131,7 @@ def test_a_map_that_changes_what_a_slot_means_is_refused(
     text = Path(layouts.__file__).parents[1].joinpath("layouts.yaml").read_text()
     assert text.count(written[0]) == 1
     (tmp_path / "layouts.yaml").write_text(text.replace(*written))
-    monkeypatch.setattr("pipelines.contract.document.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("pipelines.contract.layouts.resources.files", lambda package: tmp_path)
     layouts._load.cache_clear()
     try:
         with pytest.raises(UsageError, match=message):
