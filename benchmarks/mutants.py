@@ -272,7 +272,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PREFIX", help="modules whose dotted name begins so")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--limit-s", type=float, default=120.0, help="seconds for the tests of one mutant (120)")
+    parser.add_argument("--limit-s", type=float, default=120.0, help="processor seconds for one mutant (120)")
     parser.add_argument("--trust-tests", action="store_true", help="the suite has just passed: do not run it unchanged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     parsed = parser.parse_args()
