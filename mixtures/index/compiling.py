@@ -18,7 +18,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
-FORMAT = "embodimix.compiled/v6"
+FORMAT = "embodimix.compiled/v7"
 # Goes into the fingerprints that locks hold. It names the content of a split and not the form of its compiled files, so
 # it stays when FORMAT rises: else no run that was locked before could resume.
 CONTENT = "embodimix.compiled/v4"
@@ -49,6 +49,7 @@ FROM_PROPOSAL = SOURCES.index("proposal")
 SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (
     "episode_id",
+    "source_key",
     *CODED,
     "n_steps",
     "control_hz",
@@ -111,6 +112,7 @@ class _Writer:
         self.files: dict[str, BinaryIO] = {}
         self.texts: dict[str, list[pa.Array]] = {
             "episode_id": [],
+            "source_key": [],
             "language": [],
             "segment_text": [],
             "stated_text": [],
@@ -153,6 +155,7 @@ class _Writer:
         self.add_segments(rows["segments"], first)
         self.add_stated(rows, first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))
+        self.texts["source_key"].append(one_array(rows["source_key"]).cast(pa.large_string()))
         self.texts["language"].append(one_array(rows["language"]).cast(pa.large_list(pa.large_string())))
         self.n_episodes += len(lengths)
         self.n_steps += int(first[-1])

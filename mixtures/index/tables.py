@@ -160,6 +160,11 @@ class CompiledTable:
         return load_column(self.folder / "episode_id.arrow")
 
     @cached_property
+    def source_keys(self) -> pa.Array:
+        """The names that the sources themselves give the episodes, by which outside lists know them; text [e]."""
+        return load_column(self.folder / "source_key.arrow")
+
+    @cached_property
     def languages(self) -> pa.Array:
         """List of texts [e]."""
         return load_column(self.folder / "language.arrow")

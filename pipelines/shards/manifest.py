@@ -122,7 +122,8 @@ class Manifest:
     input lacked files and was taken so on purpose. inferred: what
     the source did not state and was concluded or repaired, one sentence each, with the number of episodes. input: None
     in datasets of versions that did not record it. findings: of the checks that a conversion runs at its end, as
-    `embodimix check --json` has them. merged: which segments a later version has, and from where.
+    `embodimix check --json` has them. merged: which segments a later version has, and from where. unmatched: how many
+    rows of each list from outside match no episode that was kept.
     """
 
     name: str
@@ -143,14 +144,16 @@ class Manifest:
     input: InputRecord | None = None
     findings: tuple[Mapping[str, Any], ...] = ()
     merged: tuple[Mapping[str, Any], ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         # asdict would copy every episode's entry, of which there may be a million.
         content = {"schema": SCHEMA, **vars(self), "counts": self.counts.to_json()}
         content["input"] = vars(self.input) if self.input else None
         content |= {name: [vars(entry) for entry in content[name]] for name in ("shards", "episodes", "rejected")}
-        if not self.merged:
-            del content["merged"]
+        for name in ("merged", "unmatched"):
+            if not content[name]:
+                del content[name]
         return content
 
     @classmethod
