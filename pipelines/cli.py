@@ -40,7 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     dataset_commands.add_commands(commands)
     parser = commands.add_parser(
         "convert",
-        help="native logs to normalized 18-dim RLDS shards",
+        help="native logs to normalized RLDS shards",
         epilog=CONVERT_EPILOG,
         allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",

@@ -214,6 +214,7 @@ MIXTURE = Fields(
         "seed": _SEED,
         "draws": _DRAWS,
         "root": _ROOT,
+        "layout": TextKind(about="the layout of the drawn vectors; pi18/v1 by default"),
         "weighting": _WEIGHTING,
         "groups": _GROUPS,
         "datasets": _DATASETS,

@@ -85,6 +85,7 @@ def finish_dataset(
         shard_lengths=shard_lengths,
         shard_bytes=shard_bytes,
         description=job.adapter.title,
+        layout=measured.layout,
     )
     remove_tree(job.work)
     return manifest
@@ -170,6 +171,7 @@ def _entry(shard: ShardId, record: int, kept: KeptEpisode) -> EpisodeEntry:
         source_uri=kept.source_uri,
         source_key=kept.source_key,
         record_key=kept.record_key,
+        episode_id=kept.episode_id,
         split=shard.split,
         place=kept.place,
         shard=shard.shard,

@@ -97,7 +97,7 @@ class PartSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
+    """How one source dataset enters the slots; see `docs/convert.md` for every key.
 
     robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.

@@ -68,7 +68,8 @@ class EpisodeEntry:
     """Where one source episode went. place: what its reader needs to find it again. notes: numbers on its quality.
 
     source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
-    the input gave it; "" in manifests of versions that knew no other name.
+    the input gave it; "" in manifests of versions that knew no other name. episode_id: the record's; "" in manifests
+    of versions that did not keep it.
     """
 
     source_uri: str
@@ -81,6 +82,7 @@ class EpisodeEntry:
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
     record_key: str = ""
+    episode_id: str = ""
 
     @property
     def scan_key(self) -> str:
