@@ -3,27 +3,18 @@
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.document import (
-    Anything,
-    Fields,
-    ListOf,
-    MapOf,
-    Number,
-    SpecError,
-    TextKind,
-    read_registry,
-    read_value,
-)
+from pipelines.contract.document import Fields, ListOf, MapOf, MarkedValue, Number, TextKind, read_value
 from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.registries import REPLACES, Registry, Stamp, own_entries, own_stamps, shipped_entries
 from pipelines.contract.slots import CAMERAS, N_SLOTS, PARTS, is_joint_mode
 
-SCHEMA = "embodimix.embodiments/v1"
+_FILE = "embodiments.yaml"
 BaseKind = Literal["none", "nonholonomic", "holonomic"]
 Slots = dict[str, tuple[int, ...]]
 
@@ -41,7 +32,7 @@ _SLOTS = MapOf(about="parts and their slots, such as 0-5", value=TextKind(about=
 _VECTORS = Fields(
     about="slots of state and action", fields={"state": _SLOTS, "action": _SLOTS}, required=("state", "action")
 )
-_ENTRY = Fields(
+ROBOT = Fields(
     about="a robot's entry",
     fields={
         "description": TextKind(about="a line on what the robot is"),
@@ -51,17 +42,9 @@ _ENTRY = Fields(
         "joint_names": ListOf(about="names of an arm's joints, base to tool", item=TextKind(about="a joint's name")),
         "joint": _VECTORS,
         "ee": _VECTORS,
+        "replaces": REPLACES,
     },
     required=("description", "control_hz", "cameras"),
-)
-_REGISTRY = Fields(
-    about="an embodiment registry",
-    fields={
-        "schema": TextKind(about="the schema of the file"),
-        "vectors": Anything(about="anchors that entries refer to"),
-        "robots": MapOf(about="robots by name", value=_ENTRY),
-    },
-    required=("schema", "robots"),
 )
 
 
@@ -110,6 +93,27 @@ class Embodiment:
         return vectors
 
 
+@dataclass(frozen=True, kw_only=True)
+class Robots:
+    """The robots of one conversion as they were when it was launched; workers have no registry of the project's own.
+
+    known: by name. faults: what is wrong with entries that could not be read, by name. own: names of robots that are
+    not shipped.
+    """
+
+    known: Mapping[str, Embodiment] = field(default_factory=dict)
+    faults: Mapping[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+
+    def find(self, robot: str) -> Embodiment:
+        """Returns one robot. Raises UsageError with the nearest names if it is unknown, or where its entry is wrong."""
+        if robot in self.faults:
+            raise UsageError(self.faults[robot])
+        if robot not in self.known:
+            raise UsageError(f"robot {robot!r} is not in the registry. {nearest(robot, self.known)}")
+        return self.known[robot]
+
+
 def slot_mask(slots: Slots) -> NDArray[np.bool_]:
     """Returns bool [18], True at every slot of every part."""
     mask = np.zeros(N_SLOTS, np.bool_)
@@ -141,37 +145,55 @@ def fit_parts(robot: str, dims: Mapping[str, list[str]]) -> Slots:
     return {part: available[part][: len(names)] for part, names in dims.items()}
 
 
-def load_embodiments() -> Mapping[str, Embodiment]:
-    """Returns every robot of the registry by name. Raises UsageError where an entry is wrong."""
-    return _load()
+def load_embodiments() -> Registry[Embodiment]:
+    """Returns every robot of the registries by name, each checked when it is first used."""
+    return _load(own_stamps())
 
 
 def get_embodiment(robot: str) -> Embodiment:
-    """Returns one robot. Raises UsageError with the nearest names if it is unknown."""
-    embodiments = load_embodiments()
-    if robot not in embodiments:
-        raise UsageError(f"robot {robot!r} is not in the embodiment registry. {nearest(robot, embodiments)}")
-    return embodiments[robot]
+    """Returns one robot. Raises UsageError with the nearest names if it is unknown, or where its entry is wrong."""
+    return load_embodiments()[robot]
+
+
+def freeze_robots(robot: str = "") -> Robots:
+    """Returns one robot, or all of the registries, to be carried by a job. Raises UsageError if `robot` is unknown."""
+    registry = load_embodiments()
+    known: dict[str, Embodiment] = {}
+    faults: dict[str, str] = {}
+    for name in [robot] if robot else registry:
+        try:
+            known[name] = registry[name]
+        except UsageError as error:
+            if robot:
+                raise
+            faults[name] = str(error)
+    return Robots(known=known, faults=faults, own=frozenset(name for name in known if registry.is_own(name)))
+
+
+def restore_embodiment(content: Mapping[str, Any]) -> Embodiment:
+    """Builds a robot from what a manifest holds of it, the fields of `Embodiment` as JSON."""
+    values = {each.name: content[each.name] for each in fields(Embodiment) if each.name in content}
+    for family in ("joint", "ee"):
+        if stored := values.get(family):
+            sides = {side: {part: tuple(n) for part, n in stored[side].items()} for side in ("state", "action")}
+            values[family] = Vectors(**sides)
+    tuples = {key: tuple(values.get(key, ())) for key in ("cameras", "joint_names")}
+    return Embodiment(**{**values, **tuples})
 
 
 def parse_embodiment(name: str, entry: Mapping[str, Any]) -> Embodiment:
     """Builds one robot from an entry that Python code wrote. Raises UsageError on unknown keys or slots outside the
     layout."""
-    return _build(name, read_value(entry, _ENTRY, f"robot {name}").unmarked())
+    return _build(name, read_value(entry, ROBOT, f"robot {name}"))
 
 
-@functools.cache
-def _load() -> Mapping[str, Embodiment]:
-    robots = {}
-    for name, marked in read_registry("embodiments.yaml", _REGISTRY, SCHEMA)["robots"].value.items():
-        try:
-            robots[name] = _build(name, marked.unmarked())
-        except UsageError as error:
-            raise SpecError(marked.mark, str(error)) from error
-    return robots
+@functools.lru_cache(maxsize=8)
+def _load(own: tuple[Stamp, ...]) -> Registry[Embodiment]:
+    return Registry("robot", shipped_entries("robots", _FILE), own_entries("robots", own), ROBOT, _build)
 
 
-def _build(name: str, entry: Mapping[str, Any]) -> Embodiment:
+def _build(name: str, content: MarkedValue) -> Embodiment:
+    entry = content.unmarked()
     vectors: dict[str, Vectors] = {}
     for family in ("joint", "ee"):
         if family in entry:

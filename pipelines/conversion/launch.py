@@ -18,7 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.embodiments import freeze_robots, get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
@@ -320,6 +320,9 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         version=conversion.version,
         adapter=conversion.adapter,
         robot=conversion.robot,
+        robots=freeze_robots(
+            conversion.robot or ("" if conversion.adapter.robot == FROM_LOG else conversion.adapter.robot)
+        ),
         task=conversion.task,
         has_frozen_statistics=bool(frozen),
         appended_to=conversion.append,
@@ -346,7 +349,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
                 now = read_input(conversion, plan, manifest.input.mode)
                 advice = "A finished dataset is never overwritten: choose another --version for the current input"
                 check_unchanged(manifest.input, now, f"since {directory} was made of it", advice)
-            same_code = manifest.code_hash == code_hash(job.adapter, job.robot)
+            same_code = manifest.code_hash == code_hash(job.adapter, job.robots)
             return Outcome(manifest=manifest, already_done=True, same_code=same_code)
         raise UsageError(
             f"{directory}: expected no dataset or this very one, found one made with other options or input "

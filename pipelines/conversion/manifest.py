@@ -127,7 +127,7 @@ def make_manifest(
         version=job.version,
         converter=job.converter,
         options_hash=job.options_hash,
-        code_hash=code_hash(job.adapter, job.robot),
+        code_hash=code_hash(job.adapter, job.robots),
         # As it reads back from the file, with lists for tuples.
         adapter=json.loads(json.dumps(asdict(job.adapter), sort_keys=True)),
         robot=job.robot or None,

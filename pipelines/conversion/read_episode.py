@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from pipelines.contract.embodiments import Embodiment, get_embodiment
+from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
@@ -85,7 +85,7 @@ def reader_of(format: str) -> ModuleType:
 def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     try:
         stated = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
-        embodiment = get_embodiment(job.robot or stated)
+        embodiment = job.robots.find(job.robot or stated)
         job.adapter.check_robot(embodiment)
     except UsageError as error:
         raise Rejected("unknown_robot", str(error)) from error

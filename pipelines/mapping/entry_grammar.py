@@ -2,7 +2,8 @@
 
 from typing import get_args
 
-from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
+from pipelines.contract.document import AnyOf, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
+from pipelines.contract.registries import REPLACES
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
 
@@ -79,16 +80,7 @@ ENTRY = Fields(
         "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
+        "replaces": REPLACES,
     },
     required=("title", "format", "robot", "control_mode", "units"),
-)
-
-REGISTRY = Fields(
-    about="an adapter registry",
-    fields={
-        "schema": TextKind(about="the schema of the file"),
-        "blocks": Anything(about="anchors that entries refer to"),
-        "adapters": MapOf(about="entries by name", value=ENTRY),
-    },
-    required=("schema", "adapters"),
 )

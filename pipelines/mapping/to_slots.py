@@ -20,6 +20,8 @@ from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
 from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
+# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
+_SIDEWAYS_M_S = 1e-6
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
 _SPARSE = "chunks that are not stored, if any, are read as their fill value (zeros), says --sparse-chunks"
@@ -39,6 +41,8 @@ def to_episode(
     check_kept(native, adapter)
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
+    if adapter.robot == FROM_LOG and embodiment.base == "nonholonomic":
+        check_base(native)
     native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
     if adapter.relabel == "reached_states":
         slots = embodiment.vectors(adapter.control_mode).action
@@ -251,6 +255,13 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             raise Rejected(
                 "wrong_dims", f"{key}: expected {width} dims for robot {embodiment.name}, found {found}{extra}"
             )
+
+
+def check_base(native: NativeEpisode) -> None:
+    """Raises Rejected where a base of an in-house log is to go sideways, and has no slot for it."""
+    base = native.arrays.get("command/base")
+    if base is not None and base.shape[1] == 3 and (fastest := float(np.abs(base[:, 1]).max())) > _SIDEWAYS_M_S:
+        raise Rejected("wrong_dims", f"command/base: expected vy = 0, found up to {fastest:.3g} m/s")
 
 
 def check_kept(native: NativeEpisode, adapter: Adapter) -> None:

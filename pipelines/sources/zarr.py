@@ -13,7 +13,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.facts import SourceFacts
@@ -33,8 +32,6 @@ SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
 MAX_CONTROL_HZ = 1000
-# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
-_SIDEWAYS_M_S = 1e-6
 # Streams of the state: array -> whether its samples are interpolated (else the last one is held).
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
 _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
@@ -175,7 +172,6 @@ def _align(
     grid = make_grid(command, first, last, control_hz)
     if len(grid) == 0:
         raise Rejected("no_overlap", f"{path}: expected streams that overlap in time, found none that do")
-    _check_base(path, attributes.get("robot"), streams)
     arrays = {}
     for key, (times, values) in streams.items():
         # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
@@ -346,17 +342,6 @@ def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
     longest = float(np.diff(times).max(initial=0) / 1e9)
     if longest > MAX_JOINT_GAP_S:
         raise Rejected("joint_gap", f"{path}: expected joints every {MAX_JOINT_GAP_S} s, a gap is {longest:.2f} s")
-
-
-def _check_base(path: str, robot: Any, streams: Mapping[str, Stream]) -> None:
-    """A base that cannot go sideways has no slot for vy, so vy must be zero."""
-    embodiment = load_embodiments().get(str(robot))
-    if embodiment is None or embodiment.base != "nonholonomic" or "command/base" not in streams:
-        return
-    values = streams["command/base"][1]
-    if values.shape[1] == 3 and np.abs(values[:, 1]).max() > _SIDEWAYS_M_S:
-        fastest = np.abs(values[:, 1]).max()
-        raise Rejected("wrong_dims", f"{path}: command/base: expected vy = 0, found up to {fastest:.3g} m/s")
 
 
 def _make_notes(

@@ -297,7 +297,7 @@ def test_a_base_that_cannot_go_sideways_must_not_be_told_to(tmp_path: Path) -> N
     base[4, 1] = 0.2
     write_log(tmp_path / "c.zarr", robot="ur5e_dual", attrs={"robot": "mobile_arx"}, **{"command/base": base})
     with pytest.raises(Rejected, match="expected vy = 0, found up to 0.2 m/s"):
-        read_only(tmp_path / "c.zarr")
+        to_episode(read_only(tmp_path / "c.zarr"), LOG, get_embodiment("mobile_arx"), ["base_0_rgb"])
 
 
 def test_a_camera_that_is_listed_but_not_there_is_missing(tmp_path: Path) -> None:
