@@ -38,7 +38,7 @@ Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 f
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     dataset_commands.add_commands(commands)
-    inspect_command.add_commands(commands)
+    add_registry_option(inspect_command.add_commands(commands))
     parser = commands.add_parser(
         "convert",
         help="native logs to normalized 18-dim RLDS shards",

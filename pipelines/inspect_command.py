@@ -24,8 +24,8 @@ Exit codes: 0 understood, 1 not understood, 2 wrong use or nothing at that path.
 """
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command to the parser of `embodimix`."""
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Adds the command to the parser of `embodimix`, and returns its own."""
     parser = commands.add_parser(
         "inspect",
         help="say what an input of any format holds, and draft its registry entries",
@@ -41,13 +41,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--force", action="store_true", help="let --draft replace a file")
     parser.add_argument("--json", action="store_true", help="print the description as JSON")
     parser.set_defaults(run=run_inspect)
+    return parser
 
 
 def run_inspect(arguments: argparse.Namespace) -> int:
     """Prints the description of an input and writes the draft; see `embodimix inspect --help`."""
+    from pipelines.contract.registries import use_registries
     from pipelines.inspection.recognition import recognize
     from pipelines.inspection.report import describe_lines, misfit_lines, to_json, use_lines
 
+    use_registries(arguments.registry)
     recognition = recognize(arguments.input, arguments.format)
     if not recognition.understood:
         if arguments.json:

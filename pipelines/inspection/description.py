@@ -99,7 +99,8 @@ def describe_sample(source: str, sample: Sample) -> Description:
     hz, rate_known = _rate_of(facts, episodes)
     texts = dict.fromkeys([text for episode in episodes for text in episode.language] + list(facts.tasks))
     robots = [facts.robot, *(episode.robot or "" for episode in episodes)]
-    notes = dict.fromkeys([*facts.notes, *(text for episode in episodes for text in episode.inferred.values())])
+    inferred = (item for episode in episodes for item in episode.inferred.items())
+    notes = dict.fromkeys([*facts.notes, *(text for name, text in inferred if name != "language")])
     return Description(
         source=source,
         format=sample.format,

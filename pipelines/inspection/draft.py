@@ -53,7 +53,9 @@ def make_draft(description: Description, episodes: Sequence[NativeEpisode], name
         return _draft_of_logs(description, known, proposal, name)
     robot = choose_robot(description, proposal, f"{name}_robot")
     if known.sure is not None and not description.robots:
-        robot = RobotDraft(name=known.sure.robot, why=f"as the shipped entry {known.sure.name} has it; is it this robot?")
+        robot = RobotDraft(
+            name=known.sure.robot, why=f"as the shipped entry {known.sure.name} has it; is it this robot?"
+        )
     return Draft(
         name=name,
         description=description,
@@ -137,12 +139,14 @@ def _rate(description: Description, known: Known) -> Guess | None:
             return Guess(value=description.control_hz, why="the usual pause between two time stamps")
         return None
     if known.sure is not None and known.sure.control_hz:
-        return Guess(value=known.sure.control_hz, why=f"as the shipped entry {known.sure.name} has it; nothing states it")
+        return Guess(
+            value=known.sure.control_hz, why=f"as the shipped entry {known.sure.name} has it; nothing states it"
+        )
     return ask("steps a second; neither the source nor time stamps say")
 
 
 def render(draft: Draft, file: str = "FILE") -> str:
-    """The registry file, to be stored as `file`. Open questions are the value "?"; the head of the file names their lines."""
+    """The registry file, to be stored as `file`; its head names the lines of open questions."""
     lines = [*_blocks(draft), *_robots(draft), *_adapter(draft)]
     head_of = _head(draft, [], file)
     questions = [len(head_of) + i + 1 for i, line in enumerate(lines) if _asks(line)]
@@ -153,7 +157,9 @@ def convert_command(draft: Draft, file: str) -> str:
     """The command that converts the input by the draft."""
     d = draft.description
     source = shlex.quote(d.source)
-    return f"embodimix convert {d.format} {source} data --name {draft.name} --version 1.0.0 --adapter {shlex.quote(file)}"
+    return (
+        f"embodimix convert {d.format} {source} data --name {draft.name} --version 1.0.0 --adapter {shlex.quote(file)}"
+    )
 
 
 def count_questions(text: str) -> int:
@@ -182,10 +188,20 @@ def _head(draft: Draft, questions: Sequence[int], file: str) -> list[str]:
 def _blocks(draft: Draft) -> list[str]:
     """Anchors for what several parts share, so that one line answers one question."""
     lines = []
+    if _asks_for_drive(draft) and draft.control_hz:
+        why = f"{draft.proposal.control_mode.why}. {draft.control_hz.why}"
+        lines += [*_comment(why, 2), '  drive: &drive {control_mode: "?", control_hz: &rate "?"}']
+    elif draft.control_hz and draft.control_hz.is_open:
+        lines += [*_comment(draft.control_hz.why, 2), '  rate: &rate "?"']
     for name, asked in _shared(draft.proposal).items():
         keys = ", ".join(f"{key}: {_scalar(guess.value)}" for key, guess in asked.guesses.items())
         lines += [*_comment(asked.why, 2), f"  {name}: &{name} {{{keys}}}"]
     return ["blocks:", *lines, ""] if lines else []
+
+
+def _asks_for_drive(draft: Draft) -> bool:
+    """Whether both the control mode and the rate are open, which one line then answers."""
+    return draft.proposal.control_mode.is_open and draft.control_hz is not None and draft.control_hz.is_open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +246,8 @@ def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     low, high = members[0][2].ends or (0.0, 1.0)
     seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
     return (
-        f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}. Look at a picture "
-        f"with the hand open. {seen}"
+        f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}. "
+        f"Look at a picture with the hand open. {seen}"
     )
 
 
@@ -245,11 +261,13 @@ def _robots(draft: Draft) -> list[str]:
         for side in ("state", "action")
     )
     ee = sides.replace("arm0: 0-6, gripper0: 7", "arm0: 0-5, gripper0: 6").replace("arm0: 0-6", "arm0: 0-5")
-    hz = draft.control_hz.value if draft.control_hz and not draft.control_hz.is_open else d.control_hz or 10
     stated = ", ".join(d.robots) or "a robot that the source does not name"
-    lines = [*_comment(f"{robot.why}. If it is one of those, name it below and remove this entry.", 2), f"  {robot.name}:"]
+    lines = [
+        *_comment(f"{robot.why}. If it is one of those, name it below and remove this entry.", 2),
+        f"  {robot.name}:",
+    ]
     lines.append(f"    description: {_scalar(stated)}")
-    lines.append(f"    control_hz: {hz:g}" if isinstance(hz, (int, float)) else f"    control_hz: {hz}")
+    lines.append(f"    control_hz: {_rate_value(draft)}")
     lines.append(f"    cameras: [{', '.join(draft.views.slots) or 'base_0_rgb'}]")
     if robot.base != "none":
         lines.append(f"    base: {robot.base}")
@@ -258,14 +276,26 @@ def _robots(draft: Draft) -> list[str]:
     return ["robots:", *lines, ""]
 
 
+def _rate_value(draft: Draft) -> str:
+    """The rate as YAML: of the draft, or the anchor of the question, or what the source states."""
+    if draft.control_hz is None:
+        return _scalar(draft.description.control_hz)
+    return "*rate" if draft.control_hz.is_open else _scalar(draft.control_hz.value)
+
+
 def _adapter(draft: Draft) -> list[str]:
     d, p = draft.description, draft.proposal
     lines = ["adapters:", f"  {draft.name}:", f"    title: {_scalar(_title(draft))}", f"    format: {d.format}"]
     robot = FROM_LOG if draft.known.is_of_logs else draft.robot.name
     lines += _value("robot", Guess(value=robot, why="" if draft.robot.slots else draft.robot.why))
-    lines += _value("control_mode", p.control_mode)
-    lines += _value("control_hz", draft.control_hz) if draft.control_hz else []
-    lines += _value("units", p.units if p.units.is_open or p.units.value != "metric" else replace(p.units, why=""))
+    if _asks_for_drive(draft):
+        lines.append("    <<: *drive")
+    else:
+        lines += _value("control_mode", p.control_mode)
+        if draft.control_hz:
+            why = "" if draft.control_hz.is_open else draft.control_hz.why
+            lines += [*_comment(why, 4), f"    control_hz: {_rate_value(draft)}"]
+    lines += _value("units", p.units)
     lines += _cameras(draft.views) if draft.robot.name != FROM_LOG and not draft.known.is_of_logs else []
     shared = _shared(p)
     for side in ("state", "action"):
@@ -326,7 +356,9 @@ def _parts(side: str, parts: Mapping[str, PartDraft], shared: Mapping[str, _Shar
 
 def _comment(text: str, indent: int) -> list[str]:
     pad = " " * indent + "# "
-    return textwrap.wrap(text, _WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False) if text else []
+    return (
+        textwrap.wrap(text, _WIDTH, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False) if text else []
+    )
 
 
 def _scalar(value: object) -> str:

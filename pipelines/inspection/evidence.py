@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.contract.document import OPEN_QUESTION
 from pipelines.contract.native import NativeEpisode
 from pipelines.inspection.description import columns_of
 from pipelines.inspection.roles import Block
 
-# What stands in a draft for a value that only a person knows.
-OPEN_QUESTION = "?"
 Floats = NDArray[np.float64]
 # No joint turns further; beyond it angles are degrees, and beyond a turn in degrees servo ticks.
 _MOST_RAD, _MOST_DEGREES = 6.5, 400.0

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.contract.native import NativeEpisode
-from pipelines.contract.slots import is_joint_mode
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import (
     Guess,
@@ -163,11 +162,9 @@ def _relation(episodes: Sequence[NativeEpisode], state: Body | None, action: Bod
     return Relation(kind="", why="state and action have no arm of equal width to compare")
 
 
-def _mode(
-    family: Family, relation: Relation, hz: float | None, has_action: bool
-) -> tuple[Guess, Guess, Guess | None]:
+def _mode(family: Family, relation: Relation, hz: float | None, has_action: bool) -> tuple[Guess, Guess, Guess | None]:
     """Control mode, units, and the scale of the action's arm, if it needs one."""
-    metric = Guess(value="metric", why="m, rad and s after what is said of each part")
+    metric = Guess(value="metric", why="")
     why = relation.why if has_action else "no key holds actions: the next state stands in for them"
     if relation.kind == "absolute":
         choices = {"joint": "joint_position", "ee": "ee_absolute"}
@@ -182,7 +179,7 @@ def _mode(
 
 
 def _mode_of_changes(family: Family, relation: Relation, hz: float | None) -> tuple[Guess, Guess, Guess | None]:
-    metric = Guess(value="metric", why="m, rad and s after what is said of each part")
+    metric = Guess(value="metric", why="")
     slope = abs(relation.slope)
     is_per_step = 1 / _ABOUT < slope < _ABOUT
     is_per_second = bool(hz) and 1 / _ABOUT < slope / (hz or 1) < _ABOUT and not is_per_step
@@ -241,9 +238,7 @@ class _Builder:
         kind = arm.blocks[0].kind
         return not (family == "ee" and kind == "joints") and not (family == "joint" and kind in ("pose", "position"))
 
-    def _arm(
-        self, arm: Arm, family: Family, mode: Guess, scale: Guess | None, is_next: bool, lone: bool
-    ) -> PartDraft:
+    def _arm(self, arm: Arm, family: Family, mode: Guess, scale: Guess | None, is_next: bool, lone: bool) -> PartDraft:
         guesses: dict[str, Guess] = {}
         blocks, most = arm.blocks, ROOM["lone_arm"] if lone else ROOM["arm"]
         if family == "joint":
@@ -251,12 +246,14 @@ class _Builder:
             units = joint_units(blocks) if not is_speed else None
             if units and (units.is_open or units.value):
                 guesses["degrees"] = units
-            blocks = _first(blocks, most)
+            blocks = tuple(_first(blocks, most))
         else:
             guesses["form"] = self._form(blocks, family)
             low, high = span_of([_part_of(blocks[0], 0, 3)])
             if (far := max(abs(low), abs(high))) > _REACH_M and scale is None and family == "ee":
-                guesses["scale"] = ask(f"positions reach {far:.4g}: 0.001 for mm, 0.01 for cm (one number a dim, angles 1)")
+                guesses["scale"] = ask(
+                    f"positions reach {far:.4g}: 0.001 for mm, 0.01 for cm (one number a dim, angles 1)"
+                )
         if scale is not None:
             guesses["scale"] = scale
         why = _named(arm.blocks[0])
@@ -272,7 +269,9 @@ class _Builder:
 
     def _form(self, blocks: Sequence[Block], family: Family) -> Guess:
         width = sum(block.width for block in blocks)
-        words = {word for block in blocks for word in [*words_of(block.key), *(w for n in block.names for w in words_of(n))]}
+        words = {
+            word for block in blocks for word in [*words_of(block.key), *(w for n in block.names for w in words_of(n))]
+        }
         rotation = blocks[1] if len(blocks) > 1 else _part_of(blocks[0], 3, blocks[0].width)
         if family == "unknown":
             return ask(f"{width} dims without names: joints, xyz_rpy, xyz_rotvec or xyz_quat_xyzw (7 dims)")
@@ -337,7 +336,9 @@ def _quaternion_form(rotation: Block, words: set[str]) -> Guess:
         return Guess(value="xyz_quat_wxyz", why="its names begin with w")
     if last and last[-1] in ("qw", "w") or "xyzw" in words:
         return Guess(value="xyz_quat_xyzw", why="its names end with w")
-    return ask("four numbers of length one, a quaternion: xyz_quat_xyzw (ROS, robosuite, scipy) or xyz_quat_wxyz (MuJoCo)")
+    return ask(
+        "four numbers of length one, a quaternion: xyz_quat_xyzw (ROS, robosuite, scipy) or xyz_quat_wxyz (MuJoCo)"
+    )
 
 
 def _first(blocks: Sequence[Block], most: int) -> list[Block]:
@@ -364,10 +365,3 @@ def _kind_of(block: Block) -> str:
     return {"vector": "dims that nothing names", "hand": "a hand", "leg": "a leg", "head": "a head"}.get(
         block.kind, block.kind
     )
-
-
-def describe_mode(proposal: Proposal) -> str:
-    """The control mode in words, for a report."""
-    mode = str(proposal.control_mode.value)
-    return "an open question" if proposal.control_mode.is_open else ("joints" if is_joint_mode(mode) else "poses") + f", {mode}"
-

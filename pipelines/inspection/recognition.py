@@ -32,7 +32,9 @@ def recognize(source: str, format: str = "") -> Recognition:
     root = source_root(source)
     if not root.exists():
         raise UsageError(f"{source}: expected a folder, a file or a URL, found nothing")
-    understood, near, others = [], {}, {}
+    understood: list[tuple[Description, Sample]] = []
+    near: dict[str, str] = {}
+    others: dict[str, str] = {}
     for name in [format] if format else _in_order():
         try:
             sample = take_sample(name, source)

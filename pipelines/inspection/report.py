@@ -25,8 +25,10 @@ def use_lines(draft: Draft, file: str = "") -> list[str]:
     lines = _wrapped(f"  slots      {shown}", 13)
     lines += [line for text in p.misfits for line in _wrapped(f"  no slot    {text}", 13)]
     lines += [line for text in p.others for line in _wrapped(f"  or         {text}", 13)]
-    listed = ", ".join(draft.known.entries[:_MOST_ENTRIES]) + (", ..." if len(draft.known.entries) > _MOST_ENTRIES else "")
-    if draft.known.sure or draft.known.reads_logs:
+    sure = draft.known.sure
+    listed = sure.name if sure else ", ".join(draft.known.entries[:_MOST_ENTRIES])
+    listed += ", ..." if not sure and len(draft.known.entries) > _MOST_ENTRIES else ""
+    if sure or draft.known.reads_logs:
         lines += _wrapped(f"  entry      {listed} (shipped) reads it", 13)
     elif draft.known.entries and not draft.known.is_of_logs:
         lines += _wrapped(f"  entry      {listed} (shipped) have these keys; they are common ones", 13)

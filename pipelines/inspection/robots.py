@@ -1,6 +1,6 @@
 """Which robot of the registry an input is of, by the name that its source states, and an entry where it is none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.contract.embodiments import load_embodiments
@@ -55,7 +55,7 @@ class RobotDraft:
 
 def choose_robot(description: Description, proposal: Proposal, name: str) -> RobotDraft:
     """The registered robot that the source names, where the proposal fits it; else a new one under `name`."""
-    stated = list(dict.fromkeys(known for robot in description.robots for known in _known_names(robot)))
+    stated = list(dict.fromkeys(known for robot in description.robots for known in registered_names(robot)))
     for known in stated:
         if _fits(known, proposal):
             return RobotDraft(name=known, why=f"the source calls it {', '.join(description.robots)}")
@@ -71,7 +71,8 @@ def choose_robot(description: Description, proposal: Proposal, name: str) -> Rob
     return RobotDraft(name=name, why=why, slots=slots, families=families, base=base)
 
 
-def _known_names(robot: str) -> list[str]:
+def registered_names(robot: str) -> list[str]:
+    """The names of the registry that a source's word for its robot stands for."""
     words = words_of(robot.replace("_", " "))
     joined = [*words, *("".join(pair) for pair in zip(words, words[1:], strict=False))]
     registry = load_embodiments()
@@ -87,7 +88,9 @@ def _fits(robot: str, proposal: Proposal) -> bool:
         except UsageError:
             return False
         for parts, slots in ((proposal.state, vectors.state), (proposal.action, vectors.action)):
-            if any(part not in slots or _is_other_width(part, draft, len(slots[part])) for part, draft in parts.items()):
+            if any(
+                part not in slots or _is_other_width(part, draft, len(slots[part])) for part, draft in parts.items()
+            ):
                 return False
         if is_joint_mode(mode) and set(vectors.action) - set(proposal.action):
             return False
@@ -111,8 +114,3 @@ def _slots(parts: Mapping[str, PartDraft], proposal: Proposal) -> dict[str, str]
             n = 6
         slots[part] = f"{first}-{first + n - 1}" if n > 1 else str(first)
     return slots
-
-
-def list_robots() -> Sequence[str]:
-    """The names of the registry, for a comment that offers them."""
-    return sorted(load_embodiments())

@@ -87,7 +87,8 @@ def is_used(feature: Feature) -> bool:
 def blocks_of(feature: Feature) -> list[Block]:
     """Returns the blocks of a key, by the names of its columns where these say what they are, else by its own name."""
     key_words = words_of(feature.key)
-    named = [_kind_of_name(words_of(name), key_words) for name in feature.names]
+    every = {word for name in feature.names for word in words_of(name)}
+    named = [_kind_of_name(words_of(name), key_words, every) for name in feature.names]
     if named and sum(kind is not None for kind, _ in named) > len(named) / 2:
         return list(_joined(feature, named))
     kind = _kind_of_key(set(key_words), feature.width)
@@ -107,13 +108,18 @@ def _joined(feature: Feature, named: Sequence[tuple[Kind | None, int | None]]) -
         start = i
 
 
-def _kind_of_name(words: Sequence[str], key_words: Sequence[str]) -> tuple[Kind | None, int | None]:
-    arm, said = _arm_of([*key_words, *words]), set(words)
+def _kind_of_name(words: Sequence[str], key_words: Sequence[str], every: set[str]) -> tuple[Kind | None, int | None]:
+    """Kind and arm of a column. every: the words of all columns of its key."""
     last = next((word for word in reversed(words) if not word.isdigit()), "")
-    return _kind_by_words(said, last, key_words), arm
+    said = set(words)
+    # ALOHA calls the first joint of an arm its waist; a humanoid has one of its own.
+    if "waist" in said:
+        is_joint = "shoulder" in every and not any(word.isdigit() for word in words)
+        return "joints" if is_joint else "torso", _arm_of([*key_words, *words])
+    return _kind_by_words(said, last), _arm_of([*key_words, *words])
 
 
-def _kind_by_words(said: set[str], last: str, key_words: Sequence[str]) -> Kind | None:
+def _kind_by_words(said: set[str], last: str) -> Kind | None:
     if said & _GRIPPER:
         return "gripper"
     if said & _LEG:
@@ -132,14 +138,7 @@ def _kind_by_words(said: set[str], last: str, key_words: Sequence[str]) -> Kind 
         return "angles"
     if said & (_ARM_ROOTS | _WRIST) and not said <= {"lift"}:
         return "joints"
-    if said & _TORSO or "waist" in said and said - {"waist"} <= {"yaw", "roll", "pitch", "joint"} | _digits(said):
-        # ALOHA calls the first joint of an arm its waist.
-        return "torso" if "waist" not in said or _digits(said) or len(said) > 1 else "joints"
-    return None
-
-
-def _digits(said: set[str]) -> set[str]:
-    return {word for word in said if word.isdigit()}
+    return "torso" if said & _TORSO else None
 
 
 def _is_base(said: set[str]) -> bool:

@@ -43,8 +43,11 @@ def choose_views(cameras: Sequence[CameraView], has_two_arms: bool, is_hand_held
         slots.setdefault("left_wrist_0_rgb", (outside.pop(0), "the gripper carries the camera"))
     if outside:
         why = "the only other camera" if len(outside) == 1 else "the outside view with the most usual name"
-        slots["base_0_rgb"] = outside[0], why if _rank(outside[0]) < len(_OUTSIDE) or len(outside) == 1 else (
-            "the first camera; no name says what it shows: look at its pictures"
+        slots["base_0_rgb"] = (
+            outside[0],
+            why
+            if _rank(outside[0]) < len(_OUTSIDE) or len(outside) == 1
+            else ("the first camera; no name says what it shows: look at its pictures"),
         )
     if not slots and there:
         slots["base_0_rgb"] = there[0], "the only camera"
