@@ -41,13 +41,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add_registry_option(inspect_command.add_commands(commands))
     parser = commands.add_parser(
         "convert",
-        help="native logs to normalized 18-dim RLDS shards",
+        help="native logs to normalized RLDS shards",
         epilog=CONVERT_EPILOG,
         allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
+    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic, hdf5 or lerobot"
     parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
     parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="folder or URL that holds datasets")
@@ -102,6 +102,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--partial",
         action="store_true",
         help="accept an input that lacks files (rlds); every lost record is counted",
+    )
+    parser.add_argument(
+        "--episodes",
+        default="",
+        metavar="FILE",
+        help="keep only the episodes that FILE lists by the source's keys: JSON list or object, or a key a line",
+    )
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="FILE",
+        help="instructions by the source's keys, a JSON object (DROID's annotations, key to text or texts), which "
+        "replace an episode's own",
     )
     parser.add_argument(
         "--statistics", default="", metavar="FILE", help="normalize with these statistics; measure none"
@@ -260,6 +273,8 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         verify_input=arguments.verify_input,
         restart=arguments.restart,
         partial=arguments.partial,
+        episodes=arguments.episodes,
+        texts=arguments.language,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,
@@ -290,6 +305,10 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         from pipelines.sources.lerobot import explain_misfit
 
         raise UsageError(f"--adapter: expected an entry for {explain_misfit(source)}. {nearest('lerobot', known)}")
+    if name is None and format == "hdf5":
+        from pipelines.sources.hdf5 import explain_keys
+
+        raise UsageError(f"--adapter: expected an entry that names the keys of {explain_keys(source)}")
     if name is None:
         raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
     adapter = find_adapter(name)
@@ -317,6 +336,8 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
     if counts.rejects:
         lines += _describe_rejects(counts)
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
+    for name, n_rows in outcome.manifest.unmatched.items():
+        lines.append(f"  {n_rows} rows of {name} match no episode that was kept")
     for sentence, episodes in outcome.manifest.inferred.items():
         lines.append(f"  inferred in {episodes} episodes: {sentence}")
     for found in outcome.manifest.findings:
