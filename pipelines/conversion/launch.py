@@ -18,7 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from pipelines.contract.embodiments import freeze_robots, get_embodiment
+from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
@@ -44,6 +44,7 @@ from pipelines.conversion.plan import (
 )
 from pipelines.conversion.read_episode import reader_of
 from pipelines.conversion.results import load_result
+from pipelines.conversion.used_entries import check_same_robots, robots_for
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
 from pipelines.shards.manifest import InputRecord, Manifest, load_manifest
@@ -198,7 +199,7 @@ def close_conversion(
     results += carry_shards(base, plan, job.folder)
     # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
     rejects = (*plan.rejects, *base.rejects)
-    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
+    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest)
 
 
 def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -> InputRecord:
@@ -320,9 +321,7 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         version=conversion.version,
         adapter=conversion.adapter,
         robot=conversion.robot,
-        robots=freeze_robots(
-            conversion.robot or ("" if conversion.adapter.robot == FROM_LOG else conversion.adapter.robot)
-        ),
+        robots=robots_for(conversion.adapter, conversion.robot),
         task=conversion.task,
         has_frozen_statistics=bool(frozen),
         appended_to=conversion.append,
@@ -331,6 +330,8 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         input_cache_gb=conversion.input_cache_gb,
         partial=conversion.partial,
     )
+    if base:
+        check_same_robots(base.manifest, job.robots, f"--append {conversion.append}")
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
 
@@ -345,6 +346,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
     if (directory / INFO_FILE).exists():
         manifest = load_manifest(directory)
         if manifest is not None and manifest.options_hash == job.options_hash:
+            check_same_robots(manifest, job.robots, str(directory))
             if manifest.input is not None:
                 now = read_input(conversion, plan, manifest.input.mode)
                 advice = "A finished dataset is never overwritten: choose another --version for the current input"

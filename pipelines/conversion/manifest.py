@@ -2,9 +2,8 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
-from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +14,7 @@ from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.measure import Measured
 from pipelines.conversion.plan import Job
 from pipelines.conversion.results import KeptEpisode, ShardResult
+from pipelines.conversion.used_entries import used_robots
 from pipelines.quality.card import write_short_card
 from pipelines.quality.checks import inspect_vectors
 from pipelines.shards.dataset import Dataset, ShardPaths
@@ -42,12 +42,12 @@ def finish_dataset(
     results: Sequence[ShardResult],
     scan_rejects: Sequence[Reject],
     source: InputRecord | None = None,
-    inferred_before: Mapping[str, int] = MappingProxyType({}),
+    before: Manifest | None = None,
 ) -> Manifest:
     """Writes everything beside the shards, the TFDS metadata last, removes the work folder; returns the manifest.
 
     n_planned: the episodes of the input, as the plan counted them. scan_rejects: those lost before any work began.
-    source: what the input's files were. inferred_before: sentences of the version that this one adds to, by episodes.
+    source: what the input's files were. before: the manifest of the version that this one adds to.
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
     directory = job.folder
@@ -62,7 +62,7 @@ def finish_dataset(
     if not counts.episodes_out:
         raise FailedWork(_all_rejected(job, rejects))
     save_statistics(directory / "statistics.json", measured.statistics)
-    manifest = make_manifest(job, counts, results, rejects, source, inferred_before)
+    manifest = make_manifest(job, counts, measured, results, rejects, source, before)
     report = inspect_vectors(_as_dataset(job, measured, results))
     # As it reads back from the file, with lists for tuples.
     findings = json.loads(json.dumps([finding.to_json() for finding in report.findings]))
@@ -113,14 +113,15 @@ def count_all(n_planned: int, measured: Measured, results: Sequence[ShardResult]
 def make_manifest(
     job: Job,
     counts: Counts,
+    measured: Measured,
     results: Sequence[ShardResult],
     rejects: Sequence[Reject],
     source: InputRecord | None,
-    inferred_before: Mapping[str, int],
+    before: Manifest | None,
 ) -> Manifest:
     """Returns the manifest: options, code, counts, shards, and for every source reference where it went."""
     ordered = sorted(results, key=lambda result: result.shard)
-    inferred = Counter(inferred_before)
+    inferred = Counter(before.inferred if before else {})
     inferred.update(sentence for result in ordered for kept in result.kept for sentence in kept.inferred)
     return Manifest(
         name=job.name,
@@ -130,6 +131,7 @@ def make_manifest(
         code_hash=code_hash(job.adapter, job.robots),
         # As it reads back from the file, with lists for tuples.
         adapter=json.loads(json.dumps(asdict(job.adapter), sort_keys=True)),
+        robots=json.loads(json.dumps(used_robots(job.robots, measured, before), sort_keys=True)),
         robot=job.robot or None,
         task=job.task or None,
         partial=job.partial,
