@@ -40,7 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     dataset_commands.add_commands(commands)
     parser = commands.add_parser(
         "convert",
-        help="native logs to normalized 18-dim RLDS shards",
+        help="native logs to normalized RLDS shards",
         epilog=CONVERT_EPILOG,
         allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
@@ -101,6 +101,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--partial",
         action="store_true",
         help="accept an input that lacks files (rlds); every lost record is counted",
+    )
+    parser.add_argument(
+        "--episodes",
+        default="",
+        metavar="FILE",
+        help="keep only the episodes that FILE lists by the source's keys: JSON list or object, or a key a line",
+    )
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="FILE",
+        help="instructions by the source's keys, a JSON object (DROID's annotations, key to text or texts), which "
+        "replace an episode's own",
     )
     parser.add_argument(
         "--statistics", default="", metavar="FILE", help="normalize with these statistics; measure none"
@@ -259,6 +272,8 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         verify_input=arguments.verify_input,
         restart=arguments.restart,
         partial=arguments.partial,
+        episodes=arguments.episodes,
+        texts=arguments.language,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,
@@ -316,6 +331,8 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
     if counts.rejects:
         lines += _describe_rejects(counts)
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
+    for name, n_rows in outcome.manifest.unmatched.items():
+        lines.append(f"  {n_rows} rows of {name} match no episode that was kept")
     for sentence, episodes in outcome.manifest.inferred.items():
         lines.append(f"  inferred in {episodes} episodes: {sentence}")
     for found in outcome.manifest.findings:

@@ -37,6 +37,8 @@ class Job:
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
     trust_images: pictures that are copied are not decoded before.
     input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
+    episodes_sha256, texts_sha256: of the lists from outside that say which episodes are kept and what they are called;
+    "" for none. Workers read them in the work folder.
     """
 
     directory: str
@@ -52,6 +54,8 @@ class Job:
     trust_images: bool = False
     input_cache_gb: float = DEFAULT_KEPT_GB
     partial: bool = False
+    episodes_sha256: str = ""
+    texts_sha256: str = ""
     options_hash: str = ""
 
     @property

@@ -40,6 +40,8 @@ FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 # Forms without a fixed number: as many as the part has slots.
 _FREE_FORMS = ("joints", "value")
+# Parts whose dims are angles of joints where the entry does not say otherwise.
+_JOINTED = ("arm", "waist", "head")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
 # Formats whose files (zarr, HDF5) may lack chunks of an array.
@@ -101,7 +103,7 @@ class PartSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
+    """How one source dataset enters the slots; see `docs/convert.md` for every key.
 
     robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
@@ -351,13 +353,15 @@ def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> P
     sources = tuple(parse_selector(text) for text in _listed(spec["from"]))
     if part.startswith("gripper") != ("open" in spec and "closed" in spec):
         raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
-    form = spec.get("form", "joints" if part.startswith("arm") else "value")
+    form = spec.get("form", "joints" if part.startswith(_JOINTED) else "value")
     _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
     names = tuple(spec.get("names", ()))
     if names and (len(sources) > 1 or sources[0].start is not None):
         found = ", ".join(map(str, sources))
         raise UsageError(f"{where}: names choose the columns of one whole key; expected it under `from`, found {found}")
     units = parse_units(where, part, form, _listed(spec.get("units", [])))
+    if spec.get("degrees") and form == "value":
+        raise UsageError(f"{where}: degrees: expected joints or a pose, found numbers as they are; give `units`")
     if "degrees" in spec and any(unit in ANGLES for unit in units):
         raise UsageError(f"{where}: expected `degrees` or an angle under `units`, found both")
     return PartSource(

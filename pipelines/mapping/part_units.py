@@ -14,7 +14,6 @@ ANGLES = {"rad": 1.0, "degrees": np.pi / 180}
 FIRST_ANGLE = 3
 # Forms of an arm whose angles are stored as such; of a quaternion or a matrix no unit is to be stated.
 _WITH_ANGLES = ("joints", "xyz_yaw", "xyz_rpy", "xyz_rotvec", "xyz_euler_zyx", "xyz_euler_zxy")
-_PARTS = ("arm", "base", "torso")
 
 
 def parse_units(where: str, part: str, form: str, stated: Sequence[str]) -> tuple[str, ...]:
@@ -22,8 +21,6 @@ def parse_units(where: str, part: str, form: str, stated: Sequence[str]) -> tupl
     part's numbers do not have."""
     if part.startswith("gripper") and stated:
         raise UsageError(f"{where}: units: a gripper's are its values `open` and `closed`; found {', '.join(stated)}")
-    if stated and not part.startswith(_PARTS):
-        raise UsageError(f"{where}: units: expected an arm, a base or a torso; give {part} a `scale`")
     has_lengths = form != "joints"
     has_angles = form in _WITH_ANGLES or part == "base"
     for kind, known, has in (("lengths", LENGTHS, has_lengths), ("angles", ANGLES, has_angles)):

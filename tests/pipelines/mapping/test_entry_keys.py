@@ -146,6 +146,12 @@ def test_joints_bases_and_torsos_have_units() -> None:
     assert episode.action[0][episode.action_mask].tolist() == pytest.approx(expected)
 
 
+def test_degrees_of_what_is_no_angle_are_refused() -> None:
+    entry = ENTRY | {"robot": "franka_mobile", "control_mode": "joint_position"}
+    with pytest.raises(UsageError, match="action: torso: degrees: expected joints or a pose"):
+        parse_adapter("x", entry | {"action": {"torso": {"from": "t", "degrees": True}}})
+
+
 def test_a_part_counts_where_the_episode_has_its_keys() -> None:
     gripper = GRIPPER | {"when": "present"}
     assert convert(ARM, gripper).state_mask[:8].tolist() == [True] * 7 + [False]
