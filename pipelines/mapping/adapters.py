@@ -45,7 +45,7 @@ _JOINTED = ("arm", "waist", "head")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
 # Formats whose files (zarr, HDF5) may lack chunks of an array.
-CHUNKED_FORMATS = ("aloha", "dp", "droid", "robomimic", "zarr")
+CHUNKED_FORMATS = ("aloha", "dp", "droid", "hdf5", "robomimic", "zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ class Adapter:
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
     that statistics are this entry's own.
+    episodes: in HDF5 files of any layout, the groups that are an episode each, such as `data/*`; if empty, the file is.
     by_units: units that the source may have -> the entry for them, where the source does not state which (see
     `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
@@ -145,6 +146,7 @@ class Adapter:
     action: Mapping[str, PartSource] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     language: tuple[str, ...] = ()
+    episodes: str = ""
     task: str = ""
     drop_first: DropFirst = "never"
     max_loss: float = MAX_LOSS
@@ -168,6 +170,8 @@ class Adapter:
         _check_choice(where, "drop_first", self.drop_first, get_args(DropFirst))
         _check_choice(where, "units", self.units, get_args(Units))
         _check_choice(where, "relabel", self.relabel, get_args(Relabel))
+        if self.episodes and self.format != "hdf5":
+            raise UsageError(f"{where}: episodes: expected format hdf5, which has no fixed layout, found {self.format}")
         if self.relabel != "never" and self.control_mode != "ee_delta":
             raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
         for camera in (*self.cameras, *self.optional_cameras):

@@ -92,6 +92,7 @@ ENTRY = Fields(
         "action": _PARTS,
         "widths": MapOf(about="native keys and their widths", value=Number(about="a width", integer=True, above=0)),
         "language": _TEXT_LIST,
+        "episodes": TextKind(about="groups of an HDF5 file that are an episode each, such as data/demo_*"),
         "task": TextKind(about="an instruction"),
         "drop_first": TextKind(about="which first steps are left out"),
         "max_loss": Number(about="the share of steps that an episode may lose", at_least=0, at_most=1),
