@@ -101,11 +101,12 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     metadata = {path: stat for path, stat in every.items() if path.name in METADATA}
     with fetched(metadata):
         arrays = {path.parent.url: _read_json(local_path(path)) for path in metadata}
-    return videos | {
+    wanted = {
         path: stat
         for path, stat in every.items()
         if (chunk := _chunk_of(path.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
     }
+    return {**wanted, **videos}
 
 
 def _number_of(located: EpisodeLocation) -> int:

@@ -70,15 +70,21 @@ def find_root(source: StoragePath) -> StoragePath:
         else sorted((path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str)
     )
     if len(roots) != 1:
-        if not roots and (bare := next(iter(source.rglob("*.parquet")), None)) is not None:
-            raise UsageError(
-                f"{source}: expected one LeRobot dataset, found tables such as {key_of(bare, source)} without the "
-                "metadata that says their rate and what their columns mean (meta/info.json and others). Fetch the "
-                "folder meta/ of the same dataset beside data/"
-            )
+        _refuse_bare_tables(source, roots)
         listed = ", ".join(key_of(root, source) for root in roots) or "none"
         raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
     return roots[0]
+
+
+def _refuse_bare_tables(source: StoragePath, roots: Sequence[StoragePath]) -> None:
+    """Raises UsageError where tables lie without what says their rate and what their columns mean."""
+    tables: list[StoragePath] = [] if roots else sorted(source.rglob("*.parquet"), key=str)
+    if tables:
+        raise UsageError(
+            f"{source}: expected one LeRobot dataset, found tables such as {key_of(tables[0], source)} without the "
+            "metadata that says their rate and what their columns mean (meta/info.json and others). Fetch the folder "
+            "meta/ of the same dataset beside data/"
+        )
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
