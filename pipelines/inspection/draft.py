@@ -157,9 +157,9 @@ def _rate(description: Description, known: Known) -> Guess | None:
     if stated and entry_hz and abs(stated / entry_hz - 1) < 0.1:
         return Guess(value=entry_hz, why=f"as the shipped entry {known.sure.name if known.sure else ''} has it")
     if description.control_hz is not None:
-        if description.rate_known.startswith("of its time"):
-            return Guess(value=description.control_hz, why="the usual pause between two time stamps")
-        return None
+        if description.rate_known.startswith("stated"):
+            return None
+        return Guess(value=description.control_hz, why=f"the rate {description.rate_known}")
     if known.sure is not None and known.sure.control_hz:
         return Guess(
             value=known.sure.control_hz, why=f"as the shipped entry {known.sure.name} has it; nothing states it"
@@ -316,6 +316,8 @@ def _adapter(draft: Draft) -> list[str]:
             why = "" if draft.control_hz.is_open else draft.control_hz.why
             lines += [*_comment(why, 4), f"    control_hz: {_rate_value(draft)}"]
     lines += _value("units", p.units)
+    for key, (text, why) in d.entry.items():
+        lines += [*_comment(why, 4), f"    {key}: {text}"]
     lines += _cameras(draft.views) if draft.robot.name != FROM_LOG and not draft.known.is_of_logs else []
     shared = _shared(p)
     for side in ("state", "action"):
@@ -367,9 +369,10 @@ def _parts(side: str, parts: Mapping[str, PartDraft], shared: Mapping[str, _Shar
         said = text
         merged = [f"<<: *{anchors[0]}"] if len(anchors) == 1 else []
         merged = [f"<<: [{', '.join(f'*{name}' for name in anchors)}]"] if len(anchors) > 1 else merged
-        sources = [_scalar(source) for source in draft.sources]
+        sources = [_scalar(source) for source in ((draft.key,) if draft.names else draft.sources)]
         fields = [*merged, f"from: {sources[0] if len(sources) == 1 else '[' + ', '.join(sources) + ']'}"]
         fields += [f"{key}: {_scalar(guess.value)}" for key, guess in own.items()]
+        fields += [f"names: [{', '.join(map(_scalar, draft.names))}]"] if draft.names else []
         fields += ["next: true"] if draft.is_next else []
         yield f"      {part}: {{{', '.join(fields)}}}"
 

@@ -46,14 +46,23 @@ _POSE_WORDS = frozenset("eef effector tcp cartesian pose xyz position quaternion
 
 @dataclass(frozen=True, kw_only=True)
 class PartDraft:
-    """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key."""
+    """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key.
+
+    names: of the dims, where they and not the columns' numbers are to choose them.
+    """
 
     sources: tuple[str, ...]
     width: int
     guesses: Mapping[str, Guess] = field(default_factory=dict)
     why: str = ""
     ends: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
     is_next: bool = False
+
+    @property
+    def key(self) -> str:
+        """The native key of the first dims."""
+        return self.sources[0].partition("[")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
