@@ -109,7 +109,11 @@ def run_train(arguments: argparse.Namespace) -> int:
     for variable, value in (("SHARD_CACHE", arguments.shard_cache), ("SHARD_CACHE_GB", arguments.shard_cache_gb)):
         if value is not None:
             os.environ[f"EMBODIMIX_{variable}"] = str(value)
-    summary = train(request)
+    try:
+        summary = train(request)
+    except KeyboardInterrupt:
+        arguments.after_interrupt = _what_is_lost(arguments.run_directory)
+        raise
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
     elif summary.stopped_by:
@@ -117,6 +121,20 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         print(f"step {summary.step}, loss {summary.loss:.4f}: {summary.run}")
     return 128 + summary.stopped_by if summary.stopped_by else 0
+
+
+def _what_is_lost(path: Path) -> str:
+    """What a second Ctrl-C costs: the steps since the newest checkpoint, and how to continue."""
+    from trainers.checkpoint import newest_saved
+    from trainers.metrics import last_logged_step
+    from trainers.run import RunDirectory
+
+    run = RunDirectory(path)
+    saved, done = newest_saved(run.checkpoints) or 0, last_logged_step(run.metrics_path)
+    if not done:
+        return "no step was finished; give --resume to start again"
+    kept = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was saved yet"
+    return f"{kept}, so --resume repeats {max(done - saved, 0)} steps of the {done} that were done"
 
 
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:

@@ -51,6 +51,17 @@ class MetricsWriter:
             self._wandb.finish()
 
 
+def last_logged_step(path: Path) -> int:
+    """The newest step of a metrics.jsonl; 0 where there is none. A line that a kill cut off does not count."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError):
+            continue
+    return 0
+
+
 def import_wandb(config: RunConfig) -> Any:
     """The package of Weights & Biases. UsageError where it is not installed."""
     try:

@@ -29,6 +29,7 @@ from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state
 from trainers.optimizer import learning_rate
+from trainers.planning.memory import check_memory
 from trainers.prompts import open_tokenizer
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, record_run, set_up, start_or_restore
@@ -54,6 +55,7 @@ def train(request: TrainingRequest) -> Summary:
     with run.claimed() if hosts.is_first() else nullcontext():
         config, mixture = set_up(run, request)
         open_tokenizer(config)  # before the hours that a wrong one would cost
+        check_memory(config)
         mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
         hosts.wait_for_all("the run directory is as it was found")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
