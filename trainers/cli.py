@@ -11,6 +11,7 @@ import yaml
 
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
+from pipelines.contract.options import positive
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix mix plan mixture.yaml
@@ -220,10 +221,10 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--spec", type=Path, help="another mixture whose validation episodes to use (the run's own)")
     parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
-    parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
-    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
+    parser.add_argument("--samples", type=positive, default=128, help="samples per group (128)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="samples at a time (32)")
     parser.add_argument(
-        "--flow-steps", type=int, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
+        "--flow-steps", type=positive, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
     )
     parser.add_argument("--flow-sweep", metavar="N,N,...", help="also the error with other numbers of steps: 1,2,5,20")
     parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")
