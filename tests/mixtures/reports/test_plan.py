@@ -118,4 +118,4 @@ def test_a_flag_of_many_groups_is_one_line(tmp_path: Path, capsys: pytest.Captur
 def test_a_share_in_percent_is_offered_as_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write_spec(tmp_path, "groups: [{name: a, share: 10, datasets: [{path: a/1.0.0}]}]\n")
     assert main(["mix", "plan", str(spec)]) == 2
-    assert "(above 0, at most 1), found 10. Did you mean 0.1?" in capsys.readouterr().err
+    assert "(above 0, at most 1), found '10'. Did you mean 0.1?" in capsys.readouterr().err
