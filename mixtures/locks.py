@@ -13,12 +13,13 @@ from mixtures.index.tables import CompiledTable
 from mixtures.specs.filters import Filter
 from mixtures.specs.spec import ActionRule, MixtureSpec
 from pipelines.contract.errors import UsageError
+from pipelines.contract.slots import LAYOUT
 from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
-# What locks of earlier versions do not state: they pooled by norm key, and knew no lists from outside.
-_BEFORE: dict[str, Any] = {"normalization": {"by": "norm_key"}, "lists": []}
+# What locks of earlier versions do not state: they pooled by norm key, knew one layout and no lists from outside.
+_BEFORE: dict[str, Any] = {"normalization": {"by": "norm_key"}, "layout": LAYOUT, "lists": []}
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
 
 
@@ -47,6 +48,7 @@ def make_lock(mixture: Lockable) -> dict[str, Any]:
         "name": spec.name,
         "seed": spec.seed,
         "draws": mixture.draws,
+        "layout": spec.layout,
         "action": action_settings(spec.action),
         "normalization": asdict(spec.normalization),
         "language": asdict(spec.language),
@@ -102,7 +104,17 @@ def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     old, new = (_BEFORE | dict(lock) | {"language": _language(lock["language"])} for lock in (old, new))
     differences = [
         f"{key}: {old.get(key)!r} became {new.get(key)!r}"
-        for key in ("schema", "seed", "action", "normalization", "language", "kinds", "corrupt_images", "lists")
+        for key in (
+            "schema",
+            "seed",
+            "layout",
+            "action",
+            "normalization",
+            "language",
+            "kinds",
+            "corrupt_images",
+            "lists",
+        )
         if old.get(key) != new.get(key)
     ]
     differences += _compare_groups(_by_name(old["groups"]), _by_name(new["groups"]))

@@ -40,13 +40,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     dataset_commands.add_commands(commands)
     parser = commands.add_parser(
         "convert",
-        help="native logs to normalized 18-dim RLDS shards",
+        help="native logs to normalized RLDS shards",
         epilog=CONVERT_EPILOG,
         allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
+    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic, hdf5 or lerobot"
     parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
     parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="folder or URL that holds datasets")
@@ -304,6 +304,10 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         from pipelines.sources.lerobot import explain_misfit
 
         raise UsageError(f"--adapter: expected an entry for {explain_misfit(source)}. {nearest('lerobot', known)}")
+    if name is None and format == "hdf5":
+        from pipelines.sources.hdf5 import explain_keys
+
+        raise UsageError(f"--adapter: expected an entry that names the keys of {explain_keys(source)}")
     if name is None:
         raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
     adapter = find_adapter(name)

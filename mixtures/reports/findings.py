@@ -12,7 +12,6 @@ from mixtures.groups.selection import count_unmatched_rows, validation_source, w
 from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
 from mixtures.specs.spec import Entry, Source
-from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import Quantity, describe_unit
 from pipelines.shards.statistics import quantities_of
 
@@ -129,7 +128,7 @@ def find_scales(mixture: Mixture, pool: Pool) -> Iterator[str]:
     """Datasets of one pool that move so differently that their units cannot be the same."""
     members = {name: np.array(values) for name, values in mixture.members[pool.name].items()}
     sides = [quantities_of(pool.norm_key, mixture.parts[pool.name], side) for side in ("state", "action")]
-    for offset, quantities in zip((0, N_SLOTS), sides, strict=True):
+    for offset, quantities in zip((0, mixture.n_slots), sides, strict=True):
         for quantity in dict.fromkeys(quantities.values()):
             if quantity == "gripper":
                 continue

@@ -16,7 +16,6 @@ from mixtures.specs.grammar import (
 )
 from pipelines.contract.document import Mark, MarkedValue, SpecError
 from pipelines.contract.errors import UsageError
-from pipelines.contract.slots import N_SLOTS
 from pipelines.shards.episode_lists import read_episode_list
 
 
@@ -75,12 +74,15 @@ class Filter:
         return f"{'keep' if self.keep else 'drop'}: {self.predicate or conditions}"
 
 
-def parse_filters(document: MarkedValue) -> tuple[Filter, ...]:
-    """The filters of a document or an item of it. Raises SpecError, also for a list that cannot be read."""
-    return tuple(_filter(item) for item in document.plain("filters", []))
+def parse_filters(document: MarkedValue, n_slots: int) -> tuple[Filter, ...]:
+    """The filters of a document or an item of it. n_slots: the width of the mixture's vectors.
+
+    Raises SpecError, also for a list that cannot be read.
+    """
+    return tuple(_filter(item, n_slots) for item in document.plain("filters", []))
 
 
-def _filter(item: MarkedValue) -> Filter:
+def _filter(item: MarkedValue, n_slots: int) -> Filter:
     if len(item.value) != 1:
         raise SpecError(item.mark, f"expected one of drop or keep in a filter, found {len(item.value)} keys")
     ((action, match),) = item.value.items()
@@ -90,7 +92,11 @@ def _filter(item: MarkedValue) -> Filter:
         raise SpecError(match.mark, f"expected {ABOUT_FILTER}, found an empty mapping")
     values = {key: tuple(v.value for v in match.plain(key)) for key in (*GROUP_KEYS, *CHOICES) if key in match}
     limits = {key: float(match.plain(key)) for key in (*EPISODE_LIMITS, *STEP_LIMITS) if key in match}
-    ranges = [_slot_range(array, *pair) for array in SLOT_ARRAYS for pair in match.plain(array, {}).items()]
+    ranges = [
+        _slot_range(array, slot, bounds, n_slots)
+        for array in SLOT_ARRAYS
+        for slot, bounds in match.plain(array, {}).items()
+    ]
     return Filter(
         keep=action == "keep",
         mark=match.mark,
@@ -114,11 +120,11 @@ def _listed(item: MarkedValue) -> Listed:
     return Listed(path=path, sha256=found.sha256, has_ranges=found.has_ranges)
 
 
-def _slot_range(array: str, slot: str, bounds: MarkedValue) -> SlotRange:
+def _slot_range(array: str, slot: str, bounds: MarkedValue, n_slots: int) -> SlotRange:
     numbers = [item.value for item in bounds.value]
-    if not slot.isdigit() or int(slot) >= N_SLOTS:
+    if not slot.isdigit() or int(slot) >= n_slots:
         raise SpecError(
-            bounds.mark, f"expected a slot from 0 to {N_SLOTS - 1} in the ranges of {array}, found {slot!r}"
+            bounds.mark, f"expected a slot from 0 to {n_slots - 1} in the ranges of {array}, found {slot!r}"
         )
     if len(numbers) != 2 or numbers[0] > numbers[1]:
         message = f"expected the lowest and the highest value of {array} {slot}, found {numbers}"

@@ -18,8 +18,12 @@ from mixtures.specs.grammar import (
     RotationForm,
     Stage,
 )
+from mixtures.specs.named import PREFIX, find_spec
 from mixtures.specs.stages import GroupChanges, changed, lay_over
 from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
+from pipelines.contract.errors import UsageError
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 
 Source = tuple[str, str, tuple[str, ...]]
 
@@ -152,7 +156,7 @@ class MixtureSpec:
     """A whole mixture spec, includes read in. `root` is the node that holds everything.
 
     group_multipliers: factors on single groups' weights, by name, and where they stand. stage: the stage of training
-    whose overrides are in it, None for the spec as it stands.
+    whose overrides are in it, None for the spec as it stands. layout: of the vectors that are drawn.
     """
 
     name: str
@@ -168,17 +172,25 @@ class MixtureSpec:
     action: ActionRule = ActionRule()
     normalization: NormalizationRule = NormalizationRule()
     stage: Stage | None = None
+    layout: str = LAYOUT
+
+    @property
+    def n_slots(self) -> int:
+        """The width of the drawn vectors."""
+        return get_layout(self.layout).n_slots
 
 
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
     """Reads a spec and all it includes, with what its `stages` change for `stage`. `root` replaces the file's own.
 
+    path: a file, or `embodimix:NAME`; the datasets of a shipped spec are looked for from the working directory.
     Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
     values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
     """
-    file = Path(path)
+    file, root = _named(str(path), root)
     written = read_document(file, MIXTURE, NAMED)
-    context = _Context(root=root, stack=(file.resolve(),))
+    layout = _layout(written)
+    context = _Context(root=root, stack=(file.resolve(),), n_slots=get_layout(layout).n_slots)
     # Once without the stage: a path that a stage misspells would else silently change nothing.
     node = _mixture_node(written, file, context)
     document, changes = lay_over(written, stage)
@@ -199,7 +211,24 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     if factors is not None:
         values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
     name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
-    return MixtureSpec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
+    return MixtureSpec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, layout=layout, **values)
+
+
+def _layout(document: MarkedValue) -> str:
+    """The layout that a spec names, else the default one. Raises SpecError for one that is unknown."""
+    name: str = document.plain("layout", LAYOUT)
+    try:
+        return get_layout(name).name
+    except UsageError as error:
+        raise SpecError(document["layout"].mark, str(error)) from error
+
+
+def _named(path: str, root: str | None) -> tuple[Path, str | None]:
+    """The file of a spec that may be named as `embodimix:NAME`, and where its relative paths start."""
+    if not path.startswith(PREFIX):
+        return Path(path), root
+    file, is_shipped = find_spec(path.removeprefix(PREFIX))
+    return file, root or ("." if is_shipped else None)
 
 
 def _paths(node: Node, path: str = "") -> list[str]:
@@ -214,10 +243,11 @@ class _Context:
 
     stack: the files being read, outermost first. root: where relative paths start, if an outer part sets it; base:
     where they start here. folder: that of the file being read. path: names of the nodes that lead here; changes: what
-    the stage changes in nodes.
+    the stage changes in nodes. n_slots: of the mixture's layout.
     """
 
     stack: tuple[Path, ...]
+    n_slots: int
     root: str | None = None
     base: str = "."
     folder: str = "."
@@ -235,7 +265,7 @@ def _mixture_node(document: MarkedValue, file: Path, context: _Context) -> Node:
         folder=str(file.parent),
         base=context.root or resolve_path(document.plain("root", "."), str(file.parent)),
         weighting=_weighting(document, context.weighting),
-        filters=context.filters + parse_filters(document),
+        filters=context.filters + parse_filters(document, context.n_slots),
     )
     nodes = _nodes(document, file, context)
     entries = _entries(document, context)
@@ -281,7 +311,7 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
         root=root,
         base=root or context.base,
         weighting=_weighting(item, context.weighting),
-        filters=context.filters + parse_filters(item),
+        filters=context.filters + parse_filters(item, context.n_slots),
         max_epochs=item.plain("max_epochs", context.max_epochs),
         min_share=item.plain("min_share", context.min_share),
     )
@@ -305,7 +335,15 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
 
 
 def _included(include: MarkedValue, file: Path, context: _Context) -> Node:
-    path = Path(resolve_path(include.value, str(file.parent)))
+    if include.value.startswith(PREFIX):
+        try:
+            path, is_shipped = find_spec(include.value.removeprefix(PREFIX))
+        except UsageError as error:
+            raise SpecError(include.mark, str(error)) from error
+        # The folder of the package holds no datasets: those of a shipped spec lie where the including file's do.
+        context = replace(context, root=context.root or context.base) if is_shipped else context
+    else:
+        path = Path(resolve_path(include.value, str(file.parent)))
     # By the real path: a link to an outer file is a circle, too.
     if path.resolve() in context.stack:
         chain = " -> ".join(p.name for p in (*context.stack, path))
@@ -335,7 +373,7 @@ def _entry(item: MarkedValue, context: _Context) -> Entry:
     return Entry(
         path=resolve_path(item.plain("path"), context.base),
         mark=item["path"].mark,
-        filters=context.filters + parse_filters(item),
+        filters=context.filters + parse_filters(item, context.n_slots),
         segments=tuple(resolve_path(table.value, context.folder) for table in item.plain("segments", [])),
         sizes=Sizes(**_plain(item, "sizes")) if "sizes" in item else None,
         **(limits | plain),

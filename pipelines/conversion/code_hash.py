@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipelines.contract.embodiments import Robots
+from pipelines.contract.layouts import load_layouts
 from pipelines.mapping.adapters import Adapter
 
 # Where the packages lie: the checkout, or the folder of installed packages.
@@ -31,6 +32,7 @@ def code_hash(adapter: Adapter, robots: Robots) -> str:
     digest = hashlib.sha256(_code_of(adapter.format).encode())
     known = [asdict(robot) for _, robot in sorted(robots.known.items())]
     entries = [asdict(adapter) | {"title": "", "note": ""}, *known]
+    entries += map(asdict, load_layouts().values())
     digest.update(json.dumps(entries, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

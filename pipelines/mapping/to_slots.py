@@ -1,4 +1,4 @@
-"""Native arrays to the 18 slots: selection of dims, rotation forms, gripper polarity, masks."""
+"""Native arrays to slots: selection of dims, rotation forms, gripper polarity, masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import Embodiment, Slots
+from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode, Image, Segment
-from pipelines.contract.frames import SwappedChannels, TurnedFrames
+from pipelines.contract.errors import UsageError
+from pipelines.contract.frames import CroppedFrames, SwappedChannels, TurnedFrames
+from pipelines.contract.layouts import Slots
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
-from pipelines.contract.slots import METRIC, N_SLOTS
+from pipelines.contract.slots import METRIC
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_alike, check_names, columns_by_name
@@ -39,6 +41,7 @@ def to_episode(
     Raises Rejected when the native dims do not fit the adapter and the robot.
     """
     check_kept(native, adapter)
+    adapter, left_out = choose_parts(native, adapter)
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
     if adapter.robot == FROM_LOG and embodiment.base == "nonholonomic":
@@ -80,11 +83,13 @@ def to_episode(
         dropped=native.dropped,
         notes={**native.notes, **_count_draws(images, native, adapter)},
         inferred=dict(native.inferred)
+        | left_out
         | note_wrapped(native, adapter.action)
         | ({"channels": adapter.channels_known} if adapter.channels_known else {})
         | ({"sparse_chunks": _SPARSE} if adapter.sparse_chunks else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
+        layout=embodiment.vectors(adapter.control_mode).layout,
     )
 
 
@@ -123,7 +128,7 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     """
     n0, n1 = len(slots.get("arm0", ())), len(slots.get("arm1", ()))
     base_dims = (0, 2) if len(slots.get("base", ())) == 2 else (0, 1, 2)
-    dims = {
+    dims: dict[str, tuple[str, Sequence[int]]] = {
         "arm0": (joints, range(n0)),
         "gripper0": (gripper, (0,)),
         "arm1": (joints, range(n0, n0 + n1)),
@@ -133,6 +138,10 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     }
     parts = {}
     for part in slots:
+        if part not in dims:
+            raise UsageError(
+                f"inhouse_log/v1 has no array for a {part}; convert such a robot's logs by an adapter entry"
+            )
         key, numbers = dims[part]
         # An arm is one stretch of columns, so that names which give it another order are noticed.
         spans = [(numbers[0], numbers[-1] + 1)] if part.startswith("arm") else [(i, i + 1) for i in numbers]
@@ -144,10 +153,10 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     return parts
 
 
-def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
-    """Returns float32 [t, 18] and its mask [18]; slots without a native dim stay 0 and masked off."""
-    values = np.zeros((native.n_steps, N_SLOTS), np.float32)
-    mask = np.zeros(N_SLOTS, np.bool_)
+def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots, n_slots: int) -> Filled:
+    """Returns float32 [t, n_slots] and its mask [n_slots]; slots without a native dim stay 0 and masked off."""
+    values = np.zeros((native.n_steps, n_slots), np.float32)
+    mask = np.zeros(n_slots, np.bool_)
     for part, source in parts.items():
         columns = select_part(native, source)
         n = _count_dims(source, len(slots[part]))
@@ -257,6 +266,40 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             )
 
 
+def choose_parts(native: NativeEpisode, adapter: Adapter) -> tuple[Adapter, dict[str, str]]:
+    """Returns the entry with the parts that this episode has, by their `when`, and a sentence on each of the others.
+
+    Raises Rejected where an episode has only some keys of a part, or lacks a flag that decides.
+    """
+    sentences: dict[str, str] = {}
+    chosen: dict[str, Parts] = {}
+    for side, parts in (("state", adapter.state), ("action", adapter.action)):
+        lacking = {part: why for part, source in parts.items() if (why := _why_not(native, part, source))}
+        sentences |= {f"{side}/{part}": f"{side} {part} is masked off: {why}" for part, why in lacking.items()}
+        chosen[side] = {part: source for part, source in parts.items() if part not in lacking}
+    return (replace(adapter, state=chosen["state"], action=chosen["action"]) if sentences else adapter), sentences
+
+
+def _why_not(native: NativeEpisode, part: str, source: PartSource) -> str:
+    """Why an episode does not have a part, as a clause; empty where it has."""
+    if source.when == "always":
+        return ""
+    if isinstance(source.when, Mapping):
+        for key, value in source.when.items():
+            if key not in native.flags:
+                found = ", ".join(sorted(native.flags)) or "none"
+                raise Rejected("missing_key", f"{part}: when: expected the episode's flag {key}; found {found}")
+            if native.flags[key] != float(value):
+                return f"{key} is not {value}"
+        return ""
+    keys = list(dict.fromkeys(selector.key for selector in source.sources))
+    absent = [key for key in keys if key not in native.arrays]
+    if absent and len(absent) < len(keys):
+        there = ", ".join(key for key in keys if key not in absent)
+        raise Rejected("missing_key", f"{part}: expected all of its keys or none; found {there} without {absent[0]}")
+    return f"the source has no {absent[0]}" if absent else ""
+
+
 def check_base(native: NativeEpisode) -> None:
     """Raises Rejected where a base of an in-house log is to go sideways, and has no slot for it."""
     base = native.arrays.get("command/base")
@@ -304,7 +347,8 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
     vectors = embodiment.vectors(adapter.control_mode)
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     units = METRIC if adapter.units == METRIC else adapter.name
-    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    state = fill_slots(native, state_parts, vectors.state, vectors.n_slots)
+    action = fill_slots(native, action_parts, vectors.action, vectors.n_slots)
     absurd: dict[RejectReason, NDArray[np.bool_]] = {}
     for side, (values, mask) in (("state", state), ("action", action)):
         quantities = judged_quantities(adapter.control_mode, vectors.action, side, units)
@@ -318,7 +362,8 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
         native = keep_steps(native, ~steps[kept], reason)
         kept &= ~steps
     # Again, since an action may be the next step's state.
-    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    state = fill_slots(native, state_parts, vectors.state, vectors.n_slots)
+    action = fill_slots(native, action_parts, vectors.action, vectors.n_slots)
     return native, state, action
 
 
@@ -356,6 +401,8 @@ def _choose_frames(
 def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
     """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
     form = adapter.form_of(camera)
+    if form.crop:
+        frames = CroppedFrames(frames, form.crop)
     is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"
     if (form.channels or ("bgr" if is_published_bgr else "rgb")) == "bgr":
         frames = SwappedChannels(frames)
