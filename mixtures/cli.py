@@ -248,9 +248,7 @@ def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
-    parser.add_argument(
-        "--draws", type=positive, metavar="N", help="samples that training draws (steps * batch size)"
-    )
+    parser.add_argument("--draws", type=positive, metavar="N", help="samples that training draws (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     if has_stage:
         about = "with the spec's changes for this stage of training (`stages`)"

@@ -39,9 +39,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--step", type=positive, metavar="N", help="a step of a run instead: all samples of its batch")
     parser.add_argument("--split", default="train", choices=("train", "validation"), help="train by default")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the sample's pictures, as one JPEG")
-    parser.add_argument(
-        "--draws", type=positive, metavar="N", help="samples that training draws (the spec's)"
-    )
+    parser.add_argument("--draws", type=positive, metavar="N", help="samples that training draws (the spec's)")
     parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON")
     parser.set_defaults(run=run_where)
