@@ -182,7 +182,7 @@ def test_a_cut_note_of_times_is_made_again(folder: Path) -> None:
 def test_a_full_disk_names_another_folder_to_choose(folder: Path) -> None:
     with file_size_limit(4096), pytest.raises(FailedWork, match=r"room for compiled index .*EMBODIMIX_CACHE=DIR"):
         first_batch(folder)
-    assert list((folder / "cache/tables").glob("*/seal.json")) == []
+    assert list((folder / "cache").rglob(".*")) == []
     assert len(first_batch(folder).step) == 8
 
 
