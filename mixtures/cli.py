@@ -127,12 +127,11 @@ def _long_texts(arguments: argparse.Namespace, mixture: Any) -> Any:
 
 def run_lock(arguments: argparse.Namespace) -> int:
     """Writes the lock of a mixture beside its spec, or compares it with one."""
-    from tqdm import tqdm
-
     from mixtures.mixture import open_mixture
     from mixtures.reports.compare import load_lock
     from mixtures.stores.arrow import is_remote
     from pipelines.contract.errors import UsageError
+    from pipelines.contract.progress import with_progress
     from pipelines.shards.dataset import Dataset
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
@@ -140,7 +139,8 @@ def run_lock(arguments: argparse.Namespace) -> int:
         remote = [table.path for table in mixture.tables if is_remote(table.path)]
         if remote:
             raise UsageError(f"--verify reads local datasets; {remote[0]} is in an object store")
-        for path in tqdm(sorted({table.path for table in mixture.tables}), desc="verifying", unit="dataset"):
+        paths = sorted({table.path for table in mixture.tables})
+        for path in with_progress(paths, len(paths), "dataset", "verifying"):
             Dataset.open(path).verify_hashes()
     if arguments.check:
         mixture.check_lock(load_lock(arguments.check))

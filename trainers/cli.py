@@ -229,7 +229,6 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process-count", type=int, metavar="N", help="number of processes, with --coordinator")
     parser.add_argument("--process-index", type=int, metavar="N", help="this process, with --coordinator")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

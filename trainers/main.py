@@ -4,12 +4,14 @@ import argparse
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pipelines.contract.errors import EmbodimixError
+from pipelines.contract.progress import set_quiet
 from trainers.console.extras import check_packages, missing_package_message
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
@@ -48,7 +50,19 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for part in PARTS:
         import_module(part).add_commands(commands)
+    _add_verbosity(commands)
     return parser
+
+
+def _add_verbosity(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Gives every command `-q` and `-v`."""
+    for parser in {id(choice): choice for choice in commands.choices.values()}.values():
+        below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        for action in below:
+            _add_verbosity(action)
+        if not below:
+            parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only results and errors")
+            parser.add_argument("-v", "--verbose", action="store_true", help="also where an error came from")
 
 
 class _PrintVersion(argparse.Action):
@@ -77,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed.beam_options = rest
     parsed.tokens_by_model = _tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
     parsed.build_parser = build_parser
+    set_quiet(parsed.quiet)
     try:
         code = parsed.run(parsed)
         sys.stdout.flush()
@@ -86,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except EmbodimixError as error:
+        if parsed.verbose:
+            traceback.print_exc()
         print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.progress import progress_bar
 from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig
 from trainers.run import RunDirectory
@@ -94,7 +94,7 @@ class ProgressBar:
     """A bar with loss, samples/s, the share of time spent waiting for data, and MFU; silent when `show` is False."""
 
     def __init__(self, *, start: int, steps: int, batch_size: int, show: bool) -> None:
-        self._bar = tqdm(initial=start, total=steps, unit="step", disable=not show, dynamic_ncols=True)
+        self._bar = progress_bar(steps, "step", "train", shown=show, initial=start)
         self._batch_size = batch_size
         self._since = time.monotonic()
         self._wait_s = 0.0

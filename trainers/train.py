@@ -22,6 +22,7 @@ from mixtures.stream.audit import Audit, AuditReport
 from mixtures.stream.batches import Batch, Stream
 from model.params import param_count
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.progress import phase
 from trainers import hosts
 from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names
@@ -116,6 +117,8 @@ class Loop:
             read = stream.batches(start=progress.position, stop=end, prefetch=config.batches_ahead or None)
             placed = placed_ahead(read, lambda batch: place_batch(self._mesh, to_train_batch(batch, stop_signal())))
             stack.callback(placed.close)
+            if self._show_progress and hosts.is_first():
+                phase("compiling the first step: seconds for tiny models, about a minute and more for full-size ones")
             for batch, on_device, wait_s in placed:
                 if progress.step == 0 and hosts.is_first():
                     page = self._run.path / "first_batch.html"
