@@ -105,6 +105,7 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
     builder = _Builder(episodes=episodes, description=description, layout=room)
     action_parts = builder.parts(action, family, mode, scale, is_next=not has_action, is_action=True)
     state_parts = builder.parts(state, family, mode, None, is_next=False, is_action=False) if state else {}
+    state_parts, action_parts = _with_ends_of(state_parts, action_parts), _with_ends_of(action_parts, state_parts)
     misfits: dict[str, list[str]] = {}
     for kind, columns in (*builder.misfits(state, family), *builder.misfits(action, family)):
         misfits.setdefault(kind, []).append(columns)
@@ -118,6 +119,16 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
         others=_others(states, actions, action_family, room),
         layout=layout,
     )
+
+
+def _with_ends_of(parts: Mapping[str, PartDraft], others: Mapping[str, PartDraft]) -> dict[str, PartDraft]:
+    """The parts, of which a gripper that never moved has the ends of the other side's, if it is at one of them."""
+    found = dict(parts)
+    for name, part in parts.items():
+        ends = others[name].ends if name in others else None
+        if part.ends and ends and part.ends[0] == part.ends[1] and part.ends[0] in ends:
+            found[name] = replace(part, ends=ends)
+    return found
 
 
 def _choose(states: Bodies, actions: Bodies, room: Layout) -> tuple[Family, Family]:
