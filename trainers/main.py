@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import annotation_tools.cli
 import mixtures.cli
-import model.cli
 import pipelines.cli
 import trainers.cli
 import trainers.demo.cli
+import trainers.exchange.cli
 import trainers.planning.where
 import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     for part in (
         pipelines.cli,
         mixtures.cli,
-        model.cli,
+        trainers.exchange.cli,
         annotation_tools.cli,
         trainers.cli,
         trainers.planning.where,
