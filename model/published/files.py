@@ -87,6 +87,11 @@ def read_orbax(folder: Path) -> Arrays:
     return {_name_in_orbax(name): np.asarray(array) for name, array in flatten(restored).items() if array is not None}
 
 
+def orbax_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a folder that orbax wrote, by our names."""
+    return {_name_in_orbax(name): tuple(about.shape) for name, about in _orbax_metadata(folder).items()}
+
+
 def read_config_json(path: Path) -> dict[str, Any]:
     """The config.json beside weights in a file or folder; empty where there is none. ValueError if it is no JSON."""
     file = (path if path.is_dir() else path.parent) / "config.json"
@@ -134,15 +139,18 @@ def _read_npz(path: Path, name: str) -> np.ndarray:
 
 
 def _open_orbax(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
+    return {
+        _name_in_orbax(name): partial(_read_orbax_array, folder, name, about)
+        for name, about in _orbax_metadata(folder).items()
+    }
+
+
+def _orbax_metadata(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(folder.absolute()).item_metadata.tree
-    return {
-        _name_in_orbax(name): partial(_read_orbax_array, folder, name, about)
-        for name, about in flatten(tree).items()
-        if about is not None
-    }
+    return {name: about for name, about in flatten(tree).items() if about is not None}
 
 
 def _name_in_orbax(name: str) -> str:

@@ -14,6 +14,12 @@ EXPORT_EPILOG = """examples:
   embodimix export runs/lora out/b --merge-lora            adapters added to the weights that they adapt
   embodimix export pi0_base/params out/c --layout hf-pi0   from published weights
 """
+IMPORT_EPILOG = """examples:
+  embodimix import pi0_aloha runs/aloha --robot trossen_dual/joint_position --horizon 50 --actions relative
+  embodimix import lerobot_pi0 runs/so100 --robot so100/joint_position --units degrees --tokenizer tokenizer.model
+  embodimix serve runs/aloha
+  embodimix eval runs/aloha --spec aloha.yaml              a mixture with layout: pi32/v1
+"""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,6 +37,56 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--robot", help="norm key, or its beginning, whose dims alone are kept (lerobot: the only one)")
     export.add_argument("--merge-lora", action="store_true", help="add low-rank adapters to their weights")
     export.set_defaults(run=run_export)
+    _add_import(commands)
+
+
+def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "import",
+        help="make a run of a checkpoint of openpi or LeRobot, to serve, evaluate or train on",
+        epilog=IMPORT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder with params/ and assets/, or with config.json of LeRobot")
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="a new run directory")
+    parser.add_argument(
+        "--robot", required=True, metavar="ROBOT/MODE", help="whose slots the dims are, of the registry"
+    )
+    parser.add_argument(
+        "--units", default="metric", help="name of units that are not m, rad and s (default: %(default)s)"
+    )
+    parser.add_argument("--asset", metavar="ID", help="openpi's asset id, where there are several")
+    parser.add_argument("--horizon", type=int, metavar="N", help="steps of a chunk, which openpi does not say")
+    parser.add_argument("--actions", choices=("absolute", "relative"), help="openpi: relative with DeltaActions")
+    parser.add_argument("--normalization", choices=("quantile", "zscore"), help="openpi (pi0: zscore; pi0.5: quantile)")
+    parser.add_argument("--cameras", type=_names, default=(), metavar="SLOT,...", help="camera slots, in order")
+    parser.add_argument("--control-hz", type=float, metavar="X", help="the robot's rate (that of the registry)")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="PaliGemma's SentencePiece file (beside it)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of activations (openpi: bfloat16)")
+    parser.add_argument("--state-slots", type=_numbers, default=(), metavar="N,...", help="the slot of every state dim")
+    parser.add_argument("--action-slots", type=_numbers, default=(), metavar="N,...", help="that of every action dim")
+    parser.add_argument("--siglip-heads", type=int, metavar="N", help="for other image encoders than So400m")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run_import)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def run_import(arguments: argparse.Namespace) -> int:
+    """Makes the run and prints what it is."""
+    from trainers.exchange.importing import ImportRequest, import_checkpoint, report, to_json
+
+    fields = ImportRequest.__dataclass_fields__.keys() - {"run"}
+    request = ImportRequest(run=arguments.run_directory, **{name: getattr(arguments, name) for name in fields})
+    imported = import_checkpoint(request)
+    print(to_json(imported) if arguments.json else report(imported))
+    return 0
 
 
 def run_export(arguments: argparse.Namespace) -> int:

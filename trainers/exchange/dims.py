@@ -10,6 +10,9 @@ from pipelines.shards.statistics import ArrayStatistics, NormStatistics, load_st
 from trainers.robots import Robot
 from trainers.run import RunDirectory
 
+# Arrays whose dims are those of the state; those of the other arrays with dims are of the action.
+STATE_ARRAYS = ("state_proj/kernel",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RobotDims:

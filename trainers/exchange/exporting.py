@@ -19,7 +19,7 @@ from model.published.files import Arrays, Layout
 from model.published.weights import SLOT_AXES
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig
-from trainers.exchange.dims import RobotDims, robot_dims
+from trainers.exchange.dims import STATE_ARRAYS, RobotDims, robot_dims
 from trainers.exchange.lerobot import write_lerobot
 from trainers.robots import find_robot, read_robots
 from trainers.run import RunDirectory
@@ -27,7 +27,6 @@ from trainers.run import RunDirectory
 SCHEMA = "embodimix.exported/v1"
 # What openpi adds to a range and to a deviation (transforms.py), so that ours is reproduced to the bit of a float32.
 OPENPI_EPS = 1e-6
-STATE_ARRAYS = ("state_proj/kernel",)
 
 
 @dataclass(frozen=True, kw_only=True)
