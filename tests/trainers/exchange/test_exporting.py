@@ -19,6 +19,7 @@ from tests.support.checkout import ROOT
 from tests.support.toy_mixture import NORM_KEYS, quick_compilation, train_toy
 from trainers.exchange.dims import RobotDims, robot_dims
 from trainers.exchange.exporting import openpi_norm_stats, own_dims
+from trainers.exchange.importing import ImportRequest, import_checkpoint
 from trainers.robots import read_robots
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor
@@ -105,7 +106,9 @@ def test_lerobot_needs_to_know_the_robot(run: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("python", LEROBOTS or [pytest.param("", marks=pytest.mark.skip("EMBODIMIX_LEROBOT unset"))])
-def test_lerobot_acts_as_the_server_does(run: Path, tmp_path: Path, python: str) -> None:
+def test_lerobot_acts_as_the_server_does_and_what_it_saves_comes_back(
+    run: Path, tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a physical state and pictures to physical actions, through LeRobot's own processors and policy."""
     folder = tmp_path / "out"
     command = ["export", str(run), str(folder), "--layout", "lerobot", "--robot", "toy_base"]
@@ -136,13 +139,35 @@ def test_lerobot_acts_as_the_server_does(run: Path, tmp_path: Path, python: str)
     assert isinstance(actor.config.policy, Pi0Config)
     write_sizes(sizes, actor.config.policy)
     script = str(ROOT / "tests/support/foreign_lerobot.py")
-    command = [python, script, str(folder), str(sizes), str(inputs), str(tmp_path / "found.npz")]
+    saved, imported = tmp_path / "saved", tmp_path / "imported"
+    command = [python, script, str(folder), str(sizes), str(inputs), str(tmp_path / "found.npz"), str(saved)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "found.npz")
     assert found["keys"].tolist() == found["loaded"].tolist()
     assert found["task"].tolist() == ["push it\n", "lift it\n"]
     np.testing.assert_allclose(found["physical"], expected, atol=1e-4)
+    slots = dims.action_slots
+    request = ImportRequest(
+        checkpoint=saved,
+        run=imported,
+        robot="ur5e/joint_position",
+        state_slots=dims.state_slots,
+        action_slots=slots,
+        siglip_heads=2,
+    )
+    import_checkpoint(request)
+    again = Actor.of_run(imported)
+    wide = np.zeros((2, 4, 32), np.float32)
+    wide[:, :, list(slots)] = noise
+    monkeypatch.setattr(jax.random, "normal", lambda *_: wide)
+    states = np.pad(state, ((0, 0), (0, 14)))
+    seen = [
+        RobotObservation(images={"base_0_rgb": i}, state=s, prompt=p)
+        for i, s, p in zip(images, states, prompts, strict=True)
+    ]
+    acted = again.act_together(next(iter(again.robots.values())), seen, key)[:, :, list(slots)]
+    np.testing.assert_allclose(acted, found["physical"], atol=1e-4)
 
 
 def write_sizes(path: Path, config: Pi0Config) -> None:
