@@ -33,6 +33,10 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
 }
 
 
+# As openpi, LeRobot and Hugging Face name PaliGemma's SentencePiece model, and BERT's vocabulary.
+TOKENIZERS = ("paligemma_tokenizer.model", "tokenizer.model", "vocab.txt")
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
     """arrays: by our flat names, functions that read one each. unread: names that the model has nothing for."""
@@ -68,6 +72,13 @@ def open_weights(path: Path, config: Pi0Config | None) -> WeightsFile:
         f"weights: expected {path} to be an .npz, a .safetensors, a folder with model.safetensors, or an "
         "orbax folder (with _METADATA, or with params/_METADATA); found none of these"
     )
+
+
+def find_tokenizer(weights: Path) -> Path | None:
+    """The tokenizer's file in the folder of weights, its assets, or the folder above; None if there is none."""
+    folder = weights if weights.is_dir() else weights.parent
+    folders = (folder, folder / "assets", folder.parent)
+    return next((f / name for f in folders for name in TOKENIZERS if (f / name).is_file()), None)
 
 
 def orbax_folder(path: Path) -> Path | None:

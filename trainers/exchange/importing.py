@@ -19,7 +19,7 @@ from mixtures.specs.grammar import ActionMode
 from mixtures.specs.spec import ActionRule
 from model.config import DType, Pi0Config
 from model.params import unflatten
-from model.published.files import Layout, WeightsFile, open_weights, read_config_json
+from model.published.files import Layout, WeightsFile, find_tokenizer, open_weights, read_config_json
 from model.published.sizes import sizes_of_weights
 from model.published.weights import SLOT_AXES
 from pipelines.contract.embodiments import get_embodiment
@@ -31,7 +31,6 @@ from pipelines.shards.scales import Normalization
 from pipelines.shards.statistics import save_statistics
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import CheckpointConfig, OptimizerConfig, RunConfig, tokenizer_hash
-from trainers.exchange.beside import find_tokenizer
 from trainers.exchange.dims import STATE_ARRAYS
 from trainers.exchange.statistics import PublishedStatistics, read_lerobot, read_openpi
 from trainers.mesh import single_device_mesh, with_placement
