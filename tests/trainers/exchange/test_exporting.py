@@ -12,6 +12,7 @@ import pytest
 
 import trainers.main
 from model.config import Pi0Config
+from model.inputs import CAMERAS
 from model.published.export import read_trained
 from model.published.files import open_weights
 from model.published.safetensors import read_safetensors
@@ -28,6 +29,7 @@ from trainers.serving.observations import RobotObservation
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
 LEROBOTS = [path for path in os.environ.get("EMBODIMIX_LEROBOT", "").split(":") if path]
+OPENPIS = [path for path in os.environ.get("EMBODIMIX_OPENPI", "").split(":") if path]
 # LeRobot's attention has eight heads whatever its config says, and its pictures patches of 14.
 LEROBOTS_SIZES = {
     "policy__siglip__patch_size": 14,
@@ -168,6 +170,36 @@ def test_lerobot_acts_as_the_server_does_and_what_it_saves_comes_back(
     ]
     acted = again.act_together(next(iter(again.robots.values())), seen, key)[:, :, list(slots)]
     np.testing.assert_allclose(acted, found["physical"], atol=1e-4)
+
+
+@pytest.mark.parametrize("python", OPENPIS or [pytest.param("", marks=pytest.mark.skip("EMBODIMIX_OPENPI unset"))])
+def test_openpi_restores_the_folder_and_normalizes_as_the_run_does(run: Path, tmp_path: Path, python: str) -> None:
+    folder, sizes, inputs = tmp_path / "out", tmp_path / "sizes.json", tmp_path / "in.npz"
+    assert trainers.main.main(["export", str(run), str(folder), "--robot", "toy_base"]) == 0
+    random, dims = np.random.default_rng(2), dims_of(run, NORM_KEYS[1])
+    values = random.uniform(-1, 1, (6, 9))
+    black = {f"image/{name}": np.zeros((1, 3, 224, 224), np.float32) for name in CAMERAS}
+    np.savez(
+        inputs,
+        **black,
+        **{f"image_mask/{name}": np.ones(1, bool) for name in CAMERAS},
+        state=np.zeros((1, 9), np.float32),
+        tokenized_prompt=np.ones((1, 8), np.int32),
+        tokenized_prompt_mask=np.ones((1, 8), bool),
+        sample_noise=random.normal(size=(1, 4, 9)).astype(np.float32),
+        values=values,
+    )
+    policy = RunDirectory(run).read_config().policy
+    assert isinstance(policy, Pi0Config)
+    write_sizes(sizes, policy)
+    script = str(ROOT / "tests/support/foreign_openpi.py")
+    command = [python, script, str(folder), str(sizes), str(inputs), str(tmp_path / "found.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, affine = np.load(tmp_path / "found.npz"), dims.affine("action")
+    for name in ("z", "q"):
+        np.testing.assert_allclose(found[f"actions_{name}"], (values - affine.center) / affine.half_range, atol=1e-9)
+        np.testing.assert_allclose(found[f"back_{name}"], values, atol=1e-9)
 
 
 def write_sizes(path: Path, config: Pi0Config) -> None:
