@@ -10,6 +10,7 @@ from pipelines.contract.document import MarkedValue, SpecError, read_registry, r
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
+from pipelines.mapping.bag_form import BagForm, parse_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
 from pipelines.mapping.formats import list_formats
@@ -118,6 +119,7 @@ class Adapter:
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
+    bag: of the format `bag`, which clock counts, and where episodes and their labels are found.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Adapter:
     sparse_chunks: bool = False
     note: str = ""
     shift_before: str = ""
+    bag: BagForm | None = None
 
     def __post_init__(self) -> None:
         where = f"adapter {self.name}"
@@ -166,6 +169,9 @@ class Adapter:
             _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
             _check_choice(where, "parts", part, PARTS)
+        if (self.bag is not None) != (self.format == "bag"):
+            expected = "expected `bag: {stamp: header}` or `log` where the format is bag, and only there"
+            raise UsageError(f"{where}: bag: {expected}; the format is {self.format}")
         if self.robot != FROM_LOG:
             self.check_robot(get_embodiment(self.robot))
 
@@ -294,6 +300,8 @@ def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
         values[key] = {slot: choice.names for slot, choice in choices.items()}
         values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
         values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
+    if "bag" in entry:
+        values["bag"] = parse_bag(f"adapter {name}: bag", entry["bag"])
     return Adapter(name=name, **values)
 
 

@@ -4,6 +4,7 @@ from typing import get_args
 
 from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
+from pipelines.mapping.bag_form import BAG
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
 
 _TEXT_LIST = ListOf(about="a list of names", item=TextKind(about="a name"), may_be_empty=True)
@@ -78,6 +79,7 @@ ENTRY = Fields(
         "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
         "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
+        "bag": BAG,
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
     },
     required=("title", "format", "robot", "control_mode", "units"),
