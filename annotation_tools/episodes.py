@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Episode, Reference, Segment
 from pipelines.contract.errors import FailedWork, UsageError, nearest
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS, LAYOUT
 from pipelines.segments.tables import EpisodeKey, episode_hash
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
@@ -122,11 +122,12 @@ class EpisodeStore:
             robot=brief.robot,
             control_mode=brief.control_mode,
             control_hz=brief.control_hz,
-            state=state.reshape(-1, N_SLOTS),
-            action=action.reshape(-1, N_SLOTS),
+            state=state.reshape(-1, len(row["state_mask"])),
+            action=action.reshape(-1, len(row["action_mask"])),
             timestamp_s=timestamp_s,
             state_mask=np.array(row["state_mask"]),
             action_mask=np.array(row["action_mask"]),
+            layout=row["layout"] or LAYOUT,
             parts=parts,
             images={},
             dataset_cameras=self.dataset.cameras,

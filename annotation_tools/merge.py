@@ -147,6 +147,7 @@ def bake(dataset: Dataset, annotations: Sequence[Annotation], out: StoragePath, 
         shard_lengths={split: [shard.n_episodes for shard in shards] for split, shards in baked.items()},
         shard_bytes={split: sum(shard.size for shard in shards) for split, shards in baked.items()},
         description=f"Segments merged into version {dataset.version}.",
+        layout=dataset.layout,
     )
     return changed
 

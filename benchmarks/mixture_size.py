@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.stream import jpeg, memory_mb
-from mixtures.index.compiling import EPISODE, FORMAT, SEGMENT, STEP, save_column
+from mixtures.index.compiling import FORMAT, SEGMENT, episode_type, save_column, step_type
 from mixtures.index.sealed import seal
 from mixtures.index.stated import STATED
 from mixtures.index.tables import _state_of_files
@@ -115,11 +115,11 @@ def _write_dataset(root: Path, number: int, n_episodes: int, picture: bytes, rng
     key, mask = f"r{number}/joint_position/pi18/v1", np.arange(18) < 7
     motion = rng.normal(size=(100, 18)).astype(np.float32)
     save_statistics(home / "statistics.json", {key: summarize_episode(key, motion, motion, mask, mask)})
-    folder = root / "cache" / "tables" / _state_of_files(str(home), "train")
+    folder = root / "cache" / "tables" / _state_of_files(str(home), "train", "pi18/v1")
     folder.mkdir(parents=True)
     n_steps = n_episodes * STEPS
     first = np.arange(n_episodes + 1) * STEPS
-    episodes, steps = np.zeros(n_episodes, EPISODE), np.zeros(n_steps, STEP)
+    episodes, steps = np.zeros(n_episodes, episode_type(18)), np.zeros(n_steps, step_type(18))
     episodes["first_step"], episodes["end_step"] = first[:-1], first[1:]
     episodes["control_hz"], episodes["camera_mask"] = 20.0, True
     episodes["state_mask"] = episodes["action_mask"] = mask

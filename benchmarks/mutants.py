@@ -3,8 +3,9 @@
     pip install -c constraints.txt -e '.[mutants]'
     python -m benchmarks.mutants --modules 60 --each 10 --seed 17 --json mutants.json
 
-It works in a copy of the checkout. The nearest tests of a module are those that mirror it, then those that import it,
-or import what imports it. A mutant that changes annotations or docstrings alone is none.
+It works in copies of the checkout, each with a warm process that forks a child for every run of tests
+(`benchmarks/warm_tests.py`). The nearest tests of a module are those that mirror it, then those that import it, or
+import what imports it. A mutant that changes annotations or docstrings alone is none.
 """
 
 import argparse
@@ -156,14 +157,14 @@ def _nodes(node: Any) -> Iterator[Any]:
         yield from _nodes(child)
 
 
-def judge(mutant: Mutant, checkout: Path, tests: Sequence[Path], timeout_s: float) -> Outcome:
+def judge(mutant: Mutant, copy: "Copy", tests: Sequence[Path], timeout_s: float) -> Outcome:
     """Puts a mutant into a copy of the checkout, runs the tests, and takes it out again."""
-    path = checkout.joinpath(*mutant.module.split(".")).with_suffix(".py")
+    path = copy.checkout.joinpath(*mutant.module.split(".")).with_suffix(".py")
     original = path.read_text()
     path.write_text(mutant.source)
     started = time.monotonic()
     try:
-        code = run_tests(checkout, tests, timeout_s)
+        code = copy.run_tests(tests, timeout_s)
     finally:
         path.write_text(original)
     verdict: Verdict = "timeout" if code is None else "survived" if code == 0 else "killed"
@@ -171,27 +172,33 @@ def judge(mutant: Mutant, checkout: Path, tests: Sequence[Path], timeout_s: floa
     return Outcome(**shown, verdict=verdict, seconds=round(time.monotonic() - started, 1))
 
 
-def run_tests(checkout: Path, tests: Sequence[Path], timeout_s: float) -> int | None:
-    """The exit status of the tests in a checkout; None where they took too long, as endless loops do."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
-    try:
-        done = subprocess.run(
-            [*command, *(str(checkout / test.relative_to(ROOT)) for test in tests)],
-            cwd=checkout,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout_s,
-            check=False,
+class Copy:
+    """A copy of the checkout and the warm process that runs tests in it."""
+
+    def __init__(self, checkout: Path) -> None:
+        self.checkout = checkout
+        environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"}
+        command = [sys.executable, "-m", "benchmarks.warm_tests"]
+        self._runner = subprocess.Popen(
+            command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-    except subprocess.TimeoutExpired:
-        return None
-    return done.returncode
+
+    def run_tests(self, tests: Sequence[Path], timeout_s: float) -> int | None:
+        """The exit status of the tests; None where they took too long, as endless loops do."""
+        assert self._runner.stdin is not None and self._runner.stdout is not None
+        names = [str(test.relative_to(ROOT)) for test in tests]
+        self._runner.stdin.write(json.dumps({"tests": names, "timeout_s": timeout_s}) + "\n")
+        self._runner.stdin.flush()
+        answer: int | None = json.loads(self._runner.stdout.readline())["status"]
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._runner.kill()
+        self._runner.wait()
 
 
-def copies(n: int, folder: Path) -> list[Path]:
+def copies(n: int, folder: Path) -> list[Copy]:
     """Copies of the tracked files, one for each process, with ../shared beside them."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     made = []
@@ -202,7 +209,7 @@ def copies(n: int, folder: Path) -> list[Path]:
             shutil.copy2(ROOT / name, checkout / name)
         if (ROOT.parent / "shared").is_dir():
             (checkout.parent / "shared").symlink_to(ROOT.parent / "shared")
-        made.append(checkout)
+        made.append(Copy(checkout))
     return made
 
 
@@ -265,7 +272,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PREFIX", help="modules whose dotted name begins so")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--limit-s", type=float, default=120.0, help="seconds for the tests of one mutant (120)")
+    parser.add_argument("--limit-s", type=float, default=120.0, help="processor seconds for one mutant (120)")
     parser.add_argument("--trust-tests", action="store_true", help="the suite has just passed: do not run it unchanged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome there")
     parsed = parser.parse_args()
@@ -276,23 +283,24 @@ def main() -> int:
     randomness.shuffle(mutants)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(parsed.processes) as pool:
-        free: SimpleQueue[Path] = SimpleQueue()
-        for checkout in copies(parsed.processes, Path(folder)):
-            free.put(checkout)
+        free: SimpleQueue[Copy] = SimpleQueue()
+        opened = copies(parsed.processes, Path(folder))
+        for copy in opened:
+            free.put(copy)
 
-        def in_copy(work: Callable[[Path], Result]) -> Result:
-            checkout = free.get()
+        def in_copy(work: Callable[[Copy], Result]) -> Result:
+            copy = free.get()
             try:
-                return work(checkout)
+                return work(copy)
             finally:
-                free.put(checkout)
+                free.put(copy)
 
         def judge_one(mutant: Mutant) -> Outcome:
-            return in_copy(lambda checkout: judge(mutant, checkout, nearest[mutant.module], parsed.limit_s))
+            return in_copy(lambda copy: judge(mutant, copy, nearest[mutant.module], parsed.limit_s))
 
         # Tests that fail or take too long by themselves would pass for sharp eyes.
         suites = [] if parsed.trust_tests else sorted({tuple(nearest[mutant.module]) for mutant in mutants})
-        codes = pool.map(lambda suite: in_copy(lambda copy: run_tests(copy, suite, parsed.limit_s)), suites)
+        codes = pool.map(lambda suite: in_copy(lambda copy: copy.run_tests(suite, parsed.limit_s)), suites)
         for suite, code in zip(suites, tqdm(codes, total=len(suites), unit="suite"), strict=True):
             if code != 0:
                 said = "take too long" if code is None else "fail"
@@ -302,6 +310,8 @@ def main() -> int:
             outcomes.append(outcome)
             if parsed.json:
                 parsed.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
+        for copy in opened:
+            copy.close()
     print(table(outcomes, untested))
     for outcome in sorted(outcomes, key=lambda each: (each.module, each.line)):
         if outcome.verdict == "survived":

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.index.compiling import EPISODE, STEP
+from mixtures.index.compiling import episode_type, step_type
 from model.config import named_config
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 from trainers.planning.work import forward_flops
 
 PARAMETERS = 3_238_005_506
 MOMENTS = 2  # of AdamW
-ACTION_BYTES = 18 * 4 + 1  # and whether the step is idle
 PICTURE_BYTES = 224 * 224 * 3
 SIMULATED_STEPS = 2000
 
@@ -81,6 +82,8 @@ def on_paper(plan: Plan) -> dict[str, float]:
     sample_bytes = plan.cameras * plan.picture_bytes
     stored = plan.mixture_steps * sample_bytes
     shard = 4 * PARAMETERS / plan.devices_per_host
+    slots = get_layout(LAYOUT).n_slots
+    step_bytes = step_type(slots).itemsize + 4 * slots + 1  # with the action, and whether the step is idle
     return {
         "samples, millions": samples / 1e6,
         "epochs of the mixture": samples / plan.mixture_steps,
@@ -93,8 +96,8 @@ def on_paper(plan: Plan) -> dict[str, float]:
         "read of every host, MB/s": samples_s * sample_bytes / plan.hosts / 1e6,
         "reads of every host a second": samples_s * plan.cameras / plan.hosts,
         "cores a host decodes with": samples_s * plan.cameras / plan.hosts / plan.decoded_per_core,
-        "index of every host on disk, GB": plan.mixture_steps * (STEP.itemsize + ACTION_BYTES) / 1e9,
-        "its tables in memory, GB": plan.episodes * EPISODE.itemsize / 1e9,
+        "index of every host on disk, GB": plan.mixture_steps * step_bytes / 1e9,
+        "its tables in memory, GB": plan.episodes * episode_type(slots).itemsize / 1e9,
         "batches ahead of a host in memory, GB": (
             plan.batches_ahead * plan.batch_size / plan.hosts * plan.cameras * PICTURE_BYTES / 1e9
         ),

@@ -10,14 +10,16 @@ from typing import Any, Protocol
 from mixtures.actions.pools import Pools
 from mixtures.groups.tree import Group
 from mixtures.index.tables import CompiledTable
+from mixtures.specs.filters import Filter
 from mixtures.specs.spec import ActionRule, MixtureSpec
 from pipelines.contract.errors import UsageError
+from pipelines.contract.slots import LAYOUT
 from pipelines.shards.statistics import NormStatistics
 
 SCHEMA = "embodimix.lock/v1"
 SHARE_TOLERANCE = 1e-9
-# What locks of earlier versions do not state: they pooled by norm key.
-_BEFORE: dict[str, Any] = {"normalization": {"by": "norm_key"}}
+# What locks of earlier versions do not state: they pooled by norm key, knew one layout and no lists from outside.
+_BEFORE: dict[str, Any] = {"normalization": {"by": "norm_key"}, "layout": LAYOUT, "lists": []}
 _GROUP_NUMBERS = ("n_episodes", "n_steps", "n_validation_episodes", "n_validation_steps")
 
 
@@ -46,11 +48,13 @@ def make_lock(mixture: Lockable) -> dict[str, Any]:
         "name": spec.name,
         "seed": spec.seed,
         "draws": mixture.draws,
+        "layout": spec.layout,
         "action": action_settings(spec.action),
         "normalization": asdict(spec.normalization),
         "language": asdict(spec.language),
         "kinds": asdict(spec.kinds),
         "corrupt_images": spec.corrupt_images,
+        "lists": sorted({rule.listed.sha256 for rule in _filters(spec) if rule.listed}),
         "groups": [
             {"name": group.name, "probability": group.probability}
             | {number: getattr(group, number) for number in _GROUP_NUMBERS}
@@ -100,7 +104,17 @@ def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     old, new = (_BEFORE | dict(lock) | {"language": _language(lock["language"])} for lock in (old, new))
     differences = [
         f"{key}: {old.get(key)!r} became {new.get(key)!r}"
-        for key in ("schema", "seed", "action", "normalization", "language", "kinds", "corrupt_images")
+        for key in (
+            "schema",
+            "seed",
+            "layout",
+            "action",
+            "normalization",
+            "language",
+            "kinds",
+            "corrupt_images",
+            "lists",
+        )
         if old.get(key) != new.get(key)
     ]
     differences += _compare_groups(_by_name(old["groups"]), _by_name(new["groups"]))
@@ -129,6 +143,10 @@ def asdict_statistics(statistics: Any) -> dict[str, Any]:
 def _language(rule: Mapping[str, Any]) -> dict[str, Any]:
     """A lock's language rule; those of earlier versions drew the phrases of proposals, where they drew segments."""
     return {"proposals": True, **rule} if rule["segment"] > 0 else {**rule, "proposals": False}
+
+
+def _filters(spec: MixtureSpec) -> list[Filter]:
+    return [rule for entry in spec.root.all_entries() for rule in entry.filters]
 
 
 def _compare_groups(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

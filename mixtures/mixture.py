@@ -58,6 +58,16 @@ class Mixture:
     def horizon(self) -> int:
         return self.spec.action.horizon
 
+    @property
+    def layout(self) -> str:
+        """The layout of the drawn vectors, whatever those of the datasets are."""
+        return self.spec.layout
+
+    @property
+    def n_slots(self) -> int:
+        """The width of the drawn vectors."""
+        return self.spec.n_slots
+
     @cached_property
     def cameras(self) -> tuple[str, ...]:
         """The camera slots that any dataset has."""
@@ -80,8 +90,10 @@ class Mixture:
         return find_pool(self.pools.pools, norm_key).control_hz
 
     def action_mean(self, norm_key: str) -> NDArray[np.float64]:
-        """The mean physical action of a pool, absolute, float64 [18]."""
-        form = action_form(norm_key, self.parts[norm_key], self.spec.action.mode, self.spec.action.rotation)
+        """The mean physical action of a pool, absolute, float64 [d]."""
+        form = action_form(
+            norm_key, self.parts[norm_key], self.n_slots, self.spec.action.mode, self.spec.action.rotation
+        )
         is_relative = form.relative.copy()
         is_relative[[slot for triple in form.rotations for slot in triple]] = True
         stored, used = (s[norm_key].action.mean for s in (self.absolute_statistics, self.statistics))
@@ -109,7 +121,7 @@ class Mixture:
         return self.unnormalize_action(batch.norm_key, action, batch.state_physical, *masks)
 
     def near_recorded(self, batch: Any, action: Any) -> NDArray[np.float32]:
-        """The same physical chunks [b, h, 18], with Euler angles within half a turn of the recorded ones.
+        """The same physical chunks [b, h, d], with Euler angles within half a turn of the recorded ones.
 
         So their difference is an error: 3.13 and -3.13 rad are the same orientation but for 0.02.
         """
@@ -156,7 +168,7 @@ def open_mixture(
     spec = load_spec(path, root, stage)
     cache = cache_folder(cache)
     tables = _open_tables(spec, cache)
-    given = None if statistics is None else load_statistics(statistics)
+    given = None if statistics is None else _load_given(statistics, spec)
     frozen = None if given is None else {key: value.control_hz for key, value in given.items()}
     resolved = resolve(spec, tables, cache, frozen)
     draws = draws or spec.draws
@@ -191,16 +203,28 @@ def open_mixture(
     )
 
 
+def _load_given(path: Path, spec: MixtureSpec) -> dict[str, NormStatistics]:
+    """The statistics of a run. Raises UsageError where they are of another layout than the mixture."""
+    given = load_statistics(path)
+    for key, value in given.items():
+        if value.n_slots != spec.n_slots:
+            raise UsageError(
+                f"{path}: expected statistics of the {spec.n_slots} slots of {spec.layout}, the layout of {spec.path}; "
+                f"found {value.n_slots} of {key}"
+            )
+    return given
+
+
 def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
     tables: dict[Source, CompiledTable] = {}
     for entry in spec.root.all_entries():
         if entry.source not in tables:
-            tables[entry.source] = _open_table(entry, entry.split, cache)
+            tables[entry.source] = _open_table(entry, entry.split, cache, spec.layout)
     # Behind the tables that are drawn from, so that those keep their numbers and locks their order.
     for entry in spec.root.all_entries():
         source = validation_source(entry, spec.validation)
         if source is not None and source not in tables and source[1] in _splits_of(tables[entry.source]):
-            tables[source] = _open_table(entry, source[1], cache)
+            tables[source] = _open_table(entry, source[1], cache, spec.layout)
     return tables
 
 
@@ -209,9 +233,9 @@ def _splits_of(table: CompiledTable) -> list[str]:
     return [split["name"] for split in info["splits"]]
 
 
-def _open_table(entry: Entry, split: str, cache: Path) -> CompiledTable:
+def _open_table(entry: Entry, split: str, cache: Path, layout: str) -> CompiledTable:
     try:
-        table = open_table(entry.path, split, cache)
+        table = open_table(entry.path, split, cache, layout)
         return overlay_segments(table, entry.segments, cache) if entry.segments else table
     except UsageError as error:
         raise SpecError(entry.mark, str(error)) from error

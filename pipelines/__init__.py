@@ -1,1 +1,1 @@
-"""Native robot logs to normalized 18-dim RLDS shards, and the contracts that every other part reads."""
+"""Native robot logs to normalized RLDS shards, and the contracts that every other part reads."""

@@ -40,19 +40,24 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     dataset_commands.add_commands(commands)
     parser = commands.add_parser(
         "convert",
-        help="native logs to normalized 18-dim RLDS shards",
+        help="native logs to normalized RLDS shards",
         epilog=CONVERT_EPILOG,
         allow_abbrev=False,
         description="Converts native robot logs into one dataset version under OUTPUT_ROOT/NAME/VERSION.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic or lerobot"
+    formats = "rlds, bridge, droid, zarr, dp, aloha, robomimic, hdf5 or lerobot"
     parser.add_argument("format", nargs="?", metavar="FORMAT", help=formats)
     parser.add_argument("input", nargs="?", metavar="INPUT", help="the folder that holds the source's files")
     parser.add_argument("output_root", nargs="?", metavar="OUTPUT_ROOT", help="folder or URL that holds datasets")
     parser.add_argument("--name", help="the dataset's name: letters, digits, _")
     parser.add_argument("--version", help="MAJOR.MINOR.PATCH")
-    parser.add_argument("--adapter", metavar="ENTRY", help="the adapter entry; some formats have a default")
+    parser.add_argument(
+        "--adapter",
+        metavar="ENTRY",
+        help="the adapter entry, or a file of your own: my.yaml, my.yaml:ENTRY; some formats have a default",
+    )
+    add_registry_option(parser)
     parser.add_argument("--robot", default="", help="the robot, where it differs from the adapter's")
     parser.add_argument("--task", default="", help="an instruction for every episode that replaces the source's")
     parser.add_argument(
@@ -96,6 +101,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--partial",
         action="store_true",
         help="accept an input that lacks files (rlds); every lost record is counted",
+    )
+    parser.add_argument(
+        "--episodes",
+        default="",
+        metavar="FILE",
+        help="keep only the episodes that FILE lists by the source's keys: JSON list or object, or a key a line",
+    )
+    parser.add_argument(
+        "--language",
+        default="",
+        metavar="FILE",
+        help="instructions by the source's keys, a JSON object (DROID's annotations, key to text or texts), which "
+        "replace an episode's own",
     )
     parser.add_argument(
         "--statistics", default="", metavar="FILE", help="normalize with these statistics; measure none"
@@ -148,17 +166,31 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_convert, takes_beam_options=True)
 
 
+def add_registry_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--registry` to a command that looks entries up; it then calls `use_registries(arguments.registry)`."""
+    parser.add_argument(
+        "--registry",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="adapters and robots of your own, over the shipped ones, besides embodimix.yaml here and "
+        "$EMBODIMIX_REGISTRY; may be repeated",
+    )
+
+
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.mapping.adapters import get_adapter, with_channels, with_sparse_chunks
+    from pipelines.contract.registries import use_registries
+    from pipelines.mapping.adapters import find_adapter, with_channels, with_sparse_chunks
 
+    use_registries(arguments.registry)
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
 
         if arguments.explain == "all":
             print(registry_table(), end="")
             return 0
-        print(explain_adapter(get_adapter(arguments.explain), arguments.robot))
+        print(explain_adapter(find_adapter(arguments.explain), arguments.robot))
         return 0
     for name in ("format", "input", "output_root", "name", "version"):
         if getattr(arguments, name) is None:
@@ -240,6 +272,8 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         verify_input=arguments.verify_input,
         restart=arguments.restart,
         partial=arguments.partial,
+        episodes=arguments.episodes,
+        texts=arguments.language,
         n_workers=arguments.workers,
         no_progress_s=arguments.no_progress_limit,
         input_cache_gb=arguments.input_cache,
@@ -256,7 +290,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
     from pipelines.contract.errors import nearest
-    from pipelines.mapping.adapters import get_adapter, load_adapters
+    from pipelines.mapping.adapters import find_adapter, load_adapters
     from pipelines.mapping.formats import list_formats
 
     formats = list_formats()
@@ -264,16 +298,19 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)}")
     name = name or formats[format] or None
     if name is None:
-        adapters = [adapter for adapter in load_adapters().values() if adapter.format == format]
-        known = {alias: adapter.name for adapter in adapters for alias in (*adapter.aliases, adapter.name)}
-        name = next((known[part] for part in reversed(Path(source).parts) if part in known), None)
+        known = load_adapters().names_with("format", format)
+        name = next((part for part in reversed(Path(source).parts) if part in known), None)
     if name is None and format == "lerobot":
         from pipelines.sources.lerobot import explain_misfit
 
         raise UsageError(f"--adapter: expected an entry for {explain_misfit(source)}. {nearest('lerobot', known)}")
+    if name is None and format == "hdf5":
+        from pipelines.sources.hdf5 import explain_keys
+
+        raise UsageError(f"--adapter: expected an entry that names the keys of {explain_keys(source)}")
     if name is None:
         raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
-    adapter = get_adapter(name)
+    adapter = find_adapter(name)
     if adapter.format != format:
         raise UsageError(f"--adapter {name}: expected one of format {format}, found one of format {adapter.format}")
     return adapter
@@ -298,6 +335,8 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
     if counts.rejects:
         lines += _describe_rejects(counts)
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
+    for name, n_rows in outcome.manifest.unmatched.items():
+        lines.append(f"  {n_rows} rows of {name} match no episode that was kept")
     for sentence, episodes in outcome.manifest.inferred.items():
         lines.append(f"  inferred in {episodes} episodes: {sentence}")
     for found in outcome.manifest.findings:

@@ -1,4 +1,4 @@
-"""The commands on stored datasets: index, check, card. Heavy modules are imported only when a command runs."""
+"""The commands on stored datasets: index, check, card, rejects. Heavy modules are imported only when a command runs."""
 
 import argparse
 import json
@@ -30,11 +30,21 @@ the findings of `embodimix check`, what was left out, and where everything came 
 """
 
 
+REJECTS_EPILOG = """example:
+  embodimix rejects data/bridge/1.0.0
+  embodimix rejects data/bridge/1.0.0 --reason truncated_file --reason missing_file --all
+  embodimix rejects data/bridge/1.0.0 --key '*/2021-07-*' --json
+
+Also of a conversion that kept nothing. Exit code 0 whatever was left out.
+"""
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the commands on stored datasets to the parser of `embodimix`."""
     _add_index(commands)
     _add_check(commands)
     _add_card(commands)
+    _add_rejects(commands)
 
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -132,4 +142,41 @@ def run_card(arguments: argparse.Namespace) -> int:
     with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:
         paths, n_findings = check_and_write_card(dataset, on_episode=bar.update)
     print(json.dumps({"written": paths, "findings": n_findings}) if arguments.json else "\n".join(paths))
+    return 0
+
+
+def _add_rejects(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "rejects",
+        help="show what a conversion left out, why, and what to do",
+        allow_abbrev=False,
+        epilog=REJECTS_EPILOG,
+        description="Shows the episodes and steps that a conversion left out, by reason, each with what to do.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
+    parser.add_argument("--reason", action="append", default=[], metavar="REASON", help="only this one; repeatable")
+    parser.add_argument("--split", default="", metavar="SPLIT", help="only of this split")
+    parser.add_argument(
+        "--key", default="", metavar="PATTERN", help="only source keys like this, such as '*/kitchen/*'"
+    )
+    parser.add_argument("--all", action="store_true", help="list every row, not three of each reason")
+    parser.add_argument("--json", action="store_true", help="print the groups with all their rows as JSON")
+    parser.set_defaults(run=run_rejects)
+
+
+def run_rejects(arguments: argparse.Namespace) -> int:
+    """Prints the rejects of a conversion by reason."""
+    from pipelines.quality.rejects import MOST_SHOWN, RejectFilter, group_rejects, read_rejects, render_rejects
+    from pipelines.storage.paths import as_storage_path
+
+    wanted = RejectFilter(reasons=tuple(arguments.reason), split=arguments.split, key=arguments.key)
+    rejects = read_rejects(as_storage_path(arguments.dataset))
+    groups = group_rejects([reject for reject in rejects if wanted.takes(reject)])
+    if arguments.json:
+        print(json.dumps({"dataset": arguments.dataset, "groups": [group.to_json() for group in groups]}, indent=1))
+    elif rejects and not groups:
+        print(f"{arguments.dataset}: none of its {len(rejects):,} rejects is like that")
+    else:
+        print(render_rejects(arguments.dataset, groups, shown=None if arguments.all else MOST_SHOWN))
     return 0

@@ -13,6 +13,8 @@ import yaml
 
 from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
 from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 from trainers.config_document import read_config, read_settings
 
 SCHEMA = "embodimix.run/v1"
@@ -156,11 +158,13 @@ def resolve_config(
     horizon: int,
     cameras: tuple[str, ...],
     overrides: Mapping[str, Any],
+    layout: str = LAYOUT,
     init: Path | None = None,
     init_config: RunConfig | None = None,
 ) -> RunConfig:
     """Returns the run's config: defaults of the stage and model, then `overrides` by dotted name.
 
+    layout: of the mixture's vectors, which the model is as wide as.
     Of an `init` run its model is taken over; another --model is refused. UsageError names a wrong setting.
     """
     given = dict(overrides)
@@ -173,7 +177,12 @@ def resolve_config(
             "leave --model out, or start from a run of that model"
         )
     policy = init_config.policy if init_config is not None else _named_policy(name)
-    policy = _replaced_policy(policy, {"horizon": horizon} | _taken(given, "policy."))
+    n_slots = get_layout(layout).n_slots
+    shape = {"horizon": horizon} | ({} if init_config is not None else {"action_dim": n_slots})
+    policy = _replaced_policy(policy, shape | _taken(given, "policy."))
+    if policy.action_dim != n_slots:
+        whose = "the setting policy.action_dim" if init_config is None else f"the model of {init}"
+        raise UsageError(f"{mixture}: layout {layout} has {n_slots} slots; {whose} has action_dim {policy.action_dim}")
     if init_config is not None and policy.horizon != init_config.policy.horizon:
         raise UsageError(
             f"{mixture}: expected action.horizon {init_config.policy.horizon}, as in {init}; found {horizon}"

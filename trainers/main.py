@@ -12,6 +12,7 @@ import model.cli
 import pipelines.cli
 import trainers.cli
 import trainers.demo.cli
+import trainers.planning.where
 import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
 from trainers.planning.prompt_tokens import tokens_by_model
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         model.cli,
         annotation_tools.cli,
         trainers.cli,
+        trainers.planning.where,
         trainers.serving.cli,
         trainers.demo.cli,
     ):

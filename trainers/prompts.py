@@ -38,7 +38,7 @@ class PromptEncoder:
         self._encode_text = lru_cache(maxsize=REMEMBERED)(self._encode)
 
     def encode(self, texts: Sequence[str], state: NDArray[np.float32], state_mask: NDArray[np.bool_]) -> EncodedPrompts:
-        """state: normalized [b, 18]; state_mask: bool [b, 18], the slots that the robot measures.
+        """state: normalized [b, d]; state_mask: bool [b, d], the slots that the robot measures.
 
         openpi writes a robot's own dims into the prompt, before it pads them to the model's (`TokenizePrompt` comes
         before `PadStatesAndActions`), so that slots which a robot lacks are no words here either.

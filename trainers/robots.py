@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mixtures.mixture import Mixture
 from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 from pipelines.contract.units import Side, key_units
 from pipelines.shards.statistics import ArrayStatistics
 from pipelines.storage.files import write_atomically
@@ -27,20 +29,27 @@ MARGINS = {"rad": np.pi, "m": 1.0, "gripper": 1.0, "rad/s": 5.0, "m/s": 2.0}
 class Robot:
     """One norm key, or one pool of it (`norm key@15hz`, `norm key@dataset`).
 
-    parts: action slots of each part; control_hz: rates of its data, ascending.
+    parts: action slots of each part; control_hz: rates of its data, ascending. layout: of the run's vectors, whatever
+    that of its data.
     """
 
     norm_key: str
     parts: Mapping[str, tuple[int, ...]]
     control_hz: tuple[float, ...]
+    layout: str = LAYOUT
+
+    @property
+    def n_slots(self) -> int:
+        """The width of the run's vectors."""
+        return get_layout(self.layout).n_slots
 
     @property
     def control_mode(self) -> str:
         return self.norm_key.split("/")[1]
 
     def units(self, side: Side) -> tuple[str, ...]:
-        """The unit of each of the 18 slots of the state or the action, '' where it has none."""
-        return key_units(self.norm_key, self.parts, side)
+        """The unit of each slot of the state or the action, '' where it has none."""
+        return key_units(self.norm_key, self.parts, side, self.n_slots)
 
     def slot_names(self, mask: NDArray[np.bool_], side: Side) -> list[str]:
         """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
@@ -54,7 +63,7 @@ class Robot:
 
 
 def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The states that a robot can be in, low and high, float64 [18] each.
+    """The states that a robot can be in, low and high, float64 [d] each.
 
     That is what its training data held, widened by as much again on either side, and at least by a margin of its unit:
     a robot may stand where no demonstration went, but not a million radians away. The statistics know the extremes of
@@ -87,20 +96,23 @@ def write_robots(path: Path, mixture: Mixture) -> None:
     robots = {}
     for key, parts in mixture.parts.items():
         robots[key] = {"parts": parts, "control_hz": list(mixture.rates_of(key)) if rate is None else [rate]}
-    write_atomically(path, json.dumps({"schema": SCHEMA, "robots": robots}, indent=1).encode())
+    content = {"schema": SCHEMA, "layout": mixture.layout, "robots": robots}
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def read_robots(path: Path) -> dict[str, Robot]:
     """Reads back `write_robots`; UsageError where there is no such file."""
     if not path.exists():
         raise UsageError(f"{path}: expected the robots that the run was trained on; found no such file")
+    content = json.loads(path.read_text())
     return {
         key: Robot(
             norm_key=key,
+            layout=content.get("layout", LAYOUT),  # runs before there were others do not name it
             parts={part: tuple(slots) for part, slots in entry["parts"].items()},
             control_hz=tuple(entry["control_hz"]),
         )
-        for key, entry in json.loads(path.read_text())["robots"].items()
+        for key, entry in content["robots"].items()
     }
 
 

@@ -146,6 +146,7 @@ def _new_run(request: TrainingRequest, mixture: Mixture) -> RunConfig:
         mixture=request.spec,
         horizon=mixture.horizon,
         cameras=mixture.cameras,
+        layout=mixture.layout,
         init=request.init,
         init_config=init_config,
         overrides=request.overrides,

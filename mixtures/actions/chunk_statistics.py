@@ -15,10 +15,11 @@ from mixtures.actions.pool_statistics import rows_of_pool
 from mixtures.actions.pools import Pools
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
+from pipelines.contract.slots import LAYOUT
 from pipelines.shards.statistics import (
-    EMPTY,
     ArrayStatistics,
     NormStatistics,
+    empty_statistics,
     load_statistics,
     quantities_of,
     save_statistics,
@@ -45,14 +46,15 @@ def chunk_statistics(
     rules = sorted((key, value.action.rule) for key, value in stored.items())
     members = [sorted([*key, name] for key, name in names.items()) for names in pools.names]
     identity = ["chunks/v3", asdict(rule), MAX_STARTS, rules, members, [table.fingerprint for table in tables]]
+    identity += sorted({table.layout for table in tables} - {LAYOUT})
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     file = cache / "chunks" / f"{name}.json"
     if file.exists():
         return load_statistics(file)
-    actions = {key: EMPTY for key in stored}
+    actions = {key: empty_statistics(value.n_slots) for key, value in stored.items()}
     for pool in pools.pools:
         key = pool.name
-        form = action_form(pool.norm_key, parts[key], rule.mode, rule.rotation)
+        form = action_form(pool.norm_key, parts[key], stored[key].n_slots, rule.mode, rule.rotation)
         quantities = quantities_of(pool.norm_key, parts[key], "action")
         for number, table in enumerate(tables):
             rows = rows_of_pool(number, table, pools, key)

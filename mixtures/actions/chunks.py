@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from mixtures.actions.rotations import euler_to_relative, relative_to_euler
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import ActionRule
-from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_delta
 
 LINEAR, ANGLE, HOLD, SUM = range(4)
@@ -21,7 +20,7 @@ _NEARLY = 1e-6
 def read_chunks(
     table: CompiledTable, rows: NDArray[np.int64], steps: NDArray[np.int64], rule: ActionRule
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, 18], and bool [b, h].
+    """The physical chunks that begin at `steps` of episodes `rows`: float32 [b, h, d], and bool [b, h].
 
     The second marks the steps that lie inside the episode; behind its end the last action is repeated, or where changes
     are resampled nothing moves.
@@ -32,13 +31,13 @@ def read_chunks(
     return _actions(table, rows, ahead), ahead < table.n_steps_of[rows][:, None]
 
 
-def slot_kinds(control_mode: str, parts: str) -> NDArray[np.uint8]:
-    """How each slot is resampled, uint8 [18]. parts: the action's slots of each part, as JSON.
+def slot_kinds(control_mode: str, parts: str, n_slots: int) -> NDArray[np.uint8]:
+    """How each slot is resampled, uint8 [n_slots]. parts: the action's slots of each part, as JSON.
 
     HOLD: grippers keep their last value, so that no switch is smeared. SUM: the changes of ee_delta add up to the same
     movement. ANGLE: roll, pitch, yaw of ee_absolute turn together, the short way. LINEAR: everything else.
     """
-    kinds = np.full(N_SLOTS, LINEAR, np.uint8)
+    kinds = np.full(n_slots, LINEAR, np.uint8)
     for part, slots in json.loads(parts).items():
         if part.startswith("gripper"):
             kinds[slots] = HOLD
@@ -52,10 +51,10 @@ def slot_kinds(control_mode: str, parts: str) -> NDArray[np.uint8]:
 def resample(
     window: NDArray[np.float32], kinds: NDArray[np.uint8], ratio: NDArray[np.float64], horizon: int
 ) -> NDArray[np.float32]:
-    """Actions at every `ratio`-th native step, float32 [b, horizon, 18].
+    """Actions at every `ratio`-th native step, float32 [b, horizon, d].
 
-    window: native actions from the chunk's first step on, float32 [b, w, 18], w > horizon * ratio + 1. kinds: uint8
-    [b, 18]. ratio: native steps per new step, float64 [b].
+    window: native actions from the chunk's first step on, float32 [b, w, d], w > horizon * ratio + 1. kinds: uint8
+    [b, d]. ratio: native steps per new step, float64 [b].
 
     >>> window = np.arange(8, dtype=np.float32)[None, :, None] * np.ones((1, 8, 18), np.float32)
     >>> resample(window, np.full((1, 18), LINEAR), np.array([0.5]), 4)[0, :, 0]
@@ -87,7 +86,7 @@ def _turn(
     part: NDArray[np.float64],
     kinds: NDArray[np.uint8],
 ) -> None:
-    """Sets the ANGLE slots of result [b, h, 18] to orientations on the shortest turn from `before` to `after`.
+    """Sets the ANGLE slots of result [b, h, d] to orientations on the shortest turn from `before` to `after`.
 
     Roll, pitch and yaw by themselves would leave that turn near pitch +-90 degrees, by up to half a step of it.
     """
@@ -105,7 +104,7 @@ def _turn(
 def _triples(kinds: NDArray[np.uint8]) -> list[list[int]]:
     """The slots of every three angles that turn together, of all samples.
 
-    >>> _triples(slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None])
+    >>> _triples(slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}', 18)[None])
     [[3, 4, 5]]
     """
     found = {
@@ -122,7 +121,7 @@ def _resampled(
     window = _actions(table, rows, steps[:, None] + np.arange(width))
     modes, parts = table.vocabularies["control_mode"], table.vocabularies["parts"]
     pairs = zip(table.codes("control_mode")[rows], table.codes("parts")[rows], strict=True)
-    kinds = np.array([_cached_kinds(modes[mode], parts[part]) for mode, part in pairs])
+    kinds = np.array([_cached_kinds(modes[mode], parts[part], table.n_slots) for mode, part in pairs])
     positions = steps[:, None] + ratio[:, None] * np.arange(horizon)
     inside = positions <= table.n_steps_of[rows][:, None] - 1 + _NEARLY
     # The last change of an episode may add up fewer native ones than the others do; a repeated one would be motion that

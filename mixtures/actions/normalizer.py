@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from mixtures.actions.rotations import euler_to_relative, relative_to_euler, unwrap_chunk, wrap_angle
 from mixtures.specs.grammar import ActionMode, Normalization, RotationForm
-from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_absolute
 from pipelines.shards.scales import Affine
 from pipelines.shards.statistics import NormStatistics
 
-RELATIVE_PARTS = ("arm0", "arm1", "torso")
+RELATIVE_PARTS = ("arm0", "arm1", "torso", "waist", "head")
 ARMS = ("arm0", "arm1")
 _ROTATIONS = slice(3, 6)
 
@@ -26,7 +25,7 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ActionForm:
-    """How the chunks of one pool are stated. relative, angles: bool [18]; rotations: the slots of roll, pitch, yaw.
+    """How the chunks of one pool are stated. relative, angles: bool [d]; rotations: the slots of roll, pitch, yaw.
 
     relative: slots that are stated from the first state on. angles: slots of Euler angles, unwrapped inside a chunk.
     rotations: of arms that are stated as rotation vectors; their slots are neither relative nor angles.
@@ -38,21 +37,25 @@ class ActionForm:
 
 
 def action_form(
-    norm_key: str, parts: Mapping[str, Sequence[int]], mode: ActionMode, rotation: RotationForm = "euler"
+    norm_key: str,
+    parts: Mapping[str, Sequence[int]],
+    n_slots: int,
+    mode: ActionMode,
+    rotation: RotationForm = "euler",
 ) -> ActionForm:
-    """The form of a norm key's (or pool's) chunks under a mixture's action rule.
+    """The form of a norm key's (or pool's) chunks under a mixture's action rule. n_slots: the width of the chunks.
 
-    Arms and torso of modes whose actions are targets (joint_position, ee_absolute) can be relative; grippers, the base
-    and modes whose actions are changes stay as they are. Only ee_absolute has Euler angles.
+    Arms, torso, waist and head of modes whose actions are targets (joint_position, ee_absolute) can be relative;
+    grippers, the base and modes whose actions are changes stay as they are. Only ee_absolute has Euler angles.
 
     >>> parts = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
-    >>> form = action_form("a/ee_absolute/pi18/v1", parts, "relative_to_first_state")
+    >>> form = action_form("a/ee_absolute/pi18/v1", parts, 18, "relative_to_first_state")
     >>> np.flatnonzero(form.relative).tolist(), np.flatnonzero(form.angles).tolist()
     ([0, 1, 2, 3, 4, 5], [3, 4, 5])
-    >>> action_form("a/ee_absolute/pi18/v1", parts, "absolute", "relative_rotvec").rotations
+    >>> action_form("a/ee_absolute/pi18/v1", parts, 18, "absolute", "relative_rotvec").rotations
     ((3, 4, 5),)
     """
-    relative, angles = np.zeros(N_SLOTS, np.bool_), np.zeros(N_SLOTS, np.bool_)
+    relative, angles = np.zeros(n_slots, np.bool_), np.zeros(n_slots, np.bool_)
     control_mode = norm_key.split("/")[1]
     if is_absolute(control_mode) and mode == "relative_to_first_state":
         for part in RELATIVE_PARTS:
@@ -72,13 +75,14 @@ def action_form(
 def to_form(
     action: NDArray[Any], state: NDArray[Any], known: Mask, action_mask: Mask, forms: Sequence[ActionForm]
 ) -> NDArray[np.float64]:
-    """Physical chunks [b, h, 18] as their forms state them; float64. state: of the first step, [b, 18].
+    """Physical chunks [b, h, d] as their forms state them; float64. state: of the first step, [b, d].
 
-    known: bool [b, 18], slots that are both measured and commanded. A slot that is not measured stays absolute, and its
+    known: bool [b, d], slots that are both measured and commanded. A slot that is not measured stays absolute, and its
     angles are unwrapped from the chunk's first target on.
     """
     moved = action.astype(np.float64)
-    relative, angles = _masks(forms, "relative") & known, _masks(forms, "angles") & action_mask
+    d = action.shape[-1]
+    relative, angles = _masks(forms, "relative", d) & known, _masks(forms, "angles", d) & action_mask
     for triple, rows in _rotations(forms, known):
         cut = _cut(rows, moved.shape[1], triple)
         moved[cut] = euler_to_relative(moved[cut], state[rows][:, list(triple)].astype(np.float64))
@@ -94,8 +98,8 @@ def from_form(
     action: NDArray[np.float64], state: NDArray[Any], known: Mask, forms: Sequence[ActionForm]
 ) -> NDArray[np.float64]:
     """The inverse of `to_form`, with angles in (-pi, pi]."""
-    physical = action + np.where(_masks(forms, "relative") & known, state, 0)[:, None]
-    angles = _masks(forms, "angles")
+    physical = action + np.where(_masks(forms, "relative", action.shape[-1]) & known, state, 0)[:, None]
+    angles = _masks(forms, "angles", action.shape[-1])
     if angles.any():
         physical = np.where(angles[:, None], wrap_angle(physical), physical)
     for triple, rows in _rotations(forms, known):
@@ -105,12 +109,12 @@ def from_form(
 
 
 def _cut(rows: NDArray[np.int64], horizon: int, triple: Triple) -> tuple[NDArray[np.int64], ...]:
-    """The index of some samples' slots at every step of chunks [b, h, 18]."""
+    """The index of some samples' slots at every step of chunks [b, h, d]."""
     return rows[:, None, None], np.arange(horizon)[None, :, None], np.array(triple)[None, None]
 
 
-def _masks(forms: Sequence[ActionForm], name: str) -> Mask:
-    return np.stack([getattr(form, name) for form in forms]) if forms else np.zeros((0, N_SLOTS), np.bool_)
+def _masks(forms: Sequence[ActionForm], name: str, n_slots: int) -> Mask:
+    return np.stack([getattr(form, name) for form in forms]) if forms else np.zeros((0, n_slots), np.bool_)
 
 
 def _rotations(forms: Sequence[ActionForm], known: Mask) -> list[tuple[Triple, NDArray[np.int64]]]:
@@ -137,15 +141,20 @@ class Normalizer:
     normalization: Normalization
     rotation: RotationForm = "euler"
 
+    @property
+    def n_slots(self) -> int:
+        """The width of the vectors."""
+        return next(iter(self.statistics.values())).n_slots
+
     def normalize_state(self, norm_keys: Sequence[str], state: Floats, mask: Mask) -> Floats:
-        """Physical [b, 18] to normalized float32 [b, 18], unclipped; slots outside mask [b, 18] are 0."""
+        """Physical [b, d] to normalized float32 [b, d], unclipped; slots outside mask [b, d] are 0."""
         center, half_range = self._affines("state", norm_keys)
         return np.where(mask, (state - center) / half_range, 0).astype(np.float32)
 
     def normalize_action(
         self, norm_keys: Sequence[str], action: Floats, state: Floats, state_mask: Mask, action_mask: Mask
     ) -> Floats:
-        """Physical chunks [b, h, 18] to normalized float32 [b, h, 18]; state [b, 18] is that of the first step."""
+        """Physical chunks [b, h, d] to normalized float32 [b, h, d]; state [b, d] is that of the first step."""
         moved: NDArray[Any] = action
         # Most batches are stated as they were recorded; the test saves two copies of them.
         if self._changes(norm_keys):
@@ -160,7 +169,7 @@ class Normalizer:
     def unnormalize_action(
         self, norm_keys: Sequence[str], action: Floats, state: Floats, state_mask: Mask, action_mask: Mask
     ) -> Floats:
-        """The inverse of `normalize_action`: absolute physical chunks, float32 [b, h, 18]; masked slots are 0."""
+        """The inverse of `normalize_action`: absolute physical chunks, float32 [b, h, d]; masked slots are 0."""
         center, half_range = self._affines("action", norm_keys)
         physical = action * half_range[:, None] + center[:, None]
         if self._changes(norm_keys):
@@ -168,9 +177,9 @@ class Normalizer:
         return np.where(action_mask[:, None], physical, 0).astype(np.float32)
 
     def near(self, norm_keys: Sequence[str], action: Floats, reference: Floats) -> Floats:
-        """Chunks [b, h, 18] with every Euler angle of ee_absolute within half a turn of the reference's."""
-        forms = [action_form(key, self.parts[key], "absolute") for key in norm_keys]
-        angles = _masks(forms, "angles")[:, None]
+        """Chunks [b, h, d] with every Euler angle of ee_absolute within half a turn of the reference's."""
+        forms = [action_form(key, self.parts[key], self.n_slots, "absolute") for key in norm_keys]
+        angles = _masks(forms, "angles", self.n_slots)[:, None]
         close = reference + wrap_angle(action.astype(np.float64) - reference)
         return np.where(angles, close, action).astype(np.float32)
 
@@ -183,7 +192,10 @@ class Normalizer:
 
     @cached_property
     def _forms(self) -> dict[str, ActionForm]:
-        return {key: action_form(key, self.parts[key], self.mode, self.rotation) for key in self.statistics}
+        return {
+            key: action_form(key, self.parts[key], value.n_slots, self.mode, self.rotation)
+            for key, value in self.statistics.items()
+        }
 
     @cached_property
     def _changed(self) -> dict[str, bool]:
@@ -197,7 +209,7 @@ class Normalizer:
 
     @cached_property
     def _tables(self) -> dict[str, NDArray[np.float64]]:
-        """Per array, centers and half ranges of all pools, float64 [2, pools, 18]."""
+        """Per array, centers and half ranges of all pools, float64 [2, pools, d]."""
 
         def stack(affines: Sequence[Affine]) -> NDArray[np.float64]:
             return np.array([[a.center for a in affines], [a.half_range for a in affines]])
@@ -209,6 +221,6 @@ class Normalizer:
         }
 
     def _affines(self, array: str, norm_keys: Sequence[str]) -> NDArray[np.float64]:
-        """Centers and half ranges of the samples, float64 [2, b, 18]."""
+        """Centers and half ranges of the samples, float64 [2, b, d]."""
         rows = self._rows
         return self._tables[array].take([rows[key] for key in norm_keys], axis=1)

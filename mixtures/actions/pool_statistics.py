@@ -12,9 +12,9 @@ from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.statistics import (
-    EMPTY,
     ArrayStatistics,
     NormStatistics,
+    empty_statistics,
     load_statistics,
     quantities_of,
     summarize,
@@ -75,9 +75,13 @@ def _load_files(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> di
     loaded: dict[str, Mapping[str, NormStatistics]] = {}
     for entry in spec.root.all_entries():
         file = Path(tables[entry.source].home) / "statistics.json"
+        table = tables[entry.source]
         if entry.path not in loaded:
             loaded[entry.path] = load_statistics(file)
-        missing = set(tables[entry.source].vocabularies["norm_key"]) - set(loaded[entry.path])
+            if table.layout != table.source_layout:
+                stored = loaded[entry.path].items()
+                loaded[entry.path] = {key: value.moved(table.source_slots, table.n_slots) for key, value in stored}
+        missing = set(table.vocabularies["norm_key"]) - set(loaded[entry.path])
         if missing:
             raise FailedWork(f"{entry.mark}: {file}: expected statistics of {', '.join(sorted(missing))}, found none")
     return loaded
@@ -101,7 +105,7 @@ def _measure(
 ) -> NormStatistics:
     """The statistics of a pool's episodes in some tables, from their compiled vectors."""
     sides = {side: quantities_of(norm_key, parts, side) for side in ("state", "action")}
-    arrays = {side: EMPTY for side in sides}
+    arrays = {side: empty_statistics(tables[0][1].n_slots) for side in sides}
     n_episodes = 0
     steps_at: dict[float, int] = {}
     for number, table in tables:
@@ -125,7 +129,7 @@ def _measure_array(
     table: CompiledTable, rows: NDArray[np.int64], side: str, quantities: Mapping[int, str]
 ) -> ArrayStatistics:
     """The statistics of state or action over episodes, by pattern of masks, some 262,144 steps at a time."""
-    found = EMPTY
+    found = empty_statistics(table.n_slots)
     values, masks = getattr(table, side), getattr(table, f"{side}_mask")[rows]
     for pattern in np.unique(masks, axis=0):
         mine = rows[(masks == pattern).all(axis=1)]

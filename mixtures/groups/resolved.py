@@ -20,6 +20,7 @@ from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.document import SpecError
+from pipelines.contract.slots import LAYOUT
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
 FORMAT = "embodimix.resolved/v5"
@@ -32,7 +33,7 @@ _TUPLES = ("robot", "control_hz", "norm_keys", "datasets", "dataset_steps", "dat
 class Resolved:
     """Groups in the order of the spec, the samples of both splits, and per pool statistics and robot parts.
 
-    members: by pool and dataset (name/version) the half ranges of state and action, float64 [36], nan where unused.
+    members: by pool and dataset (name/version) the half ranges of state and action, float64 [2d], nan where unused.
     unplaced: held-out episodes of stored validation splits that belong to no group, by dataset.
     """
 
@@ -100,7 +101,7 @@ def _check_namesakes(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) 
 
 
 def _half_ranges(statistics: NormStatistics) -> tuple[float, ...]:
-    """Half ranges of state and action under the quantile map, without floors: [36], nan where nothing moves."""
+    """Half ranges of state and action under the quantile map, without floors: [2d], nan where nothing moves."""
     found = [np.where(a.count > 0, (a.q99 - a.q01) / 2, np.nan) for a in (statistics.state, statistics.action)]
     return tuple(np.concatenate(found).tolist())
 
@@ -123,6 +124,7 @@ def _identity(
         asdict(spec.normalization),
         spec.action.rate_hz,
         spec.language.proposals,
+        *([] if spec.layout == LAYOUT else [spec.layout]),
     ]
     known = None if frozen is None else sorted(frozen.items())
     identity = json.dumps([FORMAT, entries, *rules, known, content])

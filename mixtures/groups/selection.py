@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mixtures.groups.listed import find_rows_without_episode, match_listed, match_steps
 from mixtures.index.compiling import KINDS, SOURCES
 from mixtures.index.tables import CompiledTable
 from mixtures.randomness import mix64
+from mixtures.specs.filters import Filter
 from mixtures.specs.grammar import EPISODE_LIMITS, GROUP_KEYS
-from mixtures.specs.spec import Entry, Filter, KindRule, MixtureSpec, Node, Source, ValidationRule
+from mixtures.specs.spec import Entry, KindRule, MixtureSpec, Node, Source, ValidationRule
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import nearest
 from pipelines.contract.slots import CAMERAS
@@ -189,6 +191,8 @@ def matching_steps(rule: Filter, entry: Entry, table: CompiledTable) -> NDArray[
         chosen &= step >= limits.get("from_step", 0)
         chosen &= step < limits.get("before_step", np.inf)
         chosen &= step >= np.repeat(table.n_steps_of - limits.get("last_steps", np.inf), table.n_steps_of)
+    if rule.listed and rule.listed.has_ranges:
+        chosen &= match_steps(rule.listed, table)
     for one in rule.ranges:
         values = getattr(table, one.array)[:, one.slot]
         chosen &= (values >= one.low) & (values <= one.high)
@@ -210,6 +214,8 @@ def matching_episodes(rule: Filter, entry: Entry, table: CompiledTable) -> NDArr
     if rule.predicate == "language":
         return has_language(table)
     chosen = np.ones(table.n_episodes, np.bool_)
+    if rule.listed:
+        chosen &= match_listed(rule.listed, table)[0]
     for limit, value in rule.limits:
         if limit in EPISODE_LIMITS:
             quantity = _QUANTITIES[limit.partition("_")[2]](table)
@@ -255,6 +261,11 @@ def has_language(table: CompiledTable) -> NDArray[np.bool_]:
 def check_filter_values(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> None:
     """Refuses a filter that names a robot, task, dataset or control mode that none of its datasets has."""
     known: dict[tuple[Filter, str], set[str]] = {}
+    for rule, (n_rows, n_lost) in count_unmatched_rows(spec, tables).items():
+        if rule.listed and n_lost == n_rows:
+            keys = ", ".join(map(repr, next(iter(tables.values())).source_keys.to_pylist()[:2]))
+            message = f"{rule.listed.path} names no episode of the datasets under this filter, whose keys are as {keys}"
+            raise SpecError(rule.mark, message)
     for entry in spec.root.all_entries():
         table = tables[entry.source]
         for rule in entry.filters:
@@ -266,6 +277,19 @@ def check_filter_values(spec: MixtureSpec, tables: Mapping[Source, CompiledTable
             if value not in names:
                 message = f"no dataset under this filter has {attribute} {value!r}. {nearest(value, names)}"
                 raise SpecError(rule.mark, message)
+
+
+def count_unmatched_rows(spec: MixtureSpec, tables: Mapping[Source, CompiledTable]) -> dict[Filter, tuple[int, int]]:
+    """For each filter with a list from outside, its rows and how many of them name no episode of any of its datasets.
+
+    Stored validation splits count, too, as far as they are open.
+    """
+    under: dict[Filter, dict[str, CompiledTable]] = {}
+    for entry in spec.root.all_entries():
+        sources = [source for source in (entry.source, validation_source(entry, spec.validation)) if source in tables]
+        for rule in (rule for rule in entry.filters if rule.listed):
+            under.setdefault(rule, {}).update({str(source): tables[source] for source in sources if source})
+    return {rule: find_rows_without_episode(rule.listed, below) for rule, below in under.items() if rule.listed}
 
 
 def episode_words(table: CompiledTable, purpose: str) -> NDArray[np.uint64]:

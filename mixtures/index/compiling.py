@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -13,34 +14,17 @@ from numpy.typing import NDArray
 from mixtures.index.stated import STATED, stated_runs
 from mixtures.randomness import mix64, mix64_int
 from pipelines.contract.episode import SegmentKind, SegmentSource
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import CAMERAS, LAYOUT
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.shards.sidecar import read_fingerprint, read_sidecar
 
-FORMAT = "embodimix.compiled/v6"
+FORMAT = "embodimix.compiled/v7"
 # Goes into the fingerprints that locks hold. It names the content of a split and not the form of its compiled files, so
 # it stays when FORMAT rises: else no run that was locked before could resume.
 CONTENT = "embodimix.compiled/v4"
-# Fixed width, so that a step is found by its row alone. Offsets count from the episode's first picture, which 4 bytes
-# hold: offset and length in full take 36 bytes a step, 33 GB for 900 M steps.
-# What one sample needs of a step and of an episode stands together, so that few reads bring it.
-STEP = np.dtype(
-    [("state", "<f4", N_SLOTS), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
-)
-EPISODE = np.dtype(
-    [
-        ("first_step", "<i8"),
-        ("end_step", "<i8"),
-        ("image_base", "<i8", len(CAMERAS)),
-        ("shard", "<i4"),
-        ("norm_key", "<i4"),
-        ("control_hz", "<f4"),
-        ("state_mask", "?", N_SLOTS),
-        ("action_mask", "?", N_SLOTS),
-        ("camera_mask", "?", len(CAMERAS)),
-    ]
-)
 CODED = ("robot", "task", "control_mode", "norm_key", "parts")
 KINDS: tuple[str, ...] = get_args(SegmentKind)
 SOURCES: tuple[str, ...] = get_args(SegmentSource)
@@ -49,6 +33,8 @@ FROM_PROPOSAL = SOURCES.index("proposal")
 SEGMENT = np.dtype([("kind", "u1"), ("source", "u1"), ("confidence", "<f4"), ("episode", "<i4"), ("n_steps", "<i4")])
 _EPISODE_COLUMNS = (
     "episode_id",
+    "layout",
+    "source_key",
     *CODED,
     "n_steps",
     "control_hz",
@@ -65,14 +51,45 @@ _EPISODE_COLUMNS = (
 )
 
 
-def compile_table(dataset: Dataset, split: str, folder: Path) -> None:
-    """Writes the compiled files of a split into an empty folder."""
-    content = _write_files(dataset, split, folder)
+@cache
+def step_type(n_slots: int) -> np.dtype[Any]:
+    """What one sample needs of a step, together, so that few reads bring it."""
+    # Fixed width, so that a step is found by its row alone. Offsets count from the episode's first picture, which 4
+    # bytes hold: offset and length in full take 36 bytes a step, 33 GB for 900 M steps.
+    return np.dtype(
+        [("state", "<f4", n_slots), ("image_start", "<u4", len(CAMERAS)), ("image_length", "<u4", len(CAMERAS))]
+    )
+
+
+@cache
+def episode_type(n_slots: int) -> np.dtype[Any]:
+    """What one sample needs of an episode."""
+    return np.dtype(
+        [
+            ("first_step", "<i8"),
+            ("end_step", "<i8"),
+            ("image_base", "<i8", len(CAMERAS)),
+            ("shard", "<i4"),
+            ("norm_key", "<i4"),
+            ("control_hz", "<f4"),
+            ("state_mask", "?", n_slots),
+            ("action_mask", "?", n_slots),
+            ("camera_mask", "?", len(CAMERAS)),
+        ]
+    )
+
+
+def compile_table(dataset: Dataset, split: str, folder: Path, layout: str = LAYOUT) -> None:
+    """Writes the compiled files of a split into an empty folder, its vectors in the slots of `layout`.
+
+    Raises UsageError where the layout declares no slots for those of the dataset.
+    """
+    content = _write_files(dataset, split, folder, layout)
     (folder / "table.json").write_text(json.dumps(content))
 
 
-def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
-    writer = _Writer(folder)
+def _write_files(dataset: Dataset, split: str, folder: Path, layout: str) -> dict[str, Any]:
+    writer = _Writer(folder, layout)
     prints = []
     try:
         for number, files in enumerate(dataset.splits[split]):
@@ -92,6 +109,8 @@ def _write_files(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
         "name": dataset.name,
         "version": dataset.version,
         "split": split,
+        "layout": layout,
+        "source_layout": writer.source_layout or layout,
         "fingerprint": hashlib.sha256(identity.encode()).hexdigest(),
         "cameras": cameras if prints else [],
         "shards": [files.shard.name for files in dataset.splits[split]],
@@ -106,11 +125,13 @@ class _Writer:
     """Appends sidecars to the compiled files, one shard in memory at a time."""
 
     # Vocabularies are numbered in the order of shards, so that a dataset compiles to the same bytes on every host.
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, layout: str) -> None:
+        self.folder, self.layout = folder, layout
+        self.source_layout = ""
         self.files: dict[str, BinaryIO] = {}
         self.texts: dict[str, list[pa.Array]] = {
             "episode_id": [],
+            "source_key": [],
             "language": [],
             "segment_text": [],
             "stated_text": [],
@@ -129,30 +150,37 @@ class _Writer:
         # One shard at a time, since a whole dataset's sidecars need not fit in memory; Parquet read per sample instead
         # costs 0.67 ms a load, as nearly every sample of a global order lies in another shard.
         rows = rows.combine_chunks()
+        slots = self._slots_of(rows)
         lengths = rows["n_steps"].to_numpy().astype(np.int64)
         first = np.concatenate([[0], np.cumsum(lengths)])
         self.append("first_step", self.n_steps + first[1:])
         self.append("success", rows["success"].to_numpy().astype(np.int8))
         self.append("is_idle", _flat(rows["is_idle"]).to_numpy(zero_copy_only=False).astype(np.bool_))
-        codes = {name: self._codes(name, rows[name].to_pylist()) for name in CODED}
-        for name, values in codes.items():
-            self.append(f"{name}_code", values)
-        episodes, steps = np.empty(len(lengths), EPISODE), np.empty(first[-1], STEP)
+        values = {name: rows[name].to_pylist() for name in CODED}
+        values["parts"] = [self._moved_parts(text, slots) for text in values["parts"]]
+        codes = {name: self._codes(name, values[name]) for name in CODED}
+        for name, numbers in codes.items():
+            self.append(f"{name}_code", numbers)
+        n_slots = get_layout(self.layout).n_slots
+        episodes, steps = np.empty(len(lengths), episode_type(n_slots)), np.empty(first[-1], step_type(n_slots))
         episodes["first_step"], episodes["end_step"] = self.n_steps + first[:-1], self.n_steps + first[1:]
         episodes["shard"], episodes["norm_key"] = shard, codes["norm_key"]
         episodes["control_hz"] = rows["control_hz"].to_numpy()
-        for name in ("state_mask", "action_mask", "camera_mask"):
-            flat = _flat(rows[name]).to_numpy(zero_copy_only=False)
-            episodes[name] = flat.astype(np.bool_).reshape(episodes[name].shape)
-        steps["state"] = _flat(rows["state"]).to_numpy().reshape(-1, N_SLOTS)
-        action = _flat(rows["action"]).to_numpy().astype(np.float32).reshape(-1, N_SLOTS)
+        for name, width in (("state_mask", len(slots)), ("action_mask", len(slots)), ("camera_mask", len(CAMERAS))):
+            flat = _flat(rows[name]).to_numpy(zero_copy_only=False).astype(np.bool_).reshape(-1, width)
+            episodes[name] = flat if name == "camera_mask" else _moved(flat, slots, n_slots)
+        state, action = (_flat(rows[name]).to_numpy().reshape(-1, len(slots)) for name in ("state", "action"))
+        # Of the stored vectors, so that a dataset keeps its words in every layout.
+        self.append("motion", motion_words(np.concatenate([state, action], axis=1), first))
+        steps["state"] = _moved(state, slots, n_slots)
+        action = _moved(action.astype(np.float32), slots, n_slots)
         _place_pictures(rows, first, cameras, episodes, steps)
         for name, array in (("episodes", episodes), ("steps", steps), ("action", action)):
             self.append(name, array)
-        self.append("motion", motion_words(np.concatenate([steps["state"], action], axis=1), first))
         self.add_segments(rows["segments"], first)
         self.add_stated(rows, first)
         self.texts["episode_id"].append(one_array(rows["episode_id"]).cast(pa.large_string()))
+        self.texts["source_key"].append(one_array(rows["source_key"]).cast(pa.large_string()))
         self.texts["language"].append(one_array(rows["language"]).cast(pa.large_list(pa.large_string())))
         self.n_episodes += len(lengths)
         self.n_steps += int(first[-1])
@@ -197,9 +225,48 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
+    def _slots_of(self, rows: pa.Table) -> tuple[int, ...]:
+        """The slot here of each slot that the rows' vectors have."""
+        if not len(rows):
+            return tuple(range(get_layout(self.layout).n_slots))
+        # Shards of another writer state no layout; their vectors are empty.
+        (found, *others) = sorted({self.source_layout, *(name or LAYOUT for name in rows["layout"].to_pylist())} - {""})
+        if others:
+            raise FailedWork(f"expected vectors of one layout in a dataset, found {found} and {', '.join(others)}")
+        self.source_layout = found
+        slots = get_layout(self.layout).slots_from(get_layout(found).name)
+        if slots is None:
+            raise UsageError(
+                f"the vectors are in layout {found}, the mixture is in {self.layout}, which declares no slots for "
+                f"them; write `layout: {found}` at the top of the spec, or leave the dataset out"
+            )
+        return slots
+
+    def _moved_parts(self, text: str, slots: tuple[int, ...]) -> str:
+        """The parts of a robot, as JSON, in the slots here. Raises UsageError where its slots here would be others."""
+        if self.source_layout == self.layout:
+            return text
+        parts = {part: [slots[slot] for slot in own] for part, own in json.loads(text).items()}
+        expected = get_layout(self.layout).fit({part: len(own) for part, own in parts.items()})
+        if expected != {part: tuple(own) for part, own in parts.items()}:
+            raise UsageError(
+                f"a robot with the parts {text} in {self.source_layout} would have slots in {self.layout} that mean "
+                f"something else there: expected {expected}, found {parts}; convert it into {self.layout}"
+            )
+        return json.dumps(parts)
+
     def _codes(self, name: str, values: Sequence[str]) -> NDArray[np.int32]:
         vocabulary = self.vocabularies[name]
         return np.array([vocabulary.setdefault(value, len(vocabulary)) for value in values], np.int32)
+
+
+def _moved(values: NDArray[Any], slots: tuple[int, ...], n_slots: int) -> NDArray[Any]:
+    """Vectors or masks [n, d] in the slots of another layout, [n, n_slots]; 0 and False in those that they lack."""
+    if slots == tuple(range(n_slots)):
+        return values
+    moved = np.zeros((len(values), n_slots), values.dtype)
+    moved[:, slots] = values
+    return moved
 
 
 def _place_pictures(
@@ -239,7 +306,7 @@ def count_segmented(of_step: NDArray[np.int32], first: NDArray[np.int64]) -> NDA
 
 
 def motion_words(vectors: NDArray[np.float32], first: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One word per episode from its state and action rows [t, 36], uint64 [e]; first: where episodes begin, [e + 1].
+    """One word per episode from its state and action rows [t, 2d], uint64 [e]; first: where episodes begin, [e + 1].
 
     The four lowest hashes of its different rows, rounded to a thousandth, make the word. So an episode that was
     converted twice, or lost a few steps at its ends, nearly always keeps its word, and others do not share it.

@@ -77,7 +77,9 @@ def _overlaid(table: CompiledTable, paths: Sequence[str]) -> list[list[Segment]]
 
 def _episode_key(table: CompiledTable, row: int) -> EpisodeKey:
     steps = slice(table.first_step[row], table.first_step[row + 1])
-    movement = episode_hash(table.state[steps], table.action[steps])
+    # Tables of segments are made for the stored vectors, whatever layout a mixture draws them into.
+    slots = list(table.source_slots)
+    movement = episode_hash(table.state[steps][:, slots], table.action[steps][:, slots])
     return EpisodeKey(n_steps=int(table.n_steps_of[row]), episode_hash=movement)
 
 

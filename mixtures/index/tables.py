@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixtures.index.compiling import CODED, EPISODE, FORMAT, SEGMENT, STEP, compile_table, one_array
+from mixtures.index.compiling import CODED, FORMAT, SEGMENT, compile_table, episode_type, one_array, step_type
 from mixtures.index.mapped import map_file
 from mixtures.index.sealed import ensure_sealed
 from mixtures.index.shard_times import check_times
@@ -25,7 +25,8 @@ from mixtures.index.texts import TextLists, Texts
 from mixtures.stores.arrow import is_remote
 from mixtures.stores.remote import mirror_metadata, open_mirror, shard_sizes
 from pipelines.contract.errors import FailedWork, UsageError, nearest
-from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 from pipelines.shards.dataset import INFO_FILE, Dataset, read_info
 
 
@@ -35,6 +36,7 @@ class CompiledTable:
 
     path: the dataset's folder or URI; home: a local folder with its metadata, the same for a local dataset.
     fingerprint: names the content of shards, sidecars and segments. shards: their paths; shard_sizes: their bytes.
+    layout: of the compiled vectors, source_layout: of those in the shards.
     segment_folder: holds the segments that replace those of the shards, if any do.
     vocabularies: per coded attribute (robot, task, ...) its values; `codes(attribute)` are indices into them.
     """
@@ -52,7 +54,21 @@ class CompiledTable:
     vocabularies: Mapping[str, tuple[str, ...]]
     n_episodes: int
     n_steps: int
+    layout: str = LAYOUT
+    source_layout: str = LAYOUT
     segment_folder: Path | None = None
+
+    @cached_property
+    def n_slots(self) -> int:
+        """The width of the compiled vectors."""
+        return get_layout(self.layout).n_slots
+
+    @cached_property
+    def source_slots(self) -> tuple[int, ...]:
+        """The compiled slot of each slot that the shards have."""
+        slots = get_layout(self.layout).slots_from(self.source_layout)
+        assert slots is not None, (self.layout, self.source_layout)
+        return slots
 
     @cached_property
     def first_step(self) -> NDArray[np.int64]:
@@ -66,13 +82,13 @@ class CompiledTable:
 
     @cached_property
     def episodes(self) -> NDArray[Any]:
-        """What a sample needs of its episode, `EPISODE` [e]."""
-        return self._array("episodes", EPISODE)
+        """What a sample needs of its episode, `episode_type` [e]."""
+        return self._array("episodes", episode_type(self.n_slots))
 
     @cached_property
     def steps(self) -> NDArray[Any]:
-        """What a sample needs of its step, `STEP` [t]."""
-        return self._array("steps", STEP)
+        """What a sample needs of its step, `step_type` [t]."""
+        return self._array("steps", step_type(self.n_slots))
 
     @property
     def image_base(self) -> NDArray[np.int64]:
@@ -96,22 +112,22 @@ class CompiledTable:
 
     @property
     def state(self) -> NDArray[np.float32]:
-        """Physical state, float32 [t, 18]."""
+        """Physical state, float32 [t, d]."""
         return self.steps["state"]
 
     @cached_property
     def action(self) -> NDArray[np.float32]:
-        """Physical action, float32 [t, 18]."""
-        return self._array("action", np.float32, N_SLOTS)
+        """Physical action, float32 [t, d]."""
+        return self._array("action", np.float32, self.n_slots)
 
     @property
     def state_mask(self) -> NDArray[np.bool_]:
-        """bool [e, 18]."""
+        """bool [e, d]."""
         return self.episodes["state_mask"]
 
     @property
     def action_mask(self) -> NDArray[np.bool_]:
-        """bool [e, 18]."""
+        """bool [e, d]."""
         return self.episodes["action_mask"]
 
     @property
@@ -158,6 +174,11 @@ class CompiledTable:
     def episode_ids(self) -> pa.Array:
         """Text [e]."""
         return load_column(self.folder / "episode_id.arrow")
+
+    @cached_property
+    def source_keys(self) -> pa.Array:
+        """The names that the sources themselves give the episodes, by which outside lists know them; text [e]."""
+        return load_column(self.folder / "source_key.arrow")
 
     @cached_property
     def languages(self) -> pa.Array:
@@ -252,14 +273,14 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(cache or os.environ.get("EMBODIMIX_CACHE") or Path.home() / ".cache" / "embodimix")
 
 
-def open_table(path: str, split: str, cache: Path) -> CompiledTable:
+def open_table(path: str, split: str, cache: Path, layout: str = LAYOUT) -> CompiledTable:
     """Opens a split's compiled index; compiles it first where that has not been done on this host.
 
-    Raises FailedWork for a dataset, shard or sidecar that is missing, incomplete or changed, UsageError for a split
-    that the dataset lacks.
+    layout: of the compiled vectors. Raises FailedWork for a dataset, shard or sidecar that is missing, incomplete or
+    changed, UsageError for a split that the dataset lacks, and where the layout has no slots for its vectors.
     """
     home = str(mirror_metadata(path, cache)) if is_remote(path) else path
-    folder = cache / "tables" / _state_of_files(home, split)
+    folder = cache / "tables" / _state_of_files(home, split, layout)
     if not os.path.exists(os.path.join(home, INFO_FILE)):
         read_info(Path(home))  # raises the error that names what is missing
 
@@ -269,7 +290,7 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
         if split not in splits:
             raise UsageError(f"{path}: no split {split!r}. {nearest(split, splits)}")
         dataset = open_mirror(Path(home), path) if is_remote(path) else Dataset.open(path)
-        compile_table(dataset, split, scratch)
+        compile_table(dataset, split, scratch, layout)
 
     # Compiled once per host: reading sidecars when a sample needs them costs 0.67 ms a load, since nearly every sample
     # of a global order lies in another shard.
@@ -284,8 +305,8 @@ def open_table(path: str, split: str, cache: Path) -> CompiledTable:
     return table
 
 
-def _state_of_files(path: str, split: str) -> str:
-    """Names a split by the sizes and times of its sidecars, without opening any."""
+def _state_of_files(path: str, split: str, layout: str) -> str:
+    """Names a split in a layout by the sizes and times of its sidecars, without opening any."""
     index = os.path.join(path, "index")
     # By sizes and times and not by content: each start would else read every sidecar of every dataset. FORMAT is part
     # of the name, so that two versions of the code keep their own files, and so is the real path, so that a link
@@ -295,7 +316,10 @@ def _state_of_files(path: str, split: str) -> str:
         for entry in (os.scandir(index) if os.path.isdir(index) else ())
         if entry.name.startswith(f"{split}-")
     )
-    return hashlib.sha256(json.dumps([FORMAT, os.path.realpath(path), split, entries]).encode()).hexdigest()[:32]
+    # The default layout has no name here, so that what was compiled before there were others stays in use.
+    named = [] if layout == LAYOUT else [layout]
+    identity = json.dumps([FORMAT, os.path.realpath(path), split, entries, *named])
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def _remote_sizes(table: CompiledTable) -> list[tuple[int | None, int]]:
@@ -335,6 +359,8 @@ def _load(folder: Path, path: str, home: str) -> CompiledTable:
         shard_sizes=tuple(content["shard_sizes"]),
         n_episodes=content["n_episodes"],
         n_steps=content["n_steps"],
+        layout=content.get("layout", LAYOUT),
+        source_layout=content.get("source_layout", LAYOUT),
         vocabularies={name: tuple(values) for name, values in content["vocabularies"].items()},
     )
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.pools import Pool, dataset_labels
-from mixtures.groups.selection import walk
+from mixtures.groups.selection import count_unmatched_rows, validation_source, walk
 from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
-from pipelines.contract.slots import N_SLOTS
+from mixtures.specs.spec import Entry, Source
 from pipelines.contract.units import Quantity, describe_unit
 from pipelines.shards.statistics import quantities_of
 
@@ -35,6 +35,7 @@ def find_in_mixture(mixture: Mixture) -> tuple[str, ...]:
         *find_sentences(mixture.groups, [node.weighting.group_by for _, node in walk(mixture.spec.root)]),
         *find_namesakes(mixture),
         *find_copies(mixture),
+        *find_unmatched_rows(mixture),
         *(sentence for pool in mixture.pools.pools for sentence in find_scales(mixture, pool)),
         *(
             f"{name}: {n} episodes of its validation split belong to no group of the mixture and are left out"
@@ -67,6 +68,21 @@ def find_sentences(groups: Sequence[Group], group_by: Sequence[Sequence[str]]) -
                 f"gives it {final:.0%} of the draws for {raw:.0%} of the steps; `task: NAME` at the dataset makes them "
                 "one group"
             )
+
+
+def find_unmatched_rows(mixture: Mixture) -> Iterator[str]:
+    """Lists from outside of which some rows name no episode."""
+    by_split = {(table.path, table.split): table for table in mixture.tables}
+    sources = [source for entry in mixture.spec.root.all_entries() for source in _sources_of(entry, mixture)]
+    tables = {source: by_split[source[:2]] for source in sources if source[:2] in by_split}
+    for rule, (n_rows, n_lost) in count_unmatched_rows(mixture.spec, tables).items():
+        if n_lost and rule.listed:
+            yield f"{rule.listed.path}: {n_lost:,} of {n_rows:,} rows name no episode of the datasets under the filter"
+
+
+def _sources_of(entry: Entry, mixture: Mixture) -> list[Source]:
+    held = validation_source(entry, mixture.spec.validation)
+    return [entry.source] if held is None else [entry.source, held]
 
 
 def find_namesakes(mixture: Mixture) -> Iterator[str]:
@@ -112,7 +128,7 @@ def find_scales(mixture: Mixture, pool: Pool) -> Iterator[str]:
     """Datasets of one pool that move so differently that their units cannot be the same."""
     members = {name: np.array(values) for name, values in mixture.members[pool.name].items()}
     sides = [quantities_of(pool.norm_key, mixture.parts[pool.name], side) for side in ("state", "action")]
-    for offset, quantities in zip((0, N_SLOTS), sides, strict=True):
+    for offset, quantities in zip((0, mixture.n_slots), sides, strict=True):
         for quantity in dict.fromkeys(quantities.values()):
             if quantity == "gripper":
                 continue

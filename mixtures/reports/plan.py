@@ -180,10 +180,15 @@ def explain_group(plan: MixturePlan, name: str) -> str:
     if name not in by_name:
         raise UsageError(f"{plan.path}: no group {name!r}. {nearest(name, by_name)}")
     group = by_name[name]
+    head = f"{name}, stage {plan.stage}" if plan.stage else name
+    return "\n".join([head, *explain_share(group, plan.draws), *(f"  ! {flag}" for flag in plan.flags(group))])
+
+
+def explain_share(group: Group, draws: int | None) -> list[str]:
+    """The arithmetic of one group's share, a line a step. draws: samples that training will draw, None unknown."""
     share, leaf = group.share, group.share.leaf
     alpha = share.levels[-1].alpha
     lines = [
-        f"{name}, stage {plan.stage}" if plan.stage else name,
         f"  n = {leaf.count:,.10g}; weight = {leaf.multiplier:g} * n ** {alpha:g} = {share.weight:,.6g}",
     ]
     for level in share.levels:
@@ -199,11 +204,10 @@ def explain_group(plan: MixturePlan, name: str) -> str:
         lines.append(
             f"  others of {share.pool or 'the mixture'} met a bound, so this one is scaled to {share.final:.4%}"
         )
-    if plan.draws is not None:
-        lines.append(
-            f"  in {plan.draws:,} draws: {share.final * plan.draws:,.0f} samples, {_epochs(plan, group)} epochs"
-        )
-    return "\n".join([*lines, *(f"  ! {flag}" for flag in plan.flags(group))])
+    if draws is not None:
+        epochs = f"{group.effective_epochs(draws):.3g}"
+        lines.append(f"  in {draws:,} draws: {share.final * draws:,.0f} samples, {epochs} epochs")
+    return lines
 
 
 def _holding_bound(share: Share) -> str:

@@ -74,7 +74,8 @@ _MATCH = AnyOf(
             | {key: _names_of(about, choices) for key, (about, choices) in CHOICES.items()}
             | {key: Number(about=about, at_least=0) for key, about in EPISODE_LIMITS.items()}
             | {key: Number(about=about, at_least=0) for key, about in STEP_LIMITS.items()}
-            | {key: _slot_ranges(key) for key in SLOT_ARRAYS},
+            | {key: _slot_ranges(key) for key in SLOT_ARRAYS}
+            | {"list": TextKind(about="a file that lists episodes, or steps of them, by the keys of their source")},
         ),
     ),
 )
@@ -213,6 +214,7 @@ MIXTURE = Fields(
         "seed": _SEED,
         "draws": _DRAWS,
         "root": _ROOT,
+        "layout": TextKind(about="the layout of the drawn vectors; pi18/v1 by default"),
         "weighting": _WEIGHTING,
         "groups": _GROUPS,
         "datasets": _DATASETS,

@@ -8,17 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mixtures.specs.filters import Filter, parse_filters, resolve_path
 from mixtures.specs.grammar import (
-    ABOUT_FILTER,
-    CHOICES,
-    EPISODE_LIMITS,
-    GROUP_KEYS,
     MIXTURE,
     NAMED,
-    SLOT_ARRAYS,
-    STEP_KEYS,
-    STEP_LIMITS,
-    STEP_PREDICATES,
     ActionMode,
     Normalization,
     PoolBy,
@@ -27,7 +20,9 @@ from mixtures.specs.grammar import (
 )
 from mixtures.specs.stages import GroupChanges, changed, lay_over
 from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
-from pipelines.contract.slots import N_SLOTS
+from pipelines.contract.errors import UsageError
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT
 
 Source = tuple[str, str, tuple[str, ...]]
 
@@ -39,48 +34,6 @@ class Weighting:
     alpha: float = 0.43
     group_by: tuple[str, ...] = ("task", "robot")
     count: str = "steps"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotRange:
-    """The physical values of one slot of `state` or `action` that match, both ends included."""
-
-    array: str
-    slot: int
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Keeps or drops what a predicate holds for, or what meets all conditions.
-
-    predicate: idle, recovery, segment (steps), success, failure, language (episodes), or None where the others decide.
-    values: allowed values of attributes (for `cameras`, which must all be there). limits: by key of the grammar's
-    EPISODE_LIMITS and STEP_LIMITS. ranges: of slots, at each step.
-    """
-
-    keep: bool
-    mark: Mark
-    predicate: str | None = None
-    values: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    limits: tuple[tuple[str, float], ...] = ()
-    ranges: tuple[SlotRange, ...] = ()
-
-    @property
-    def is_about_steps(self) -> bool:
-        keys = [key for key, _ in (*self.values, *self.limits)]
-        return self.predicate in STEP_PREDICATES or bool(self.ranges) or not set(keys).isdisjoint(STEP_KEYS)
-
-    @property
-    def rule(self) -> tuple[Any, ...]:
-        """What it does, wherever it stands."""
-        return self.keep, self.predicate, self.values, self.limits, self.ranges
-
-    def __str__(self) -> str:
-        ranges = {f"{r.array} {r.slot}": [r.low, r.high] for r in self.ranges}
-        conditions = {k: list(v) for k, v in self.values} | dict(self.limits) | ranges
-        return f"{'keep' if self.keep else 'drop'}: {self.predicate or conditions}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +155,7 @@ class MixtureSpec:
     """A whole mixture spec, includes read in. `root` is the node that holds everything.
 
     group_multipliers: factors on single groups' weights, by name, and where they stand. stage: the stage of training
-    whose overrides are in it, None for the spec as it stands.
+    whose overrides are in it, None for the spec as it stands. layout: of the vectors that are drawn.
     """
 
     name: str
@@ -218,6 +171,12 @@ class MixtureSpec:
     action: ActionRule = ActionRule()
     normalization: NormalizationRule = NormalizationRule()
     stage: Stage | None = None
+    layout: str = LAYOUT
+
+    @property
+    def n_slots(self) -> int:
+        """The width of the drawn vectors."""
+        return get_layout(self.layout).n_slots
 
 
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
@@ -228,7 +187,8 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     """
     file = Path(path)
     written = read_document(file, MIXTURE, NAMED)
-    context = _Context(root=root, stack=(file.resolve(),))
+    layout = _layout(written)
+    context = _Context(root=root, stack=(file.resolve(),), n_slots=get_layout(layout).n_slots)
     # Once without the stage: a path that a stage misspells would else silently change nothing.
     node = _mixture_node(written, file, context)
     document, changes = lay_over(written, stage)
@@ -249,7 +209,16 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     if factors is not None:
         values["group_multipliers"] = tuple((k, v.value, factors.key_marks[k]) for k, v in factors.value.items())
     name, seed, draws = document.plain("name"), document.plain("seed", 0), document.plain("draws")
-    return MixtureSpec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, **values)
+    return MixtureSpec(name=name, path=file, seed=seed, root=node, draws=draws, stage=stage, layout=layout, **values)
+
+
+def _layout(document: MarkedValue) -> str:
+    """The layout that a spec names, else the default one. Raises SpecError for one that is unknown."""
+    name: str = document.plain("layout", LAYOUT)
+    try:
+        return get_layout(name).name
+    except UsageError as error:
+        raise SpecError(document["layout"].mark, str(error)) from error
 
 
 def _paths(node: Node, path: str = "") -> list[str]:
@@ -264,10 +233,11 @@ class _Context:
 
     stack: the files being read, outermost first. root: where relative paths start, if an outer part sets it; base:
     where they start here. folder: that of the file being read. path: names of the nodes that lead here; changes: what
-    the stage changes in nodes.
+    the stage changes in nodes. n_slots: of the mixture's layout.
     """
 
     stack: tuple[Path, ...]
+    n_slots: int
     root: str | None = None
     base: str = "."
     folder: str = "."
@@ -283,9 +253,9 @@ def _mixture_node(document: MarkedValue, file: Path, context: _Context) -> Node:
     context = replace(
         context,
         folder=str(file.parent),
-        base=context.root or _resolve(document.plain("root", "."), str(file.parent)),
+        base=context.root or resolve_path(document.plain("root", "."), str(file.parent)),
         weighting=_weighting(document, context.weighting),
-        filters=context.filters + _filters(document),
+        filters=context.filters + parse_filters(document, context.n_slots),
     )
     nodes = _nodes(document, file, context)
     entries = _entries(document, context)
@@ -325,13 +295,13 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
         found = " and ".join(holds) if holds else "none of them"
         raise SpecError(item.mark, f"group {name!r}: expected one of include, datasets or groups, found {found}")
     # An outer root wins over the included file's own, so that a shipped mixture works with datasets stored elsewhere.
-    root = _resolve(item.plain("root"), str(file.parent)) if "root" in item else context.root
+    root = resolve_path(item.plain("root"), str(file.parent)) if "root" in item else context.root
     context = replace(
         context,
         root=root,
         base=root or context.base,
         weighting=_weighting(item, context.weighting),
-        filters=context.filters + _filters(item),
+        filters=context.filters + parse_filters(item, context.n_slots),
         max_epochs=item.plain("max_epochs", context.max_epochs),
         min_share=item.plain("min_share", context.min_share),
     )
@@ -355,7 +325,7 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
 
 
 def _included(include: MarkedValue, file: Path, context: _Context) -> Node:
-    path = Path(_resolve(include.value, str(file.parent)))
+    path = Path(resolve_path(include.value, str(file.parent)))
     # By the real path: a link to an outer file is a circle, too.
     if path.resolve() in context.stack:
         chain = " -> ".join(p.name for p in (*context.stack, path))
@@ -383,49 +353,13 @@ def _entry(item: MarkedValue, context: _Context) -> Entry:
     plain = {key: item.plain(key) for key in item.value if key not in ("path", "filters", "sizes", "segments")}
     limits = {"max_epochs": context.max_epochs, "min_share": context.min_share}
     return Entry(
-        path=_resolve(item.plain("path"), context.base),
+        path=resolve_path(item.plain("path"), context.base),
         mark=item["path"].mark,
-        filters=context.filters + _filters(item),
-        segments=tuple(_resolve(table.value, context.folder) for table in item.plain("segments", [])),
+        filters=context.filters + parse_filters(item, context.n_slots),
+        segments=tuple(resolve_path(table.value, context.folder) for table in item.plain("segments", [])),
         sizes=Sizes(**_plain(item, "sizes")) if "sizes" in item else None,
         **(limits | plain),
     )
-
-
-def _filters(document: MarkedValue) -> tuple[Filter, ...]:
-    return tuple(_filter(item) for item in document.plain("filters", []))
-
-
-def _filter(item: MarkedValue) -> Filter:
-    if len(item.value) != 1:
-        raise SpecError(item.mark, f"expected one of drop or keep in a filter, found {len(item.value)} keys")
-    ((action, match),) = item.value.items()
-    if isinstance(match.value, str):
-        return Filter(keep=action == "keep", mark=match.mark, predicate=match.value)
-    if not match.value:
-        raise SpecError(match.mark, f"expected {ABOUT_FILTER}, found an empty mapping")
-    values = {key: tuple(v.value for v in match.plain(key)) for key in (*GROUP_KEYS, *CHOICES) if key in match}
-    limits = {key: float(match.plain(key)) for key in (*EPISODE_LIMITS, *STEP_LIMITS) if key in match}
-    ranges = [_slot_range(array, *pair) for array in SLOT_ARRAYS for pair in match.plain(array, {}).items()]
-    return Filter(
-        keep=action == "keep",
-        mark=match.mark,
-        values=tuple(values.items()),
-        limits=tuple(limits.items()),
-        ranges=tuple(ranges),
-    )
-
-
-def _slot_range(array: str, slot: str, bounds: MarkedValue) -> SlotRange:
-    numbers = [item.value for item in bounds.value]
-    if not slot.isdigit() or int(slot) >= N_SLOTS:
-        raise SpecError(
-            bounds.mark, f"expected a slot from 0 to {N_SLOTS - 1} in the ranges of {array}, found {slot!r}"
-        )
-    if len(numbers) != 2 or numbers[0] > numbers[1]:
-        message = f"expected the lowest and the highest value of {array} {slot}, found {numbers}"
-        raise SpecError(bounds.mark, message)
-    return SlotRange(array=array, slot=int(slot), low=numbers[0], high=numbers[1])
 
 
 def _weighting(document: MarkedValue, inherited: Weighting) -> Weighting:
@@ -459,15 +393,6 @@ def _check_shares(nodes: tuple[Node, ...], mark: Mark) -> None:
 
 def _plain(document: MarkedValue, key: str) -> dict[str, Any]:
     return {name: located.value for name, located in document.plain(key, {}).items()}
-
-
-def _resolve(path: str, folder: str) -> str:
-    """A path as written, seen from a folder or URI; absolute paths and URIs stay as they are."""
-    if "://" in path or Path(path).is_absolute():
-        return path
-    if "://" in folder:
-        return folder.rstrip("/") + "/" + path.removeprefix("./").rstrip("/")
-    return str(Path(folder) / path)
 
 
 def alpha_from_temperature(temperature: float) -> float:

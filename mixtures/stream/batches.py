@@ -35,14 +35,14 @@ TURN_S = 0.0005
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples as arrays; b samples (this host's rows of the batch), h steps of a chunk, n = 3 cameras, 18 slots.
+    """Samples as arrays; b samples (this host's rows of the batch), h steps of a chunk, n = 3 cameras, d slots.
 
     position: int64 [b] in the global order, -1 for samples asked for by name. next_position: where the global batch
     after this one begins. group: int32 [b], index into the mixture's groups. step: int32 [b].
     images: uint8 [b, n, 224, 224, 3] RGB in the order of `CAMERAS`; black where camera_mask [b, n] is False. The stream
     lays each camera's pictures side by side, so that images[:, i] goes to a device as it is.
-    state: float32 [b, 18], action: float32 [b, h, 18], normalized, masked slots 0. Behind the end of the episode,
-    where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, 18].
+    state: float32 [b, d], action: float32 [b, h, d], normalized, masked slots 0. Behind the end of the episode,
+    where chunk_mask [b, h] is False, the last action is repeated. state_mask, action_mask: bool [b, d].
     state_physical, action_physical: the same as recorded, in physical units and absolute.
     language: the text drawn for each sample; is_segment_text: bool [b], whether it is its segment's.
     norm_key: the pool that normalizes each sample: its norm key, or a part of it (see `mixtures.actions.pools`).

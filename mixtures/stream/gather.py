@@ -8,13 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.actions.chunks import read_chunks
-from mixtures.index.compiling import EPISODE, FROM_PROPOSAL, STEP
+from mixtures.index.compiling import FROM_PROPOSAL, episode_type, step_type
 from mixtures.index.tables import CompiledTable
 from mixtures.randomness import position_hash
 from mixtures.specs.spec import ActionRule, LanguageRule
-from pipelines.contract.slots import N_SLOTS
-
-_ACTION_BYTES = 4 * N_SLOTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +55,10 @@ def gather_rows(
     takes its turn for longer than the copy lasts.
     """
     owners = [tables[number] for number in table.tolist()]
-    numbers = row.tolist()
-    episodes = _picked([table.episode_bytes for table in owners], numbers, EPISODE)
+    numbers, n_slots = row.tolist(), tables[0].n_slots
+    episodes = _picked([table.episode_bytes for table in owners], numbers, episode_type(n_slots))
     here = (episodes["first_step"] + step).tolist()
-    steps = _picked([table.step_bytes for table in owners], here, STEP)
+    steps = _picked([table.step_bytes for table in owners], here, step_type(n_slots))
     if rule.rate_hz is None:
         control_hz = episodes["control_hz"]
         action, is_inside = _native_chunks(owners, here, episodes["end_step"].tolist(), rule.horizon)
@@ -99,18 +96,20 @@ def _native_chunks(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Chunks that begin at rows `here` of the tables' steps, whose episodes end before rows `ends`.
 
-    Float32 [b, h, 18], and bool [b, h], whether a step is inside; behind the end the last action is repeated.
+    Float32 [b, h, d], and bool [b, h], whether a step is inside; behind the end the last action is repeated.
     """
     # Behind the end the last action is repeated, not zeros: for positions zero is a place far away, and openpi's and
     # LeRobot's loaders repeat too. `is_inside` keeps these steps out of the loss.
+    n_slots = owners[0].n_slots if owners else 0
+    size = n_slots * np.dtype(np.float32).itemsize
     parts: list[bytes | memoryview] = []
     for table, begin, end in zip(owners, here, ends, strict=True):
         source = table.action_bytes
-        parts.append(source[begin * _ACTION_BYTES : min(begin + horizon, end) * _ACTION_BYTES])
+        parts.append(source[begin * size : min(begin + horizon, end) * size])
         if end - begin < horizon:
-            last = source[(end - 1) * _ACTION_BYTES : end * _ACTION_BYTES]
+            last = source[(end - 1) * size : end * size]
             parts.append(bytes(last) * (horizon - (end - begin)))
-    action = _joined(parts, np.dtype(np.float32)).reshape(len(here), horizon, N_SLOTS)
+    action = _joined(parts, np.dtype(np.float32)).reshape(len(here), horizon, n_slots)
     return action, np.arange(horizon) < (np.array(ends, np.int64) - np.array(here, np.int64))[:, None]
 
 
@@ -122,7 +121,7 @@ def _chunks_at_rate(
     rule: ActionRule,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The same at the rule's rate, table by table."""
-    action = np.empty((len(row), rule.horizon, N_SLOTS), np.float32)
+    action = np.empty((len(row), rule.horizon, tables[0].n_slots), np.float32)
     inside = np.empty((len(row), rule.horizon), np.bool_)
     for number in np.unique(table).tolist():
         mine = table == number

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ MAX_DEPTH = 64
 MAX_VALUES = 200_000
 MAX_BYTES = 1 << 24
 _MERGE = "tag:yaml.org,2002:merge"
+# What stands for a value that nobody has given yet, in quotes, since YAML reads a bare one as the mark of a key.
+OPEN_QUESTION = "?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,14 @@ class Maybe:
         return self.kind.about
 
 
-Kind = Number | TextKind | Maybe | Flag | Scalar | Anything | ListOf | Fields | MapOf | Named | AnyOf
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """A value that is read when it is used, so that a mistake in it stops only what uses it; it reads as `Unread`."""
+
+    about: str
+
+
+Kind = Number | TextKind | Maybe | Flag | Scalar | Anything | ListOf | Fields | MapOf | Named | AnyOf | Later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +167,39 @@ class MarkedValue:
         if isinstance(self.value, dict):
             return {key: value.unmarked() for key, value in self.value.items()}
         return [item.unmarked() for item in self.value] if isinstance(self.value, list) else self.value
+
+
+class Unread:
+    """A part of a file that was kept as it stands; see `Later`."""
+
+    def __init__(self, file: str, node: yaml.Node) -> None:
+        self._file = file
+        self._node = node
+
+    def read(self, kind: Kind) -> MarkedValue:
+        """Reads it as `kind`, open questions included. Raises SpecError for the first mistake."""
+        return _Reader(self._file, {}, may_ask=True).read(self._node, kind, 0)
+
+    def peek(self, key: str) -> tuple[str, ...]:
+        """The text or texts under a key, whatever else is wrong here; none where it holds none."""
+        if not isinstance(self._node, yaml.MappingNode):
+            return ()
+        try:
+            found = {name: node for name, _, node in _Reader(self._file, {}).pairs(self._node)}.get(key)
+        except SpecError:  # a key that is given twice: reading will name it
+            return ()
+        items = found.value if isinstance(found, yaml.SequenceNode) else [found]
+        return tuple(item.value for item in items if isinstance(item, yaml.ScalarNode))
+
+
+def open_questions(value: MarkedValue, path: str = "") -> list[tuple[str, Mark]]:
+    """Returns every open question, `"?"`, inside a value: its keys joined by dots, and where it stands."""
+    if isinstance(value.value, dict):
+        inner = value.value.items()
+        return [found for key, item in inner for found in open_questions(item, f"{path}.{key}" if path else key)]
+    if isinstance(value.value, list):
+        return [found for i, item in enumerate(value.value) for found in open_questions(item, f"{path}[{i}]")]
+    return [(path, value.mark)] if value.value == OPEN_QUESTION else []
 
 
 def read_document(
@@ -191,18 +232,6 @@ def read_document(
     return _Reader(str(path), named).read(node, kind, 0)
 
 
-def read_registry(file: str, kind: Kind, schema: str) -> MarkedValue:
-    """Reads a YAML registry that is shipped beside the package's modules. Raises SpecError."""
-    shipped = resources.files("pipelines").joinpath(file)
-    with resources.as_file(shipped) as path:
-        # The files hold thousands of nodes and every command reads them: Python's own parser takes half a second.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content = read_document(path, kind, {}, f"a registry, {schema}", loader)
-    if content["schema"].value != schema:
-        raise SpecError(content["schema"].mark, f"expected schema {schema!r}, found {content['schema'].value!r}")
-    return content
-
-
 def read_value(value: Any, kind: Kind, where: str) -> MarkedValue:
     """Reads a value that Python code wrote by the same rules as a file; mistakes name `where`. Raises SpecError."""
     return _Reader(where, {}).read(yaml.SafeDumper(io.StringIO()).represent_data(value), kind, 0)
@@ -211,9 +240,10 @@ def read_value(value: Any, kind: Kind, where: str) -> MarkedValue:
 class _Reader:
     """Walks YAML nodes beside the kinds they should have."""
 
-    def __init__(self, file: str, named: Mapping[str, Kind]) -> None:
+    def __init__(self, file: str, named: Mapping[str, Kind], may_ask: bool = False) -> None:
         self.file = file
         self.named = named
+        self.may_ask = may_ask
         self.n_values = 0
 
     def count(self, node: yaml.Node) -> None:
@@ -230,6 +260,10 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise SpecError(self.mark(node), f"nested deeper than {MAX_DEPTH} levels; does an alias hold itself?")
         self.count(node)
+        if isinstance(kind, Later):
+            return MarkedValue(value=Unread(self.file, node), mark=self.mark(node))
+        if self.may_ask and isinstance(node, yaml.ScalarNode) and node.value == OPEN_QUESTION:
+            return MarkedValue(value=OPEN_QUESTION, mark=self.mark(node))
         if isinstance(kind, Named):
             return self.read(node, self.named[kind.name], depth)
         if isinstance(kind, Maybe):

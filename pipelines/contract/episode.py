@@ -1,4 +1,4 @@
-"""One episode in the canonical 18-slot form, as every source reader yields it and every shard stores it."""
+"""One episode in the slots of its layout, as every source reader yields it and every shard stores it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, N_SLOTS, PARTS, norm_key
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, LAYOUT, METRIC, PARTS, norm_key
 
 SegmentKind = Literal["subtask", "recovery", "idle"]
 SegmentSource = Literal["proposal", "model", "human", "source"]
@@ -64,8 +65,8 @@ class DroppedSteps:
 class Episode:
     """One demonstration in physical units (see `pipelines.contract.slots`); slots without meaning are masked, 0.
 
-    state, action: float32 [t, 18]. timestamp_s: float64 [t], 0 at the first step.
-    state_mask, action_mask: bool [18]. parts: the action's slots of each part the robot has, for example
+    state, action: float32 [t, d], d the slots of `layout`. timestamp_s: float64 [t], 0 at the first step.
+    state_mask, action_mask: bool [d]. parts: the action's slots of each part the robot has, for example
         {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}; grippers are 0 open, 1 closed.
     images: per camera slot, one JPEG (bytes) or uint8 [y, x, 3] RGB array per step; a camera that the dataset has
         and this episode lacks is missing from the mapping, its `camera_mask` False.
@@ -100,18 +101,19 @@ class Episode:
     notes: dict[str, float] = field(default_factory=dict)
     inferred: dict[str, str] = field(default_factory=dict)
     units: str = METRIC
+    layout: str = LAYOUT
 
     def __post_init__(self) -> None:
-        t = self.n_steps
+        t, d = self.n_steps, get_layout(self.layout).n_slots
         expected = {
-            "state": (t, N_SLOTS),
-            "action": (t, N_SLOTS),
+            "state": (t, d),
+            "action": (t, d),
             "timestamp_s": (t,),
             "reward": (t,),
             "discount": (t,),
             "is_idle": (t,),
-            "state_mask": (N_SLOTS,),
-            "action_mask": (N_SLOTS,),
+            "state_mask": (d,),
+            "action_mask": (d,),
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
@@ -139,7 +141,7 @@ class Episode:
 
     @property
     def norm_key(self) -> str:
-        return norm_key(self.robot, self.control_mode, self.units)
+        return norm_key(self.robot, self.control_mode, self.units, self.layout)
 
     @property
     def camera_mask(self) -> NDArray[np.bool_]:

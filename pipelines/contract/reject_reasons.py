@@ -175,7 +175,8 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
         "Store flags as booleans, 0 and 1, or the words true and false.",
     ),
     "filtered": Explanation(
-        "an episode that the entry's `keep_when` leaves out on purpose", "Nothing, or take another entry."
+        "an episode that the entry's `keep_when`, or the list of `--episodes`, leaves out on purpose",
+        "Nothing, or take another entry or list.",
     ),
     "first_step": Explanation("the first step, which the entry leaves out on purpose", "Nothing."),
     "first_step_zero_action": Explanation(

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import LAYOUT, N_SLOTS, is_joint_mode
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import METRIC, is_joint_mode, layout_of, units_of
 
 Side = Literal["state", "action"]
 Quantity = Literal[
@@ -75,6 +76,9 @@ def part_quantities(part: str, n_slots: int, control_mode: str, side: str) -> tu
         return _all("gripper", n_slots)
     if part == "torso":
         return _all("torso_m", n_slots)
+    if part in ("waist", "head"):
+        # As the torso, they are set to a position in every mode.
+        return _all("joint_rad", n_slots)
     if part == "base":
         # A nonholonomic base has two slots, forward and turn: it has no sideways speed.
         return (_BASE[0], _BASE[2]) if n_slots == 2 else _BASE[:n_slots]
@@ -104,9 +108,12 @@ def slot_units(control_mode: str, parts: Mapping[str, Sequence[int]], side: str)
     return {slot: UNIT_OF[quantity] for slot, quantity in slot_quantities(control_mode, parts, side).items()}
 
 
-def key_units(norm_key: str, parts: Mapping[str, Sequence[int]], side: Side) -> tuple[str, ...]:
-    """The unit of each of the 18 slots of a norm key (or a pool of it), '' where the robot has none.
+def key_units(
+    norm_key: str, parts: Mapping[str, Sequence[int]], side: Side, n_slots: int | None = None
+) -> tuple[str, ...]:
+    """The unit of each slot of a norm key (or a pool of it), '' where the robot has none.
 
+    n_slots: the width of vectors of another layout that the key's are drawn into; by default the key's own.
     'gripper' is the fraction closed; 'native' stands for slots of a source that does not state its scale.
 
     >>> key_units("ur5e/ee_delta/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}, "action")[:8]
@@ -115,10 +122,10 @@ def key_units(norm_key: str, parts: Mapping[str, Sequence[int]], side: Side) -> 
     ('native', '', '', '', '', '', 'gripper')
     """
     units = slot_units(norm_key.split("/")[1], parts, side)
-    is_native = not norm_key.partition("@")[0].endswith(LAYOUT)
+    is_native = units_of(norm_key) != METRIC
     # Reports of earlier versions, which `eval --compare` reads, call the unit of grippers "gripper".
     named = {slot: "gripper" if unit == "closed" else "native" if is_native else unit for slot, unit in units.items()}
-    return tuple(named.get(slot, "") for slot in range(N_SLOTS))
+    return tuple(named.get(slot, "") for slot in range(n_slots or get_layout(layout_of(norm_key)).n_slots))
 
 
 def describe_unit(quantity: Quantity) -> str:
@@ -130,11 +137,11 @@ def describe_unit(quantity: Quantity) -> str:
     return _LONG.get(quantity, UNIT_OF[quantity])
 
 
-def holds_position(control_mode: str, parts: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
-    """bool [18]: slots whose action is a position rather than a change or a speed.
+def holds_position(control_mode: str, parts: Mapping[str, Sequence[int]], n_slots: int) -> NDArray[np.bool_]:
+    """bool [n_slots]: slots whose action is a position rather than a change or a speed.
 
-    Grippers and the torso are positions in every mode, arms in absolute modes, bases never.
+    Grippers, torso, waist and head are positions in every mode, arms in absolute modes, bases never.
     """
     positions = ("joint_rad", "pose_m", "pose_rad", "gripper", "torso_m")
     quantities = slot_quantities(control_mode, parts, "action")
-    return np.isin(np.arange(N_SLOTS), [slot for slot, quantity in quantities.items() if quantity in positions])
+    return np.isin(np.arange(n_slots), [slot for slot, quantity in quantities.items() if quantity in positions])

@@ -167,6 +167,7 @@ def _result_of(entry: ShardEntry, episodes: Sequence[EpisodeEntry], n_shards: in
             n_steps=episode.n_steps,
             missing_cameras=episode.missing_cameras,
             notes=episode.notes,
+            episode_id=episode.episode_id,
         )
         for episode in episodes
     )

@@ -13,8 +13,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from pipelines.contract.embodiments import Embodiment, load_embodiments
-from pipelines.mapping.adapters import FROM_LOG, Adapter
+from pipelines.contract.embodiments import Robots
+from pipelines.contract.layouts import load_layouts
+from pipelines.mapping.adapters import Adapter
 
 # Where the packages lie: the checkout, or the folder of installed packages.
 _ROOT = Path(__file__).resolve().parents[2]
@@ -23,21 +24,17 @@ _PACKAGES = ("pipelines", "annotation_tools")
 _WORKER = ("pipelines.conversion.measure", "pipelines.conversion.write")
 
 
-def code_hash(adapter: Adapter, robot: str = "") -> str:
+def code_hash(adapter: Adapter, robots: Robots) -> str:
     """Returns the sha256 of the code and registry entries that a conversion with this adapter uses.
 
-    robot: the robot that replaces the adapter's, if any. Where each log names its robot, all robots count.
+    robots: those that it may meet; where each log names its robot, all count.
     """
     digest = hashlib.sha256(_code_of(adapter.format).encode())
-    entries = [asdict(adapter) | {"title": "", "note": ""}, *map(asdict, _robots(adapter, robot))]
+    known = [asdict(robot) for _, robot in sorted(robots.known.items())]
+    entries = [asdict(adapter) | {"title": "", "note": ""}, *known]
+    entries += map(asdict, load_layouts().values())
     digest.update(json.dumps(entries, sort_keys=True, default=str).encode())
     return digest.hexdigest()
-
-
-def _robots(adapter: Adapter, robot: str) -> tuple[Embodiment, ...]:
-    known = load_embodiments()
-    name = robot or adapter.robot
-    return tuple(robot for _, robot in sorted(known.items())) if name == FROM_LOG else (known[name],)
 
 
 @lru_cache

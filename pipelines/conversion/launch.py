@@ -1,24 +1,20 @@
-"""Launching a conversion: options, lock, plan, the Beam run under a supervisor, and finalizing."""
+"""Launching a conversion: options, lock, plan, the Beam run, and finalizing."""
 
 import fcntl
 import os
 import re
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
-from tqdm import tqdm
 
-from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.embodiments import freeze_robots, get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
@@ -27,10 +23,17 @@ from pipelines.conversion.cancelling import allow_writers, cancel_writers
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
 from pipelines.conversion.graph import ConvertAll
-from pipelines.conversion.heartbeat import beat, end_heartbeat, last_beat_s
-from pipelines.conversion.local_workers import deaths_noted, end_processes, killed_worker_message, report_failures_once
+from pipelines.conversion.local_workers import report_failures_once
 from pipelines.conversion.manifest import finish_dataset
 from pipelines.conversion.measure import load_measured
+from pipelines.conversion.outside_lists import (
+    NO_LISTS,
+    OutsideLists,
+    count_rows_without_episode,
+    only_listed,
+    read_lists,
+    save_lists,
+)
 from pipelines.conversion.plan import (
     WORK,
     ConversionPlan,
@@ -44,6 +47,7 @@ from pipelines.conversion.plan import (
 )
 from pipelines.conversion.read_episode import reader_of
 from pipelines.conversion.results import load_result
+from pipelines.conversion.supervision import supervised
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
 from pipelines.shards.manifest import InputRecord, Manifest, load_manifest
@@ -57,11 +61,8 @@ from pipelines.storage.retry import with_retries
 _NAME = re.compile(r"[a-zA-Z]\w*")
 # As TFDS reads it: a part with a leading zero is no version there.
 _VERSION = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){2}")
-_POLL_S = 0.2
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
 _CANCEL_S = 60.0
-# In an object store each look at the results is a paid listing.
-_REMOTE_POLL_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,8 @@ class ConversionRequest:
     trust_images: copies pictures without decoding them once. verify_input: `fast` compares sizes, times, first and last
     bytes of the input's files with those of an earlier run, `full` all bytes. restart: discards an unfinished
     conversion. no_progress_s: a local run that shows no sign of work for so long is stopped. input_cache_gb: what a
-    worker process keeps on its disk of an input in an object store.
+    worker process keeps on its disk of an input in an object store. episodes, texts: files from outside that list the
+    episodes to keep, and their instructions, by the keys of the source.
     """
 
     source: str
@@ -96,6 +98,8 @@ class ConversionRequest:
     no_progress_s: float = 600.0
     input_cache_gb: float = DEFAULT_KEPT_GB
     partial: bool = False
+    episodes: str = ""
+    texts: str = ""
     beam_flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -113,6 +117,8 @@ class ConversionRequest:
         for name, value in (("--shards", self.n_shards), ("--workers", self.n_workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected 1 or more, found {value}")
+        if self.task and self.texts:
+            raise UsageError("--task and --language: expected one of them, since each replaces every instruction")
         if self.robot:
             if self.adapter.robot != FROM_LOG:
                 self.adapter.check_robot(get_embodiment(self.robot))
@@ -158,8 +164,9 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
     conversion = with_colors(with_units(conversion))
     with locked(conversion.directory):
         base = find_base(conversion)
-        plan = plan_conversion(conversion, base)
-        job = make_job(conversion, plan, base)
+        lists = read_lists(conversion.episodes, conversion.texts)
+        plan = plan_conversion(conversion, base, lists)
+        job = make_job(conversion, plan, base, lists)
         if finished := read_finished(job, conversion, plan):
             # A launcher that was killed at its very end left it.
             remove_tree(job.work)
@@ -167,7 +174,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
         report_promised(conversion.source, plan.rejects)
         # Before the plan is saved: a resumed run must notice that its finished shards are of other files.
         source = check_input(job, conversion, plan)
-        prepare_output(job, plan, statistics_of(conversion, base), source)
+        prepare_output(job, plan, statistics_of(conversion, base), source, lists)
         every = tuple(sorted(plan.shards))
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
         before = load_measured(job)
@@ -176,11 +183,16 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
             if writes_template(beam_options):
                 return Outcome(manifest=None)
-        return Outcome(manifest=close_conversion(job, conversion, plan, base, source))
+        return Outcome(manifest=close_conversion(job, conversion, plan, base, source, lists))
 
 
 def close_conversion(
-    job: Job, conversion: ConversionRequest, plan: ConversionPlan, base: Base | None, source: InputRecord
+    job: Job,
+    conversion: ConversionRequest,
+    plan: ConversionPlan,
+    base: Base | None,
+    source: InputRecord,
+    lists: OutsideLists,
 ) -> Manifest:
     """Finalizes a dataset. Raises FailedWork where shards are missing or the input changed meanwhile."""
     every = tuple(sorted(plan.shards))
@@ -192,13 +204,14 @@ def close_conversion(
     now = read_input(conversion, plan, source.mode)
     check_unchanged(source, now, "until the conversion ended", "Give --restart to convert the current input")
     n_planned = count_episodes(plan) + len(plan.rejects)
+    unmatched = count_rows_without_episode(lists, results)
     if base is None:
-        return finish_dataset(job, n_planned, measured, results, plan.rejects, source)
+        return finish_dataset(job, n_planned, measured, results, plan.rejects, source, {}, unmatched)
     n_planned += base.manifest.counts.episodes_in
     results += carry_shards(base, plan, job.folder)
     # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
     rejects = (*plan.rejects, *base.rejects)
-    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred)
+    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred, unmatched)
 
 
 def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -> InputRecord:
@@ -256,9 +269,9 @@ def find_base(conversion: ConversionRequest) -> Base | None:
     return load_base(conversion.directory.parent, conversion.append, conversion.version, conversion.adapter)
 
 
-def plan_conversion(conversion: ConversionRequest, base: Base | None) -> ConversionPlan:
-    """Scans the input and assigns its episodes, or those that are new, to shards."""
-    found = find_episodes(conversion)
+def plan_conversion(conversion: ConversionRequest, base: Base | None, lists: OutsideLists = NO_LISTS) -> ConversionPlan:
+    """Scans the input and assigns its episodes, or those that are listed or new, to shards."""
+    found = only_listed(find_episodes(conversion), lists, conversion.adapter.format)
     if base is None:
         return make_plan(found, conversion.n_shards, conversion.val_fraction, conversion.splits)
     plan = make_plan(
@@ -299,6 +312,8 @@ def find_episodes(conversion: ConversionRequest) -> Found:
 
 def report_promised(source: str, rejects: Sequence[Reject]) -> None:
     """Prints before any work begins what the input promises and does not hold, and what the scan could not read."""
+    # What a list leaves out on purpose could be read.
+    rejects = [reject for reject in rejects if reject.reason != "filtered"]
     reasons = Counter(reject.reason for reject in rejects if reject.level == "episode")
     if reasons:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
@@ -308,7 +323,12 @@ def report_promised(source: str, rejects: Sequence[Reject]) -> None:
         )
 
 
-def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | None = None) -> Job:
+def make_job(
+    conversion: ConversionRequest,
+    plan: ConversionPlan,
+    base: Base | None = None,
+    lists: OutsideLists = NO_LISTS,
+) -> Job:
     """Returns what workers need, with the hash of everything that decides the output's bytes."""
     frozen = b""
     if given := statistics_of(conversion, base):
@@ -320,6 +340,9 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         version=conversion.version,
         adapter=conversion.adapter,
         robot=conversion.robot,
+        robots=freeze_robots(
+            conversion.robot or ("" if conversion.adapter.robot == FROM_LOG else conversion.adapter.robot)
+        ),
         task=conversion.task,
         has_frozen_statistics=bool(frozen),
         appended_to=conversion.append,
@@ -327,6 +350,8 @@ def make_job(conversion: ConversionRequest, plan: ConversionPlan, base: Base | N
         trust_images=conversion.trust_images,
         input_cache_gb=conversion.input_cache_gb,
         partial=conversion.partial,
+        episodes_sha256=lists.episodes.sha256 if lists.episodes else "",
+        texts_sha256=lists.texts.sha256 if lists.texts else "",
     )
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
@@ -346,7 +371,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
                 now = read_input(conversion, plan, manifest.input.mode)
                 advice = "A finished dataset is never overwritten: choose another --version for the current input"
                 check_unchanged(manifest.input, now, f"since {directory} was made of it", advice)
-            same_code = manifest.code_hash == code_hash(job.adapter, job.robot)
+            same_code = manifest.code_hash == code_hash(job.adapter, job.robots)
             return Outcome(manifest=manifest, already_done=True, same_code=same_code)
         raise UsageError(
             f"{directory}: expected no dataset or this very one, found one made with other options or input "
@@ -363,7 +388,11 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
 
 
 def prepare_output(
-    job: Job, plan: ConversionPlan, statistics: StoragePath | None, source: InputRecord | None = None
+    job: Job,
+    plan: ConversionPlan,
+    statistics: StoragePath | None,
+    source: InputRecord | None = None,
+    lists: OutsideLists = NO_LISTS,
 ) -> None:
     """Removes temporary files of dead writers and an unfinished conversion with other options; saves the plan."""
     directory = job.folder
@@ -375,6 +404,7 @@ def prepare_output(
     remove_tree(job.work)
     if statistics:
         write_atomically(job.frozen_path, statistics.read_bytes())
+    save_lists(job, lists)
     save_plan(job, plan, source)
 
 
@@ -436,48 +466,3 @@ def locked(directory: StoragePath) -> Iterator[None]:
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def supervised(job: Job, n_shards: int, no_progress_s: float) -> Iterator[None]:
-    """Shows a progress bar over shards, and ends this process loudly when a worker process was killed, or nothing was
-    done for `no_progress_s`.
-
-    A dead worker makes Beam's local runner wait for ever. With 0 s there is no limit of our own.
-    """
-    beat(job)
-    ended = threading.Event()
-    # Beam 2.77's local runner was still waiting 60 s after a worker was killed, so the launcher watches by itself.
-    with deaths_noted() as deaths:
-        watcher = threading.Thread(target=_watch, args=(job, n_shards, no_progress_s, deaths, ended), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
-            end_heartbeat(job)
-
-
-def _watch(job: Job, n_shards: int, no_progress_s: float, deaths: list[str], ended: threading.Event) -> None:
-    results, poll_s = job.work / "results", _POLL_S if isinstance(job.work, Path) else _REMOTE_POLL_S
-    last_s = time.monotonic()
-    with tqdm(total=n_shards, unit="shard", desc=f"convert {job.name}", disable=not sys.stderr.isatty()) as bar:
-        while not ended.wait(poll_s):
-            bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-            last_s = max(last_s, last_beat_s(job) or last_s)
-            silent_s = time.monotonic() - last_s
-            if deaths:
-                _give_up(killed_worker_message(deaths[0]))
-            if no_progress_s and silent_s > no_progress_s:
-                _give_up(f"no worker has made progress for {silent_s:.0f} s; a worker may have been killed")
-        bar.update(sum(1 for _ in results.glob("*.json")) - bar.n)
-
-
-def _give_up(reason: str) -> None:
-    """Ends this process and the workers it started, with a message."""
-    advice = "Finished shards are kept; run the same command again"
-    print(f"embodimix convert: {reason}. {advice}", file=sys.stderr, flush=True)
-    end_processes()
-    # The main thread waits inside Beam's runner, where no exception of this thread reaches it.
-    os._exit(1)

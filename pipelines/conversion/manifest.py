@@ -43,11 +43,13 @@ def finish_dataset(
     scan_rejects: Sequence[Reject],
     source: InputRecord | None = None,
     inferred_before: Mapping[str, int] = MappingProxyType({}),
+    unmatched: Mapping[str, int] = MappingProxyType({}),
 ) -> Manifest:
     """Writes everything beside the shards, the TFDS metadata last, removes the work folder; returns the manifest.
 
     n_planned: the episodes of the input, as the plan counted them. scan_rejects: those lost before any work began.
     source: what the input's files were. inferred_before: sentences of the version that this one adds to, by episodes.
+    unmatched: rows of lists from outside that match no episode that was kept, by list.
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
     directory = job.folder
@@ -63,6 +65,7 @@ def finish_dataset(
         raise FailedWork(_all_rejected(job, rejects))
     save_statistics(directory / "statistics.json", measured.statistics)
     manifest = make_manifest(job, counts, results, rejects, source, inferred_before)
+    manifest = replace(manifest, unmatched=dict(unmatched))
     report = inspect_vectors(_as_dataset(job, measured, results))
     # As it reads back from the file, with lists for tuples.
     findings = json.loads(json.dumps([finding.to_json() for finding in report.findings]))
@@ -82,6 +85,7 @@ def finish_dataset(
         shard_lengths=shard_lengths,
         shard_bytes=shard_bytes,
         description=job.adapter.title,
+        layout=measured.layout,
     )
     remove_tree(job.work)
     return manifest
@@ -127,7 +131,7 @@ def make_manifest(
         version=job.version,
         converter=job.converter,
         options_hash=job.options_hash,
-        code_hash=code_hash(job.adapter, job.robot),
+        code_hash=code_hash(job.adapter, job.robots),
         # As it reads back from the file, with lists for tuples.
         adapter=json.loads(json.dumps(asdict(job.adapter), sort_keys=True)),
         robot=job.robot or None,
@@ -167,6 +171,7 @@ def _entry(shard: ShardId, record: int, kept: KeptEpisode) -> EpisodeEntry:
         source_uri=kept.source_uri,
         source_key=kept.source_key,
         record_key=kept.record_key,
+        episode_id=kept.episode_id,
         split=shard.split,
         place=kept.place,
         shard=shard.shard,

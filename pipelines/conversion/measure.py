@@ -10,8 +10,9 @@ import numpy as np
 
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, nearest
+from pipelines.contract.layouts import get_layout
 from pipelines.contract.native import EpisodeLocation, Rejected
-from pipelines.contract.slots import CAMERAS
+from pipelines.contract.slots import CAMERAS, LAYOUT, layout_of
 from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import episodes_at_hand, read_episode
 from pipelines.shards.sidecar import ShardId
@@ -39,6 +40,11 @@ class Measured:
     n_episodes: int = 0
     names: frozenset[int] = frozenset()
     repeated: frozenset[int] = frozenset()
+
+    @property
+    def layout(self) -> str:
+        """The layout of all vectors; see `check_layout`."""
+        return next((layout_of(key) for key in self.statistics), LAYOUT)
 
     @property
     def dataset_cameras(self) -> tuple[str, ...]:
@@ -164,6 +170,24 @@ def check_cameras(measured: Measured, job: Job) -> Measured:
     return measured
 
 
+def check_layout(statistics: Mapping[str, NormStatistics]) -> None:
+    """Raises FailedWork unless the statistics are of one layout, and as wide as it is."""
+    by_layout: dict[str, list[str]] = {}
+    for key, value in statistics.items():
+        layout = layout_of(key)
+        by_layout.setdefault(layout, []).append(key)
+        if value.n_slots != (expected := get_layout(layout).n_slots):
+            raise FailedWork(
+                f"statistics of {key}: expected {expected} slots, found {value.n_slots}; give a file of this layout"
+            )
+    if len(by_layout) > 1:
+        listed = "; ".join(f"{layout}: {', '.join(keys)}" for layout, keys in sorted(by_layout.items()))
+        raise FailedWork(
+            f"expected vectors of one layout in a dataset, found {listed}. Convert the robots of each layout into a "
+            "dataset of their own; a mixture draws both"
+        )
+
+
 def settle_measured(measured: Measured, job: Job) -> Measured:
     """Saves the measurements for a rerun, with the statistics that were given instead of measured ones, if any.
 
@@ -179,6 +203,7 @@ def settle_measured(measured: Measured, job: Job) -> Measured:
         keys = frozen if job.appended_to else measured.statistics
         merged = {key: frozen[key] for key in keys if key in frozen}
         measured = replace(measured, statistics=merged | {key: measured.statistics[key] for key in lacking})
+    check_layout(measured.statistics)
     if job.fixed_cameras:
         if extra := [camera for camera in measured.dataset_cameras if camera not in job.fixed_cameras]:
             raise FailedWork(f"--append: expected cameras {', '.join(job.fixed_cameras)}, found {extra[0]} too")

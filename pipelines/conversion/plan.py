@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
+from pipelines.contract.embodiments import Robots
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import EpisodeLocation, Found, Reject
@@ -29,10 +30,13 @@ class Job:
     """What a worker must know to convert any shard; small, since it travels with every bundle.
 
     directory: the dataset's version folder. robot, task: replace what the source says, if not empty.
+    robots: the entries of the robots that episodes may be of; workers look none up.
     partial: the input lacks files, and is taken so on purpose.
     appended_to, fixed_cameras: the version that this one adds to, and its cameras, which then are this one's too.
     trust_images: pictures that are copied are not decoded before.
     input_cache_gb: what a worker process keeps of an input in an object store; changes no byte of the output.
+    episodes_sha256, texts_sha256: of the lists from outside that say which episodes are kept and what they are called;
+    "" for none. Workers read them in the work folder.
     """
 
     directory: str
@@ -40,6 +44,7 @@ class Job:
     version: str
     adapter: Adapter
     robot: str = ""
+    robots: Robots = Robots()
     task: str = ""
     has_frozen_statistics: bool = False
     appended_to: str = ""
@@ -47,6 +52,8 @@ class Job:
     trust_images: bool = False
     input_cache_gb: float = DEFAULT_KEPT_GB
     partial: bool = False
+    episodes_sha256: str = ""
+    texts_sha256: str = ""
     options_hash: str = ""
 
     @property
@@ -111,11 +118,12 @@ def make_plan(found: Found, n_shards: int | None, val_fraction: float, splits: S
 def options_hash(job: Job, plan: ConversionPlan, statistics: bytes = b"") -> str:
     """Returns 16 hex digits that change whenever options, adapter entry, input or given statistics do.
 
-    The code is left out: a finished dataset stays known under any version of it (see `code_hash`). So are settings
-    that still have their default, and an entry's title and note, which change no byte of a shard.
+    The code is left out: a finished dataset stays known under any version of it (see `code_hash`). So are robots, whose
+    entries the manifest holds, settings that still have their default, and an entry's title and note, which change no
+    byte of a shard.
     """
     digest = hashlib.sha256()
-    options = _stated(job, leave_out=("directory", "options_hash", "input_cache_gb"))
+    options = _stated(job, leave_out=("directory", "options_hash", "input_cache_gb", "robots"))
     options["adapter"] = _stated(job.adapter, leave_out=("title", "note"))
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for shard, episodes in sorted(plan.shards.items()):
@@ -175,7 +183,7 @@ def is_saved(job: Job) -> bool:
 
 def _origin(job: Job) -> PlanOrigin:
     # Shards that other code wrote are not mixed with this code's: an unfinished conversion starts over.
-    return PlanOrigin(options_hash=job.options_hash, code_hash=code_hash(job.adapter, job.robot))
+    return PlanOrigin(options_hash=job.options_hash, code_hash=code_hash(job.adapter, job.robots))
 
 
 def load_references(job: Job, shard: ShardId) -> list[EpisodeLocation]:

@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
-from pipelines.contract.embodiments import Embodiment, get_embodiment
+from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
 from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
 from pipelines.conversion.cancelling import check_not_cancelled
 from pipelines.conversion.heartbeat import beat
+from pipelines.conversion.outside_lists import apply_lists
 from pipelines.conversion.plan import Job
 from pipelines.mapping.adapters import FROM_LOG
 from pipelines.mapping.to_slots import to_episode
@@ -48,7 +49,7 @@ def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> 
     Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed temporarily.
     """
     try:
-        native = reader_of(job.adapter.format).read(located, job.adapter)
+        native = apply_lists(job, located, reader_of(job.adapter.format).read(located, job.adapter))
         embodiment = _embodiment_of(job, native)
         episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
     except (Rejected, *UNREADABLE) as error:
@@ -85,7 +86,7 @@ def reader_of(format: str) -> ModuleType:
 def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:
     try:
         stated = native.robot or "" if job.adapter.robot == FROM_LOG else job.adapter.robot
-        embodiment = get_embodiment(job.robot or stated)
+        embodiment = job.robots.find(job.robot or stated)
         job.adapter.check_robot(embodiment)
     except UsageError as error:
         raise Rejected("unknown_robot", str(error)) from error

@@ -18,7 +18,8 @@ class KeptEpisode:
 
     source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
     the input gave it, by file and number, which decides its shard and by which an append knows it. inferred:
-    what the source did not state and its reader concluded or repaired, a sentence each.
+    what the source did not state and its reader concluded or repaired, a sentence each. episode_id: the record's; ""
+    in results of versions that did not keep it.
     """
 
     source_uri: str
@@ -29,6 +30,7 @@ class KeptEpisode:
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
     inferred: tuple[str, ...] = ()
+    episode_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,10 @@ def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
         n_steps=summary.n_steps,
         n_bytes=summary.n_bytes,
         sha256=summary.sha256,
-        kept=tuple(kept.values()),
+        kept=tuple(
+            replace(episode, episode_id=identity)
+            for episode, identity in zip(kept.values(), summary.episode_ids, strict=True)
+        ),
         rejects=tuple(rejects),
     )
     write_atomically(result_path(job, shard), json.dumps(result.to_json()).encode(), parents=False)

@@ -1,1 +1,1 @@
-"""From native arrays to the 18 slots: adapters, rotation and gripper forms, limits."""
+"""From native arrays to slots: adapters, rotation and gripper forms, limits."""

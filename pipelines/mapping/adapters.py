@@ -2,27 +2,29 @@
 
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
 
-from pipelines.contract.document import MarkedValue, SpecError, read_registry, read_value
+from pipelines.contract.document import MarkedValue, SpecError, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.registries import Registry, Stamp, add_registry, own_entries, own_stamps, shipped_entries
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
 from pipelines.mapping.bag_form import BagForm, parse_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
-from pipelines.mapping.entry_grammar import ENTRY, REGISTRY
+from pipelines.mapping.entry_grammar import ENTRY
 from pipelines.mapping.formats import list_formats
 from pipelines.mapping.steps import MAX_LOSS
 
-SCHEMA = "embodimix.adapters/v1"
 _FILES = ("adapters.yaml", "adapters_oxe.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
 # Which copy of a dataset that was published in BGR it is; "" where it was neither stated nor detected.
 Copy = Literal["", "as_published", "repaired"]
 Relabel = Literal["never", "reached_states"]
+Built = TypeVar("Built")
 # How the native numbers of an arm are to be read: how many there are, and which of the part's slots they fill.
 FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz": (3, (0, 1, 2)),
@@ -43,7 +45,7 @@ _FREE_FORMS = ("joints", "value")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
 # Formats whose files (zarr, HDF5) may lack chunks of an array.
-CHUNKED_FORMATS = ("aloha", "dp", "droid", "robomimic", "zarr")
+CHUNKED_FORMATS = ("aloha", "dp", "droid", "hdf5", "robomimic", "zarr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class PartSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """How one source dataset enters the 18 slots; see `docs/convert.md` for every key.
+    """How one source dataset enters the slots; see `docs/convert.md` for every key.
 
     robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
@@ -105,6 +107,7 @@ class Adapter:
     of keys of which some dims stay unused.
     units: `metric` where vectors are m, rad and s (after `scale`); `native` where the source's scale is not known, so
     that statistics are this entry's own.
+    episodes: in HDF5 files of any layout, the groups that are an episode each, such as `data/*`; if empty, the file is.
     by_units: units that the source may have -> the entry for them, where the source does not state which (see
     `--units`); units_known: how it is known that they are this entry's, as a sentence, set at conversion.
     language: native keys of instructions, the first is the task. drop_first: leaves out the first step, counted.
@@ -139,6 +142,7 @@ class Adapter:
     action: Mapping[str, PartSource] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     language: tuple[str, ...] = ()
+    episodes: str = ""
     task: str = ""
     drop_first: DropFirst = "never"
     max_loss: float = MAX_LOSS
@@ -163,6 +167,8 @@ class Adapter:
         _check_choice(where, "drop_first", self.drop_first, get_args(DropFirst))
         _check_choice(where, "units", self.units, get_args(Units))
         _check_choice(where, "relabel", self.relabel, get_args(Relabel))
+        if self.episodes and self.format != "hdf5":
+            raise UsageError(f"{where}: episodes: expected format hdf5, which has no fixed layout, found {self.format}")
         if self.relabel != "never" and self.control_mode != "ee_delta":
             raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
         for camera in (*self.cameras, *self.optional_cameras):
@@ -172,8 +178,9 @@ class Adapter:
         if (self.bag is not None) != (self.format == "bag"):
             expected = "expected `bag: {stamp: header}` or `log` where the format is bag, and only there"
             raise UsageError(f"{where}: bag: {expected}; the format is {self.format}")
-        if self.robot != FROM_LOG:
-            self.check_robot(get_embodiment(self.robot))
+        if self.bag is not None and (self.control_hz is None or self.robot == FROM_LOG):
+            # No bag states them, and the rate decides the steps.
+            raise UsageError(f"{where}: bag: expected `control_hz` and a robot of the registry in the entry")
 
     @property
     def all_cameras(self) -> dict[str, tuple[str, ...]]:
@@ -203,23 +210,44 @@ class Adapter:
                 _check_width(f"adapter {self.name}: {side}: {part}", source, len(slots[part]), embodiment.name)
 
 
-def load_adapters() -> Mapping[str, Adapter]:
-    """Returns every entry of the registry by name. Raises UsageError where an entry is wrong."""
-    return _load()
+def load_adapters() -> Registry[Adapter]:
+    """Returns every entry of the registries by name, each checked when it is first used."""
+    return _load(own_stamps())
 
 
 def get_adapter(name: str) -> Adapter:
     """Returns one entry by its name or alias. Raises UsageError with the nearest names if it is unknown."""
-    adapters = load_adapters()
-    by_name = {alias: adapter for adapter in adapters.values() for alias in (*adapter.aliases, adapter.name)}
-    if name not in by_name:
-        raise UsageError(f"adapter {name!r} is not in the registry. {nearest(name, by_name)}")
-    return by_name[name]
+    return load_adapters()[name]
+
+
+def find_adapter(text: str) -> Adapter:
+    """Returns an entry as the command line names it: by its name, or by its file, `my.yaml` or `my.yaml:NAME`.
+
+    A file is laid over the other registries, so that its robots are known as well. Raises UsageError.
+    """
+    match = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", text)
+    if not match:
+        return get_adapter(text)
+    path = Path(match[1])
+    add_registry(path)
+    names = [
+        entry.name
+        for stamp in own_stamps()
+        if Path(stamp[0]).samefile(path)
+        for entry in own_entries("adapters", [stamp])
+    ]
+    if match[2] is None and len(names) != 1:
+        found = f"found {', '.join(names)}" if names else "found none"
+        raise UsageError(f"--adapter {text}: expected one entry under `adapters`, or {path}:NAME; {found}")
+    name = match[2] or names[0]
+    if name not in names:
+        raise UsageError(f"--adapter {text}: {path} has no entry {name!r}. {nearest(name, names)}")
+    return get_adapter(name)
 
 
 def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
     """Builds one adapter from an entry that Python code wrote. Raises UsageError on unknown keys and values."""
-    return _build(name, read_value(entry, ENTRY, f"adapter {name}").unmarked())
+    return _build(name, read_value(entry, ENTRY, f"adapter {name}"))
 
 
 def with_channels(adapter: Adapter, text: str) -> Adapter:
@@ -259,50 +287,49 @@ def parse_selector(text: str) -> Selector:
     return Selector(key=match[1], start=start, stop=int(match[3]) if match[3] else start + 1)
 
 
-@functools.cache
-def _load() -> Mapping[str, Adapter]:
-    adapters: dict[str, Adapter] = {}
-    names: dict[str, str] = {}
-    for file in _FILES:
-        for name, marked in read_registry(file, REGISTRY, SCHEMA)["adapters"].value.items():
-            adapters[name] = _build_marked(name, marked)
-            for alias in (name, *adapters[name].aliases):
-                # A second entry of one name would silently replace the first.
-                if alias in names:
-                    raise SpecError(marked.mark, f"{alias!r} names both {names[alias]} and {name}; names must differ")
-                names[alias] = name
-    return adapters
+@functools.lru_cache(maxsize=8)
+def _load(own: tuple[Stamp, ...]) -> Registry[Adapter]:
+    return Registry("adapter", shipped_entries("adapters", *_FILES), own_entries("adapters", own), ENTRY, _build)
 
 
-def _build_marked(name: str, marked: MarkedValue) -> Adapter:
-    """Builds an entry of a file. Raises SpecError, which names the entry's line, for what its grammar cannot check."""
-    try:
-        return _build(name, marked.unmarked())
-    except SpecError:
-        raise
-    except UsageError as error:
-        raise SpecError(marked.mark, str(error)) from error
-
-
-def _build(name: str, entry: Mapping[str, Any]) -> Adapter:
+def _build(name: str, content: MarkedValue) -> Adapter:
+    entry = content.unmarked()
+    entry.pop("replaces", None)
     values = dict(entry)
     # Bridge's yaw deltas of -6.28 are differences of angles that were never wrapped: the same rotation as 0.003.
     wraps = entry["control_mode"] == "ee_delta" and entry.get("units", METRIC) == METRIC
     for side in ("state", "action"):
-        where, parts = f"adapter {name}: {side}", entry.get(side, {})
         wrap = wraps and side == "action"
-        values[side] = {part: _build_part(f"{where}: {part}", part, spec, wrap) for part, spec in parts.items()}
+        parts = content.plain(side, {})
+        values[side] = {
+            part: _at(spec, _build_part, f"adapter {name}: {side}: {part}", part, spec.unmarked(), wrap)
+            for part, spec in parts.items()
+        }
     for key in ("aliases", "language", "compressed", "swapped_channels", "published_size"):
         values[key] = tuple(entry.get(key, ()))
     values |= {"drawn": {}, "camera_forms": {}}
     for key in ("cameras", "optional_cameras"):
-        choices = {slot: parse_camera(f"adapter {name}: {slot}", spec) for slot, spec in entry.get(key, {}).items()}
+        specs = content.plain(key, {}).items()
+        choices = {slot: _at(spec, parse_camera, f"adapter {name}: {slot}", spec.unmarked()) for slot, spec in specs}
         values[key] = {slot: choice.names for slot, choice in choices.items()}
         values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
         values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
     if "bag" in entry:
         values["bag"] = parse_bag(f"adapter {name}: bag", entry["bag"])
-    return Adapter(name=name, **values)
+    adapter = Adapter(name=name, **values)
+    if adapter.robot != FROM_LOG:
+        adapter.check_robot(_at(content["robot"], get_embodiment, adapter.robot))
+    return adapter
+
+
+def _at(spec: MarkedValue, build: Callable[..., Built], *arguments: Any) -> Built:
+    """What `build` makes of a part of an entry; a mistake names the part's own line."""
+    try:
+        return build(*arguments)
+    except UsageError as error:
+        if not spec.mark.line or isinstance(error, SpecError):
+            raise
+        raise SpecError(spec.mark, str(error)) from error
 
 
 def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:

@@ -2,7 +2,8 @@
 
 from typing import get_args
 
-from pipelines.contract.document import AnyOf, Anything, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
+from pipelines.contract.document import AnyOf, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
+from pipelines.contract.registries import REPLACES
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
 from pipelines.mapping.bag_form import BAG
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
@@ -69,6 +70,7 @@ ENTRY = Fields(
         "action": _PARTS,
         "widths": MapOf(about="native keys and their widths", value=Number(about="a width", integer=True, above=0)),
         "language": _TEXT_LIST,
+        "episodes": TextKind(about="groups of an HDF5 file that are an episode each, such as data/demo_*"),
         "task": TextKind(about="an instruction"),
         "drop_first": TextKind(about="which first steps are left out"),
         "max_loss": Number(about="the share of steps that an episode may lose", at_least=0, at_most=1),
@@ -81,16 +83,7 @@ ENTRY = Fields(
         "note": TextKind(about="what a reader should know"),
         "bag": BAG,
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
+        "replaces": REPLACES,
     },
     required=("title", "format", "robot", "control_mode", "units"),
-)
-
-REGISTRY = Fields(
-    about="an adapter registry",
-    fields={
-        "schema": TextKind(about="the schema of the file"),
-        "blocks": Anything(about="anchors that entries refer to"),
-        "adapters": MapOf(about="entries by name", value=ENTRY),
-    },
-    required=("schema", "adapters"),
 )

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from pipelines.contract.embodiments import Slots, get_embodiment
+from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
+from pipelines.contract.layouts import Slots
 from pipelines.contract.slots import CAMERAS, METRIC, is_joint_mode
 from pipelines.contract.units import describe_unit, part_quantities
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import Slots
+from pipelines.contract.layouts import Slots
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.forms import wrap_angles
 from pipelines.mapping.steps import keep_steps
@@ -15,7 +15,7 @@ _FIRST_ANGLE = 3
 def relabel_reached(native: NativeEpisode, state: Filled, action: Filled, slots: Slots) -> tuple[NativeEpisode, Filled]:
     """Returns the episode without its last step, which has no next state, and its actions relabelled.
 
-    state, action: float32 [t, 18] and masks [18], poses and changes of poses. slots: the action's, by part. An arm's
+    state, action: float32 [t, d] and masks [d], poses and changes of poses. slots: the action's, by part. An arm's
     action becomes the next state less this one, angles the short way round; grippers keep their commands. So do Octo
     (`relabel_actions`) and OpenVLA (`relabel_bridge_actions`) on Bridge, where commands of a slow controller and what
     the arm did differ; theirs do not wrap angles. Raises Rejected where the state lacks a slot of the arm.

@@ -1,4 +1,4 @@
-"""Native arrays to the 18 slots: selection of dims, rotation forms, gripper polarity, masks."""
+"""Native arrays to slots: selection of dims, rotation forms, gripper polarity, masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import Embodiment, Slots
+from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode, Image, Segment
+from pipelines.contract.errors import UsageError
 from pipelines.contract.frames import SwappedChannels, TurnedFrames
+from pipelines.contract.layouts import Slots
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
-from pipelines.contract.slots import METRIC, N_SLOTS
+from pipelines.contract.slots import METRIC
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
 from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_alike, check_names, columns_by_name
@@ -20,6 +22,8 @@ from pipelines.mapping.relabel import relabel_reached
 from pipelines.mapping.steps import keep_steps
 from pipelines.mapping.validate import find_absurd_steps, judged_quantities
 
+# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
+_SIDEWAYS_M_S = 1e-6
 # Below this every number of a "zero action" must lie (m and rad, or rad from the first state); Bridge stores 1e-7.
 ZERO_ACTION = 1e-5
 _SPARSE = "chunks that are not stored, if any, are read as their fill value (zeros), says --sparse-chunks"
@@ -39,6 +43,8 @@ def to_episode(
     check_kept(native, adapter)
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
+    if adapter.robot == FROM_LOG and embodiment.base == "nonholonomic":
+        check_base(native)
     native, (state, state_mask), (action, action_mask) = fill_sound(native, adapter, embodiment)
     if adapter.relabel == "reached_states":
         slots = embodiment.vectors(adapter.control_mode).action
@@ -81,6 +87,7 @@ def to_episode(
         | ({"sparse_chunks": _SPARSE} if adapter.sparse_chunks else {})
         | note_assumed_rate(native, adapter, embodiment),
         units=METRIC if adapter.units == METRIC else adapter.name,
+        layout=embodiment.vectors(adapter.control_mode).layout,
     )
 
 
@@ -119,7 +126,7 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     """
     n0, n1 = len(slots.get("arm0", ())), len(slots.get("arm1", ()))
     base_dims = (0, 2) if len(slots.get("base", ())) == 2 else (0, 1, 2)
-    dims = {
+    dims: dict[str, tuple[str, Sequence[int]]] = {
         "arm0": (joints, range(n0)),
         "gripper0": (gripper, (0,)),
         "arm1": (joints, range(n0, n0 + n1)),
@@ -129,6 +136,10 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     }
     parts = {}
     for part in slots:
+        if part not in dims:
+            raise UsageError(
+                f"inhouse_log/v1 has no array for a {part}; convert such a robot's logs by an adapter entry"
+            )
         key, numbers = dims[part]
         # An arm is one stretch of columns, so that names which give it another order are noticed.
         spans = [(numbers[0], numbers[-1] + 1)] if part.startswith("arm") else [(i, i + 1) for i in numbers]
@@ -140,10 +151,10 @@ def inhouse_parts(slots: Slots, joints: str, gripper: str, base: str, torso: str
     return parts
 
 
-def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots) -> Filled:
-    """Returns float32 [t, 18] and its mask [18]; slots without a native dim stay 0 and masked off."""
-    values = np.zeros((native.n_steps, N_SLOTS), np.float32)
-    mask = np.zeros(N_SLOTS, np.bool_)
+def fill_slots(native: NativeEpisode, parts: Parts, slots: Slots, n_slots: int) -> Filled:
+    """Returns float32 [t, n_slots] and its mask [n_slots]; slots without a native dim stay 0 and masked off."""
+    values = np.zeros((native.n_steps, n_slots), np.float32)
+    mask = np.zeros(n_slots, np.bool_)
     for part, source in parts.items():
         columns = select_part(native, source)
         n = _count_dims(source, len(slots[part]))
@@ -253,6 +264,13 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             )
 
 
+def check_base(native: NativeEpisode) -> None:
+    """Raises Rejected where a base of an in-house log is to go sideways, and has no slot for it."""
+    base = native.arrays.get("command/base")
+    if base is not None and base.shape[1] == 3 and (fastest := float(np.abs(base[:, 1]).max())) > _SIDEWAYS_M_S:
+        raise Rejected("wrong_dims", f"command/base: expected vy = 0, found up to {fastest:.3g} m/s")
+
+
 def check_kept(native: NativeEpisode, adapter: Adapter) -> None:
     """Raises Rejected when the adapter keeps only episodes with another value of a flag."""
     for key, value in adapter.keep_when.items():
@@ -293,7 +311,8 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
     vectors = embodiment.vectors(adapter.control_mode)
     hz = native.control_hz or adapter.control_hz or embodiment.control_hz
     units = METRIC if adapter.units == METRIC else adapter.name
-    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    state = fill_slots(native, state_parts, vectors.state, vectors.n_slots)
+    action = fill_slots(native, action_parts, vectors.action, vectors.n_slots)
     absurd: dict[RejectReason, NDArray[np.bool_]] = {}
     for side, (values, mask) in (("state", state), ("action", action)):
         quantities = judged_quantities(adapter.control_mode, vectors.action, side, units)
@@ -307,7 +326,8 @@ def fill_sound(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment) 
         native = keep_steps(native, ~steps[kept], reason)
         kept &= ~steps
     # Again, since an action may be the next step's state.
-    state, action = fill_slots(native, state_parts, vectors.state), fill_slots(native, action_parts, vectors.action)
+    state = fill_slots(native, state_parts, vectors.state, vectors.n_slots)
+    action = fill_slots(native, action_parts, vectors.action, vectors.n_slots)
     return native, state, action
 
 

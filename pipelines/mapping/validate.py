@@ -216,7 +216,7 @@ def _find_in_vectors(
 def _is_outside(
     values: NDArray[np.float32], mask: NDArray[np.bool_], quantities: Mapping[int, Quantity]
 ) -> NDArray[np.bool_]:
-    """bool [t, 18]: numbers beyond the limits of their quantity."""
+    """bool [t, d]: numbers beyond the limits of their quantity."""
     outside = np.zeros(values.shape, np.bool_)
     for slot, quantity in quantities.items():
         if mask[slot]:
@@ -232,7 +232,7 @@ def _excess(
     quantities: Mapping[int, Quantity],
     control_hz: float,
 ) -> NDArray[np.float64]:
-    """float64 [n, 18]: by how much each slot changes from row to row beyond what its limit allows.
+    """float64 [n, d]: by how much each slot changes from row to row beyond what its limit allows.
 
     The three angles of a pose are judged as one rotation: near pitch +-90 degrees roll and yaw may jump by half a turn
     while the arm hardly turns. The first of them that counts stands for all.

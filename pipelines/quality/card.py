@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pipelines.contract.reject_reasons import explain
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS
 from pipelines.quality.card_facts import Facts, NormKeyFacts, gather_facts
 from pipelines.quality.card_page import (
     Block,
@@ -220,7 +220,7 @@ def _slot_blocks(group: NormKeyFacts, statistics: NormStatistics) -> list[Block]
     state_units, action_units = group.example.shown_units("state"), group.example.shown_units("action")
     sides = (("state", statistics.state, state_units), ("action", statistics.action, action_units))
     rows, titles, pairs = [], [], []
-    for slot in range(N_SLOTS):
+    for slot in range(statistics.n_slots):
         for side, numbers, units in sides:
             if numbers.count[slot]:
                 values = [numbers.min, numbers.q01, numbers.q50, numbers.q99, numbers.max, numbers.mean, numbers.std]

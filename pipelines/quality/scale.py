@@ -12,7 +12,6 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.slots import N_SLOTS
 from pipelines.contract.units import is_absolute, is_velocity
 from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
@@ -42,7 +41,7 @@ FAR_M, FAST_M_S = 2.5, 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Moves:
-    """What one episode shows of the ratio, per slot [18]; sums are over blocks in which the state really moved.
+    """What one episode shows of the ratio, per slot [d]; sums are over blocks in which the state really moved.
 
     commanded, both, done: sums of squares of the command's changes, of the products, of squares of the state's.
     samples: how many blocks. peaks: [2] greatest magnitude of state and action. speeds: [2] 95th percentile of the
@@ -168,7 +167,7 @@ def is_mislabelled(found: Sequence[Moves]) -> bool:
 
 
 def paths_of(episode: StoredEpisode) -> tuple[Floats, Floats]:
-    """Returns where the arm is and where it is commanded to be, float64 [t, 18] each, the latter up to a constant."""
+    """Returns where the arm is and where it is commanded to be, float64 [t, d] each, the latter up to a constant."""
     state, action = episode.state.astype(np.float64), episode.action.astype(np.float64)
     angles = [slot for slot, unit in episode.units("state").items() if unit == "rad"]
     if is_absolute(episode.control_mode):
@@ -176,7 +175,7 @@ def paths_of(episode: StoredEpisode) -> tuple[Floats, Floats]:
     else:
         per_step = action / episode.control_hz if is_velocity(episode.control_mode) else action
         # The state of a step is what all actions before it have led to.
-        command = np.concatenate([np.zeros((1, N_SLOTS)), np.cumsum(per_step, axis=0)[:-1]])
+        command = np.concatenate([np.zeros((1, action.shape[1])), np.cumsum(per_step, axis=0)[:-1]])
     return unwrap(state, angles), command
 
 
@@ -195,7 +194,7 @@ def unwrap(values: Floats, angles: Sequence[int]) -> Floats:
 
 
 def _best_delay(command: Floats, state: Floats, block: int, most: int) -> tuple[int, Floats, Floats]:
-    """The delay in steps at which the changes between blocks correlate best, and both changes [n, 18] at it."""
+    """The delay in steps at which the changes between blocks correlate best, and both changes [n, d] at it."""
     best, chosen = -2.0, (0, *_changes(command, state, block, 0))
     for delay in sorted({round(part * most / 6) for part in range(7)}):
         if len(state) - delay < 3 * block:
@@ -217,11 +216,11 @@ def _changes(command: Floats, state: Floats, block: int, delay: int) -> tuple[Fl
 
 
 def _least_motion(state: Floats, slots: dict[int, str], block: int) -> Floats:
-    """What a block's mean must change by to be motion, [18]: several times what the sensor's own noise makes of it."""
+    """What a block's mean must change by to be motion, [d]: several times what the sensor's own noise makes of it."""
     wobble = np.abs(np.diff(state, n=2, axis=0))
     # A second difference of white noise of deviation s has deviation s * sqrt(6), and median magnitude 0.67 of that.
     noise = np.median(wobble, axis=0) / (0.6745 * np.sqrt(6))
-    least = np.full(N_SLOTS, np.inf)
+    least = np.full(state.shape[1], np.inf)
     for slot, unit in slots.items():
         least[slot] = max(LEAST_MOTION[unit], _NOISE_FACTOR * noise[slot] * np.sqrt(2 / block))
     return least
@@ -229,7 +228,7 @@ def _least_motion(state: Floats, slots: dict[int, str], block: int) -> Floats:
 
 def _levels(state: Floats, action: Floats, mode: str) -> Floats:
     if not is_absolute(mode):
-        reach = np.full(N_SLOTS, np.nan)
+        reach = np.full(state.shape[1], np.nan)
         return np.stack([((action - state) ** 2).mean(0), (state**2).mean(0), reach])
     apart = action - state
     small = (np.abs(action) < 2 * np.pi + 0.1) & (np.abs(state) < 2 * np.pi + 0.1)

@@ -152,7 +152,7 @@ def measure_far_value(episode: StoredEpisode, statistics: Mapping[str, NormStati
 
 
 def _without_turns(episode: StoredEpisode, side: str, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The values [t, 18] in which a jump of angles is a jump of what they describe.
+    """The values [t, d] in which a jump of angles is a jump of what they describe.
 
     Joint angles count on across pi. Roll, pitch and yaw of a pose become the rotation itself, summed up step by step:
     they jump by pi where a smooth turn passes pitch -90 degrees.

@@ -89,7 +89,7 @@ def measure_motion(
     control_hz: float,
     parameters: MotionParameters = MotionParameters(),
 ) -> Motion:
-    """Measures how each part moves. state, action: [t, 18] physical; masks: those of state and action, bool [18].
+    """Measures how each part moves. state, action: [t, d] physical; masks: those of state and action, bool [d].
 
     Measured state is used where the state mask has a part, commands elsewhere; a base is always read from its
     command, and so is an arm in mode `joint_velocity`.

@@ -66,6 +66,8 @@ def _movements(motion: Motion, start: int, end: int, two_arms: bool) -> list[str
             words += _base_words(_change(part, start, end))
         elif part.part == "torso" and _moves(part, start, end):
             words.append("raise the torso" if _change(part, start, end)[0] > 0 else "lower the torso")
+        elif part.part in ("waist", "head") and _moves(part, start, end):
+            words.append(f"turn the {part.part}")
     return [*words, *described]
 
 

@@ -120,7 +120,7 @@ def change_points(motion: Motion, parameters: ProposeParameters = ProposeParamet
     # Inside stillness a minimum or a turn is noise; only the edges of stillness, below, may cut.
     strengths[:n][motion.is_idle] = 0.0
     for part in motion.parts:
-        if part.part in ("base", "torso"):
+        if part.part in ("base", "torso", "waist"):
             strengths[_starts_and_stops(part, hz)] = parameters.base
     for start, end in runs(motion.is_idle):
         if motion.is_idle[start]:

@@ -92,7 +92,7 @@ class Fault:
 
 
 def episode_hash(state: NDArray[np.float32], action: NDArray[np.float32]) -> str:
-    """Names an episode's movement: 32 hex digits of the sha256 over physical state and action, float32 [t, 18].
+    """Names an episode's movement: 32 hex digits of the sha256 over physical state and action, float32 [t, d].
 
     It stays the same when only texts or pictures change in a new conversion, so that segment tables still fit.
     """

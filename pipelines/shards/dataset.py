@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pipelines.contract.errors import FailedWork
+from pipelines.contract.slots import LAYOUT, layout_of
 from pipelines.shards.sidecar import ShardName, read_fingerprint
 from pipelines.shards.statistics import NormStatistics, load_statistics
 from pipelines.storage.paths import StoragePath, as_storage_path
@@ -56,6 +57,11 @@ class Dataset:
             splits=splits,
             statistics=load_statistics(statistics) if statistics.exists() else {},
         )
+
+    @property
+    def layout(self) -> str:
+        """The layout of its vectors; the default one where no statistics name one."""
+        return next((layout_of(key) for key in self.statistics), LAYOUT)
 
     @property
     def n_episodes(self) -> int:

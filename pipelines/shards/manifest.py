@@ -68,7 +68,8 @@ class EpisodeEntry:
     """Where one source episode went. place: what its reader needs to find it again. notes: numbers on its quality.
 
     source_key: the name that the source itself gives the episode, if it does. record_key: the name that the scan of
-    the input gave it; "" in manifests of versions that knew no other name.
+    the input gave it; "" in manifests of versions that knew no other name. episode_id: the record's; "" in manifests
+    of versions that did not keep it.
     """
 
     source_uri: str
@@ -81,6 +82,7 @@ class EpisodeEntry:
     missing_cameras: tuple[str, ...]
     notes: Mapping[str, float]
     record_key: str = ""
+    episode_id: str = ""
 
     @property
     def scan_key(self) -> str:
@@ -120,7 +122,8 @@ class Manifest:
     input lacked files and was taken so on purpose. inferred: what
     the source did not state and was concluded or repaired, one sentence each, with the number of episodes. input: None
     in datasets of versions that did not record it. findings: of the checks that a conversion runs at its end, as
-    `embodimix check --json` has them. merged: which segments a later version has, and from where.
+    `embodimix check --json` has them. merged: which segments a later version has, and from where. unmatched: how many
+    rows of each list from outside match no episode that was kept.
     """
 
     name: str
@@ -141,14 +144,16 @@ class Manifest:
     input: InputRecord | None = None
     findings: tuple[Mapping[str, Any], ...] = ()
     merged: tuple[Mapping[str, Any], ...] = ()
+    unmatched: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         # asdict would copy every episode's entry, of which there may be a million.
         content = {"schema": SCHEMA, **vars(self), "counts": self.counts.to_json()}
         content["input"] = vars(self.input) if self.input else None
         content |= {name: [vars(entry) for entry in content[name]] for name in ("shards", "episodes", "rejected")}
-        if not self.merged:
-            del content["merged"]
+        for name in ("merged", "unmatched"):
+            if not content[name]:
+                del content[name]
         return content
 
     @classmethod

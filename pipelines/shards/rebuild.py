@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import CAMERAS, LAYOUT
 from pipelines.shards.dataset import picture_features, read_info, sha256_of, split_shards, step_features
 from pipelines.shards.example_wire import ByteStrings, Parsed, parse_example
 from pipelines.shards.schema import IMAGE_KEY
@@ -153,7 +154,7 @@ def _describe(
     features: Mapping[str, Parsed], shard: ShardName, index: int, payload: bytes, cameras: tuple[str, ...]
 ) -> dict[str, Any]:
     """The content of a record of another writer, under the names of ours: no robot, no vectors, all masks off."""
-    n_steps = len(features["steps/is_first"])
+    n_steps, n_slots = len(features["steps/is_first"]), get_layout(LAYOUT).n_slots
     language = _language(features)
     texts = {
         "episode_id": hashlib.sha256(payload).hexdigest()[:32],
@@ -175,8 +176,8 @@ def _describe(
         "control_hz": [0.0],
         "success": [-1],
         "n_steps": [n_steps],
-        "state_mask": [False] * N_SLOTS,
-        "action_mask": [False] * N_SLOTS,
+        "state_mask": [False] * n_slots,
+        "action_mask": [False] * n_slots,
         "camera_mask": [False] * len(CAMERAS),
     }
     empty = np.zeros(0, np.float32)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Episode, Image, Segment
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.images import BLACK_JPEG, to_jpeg
-from pipelines.contract.slots import LAYOUT
 from pipelines.shards.example_wire import Encoded, ListBody, Value, encode_example, field_head
 from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.statistics import NormStatistics, normalize
@@ -219,7 +218,7 @@ def _episode_features(episode: Episode, identity: str, dataset: str, converter: 
         "source_key": episode.reference.key,
         "robot": episode.robot,
         "control_mode": episode.control_mode,
-        "layout": LAYOUT,
+        "layout": episode.layout,
         "task": episode.task,
         "norm_key": episode.norm_key,
         "converter": converter,

@@ -55,7 +55,7 @@ FEW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """normalized = (physical - center) / half_range, float64 [18]; a slot never seen has center 0 and half range 1."""
+    """normalized = (physical - center) / half_range, float64 [d]; a slot never seen has center 0 and half range 1."""
 
     center: Floats
     half_range: Floats
@@ -64,7 +64,7 @@ class Affine:
 def affine_of(
     slots: Sequence[SlotSummary], quantities: Sequence[str], normalization: Normalization, rule: Rule
 ) -> Affine:
-    """The map of 18 slots under a rule. quantities: what each slot holds, "" where that is not known.
+    """The map of slots under a rule. quantities: what each slot holds, "" where that is not known.
 
     quantile: the 1st to the 99th percentile become -1 to 1; zscore: mean 0 and deviation 1. Raises ValueError for
     another map or rule.

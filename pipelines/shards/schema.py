@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, LAYOUT
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
@@ -26,9 +27,11 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     shard_bytes: Mapping[str, int],
     description: str = "",
+    layout: str = LAYOUT,
 ) -> None:
     """Writes features.json and then dataset_info.json, which marks the dataset as complete.
 
+    layout: of the vectors of all episodes.
     shard_lengths: per split the number of episodes of every shard; shard_bytes: per split the bytes of all shards.
     """
     import tensorflow_datasets as tfds
@@ -38,7 +41,8 @@ def write_metadata(
         identity = tfds.core.dataset_info.DatasetIdentity(
             name=name, version=tfds.core.Version(version), data_dir=scratch, module_name="embodimix"
         )
-        info = tfds.core.DatasetInfo(builder=identity, description=description, features=_tfds_features(cameras))
+        features = _tfds_features(cameras, get_layout(layout).n_slots)
+        info = tfds.core.DatasetInfo(builder=identity, description=description, features=features)
         info.set_file_format(tfds.core.FileFormat.TFRECORD)
         info.set_splits(tfds.core.splits.SplitDict(_split_infos(template, shard_lengths, shard_bytes)))
         info.write_to_directory(scratch)
@@ -46,7 +50,7 @@ def write_metadata(
             write_atomically(directory / file_name, (Path(scratch) / file_name).read_bytes())
 
 
-def _tfds_features(cameras: Sequence[str]) -> "tfds.features.FeaturesDict":
+def _tfds_features(cameras: Sequence[str], n_slots: int) -> "tfds.features.FeaturesDict":
     import tensorflow_datasets as tfds
 
     def vector(size: int, dtype: type[np.generic]) -> Any:
@@ -55,7 +59,7 @@ def _tfds_features(cameras: Sequence[str]) -> "tfds.features.FeaturesDict":
     image = tfds.features.Image(shape=(IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8, encoding_format="jpeg")
     text, flag = tfds.features.Text(), tfds.features.Scalar(dtype=np.bool_)
     real, integer = tfds.features.Scalar(dtype=np.float32), tfds.features.Scalar(dtype=np.int32)
-    floats = vector(N_SLOTS, np.float32)
+    floats = vector(n_slots, np.float32)
     observation = {"state": floats, "state_physical": floats, **{camera: image for camera in cameras}}
     steps = {
         "observation": observation,
@@ -93,8 +97,8 @@ def _tfds_features(cameras: Sequence[str]) -> "tfds.features.FeaturesDict":
         "control_hz": real,
         "success": integer,
         "n_steps": integer,
-        "state_mask": vector(N_SLOTS, np.bool_),
-        "action_mask": vector(N_SLOTS, np.bool_),
+        "state_mask": vector(n_slots, np.bool_),
+        "action_mask": vector(n_slots, np.bool_),
         "camera_mask": vector(len(CAMERAS), np.bool_),
     }
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps), "episode_metadata": metadata})

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.layouts import get_layout, load_layouts
+from pipelines.contract.slots import CAMERAS, LAYOUT
 from pipelines.shards.example_wire import varint_sizes
 from pipelines.storage.files import atomic_file
 from pipelines.storage.paths import RemotePath, StoragePath
@@ -56,17 +57,6 @@ _TEXTS = (
     "converter",
     "parts",
 )
-_EPISODE = {
-    "control_hz": pa.float64(),
-    "language": pa.list_(pa.string()),
-    "success": pa.int8(),
-    "state_mask": pa.list_(pa.bool_(), N_SLOTS),
-    "action_mask": pa.list_(pa.bool_(), N_SLOTS),
-    "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)),
-    "n_steps": pa.int32(),
-    "segments": pa.list_(SEGMENT),
-    "instructions": pa.list_(INSTRUCTION),
-}
 _STEPS = {
     "state": pa.list_(pa.float32()),
     "action": pa.list_(pa.float32()),
@@ -162,13 +152,27 @@ def parse_shard_name(file_name: str) -> ShardName:
     return ShardName(name=match[1], split=match[2], shard=int(match[3]), n_shards=int(match[4]))
 
 
-def sidecar_schema(cameras: Sequence[str], version: str = SCHEMA) -> pa.Schema:
-    """The columns of a sidecar; per camera `<camera>_base` and `<camera>_lengths`."""
+def _episode_columns(n_slots: int) -> dict[str, pa.DataType]:
+    return {
+        "control_hz": pa.float64(),
+        "language": pa.list_(pa.string()),
+        "success": pa.int8(),
+        "state_mask": pa.list_(pa.bool_(), n_slots),
+        "action_mask": pa.list_(pa.bool_(), n_slots),
+        "camera_mask": pa.list_(pa.bool_(), len(CAMERAS)),
+        "n_steps": pa.int32(),
+        "segments": pa.list_(SEGMENT),
+        "instructions": pa.list_(INSTRUCTION),
+    }
+
+
+def sidecar_schema(cameras: Sequence[str], version: str = SCHEMA, layout: str = LAYOUT) -> pa.Schema:
+    """The columns of a sidecar; per camera `<camera>_base` and `<camera>_lengths`. layout: of its masks."""
     texts = dict.fromkeys(_TEXTS, pa.string())
     pictures: dict[str, pa.DataType] = {}
     for camera in cameras:
         pictures |= {f"{camera}_base": pa.int64(), f"{camera}_lengths": pa.list_(pa.uint32())}
-    columns = {**texts, **_LOCATION, **_EPISODE, **_STEPS, **pictures}
+    columns = {**texts, **_LOCATION, **_episode_columns(get_layout(layout).n_slots), **_STEPS, **pictures}
     return pa.schema((name, kind) for name, kind in columns.items() if name != "instructions" or version != SCHEMA_V1)
 
 
@@ -221,8 +225,11 @@ def write_sidecar(
     fingerprint: Fingerprint,
     version: str = SCHEMA,
 ) -> None:
-    """Writes a shard's sidecar, atomically; equal rows give equal bytes. version: v1 for records of the first form."""
-    schema = sidecar_schema(cameras, version)
+    """Writes a shard's sidecar, atomically; equal rows give equal bytes. version: v1 for records of the first form.
+
+    Raises FailedWork where rows are of different layouts: one shard has vectors of one width.
+    """
+    schema = sidecar_schema(cameras, version, _layout_of(shard, rows))
     columns = [_column(schema.field(name).type, [row[name] for row in rows]) for name in schema.names]
     metadata = {
         "schema": version,
@@ -238,6 +245,13 @@ def write_sidecar(
     with atomic_file(shard.sidecar_path(directory)) as file:
         # Page checksums, since Parquet without them reads a flipped bit as another offset, and so another picture.
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def _layout_of(shard: ShardName, rows: Sequence[Mapping[str, Any]]) -> str:
+    found = sorted({row["layout"] or LAYOUT for row in rows})
+    if len(found) > 1:
+        raise FailedWork(f"{shard.file_name}: expected episodes of one layout, found {', '.join(found)}")
+    return found[0] if found else LAYOUT
 
 
 def read_fingerprint(path: StoragePath) -> Fingerprint:
@@ -290,7 +304,8 @@ def _open(path: StoragePath) -> tuple[pq.ParquetFile, Fingerprint, str]:
     version = metadata.get("schema", "")
     if version not in (SCHEMA, SCHEMA_V1):
         raise FailedWork(f"{path}: expected schema {SCHEMA!r} or {SCHEMA_V1!r}, found {version!r}. {_REBUILD}")
-    if not schema.equals(sidecar_schema(_cameras(schema), version)):
+    # By its width alone: the layout's name is in the rows, which are not read here.
+    if not any(schema.equals(sidecar_schema(_cameras(schema), version, name)) for name in load_layouts()):
         raise FailedWork(f"{path}: expected the columns of {version}, found {', '.join(schema.names)}. {_REBUILD}")
     try:
         fingerprint = Fingerprint(

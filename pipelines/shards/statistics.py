@@ -7,7 +7,7 @@ datasets, come to the same numbers.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import METRIC, N_SLOTS, units_of
+from pipelines.contract.layouts import load_layouts
+from pipelines.contract.slots import METRIC, units_of
 from pipelines.contract.units import Quantity, slot_quantities
 from pipelines.shards.scales import RULES, Affine, Normalization, Rule, affine_of
 from pipelines.shards.summaries import SlotSummary, summarize_slot
@@ -35,14 +36,14 @@ MIXED = "mixed"
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayStatistics:
-    """Statistics of one array (state or action) over the steps whose slots are not masked; every property is [18].
+    """Statistics of one array (state or action) over the steps whose slots are not masked; every property is [d].
 
     quantities: what each slot holds (see `pipelines.contract.units`), "" where that is not known. rule: the one that
     `affine` follows, see `pipelines.shards.scales`.
     """
 
     slots: tuple[SlotSummary, ...]
-    quantities: tuple[str, ...] = (UNKNOWN,) * N_SLOTS
+    quantities: tuple[str, ...]
     rule: Rule = "tails/v2"
 
     @cached_property
@@ -99,6 +100,20 @@ class ArrayStatistics:
         """The map to about [-1, 1] (quantile: 1st to 99th percentile) or to unit deviation (zscore), by `rule`."""
         return affine_of(self.slots, self.quantities, normalization, self.rule)
 
+    @property
+    def n_slots(self) -> int:
+        return len(self.slots)
+
+    def moved(self, slots: Sequence[int], n_slots: int) -> "ArrayStatistics":
+        """Returns the statistics of the same values in another layout.
+
+        slots: the slot that each slot becomes there. n_slots: the other layout's width.
+        """
+        summaries, quantities = [SlotSummary()] * n_slots, [UNKNOWN] * n_slots
+        for slot, summary, quantity in zip(slots, self.slots, self.quantities, strict=True):
+            summaries[slot], quantities[slot] = summary, quantity
+        return ArrayStatistics(slots=tuple(summaries), quantities=tuple(quantities), rule=self.rule)
+
     def merge(self, other: "ArrayStatistics") -> "ArrayStatistics":
         """Returns the statistics of both sets of steps; the order does not matter, bit for bit.
 
@@ -128,6 +143,15 @@ class NormStatistics:
         """The control rates of its steps, ascending; none where the file does not say them."""
         return tuple(hz for hz, _ in self.rates)
 
+    @property
+    def n_slots(self) -> int:
+        """The width of the vectors."""
+        return self.state.n_slots
+
+    def moved(self, slots: Sequence[int], n_slots: int) -> "NormStatistics":
+        """See `ArrayStatistics.moved`."""
+        return replace(self, state=self.state.moved(slots, n_slots), action=self.action.moved(slots, n_slots))
+
     def merge(self, other: "NormStatistics") -> "NormStatistics":
         """Returns the statistics of both sets of episodes. Raises ValueError for different norm keys."""
         if self.norm_key != other.norm_key:
@@ -142,18 +166,20 @@ class NormStatistics:
         )
 
 
-EMPTY = ArrayStatistics(slots=(SlotSummary(),) * N_SLOTS)
+def empty_statistics(n_slots: int) -> ArrayStatistics:
+    """Returns the statistics of no steps."""
+    return ArrayStatistics(slots=(SlotSummary(),) * n_slots, quantities=(UNKNOWN,) * n_slots)
 
 
 def summarize(
     values: NDArray[np.float32], mask: NDArray[np.bool_], quantities: Mapping[int, str] | None = None
 ) -> ArrayStatistics:
-    """Returns the statistics of float32 [t, 18] values in the slots of mask bool [18]. Raises ValueError for NaN.
+    """Returns the statistics of float32 [t, d] values in the slots of mask bool [d]. Raises ValueError for NaN.
 
     quantities: what each slot holds, of those that are known.
     """
-    if values.ndim != 2 or values.shape[1] != N_SLOTS or mask.shape != (N_SLOTS,):
-        raise ValueError(f"expected values [t, 18] and mask [18], found {list(values.shape)} and {list(mask.shape)}")
+    if values.ndim != 2 or mask.shape != values.shape[1:]:
+        raise ValueError(f"expected values [t, d] and mask [d], found {list(values.shape)} and {list(mask.shape)}")
     used = np.ascontiguousarray(values[:, mask].T, dtype=np.float32)
     # One NaN would make the sums of its slot NaN for all datasets that are ever merged with it.
     if not np.isfinite(used).all():
@@ -175,7 +201,7 @@ def summarize_episode(
     parts: Mapping[str, Sequence[int]] | None = None,
     control_hz: float | None = None,
 ) -> NormStatistics:
-    """Returns the statistics of one episode: state and action float32 [t, 18], masks bool [18].
+    """Returns the statistics of one episode: state and action float32 [t, d], masks bool [d].
 
     parts: the slots of each part of the robot, from which follows what each slot holds; unknown without them.
     """
@@ -218,14 +244,14 @@ def merge_statistics(parts: Sequence[Mapping[str, NormStatistics]]) -> dict[str,
 
 
 def normalize(physical: NDArray[np.floating], affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Maps physical values [..., 18] to float32, unclipped; slots outside the mask are exactly 0."""
+    """Maps physical values [..., d] to float32, unclipped; slots outside the mask are exactly 0."""
     # In float64, since float32 would not invert to within 1e-6; unclipped, since a clipped value would not invert at
     # all. Exactly 0 outside the mask, so that an absent slot reads the same in every dataset.
     return np.where(mask, (physical.astype(np.float64) - affine.center) / affine.half_range, 0.0).astype(np.float32)
 
 
 def unnormalize(normalized: NDArray[np.floating], affine: Affine, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Maps normalized values [..., 18] back to physical float32; slots outside the mask are exactly 0."""
+    """Maps normalized values [..., d] back to physical float32; slots outside the mask are exactly 0."""
     physical = normalized.astype(np.float64) * affine.half_range + affine.center
     return np.where(mask, physical, 0.0).astype(np.float32)
 
@@ -355,6 +381,10 @@ def _slot_to_json(slot: SlotSummary) -> dict[str, Any]:
 
 
 def _norm_from_json(key: str, content: Mapping[str, Any]) -> NormStatistics:
+    widths = {side: len(content[side]["slots"]) for side in ("state", "action")}
+    # Of which layout they are, the norm key does not say: a mixture may have drawn its data into another one.
+    if len(set(widths.values())) > 1 or widths["state"] not in {layout.n_slots for layout in load_layouts().values()}:
+        raise ValueError(f"slots of {key}: expected as many in state and action as a layout has, found {widths}")
     return NormStatistics(
         norm_key=key,
         n_episodes=int(content["n_episodes"]),
@@ -367,12 +397,11 @@ def _norm_from_json(key: str, content: Mapping[str, Any]) -> NormStatistics:
 
 def _array_from_json(content: Mapping[str, Any]) -> ArrayStatistics:
     slots = tuple(_slot_from_json(slot) for slot in content["slots"])
-    if len(slots) != N_SLOTS:
-        raise ValueError(f"slots: expected {N_SLOTS}, found {len(slots)}")
-    quantities = tuple(content.get("quantities", (UNKNOWN,) * N_SLOTS))
+    quantities = tuple(content.get("quantities", (UNKNOWN,) * len(slots)))
     rule = content.get("rule", "span/v1")
-    if len(quantities) != N_SLOTS or rule not in RULES:
-        raise ValueError(f"expected {N_SLOTS} quantities and a rule of {RULES}, found {len(quantities)} and {rule!r}")
+    if len(quantities) != len(slots) or rule not in RULES:
+        found = f"{len(quantities)} and {rule!r}"
+        raise ValueError(f"expected {len(slots)} quantities and a rule of {RULES}, found {found}")
     return ArrayStatistics(slots=slots, quantities=quantities, rule=rule)
 
 

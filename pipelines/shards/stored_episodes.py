@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import CAMERAS, METRIC, N_SLOTS, units_of
+from pipelines.contract.slots import CAMERAS, METRIC, units_of
 from pipelines.contract.units import slot_units
 from pipelines.shards.dataset import Dataset, ShardPaths
 from pipelines.shards.sidecar import PictureRanges, jpeg_offsets, read_sidecar
@@ -25,8 +25,8 @@ _VECTORS = ("state", "action", "is_idle", "timestamp_s")
 class StoredEpisode:
     """One episode of a stored dataset, physical values.
 
-    state, action: float32 [t, 18]; masks bool [18]; is_idle bool [t]; timestamp_s float64 [t]. state and action are
-    [0, 18] where the index was made from shards of another writer. pictures: only the cameras that the episode has.
+    state, action: float32 [t, d]; masks bool [d]; is_idle bool [t]; timestamp_s float64 [t]. state and action are
+    [0, d] where the index was made from shards of another writer. pictures: only the cameras that the episode has.
     """
 
     split: str
@@ -131,8 +131,8 @@ def _episode(
         n_steps=row["n_steps"],
         segments=tuple(row["segments"]),
         parts={part: tuple(slots) for part, slots in json.loads(row["parts"]).items()},
-        state=lists["state"].reshape(-1, N_SLOTS),
-        action=lists["action"].reshape(-1, N_SLOTS),
+        state=lists["state"].reshape(-1, len(row["state_mask"])),
+        action=lists["action"].reshape(-1, len(row["action_mask"])),
         state_mask=np.array(row["state_mask"]),
         action_mask=np.array(row["action_mask"]),
         is_idle=lists["is_idle"].astype(bool),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from pipelines.contract.episode import Episode, Reference
@@ -33,13 +33,17 @@ OnReject = Callable[[Reference, str, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSummary:
-    """What a finished shard holds. n_rejected: episodes left out because their frames could not be encoded."""
+    """What a finished shard holds. n_rejected: episodes left out because their frames could not be encoded.
+
+    episode_ids: of its records in their order; empty where a shard that was there is only looked at.
+    """
 
     n_episodes: int
     n_steps: int
     n_bytes: int
     sha256: str
     n_rejected: int = 0
+    episode_ids: tuple[str, ...] = ()
 
 
 def write_shard(
@@ -98,7 +102,7 @@ def write_shard(
         n_steps=sum(row["n_steps"] for row in rows),
     )
     write_sidecar(directory, where, rows, cameras, fingerprint)
-    return _summary(fingerprint, n_rejected)
+    return replace(_summary(fingerprint, n_rejected), episode_ids=tuple(row["episode_id"] for row in rows))
 
 
 def finished_shard(

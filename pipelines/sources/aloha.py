@@ -10,7 +10,7 @@ from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rej
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, scan_files, source_root
-from pipelines.sources.hdf5 import (
+from pipelines.sources.hdf5_files.datasets import (
     READ_ERRORS,
     describe_cameras,
     is_encoded,
@@ -19,7 +19,7 @@ from pipelines.sources.hdf5 import (
     read_array,
     read_arrays,
 )
-from pipelines.sources.hdf5_texts import read_instruction, read_names, read_step_text
+from pipelines.sources.hdf5_files.texts import read_instruction, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import as_storage_path
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.flags import parse_flag
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
-from pipelines.mapping.adapters import FROM_LOG, Adapter
+from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.bag_form import BagForm
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.alignment import Aligned, align, check_pauses, latest_index
@@ -89,11 +88,11 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     topics, later = _read_topics(log, adapter, bag, start_ns, stop_ns)
     there = {name: _from_first_key(log, pictures) for name, pictures in topics.pictures.items()}
     cameras = {name: pictures for name, (pictures, _) in there.items() if len(pictures.times)}
-    control_hz = adapter.control_hz or get_embodiment(adapter.robot).control_hz
+    assert adapter.control_hz is not None
     streams, columns = streams_of(topics, adapter)
     clock = _clock_of(topics, adapter, start_ns, stop_ns, reference.uri)
     stamps = {name: pictures.times for name, pictures in cameras.items()}
-    aligned = align(streams, stamps, clock, control_hz, reference.uri)
+    aligned = align(streams, stamps, clock, adapter.control_hz, reference.uri)
     for key, stream in streams.items():
         if stream.is_interpolated:
             during = stream.times[slice(*np.searchsorted(stream.times, aligned.grid[[0, -1]]))]
@@ -109,7 +108,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         },
         robot=adapter.robot,
         dim_names={key: own.names for key, own in columns.items() if own.names},
-        control_hz=control_hz,
+        control_hz=adapter.control_hz,
         timestamp_s=(aligned.grid - aligned.grid[0]) / 1e9,
         task=task,
         language=(task,) if task else (),
@@ -123,8 +122,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
 
 
 def _form_of(adapter: Adapter) -> BagForm:
-    if adapter.bag is None or adapter.robot == FROM_LOG:
-        raise UsageError(f"adapter {adapter.name}: expected `bag` and a robot of the registry, which no bag states")
+    assert adapter.bag is not None, "an entry of this format has it"
     return adapter.bag
 
 

@@ -21,7 +21,7 @@ from pipelines.sources.alignment import Pairing, pair_frames
 from pipelines.sources.camera_rows import RATE_TOLERANCE, CameraRows, keep_paired
 from pipelines.sources.folders import check_regular, key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.foreign_files import open_hdf5
-from pipelines.sources.hdf5 import read_array
+from pipelines.sources.hdf5_files.datasets import read_array
 from pipelines.sources.video import VideoClock, VideoFrames, read_clock
 from pipelines.storage.mirror import Files, Listing, folder_files, local_path
 from pipelines.storage.paths import as_storage_path

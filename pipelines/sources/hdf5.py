@@ -1,218 +1,283 @@
-"""HDF5 files: opened in one way, chunks that must exist, arrays of numbers, frames read when asked for."""
+"""HDF5 files of any layout: keys to parts as the entry says, one episode a file or one a group."""
 
-import math
-import zlib
+import fnmatch
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.episode import Image
-from pipelines.contract.images import CorruptImage
-from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected, check_array_size, check_frames_size
+from pipelines.contract.episode import Reference
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
-from pipelines.sources import foreign_files
-from pipelines.sources.float_pictures import FloatFrames
-from pipelines.sources.folders import check_regular
-from pipelines.storage.paths import RemotePath, StoragePath
+from pipelines.sources.float_pictures import note_floats
+from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
+from pipelines.sources.hdf5_files.datasets import (
+    READ_ERRORS,
+    describe_cameras,
+    is_encoded,
+    is_pictures,
+    open_frames,
+    open_hdf5_log,
+    read_array,
+    read_stated_success,
+)
+from pipelines.sources.hdf5_files.texts import read_instruction, read_named_texts, read_names, read_step_text
+from pipelines.storage.mirror import local_path, own_file
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
+from pipelines.storage.retry import transient_cause
 
-# What h5py raises on damaged files.
-READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
-_DECLARE_SPARSE = "If zeros are meant, give --sparse-chunks, or the file the attribute `sparse: true`"
-# Deflate shrinks nothing further than this, so that smaller chunks cannot unpack to more than MAX_CHUNK_BYTES.
-_DEFLATE_RATIO = 1032
-_WINDOW_BYTES = 1 << 20
-# The scan of a file in an object store reads what `data` and `mask` hold; deeper, `own_item` looks at what is read.
-_REMOTE_LEVELS = 2
+# Each layout has its own entry.
+USUAL_ADAPTER = ""
+_PATTERNS = ("*.hdf5", "*.h5", "*.hdf")
+_PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
+# How a file or an episode states its own rate.
+_RATES = ("control_hz", "control_freq", "fps")
+_LISTED = 24
 
 
-@contextmanager
-def open_hdf5_log(path: StoragePath) -> Iterator[h5py.File]:
-    """Opens a file to be read; of one in an object store, only what is asked for is read.
+def find(source: str, adapter: Adapter) -> Found:
+    """Lists the files at or below `source`, or the groups in them that the entry's `episodes` names.
 
-    Raises Rejected for a pipe, a device or a file that reaches for others, OSError for what is no HDF5 file or is
-    locked by its writer.
+    A file that cannot be read, and one without such a group, are rejects. Raises UsageError where there is no file,
+    FailedWork where no file holds an episode.
     """
-    if isinstance(path, RemotePath):
-        with path.open() as stream, foreign_files.open_hdf5(stream, _REMOTE_LEVELS) as file:
-            yield file
-        return
-    check_regular(path)
-    with foreign_files.open_hdf5(path) as file:
-        yield file
-
-
-def check_hdf5_chunks(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> None:
-    """Raises Rejected where a part of the array is not stored: HDF5 reads it as zeros, as if they were measured.
-
-    A dataset, its group or its file with the attribute `sparse` declares that zeros are meant, as the user may
-    (is_sparse). Raises Rejected, too, where a chunk unpacks to more than it has room for.
-    """
-    if dataset.size == 0:
-        return
-    is_sparse = is_sparse or any(
-        node.attrs.get(foreign_files.SPARSE, False) for node in (dataset, dataset.parent, dataset.file)
-    )
-    if dataset.chunks is None:
-        if dataset.id.get_storage_size() == 0 and not is_sparse:
-            detail = f"{where}: expected {list(dataset.shape)} numbers, found none stored. {_DECLARE_SPARSE}"
-            raise Rejected("missing_chunk", detail)
-        return
-    sizes = _stored_sizes(dataset)
-    expected = math.prod(-(-length // chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-    if len(sizes) < expected and not is_sparse:
-        raise Rejected(
-            "missing_chunk",
-            f"{where}: expected {expected} chunks, found {len(sizes)}; the others would be read as zeros. "
-            + _DECLARE_SPARSE,
-        )
-    _check_unpacked_sizes(dataset, sizes, where)
-
-
-def _stored_sizes(dataset: h5py.Dataset) -> dict[tuple[int, ...], int]:
-    """Bytes in the file of every chunk that is stored, by the position of its first value."""
-    sizes: dict[tuple[int, ...], int] = {}
-    dataset.id.chunk_iter(lambda chunk: sizes.update({chunk.chunk_offset: chunk.size}))
-    return sizes
-
-
-def _check_unpacked_sizes(dataset: h5py.Dataset, sizes: Mapping[tuple[int, ...], int], where: str) -> None:
-    """Unpacks, without keeping it, what could fill the memory: HDF5 itself looks at the size when it is too late."""
-    assert dataset.chunks is not None
-    room = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if dataset.compression != "gzip":
-        return
-    for offset, size in sizes.items():
-        if size * _DEFLATE_RATIO > MAX_CHUNK_BYTES and _unpacked_size(dataset, offset, room) > room:
-            raise Rejected("absurd_size", f"{where}: expected chunks of {room} bytes, found one that unpacks to more")
-
-
-def _unpacked_size(dataset: h5py.Dataset, offset: tuple[int, ...], most: int) -> int:
-    """How many bytes a deflated chunk holds, counted up to just above `most`; damaged ones are left to HDF5."""
-    _, packed = dataset.id.read_direct_chunk(offset)
-    unpacking, n = zlib.decompressobj(), 0
-    try:
-        while packed and n <= most:
-            n += len(unpacking.decompress(packed, _WINDOW_BYTES))
-            packed = unpacking.unconsumed_tail
-    except zlib.error:
-        return 0
-    return n
-
-
-class Hdf5Frames(Sequence[Image]):
-    """Frames of one dataset of a file: numbers [t, y, x, 3], or the bytes of encoded pictures.
-
-    Encoded pictures are rows uint8 [t, length] or texts of fixed width, padded with zeros, or rows of any length.
-    lengths: int64 [n, t], the bytes of each picture as the file states them, a row per camera in an order that it
-    does not state; a picture's own end, before the padding, must be one of its step's.
-    """
-
-    def __init__(self, path: Path, key: str, n: int, lengths: NDArray[np.int64] | None = None) -> None:
-        self._path = path
-        self._key = key
-        self._n = n
-        self._lengths = lengths
-        self._dataset: h5py.Dataset | None = None
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._n))]
-        index = range(self._n)[index]
+    root = source_root(source)
+    scan = scan_files(root, *_PATTERNS) if not _is_file(root) else None
+    paths: Sequence[StoragePath] = scan.found if scan else (root,)
+    rejects: list[Reject] = list(scan.rejects) if scan else []
+    if not paths and not rejects:
+        raise UsageError(f"{source}: expected HDF5 files ({', '.join(_PATTERNS)}) at or below it, found none")
+    episodes: list[EpisodeLocation] = []
+    for path in paths:
+        name = key_of(path, root)
+        if not adapter.episodes:
+            episodes.append(EpisodeLocation(reference=Reference(uri=str(path), key=name)))
+            continue
         try:
-            if self._dataset is None:
-                self._dataset = foreign_files.open_hdf5(self._path)[self._key]
-            frame = self._dataset[index]
-        except READ_ERRORS as error:
-            raise CorruptImage(f"{self._path}: {self._key}: frame {index}: {error}") from error
-        if isinstance(frame, np.ndarray) and frame.ndim == 3:
-            return frame
-        return self._encoded(frame, index)
-
-    def _encoded(self, frame: Any, index: int) -> bytes:
-        """The picture without the zeros behind it; no JPEG or PNG ends in one."""
-        data = (frame.tobytes() if isinstance(frame, np.ndarray) else bytes(frame)).rstrip(b"\0")
-        if self._lengths is not None and len(data) not in self._lengths[:, index]:
-            stated = ", ".join(str(length) for length in self._lengths[:, index])
-            raise CorruptImage(
-                f"{self._path}: {self._key}: frame {index}: expected one of compress_len's {stated} bytes, "
-                f"found {len(data)}"
-            )
-        return data
-
-
-def open_frames(
-    path: Path,
-    group: h5py.Group | Mapping[str, Any],
-    t: int,
-    adapter: Adapter,
-    lengths: NDArray[np.int64] | None = None,
-) -> dict[str, Sequence[Image]]:
-    """Returns the frames of every camera of a group by name. Raises Rejected when a camera has not `t` of them."""
-    frames: dict[str, Sequence[Image]] = {}
-    for name, dataset in group.items():
-        if not isinstance(dataset, h5py.Dataset) or not (is_encoded(dataset) or is_pictures(dataset)):
+            groups = _list_groups(path, adapter.episodes)
+        except Rejected as error:
+            rejects.append(make_scan_reject(path, root, error.reason, error.detail))
             continue
-        where = f"{path}: {dataset.name}"
-        if len(dataset) != t:
-            raise Rejected("missing_frames", f"{where}: expected {t} frames, found {len(dataset)}")
-        check_frames_size(where, dataset.shape, math.prod(dataset.chunks or ()) * dataset.dtype.itemsize)
-        check_hdf5_chunks(dataset, where, adapter.sparse_chunks)
-        camera = Hdf5Frames(path, dataset.name, t, lengths if is_encoded(dataset) else None)
-        frames[name] = FloatFrames(camera, where, adapter.form_of(name).range) if dataset.dtype.kind == "f" else camera
-    return frames
+        episodes += [
+            EpisodeLocation(reference=Reference(uri=str(path), key=f"{name}#{group}"), group=name) for group in groups
+        ]
+    if not episodes:
+        raise FailedWork(f"{rejects[0].detail}; correct the entry's `episodes`, or remove the file")
+    return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
-def describe_cameras(group: h5py.Group | Mapping[str, Any]) -> str:
-    """Names what a group holds that may be pictures, with types and shapes, for the message that none of it is read.
+files_of = own_file
 
-    >>> describe_cameras({})
-    'no pictures'
+
+def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
+    """Reads one episode; arrays and cameras go by their path in the file, or in the episode's group.
+
+    Raises Rejected when the file is damaged, a key that the entry names is missing or of another length than the
+    others, or a part of it is not stored. What the entry does not name is read where it fits, and left out where not.
     """
-    found = [
-        f"{name} ({dataset.dtype} {list(dataset.shape)})"
-        for name, dataset in group.items()
-        if isinstance(dataset, h5py.Dataset) and (dataset.ndim >= 3 or is_encoded(dataset))
-    ]
-    return ", ".join(found) or "no pictures"
+    path, group_path = local_path(as_storage_path(located.reference.uri)), _group_of(located)
+    where = f"{path}#{group_path}" if group_path else str(path)
+    try:
+        with open_hdf5_log(path) as file:
+            group = file[group_path] if group_path else file["/"]
+            if not isinstance(group, h5py.Group):
+                raise Rejected("missing_key", f"{where}: expected a group of an episode, found an array")
+            found = _datasets_below(group)
+            t = _count_steps(found, adapter, where)
+            arrays = _read_numbers(found, t, adapter, where)
+            pictures = {key: dataset for key, dataset in found.items() if _holds_pictures(dataset)}
+            used = adapter.used_cameras(pictures)
+            cameras = {key: dataset for key, dataset in pictures.items() if key in used or len(dataset) == t}
+            frames = open_frames(path, cameras, t, adapter)
+            names = {key: read_names(found[key]) for key in arrays}
+            texts, step_text, inferred = _read_language(file, group, adapter, t, where)
+            hz, flags = _read_rate(file, group), _read_flags(group)
+            success = read_stated_success(group)
+            cameras_found = describe_cameras({key: item for key, item in found.items() if key not in arrays})
+    except READ_ERRORS as error:
+        raise Rejected("unreadable_hdf5", f"{where}: {error}") from error
+    return NativeEpisode(
+        reference=located.reference,
+        n_steps=t,
+        arrays=arrays,
+        frames=frames,
+        dim_names={key: stated for key, stated in names.items() if stated},
+        control_hz=hz,
+        task=texts[0] if texts else "",
+        language=texts,
+        step_text=step_text,
+        cameras_found=cameras_found,
+        success=-1 if success is None else success,
+        flags=flags,
+        inferred=inferred | note_floats(frames),
+    )
 
 
-def is_pictures(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset holds pictures as numbers, [t, y, x, 3]; those of other numbers than bytes may be floats."""
-    return dataset.ndim == 4 and (dataset.dtype == np.uint8 or dataset.dtype.kind == "f")
+def explain_keys(source: str) -> str:
+    """Says what the first file at or below a source holds, as the reason to write an entry."""
+    root = source_root(source)
+    path = root if _is_file(root) else next(iter(scan_files(root, *_PATTERNS).found), None)
+    if path is None:
+        raise UsageError(f"{source}: expected HDF5 files ({', '.join(_PATTERNS)}) at or below it, found none")
+    try:
+        with open_hdf5_log(path) as file:
+            found = _datasets_below(file["/"])
+            listed = [f"{key} {dataset.dtype} {list(dataset.shape)}" for key, dataset in found.items()]
+    except READ_ERRORS as error:
+        raise FailedWork(f"{path}: expected an HDF5 file, found: {error}") from error
+    rest = f", and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return f"{path}, which holds {', '.join(listed[:_LISTED]) or 'no array'}{rest}"
 
 
-def is_encoded(dataset: h5py.Dataset) -> bool:
-    """Whether a dataset holds encoded pictures: padded rows of bytes, texts of bytes, or rows of any length."""
-    if dataset.ndim == 2:
-        return dataset.dtype == np.uint8
-    rows = h5py.check_vlen_dtype(dataset.dtype)
-    return dataset.ndim == 1 and (dataset.dtype.kind == "S" or (rows is not None and np.dtype(rows) == np.uint8))
+def _is_file(root: StoragePath) -> bool:
+    if isinstance(root, RemotePath):
+        return any(fnmatch.fnmatchcase(root.name, pattern) for pattern in _PATTERNS)
+    return root.is_file()
 
 
-def read_array(dataset: h5py.Dataset, where: str, is_sparse: bool = False) -> NDArray:
-    """Returns a whole array of numbers. Raises Rejected where a part is not stored, or it is larger than any is."""
-    check_array_size(where, dataset.shape, dataset.dtype.itemsize)
-    check_hdf5_chunks(dataset, where, is_sparse)
-    return np.asarray(dataset[...])
+def _group_of(located: EpisodeLocation) -> str:
+    """The path of an episode's group in its file; "" where the episode is the file."""
+    return located.reference.key.removeprefix(f"{located.group}#") if located.group else ""
 
 
-def read_arrays(
-    group: h5py.Group, keys: Sequence[str], t: int, where: str, is_sparse: bool = False
-) -> dict[str, NDArray]:
-    """Returns the arrays of numbers under `keys`, those that are there. Raises Rejected when one has not `t` rows."""
-    arrays = {}
-    for key in keys:
-        if key not in group:
+def _list_groups(path: StoragePath, pattern: str) -> list[str]:
+    """The groups whose path matches a pattern such as `data/demo_*`. Raises Rejected where there are none."""
+    parts = pattern.strip("/").split("/")
+    try:
+        with open_hdf5_log(path, levels=len(parts)) as file:
+            groups = list(_match(file["/"], parts))
+            top = ", ".join(file) or "nothing"
+    except READ_ERRORS as error:
+        if passing := transient_cause(error):
+            raise passing from error
+        raise Rejected("unreadable_hdf5", f"{path}: {error}") from error
+    if not groups:
+        raise Rejected("missing_key", f"{path}: expected groups {pattern}, as the entry's `episodes` says, found {top}")
+    return groups
+
+
+def _match(group: h5py.Group, parts: Sequence[str], before: str = "") -> Iterator[str]:
+    for name in sorted(name for name in group if fnmatch.fnmatchcase(name, parts[0])):
+        item = group[name]
+        if not isinstance(item, h5py.Group):
             continue
-        if len(group[key]) != t:
-            raise Rejected("unequal_lengths", f"{where}: {key}: expected {t} rows, found {len(group[key])}")
-        arrays[key] = read_array(group[key], f"{where}: {key}", is_sparse)
+        if len(parts) == 1:
+            yield before + name
+        else:
+            yield from _match(item, parts[1:], f"{before}{name}/")
+
+
+def _datasets_below(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    """Every array at or below a group, by its path from there."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            found[name] = item
+
+    group.visititems(add)
+    return found
+
+
+def _needed_keys(adapter: Adapter) -> list[str]:
+    parts = (*adapter.state.values(), *adapter.action.values())
+    keys = [selector.key for part in parts for selector in part.sources]
+    return list(dict.fromkeys([*keys, *adapter.idle_when]))
+
+
+def _count_steps(found: Mapping[str, h5py.Dataset], adapter: Adapter, where: str) -> int:
+    """The steps of the keys that the entry names, which must be as long as each other; without any, of most arrays."""
+    needed = _needed_keys(adapter)
+    for key in needed:
+        if key not in found or not found[key].ndim:
+            listed = ", ".join(found) or "no array"
+            hint = "" if adapter.episodes else _hint_at_groups(found)
+            raise Rejected("missing_key", f"{where}: expected {key}, found {listed}{hint}")
+    lengths = {key: len(found[key]) for key in needed}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{key} {n}" for key, n in lengths.items())
+        raise Rejected("unequal_lengths", f"{where}: expected one row a step of every key of the entry, found {listed}")
+    if lengths:
+        return next(iter(lengths.values()))
+    counts = Counter(len(dataset) for dataset in found.values() if dataset.ndim and len(dataset) > 1)
+    if not counts:
+        raise Rejected("no_steps", f"{where}: expected arrays of several steps, found none")
+    return counts.most_common(1)[0][0]
+
+
+def _hint_at_groups(found: Mapping[str, h5py.Dataset]) -> str:
+    """Where a file looks like one of many episodes, how to say so: groups of one parent that hold the same keys."""
+    for depth in (1, 2):
+        keys: dict[tuple[str, ...], set[str]] = {}
+        for parts in (key.split("/") for key in found):
+            if len(parts) > depth:
+                keys.setdefault(tuple(parts[:depth]), set()).add("/".join(parts[depth:]))
+        for parent in dict.fromkeys(group[:-1] for group in keys):
+            inside = [held for group, held in keys.items() if group[:-1] == parent]
+            if len(inside) > 1 and all(held == inside[0] for held in inside):
+                pattern = "/".join((*parent, "*"))
+                return f". It holds {len(inside)} groups alike: say `episodes: {pattern}` if each is an episode"
+    return ""
+
+
+def _read_numbers(found: Mapping[str, h5py.Dataset], t: int, adapter: Adapter, where: str) -> dict[str, NDArray]:
+    """The arrays of numbers of t steps; of those that the entry does not name, the ones that can be read."""
+    needed = set(_needed_keys(adapter))
+    arrays: dict[str, NDArray] = {}
+    for key, dataset in found.items():
+        is_numbers = dataset.dtype.kind in "fiub" and dataset.ndim in (1, 2)
+        if key not in needed and (not is_numbers or len(dataset) != t or _holds_pictures(dataset)):
+            continue
+        if not is_numbers:
+            shape = f"{dataset.dtype} {list(dataset.shape)}"
+            raise Rejected("wrong_dims", f"{where}: {key}: expected numbers, one row a step, found {shape}")
+        try:
+            arrays[key] = read_array(dataset, f"{where}: {key}", adapter.sparse_chunks)
+        except Rejected:
+            if key in needed:
+                raise
     return arrays
+
+
+def _holds_pictures(dataset: h5py.Dataset) -> bool:
+    """Whether an array is pictures [t, y, x, 3], or encoded ones, known by their first bytes: others may be texts."""
+    if is_pictures(dataset):
+        return bool(dataset.shape[-1] == 3)
+    if not is_encoded(dataset) or not len(dataset):
+        return False
+    first = dataset[0]
+    return (first.tobytes() if isinstance(first, np.ndarray) else bytes(first)).startswith(_PICTURE_STARTS)
+
+
+def _read_language(
+    file: h5py.File, group: h5py.Group, adapter: Adapter, t: int, where: str
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, dict[str, str]]:
+    """Instructions, the text of each step, and what was concluded: the entry's keys first, then usual ones."""
+    texts: dict[str, None] = {}
+    step_text: tuple[str, ...] | None = None
+    for key in adapter.language:
+        named = read_named_texts(group, key) or read_named_texts(file["/"], key)
+        if len(named) == t > 1 and len(set(named)) > 1:
+            step_text = step_text or named
+        texts |= dict.fromkeys(text for text in named if text)
+    step_text = step_text or read_step_text(group, t, where)
+    if texts:
+        return tuple(texts), step_text, {}
+    usual = read_instruction(group) or read_instruction(file["/"])
+    note = "HDF5: instructions are taken from a usual key, which the entry does not name"
+    return ((usual,), step_text, {"language": note}) if usual else ((), step_text, {})
+
+
+def _read_rate(file: h5py.File, group: h5py.Group) -> float | None:
+    stated = (node.attrs.get(key) for node in (group, file) for key in _RATES)
+    rates = (float(value) for value in stated if isinstance(value, (int, float, np.number)))
+    return next((rate for rate in rates if np.isfinite(rate) and rate > 0), None)
+
+
+def _read_flags(group: h5py.Group) -> dict[str, float]:
+    """The single numbers among an episode's attributes, for `keep_when`."""
+    values = {key: value for key, value in group.attrs.items() if isinstance(value, (bool, int, float, np.generic))}
+    return {key: float(value) for key, value in values.items() if np.asarray(value).dtype.kind in "fiub"}

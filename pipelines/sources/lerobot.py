@@ -111,7 +111,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
 
 
 def explain_misfit(source: str) -> str:
-    """Says which dims of a dataset the 18 slots have no room for, as the reason to choose an adapter."""
+    """Says which dims of a dataset the default layout has no room for, as the reason to choose an adapter."""
     root = find_root(source_root(source))
     with malformed_metadata_named(root):
         return _explain_misfit(root, load_meta(root))

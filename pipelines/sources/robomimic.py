@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.flags import parse_flag
 from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import key_of, make_scan_reject, scan_files, source_root
-from pipelines.sources.hdf5 import READ_ERRORS, describe_cameras, open_frames, open_hdf5_log, read_array, read_arrays
-from pipelines.sources.hdf5_texts import read_instruction, read_json, read_names, read_step_text
+from pipelines.sources.hdf5_files.datasets import (
+    READ_ERRORS,
+    describe_cameras,
+    open_frames,
+    open_hdf5_log,
+    read_array,
+    read_arrays,
+    read_stated_success,
+)
+from pipelines.sources.hdf5_files.texts import read_instruction, read_json, read_names, read_step_text
 from pipelines.storage.mirror import local_path, own_file
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 from pipelines.storage.retry import transient_cause
@@ -24,8 +31,6 @@ USUAL_ADAPTER = "robomimic"
 # Masks that are splits. Of two that name the same demonstration, the later counts: what is held out must not train.
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 _LIBERO_KEYS = {"ee_pos", "ee_ori"}
-# How a demonstration's own attribute or array says whether it succeeded: Isaac Lab's, and others by its example.
-_SUCCESS_KEYS = ("success", "is_success", "task_success")
 
 
 def find(source: str, adapter: Adapter) -> Found:
@@ -118,11 +123,8 @@ def read_demo_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple
     robosuite gives it for nothing else. So do `dones` that are set (robomimic marks states of success), unless
     rewards are shaped. Rewards of all zeros mean nothing: RoboCasa's good demonstrations have them.
     """
-    for key in _SUCCESS_KEYS:
-        if key in group.attrs:
-            return parse_flag(group.attrs[key]), {}
-        if isinstance(dataset := group.get(key), h5py.Dataset) and dataset.size:
-            return parse_flag(np.asarray(dataset[...]).reshape(-1)[-1]), {}
+    if (stated := read_stated_success(group)) is not None:
+        return stated, {}
     rewards, dones = arrays.get("rewards", np.zeros(0)), arrays.get("dones", np.zeros(0))
     is_sparse = bool(np.isin(rewards, (0, 1)).all())
     if is_sparse and (rewards == 1).any():

@@ -13,7 +13,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.flags import parse_flag
@@ -32,8 +31,6 @@ SCHEMA = "inhouse_log/v1"
 # A joint stream that is silent for longer has no value to interpolate.
 MAX_JOINT_GAP_S = 0.5
 MAX_CONTROL_HZ = 1000
-# A command sideways that is faster than this is one that a nonholonomic base cannot follow.
-_SIDEWAYS_M_S = 1e-6
 # Streams of the state: array -> whether its samples are interpolated (else the last one is held).
 _STATES = {"joints/position": True, "gripper/position": False, "base/velocity": True, "torso/position": True}
 _COMMANDS = ("command/joint_position", "command/gripper", "command/base", "command/torso")
@@ -152,7 +149,6 @@ def _align(
     check_pauses(streams["joints/position"].times, MAX_JOINT_GAP_S, f"{path}: expected joints")
     times = {slot: camera.times for slot, camera in cameras.items()}
     aligned = align(streams, times, streams["command/joint_position"].times, control_hz, path)
-    _check_base(path, attributes.get("robot"), streams)
     stated_task = attributes.get("task") or ""
     if not isinstance(stated_task, str):
         raise Rejected("wrong_attributes", f"{path}: task: expected one text, found {str(stated_task)[:80]}")
@@ -279,14 +275,3 @@ def _open_cameras(
             )
         cameras[slot] = times, array
     return cameras, tuple(missing)
-
-
-def _check_base(path: str, robot: Any, streams: Mapping[str, Stream]) -> None:
-    """A base that cannot go sideways has no slot for vy, so vy must be zero."""
-    embodiment = load_embodiments().get(str(robot))
-    if embodiment is None or embodiment.base != "nonholonomic" or "command/base" not in streams:
-        return
-    values = streams["command/base"].values
-    if values.shape[1] == 3 and np.abs(values[:, 1]).max() > _SIDEWAYS_M_S:
-        fastest = np.abs(values[:, 1]).max()
-        raise Rejected("wrong_dims", f"{path}: command/base: expected vy = 0, found up to {fastest:.3g} m/s")

@@ -11,7 +11,6 @@ import pytest
 from pipelines.contract.episode import Episode, Reference
 from pipelines.contract.images import to_jpeg
 from pipelines.contract.native import Reject
-from pipelines.contract.slots import N_SLOTS
 from pipelines.conversion.manifest import write_rejects
 from pipelines.segments.propose import propose_segments
 from pipelines.shards.schema import write_metadata
@@ -42,14 +41,14 @@ def episode_of(
     """Plays the legs one after the other from zero; state is what was commanded, plus noise on the arms."""
     t = round(sum(leg.duration_s for leg in legs) * control_hz)
     now = np.arange(t) / control_hz
-    command, at_s, last = np.zeros((t, N_SLOTS)), 0.0, np.zeros(N_SLOTS)
+    command, at_s, last = np.zeros((t, 18)), 0.0, np.zeros(18)
     for leg in legs:
         goal = last.copy()
         goal[list(leg.to)] = list(leg.to.values())
         share = np.clip((now - at_s) / leg.duration_s, 0, 1)[:, None]
         command = np.where(share > 0, last + (goal - last) * share**3 * (10 - 15 * share + 6 * share**2), command)
         at_s, last = at_s + leg.duration_s, goal
-    mask = np.zeros(N_SLOTS, bool)
+    mask = np.zeros(18, bool)
     mask[[slot for slots in parts.values() for slot in slots]] = True
     arms = [slot for part, slots in parts.items() if part.startswith("arm") for slot in slots]
     state = command.copy()
@@ -88,7 +87,7 @@ def random_episode(seed: int, control_hz: float, *, two_arms: bool, control_mode
     draw = np.random.default_rng([seed, round(control_hz)])
     parts = TWO_ARMS if two_arms else ONE_ARM
     scale = 0.25 if control_mode.startswith("ee") else 1.0
-    place, closed, legs, ends, was_idle = np.zeros(N_SLOTS), {6: 0.0, 13: 0.0}, [], [0.0], True
+    place, closed, legs, ends, was_idle = np.zeros(18), {6: 0.0, 13: 0.0}, [], [0.0], True
     for _ in range(int(draw.integers(6, 11))):
         offset = 7 * int(draw.integers(2)) if two_arms else 0
         duration_s = float(draw.uniform(1.4, 3.2))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.contract.episode import Episode, Reference, Segment
-from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS
+from pipelines.contract.slots import CAMERAS, IMAGE_SIZE
 from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
 from pipelines.shards.writer import write_shard
 
@@ -36,7 +36,7 @@ def make_episode(
 ) -> Episode:
     """Episode `number`: state[t, s] = number + t / 100 + s / 1000, action = state + 0.01, in seven slots."""
     steps = np.arange(n_steps)
-    slots = np.arange(N_SLOTS)
+    slots = np.arange(18)
     mask = slots < 7
     state = ((number + steps[:, None] / 100 + slots / 1000) * mask).astype(np.float32)
     images = {

@@ -19,7 +19,7 @@ import pytest
 
 from mixtures.stream.batches import Batch
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics, summarize_episode
 from trainers.config import flattened
 
@@ -41,8 +41,8 @@ PARTS = {
 
 def toy_statistics(scale: float) -> dict[str, NormStatistics]:
     """Per norm key the statistics of uniform numbers in [-scale, scale]."""
-    values = np.random.default_rng(3).uniform(-scale, scale, (200, N_SLOTS)).astype(np.float32)
-    masks = {key: np.isin(np.arange(N_SLOTS), slots) for key, slots in SLOTS.items()}
+    values = np.random.default_rng(3).uniform(-scale, scale, (200, 18)).astype(np.float32)
+    masks = {key: np.isin(np.arange(18), slots) for key, slots in SLOTS.items()}
     return {key: summarize_episode(key, values, values, mask, mask) for key, mask in masks.items()}
 
 
@@ -54,6 +54,8 @@ class ToyMixture:
     statistics: dict[str, NormStatistics]
     horizon: int = HORIZON
     cameras: tuple[str, ...] = ("base_0_rgb",)
+    layout: str = "pi18/v1"
+    n_slots: int = 18
     parts: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=lambda: PARTS)
 
     @property
@@ -159,15 +161,15 @@ class ToyStream:
         names = [group.name for group in self.mixture.groups]
         group = np.full(len(positions), names.index(self.groups[0])) if self.groups else positions % 2
         keys = [NORM_KEYS[index] for index in group]
-        mask = np.stack([np.isin(np.arange(N_SLOTS), SLOTS[key]) for key in keys])
+        mask = np.stack([np.isin(np.arange(18), SLOTS[key]) for key in keys])
         random = np.random.default_rng([position, self.split == "train"])
         level = random.uniform(-1, 1, len(positions))
         level[positions == self.poison] = np.nan
-        action = (level[:, None, None] * np.ones((1, HORIZON, N_SLOTS)) * mask[:, None]).astype(np.float32)
+        action = (level[:, None, None] * np.ones((1, HORIZON, 18)) * mask[:, None]).astype(np.float32)
         images = np.zeros((len(positions), 3, 224, 224, 3), np.uint8)
         images[:, 0] = np.nan_to_num((level + 1) * 127).astype(np.uint8)[:, None, None, None]
         chunk_mask = np.arange(HORIZON)[None] < (1 + positions % HORIZON)[:, None]
-        state = np.zeros((len(positions), N_SLOTS), np.float32)
+        state = np.zeros((len(positions), 18), np.float32)
         batch = Batch(
             position=positions,
             next_position=int(positions[-1] + 1),

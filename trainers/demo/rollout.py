@@ -12,7 +12,8 @@ import numpy as np
 
 from mixtures.mixture import open_mixture
 from pipelines.contract.images import letterbox
-from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, N_SLOTS, norm_key
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import CAMERAS, IMAGE_SIZE, LAYOUT, norm_key
 from trainers.demo.labeler import sentences
 from trainers.demo.logs import FULL, Series
 from trainers.demo.outcomes import RolloutOutcome
@@ -151,8 +152,8 @@ def distances(body: Body, scene: Scene, state: State) -> np.ndarray:
 
 
 def state_vector(body: Body, state: State) -> np.ndarray:
-    """The measured joints and grippers in their slots, float32 [18]."""
-    vector = np.zeros(N_SLOTS, np.float32)
+    """The measured joints and grippers in their slots, float32 [d]."""
+    vector = np.zeros(get_layout(LAYOUT).n_slots, np.float32)
     for arm in range(body.n_arms):
         vector[7 * arm : 7 * arm + 6] = state.joints[arm]
         vector[7 * arm + 6] = state.gripper[arm]
@@ -160,7 +161,7 @@ def state_vector(body: Body, state: State) -> np.ndarray:
 
 
 def command_of(body: Body, action: np.ndarray) -> Command:
-    """The command of one physical action, float32 [18], of a robot with six joints an arm."""
+    """The command of one physical action, float32 [d], of a robot with six joints an arm."""
     return Command(
         joints=np.stack([action[7 * arm : 7 * arm + 6] for arm in range(body.n_arms)]).astype(np.float64),
         gripper=np.clip([action[7 * arm + 6] for arm in range(body.n_arms)], 0.0, 1.0),

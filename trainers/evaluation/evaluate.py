@@ -205,7 +205,7 @@ def predictions_of(
         mean_action=mixture.near_recorded(batch, mean_action(mixture, batch)),
         counts=counts,
         half_range=half_range,
-        units=np.array([key_units(key, mixture.parts[key], "action") for key in batch.norm_key]),
+        units=np.array([key_units(key, mixture.parts[key], "action", mixture.n_slots) for key in batch.norm_key]),
         flow_loss=flow_loss,
         swept=np.array([sample_means(error, counts) for error in errors]).reshape(len(errors), len(counts)).T,
     )

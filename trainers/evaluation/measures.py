@@ -16,8 +16,8 @@ from trainers.robots import UNITS
 class Predictions:
     """Held-out samples of one group with what was predicted for them; n samples, physical units.
 
-    true, policy, repeat_state, mean_action: [n, h, 18]. counts: bool [n, h, 18], where an error counts.
-    half_range: [n, 18], the normalization's unit. units: per sample the unit of each slot. flow_loss: [n].
+    true, policy, repeat_state, mean_action: [n, h, d]. counts: bool [n, h, d], where an error counts.
+    half_range: [n, d], the normalization's unit. units: per sample the unit of each slot. flow_loss: [n].
     swept: [n, k], the policy's error in units of the normalization with each of k other numbers of flow steps.
     """
 

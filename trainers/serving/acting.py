@@ -14,7 +14,7 @@ from model import policy
 from model.config import FLOW_STEPS
 from model.inputs import observation_from_batch
 from pipelines.contract.errors import FailedWork
-from pipelines.contract.slots import IMAGE_SIZE, N_SLOTS
+from pipelines.contract.slots import IMAGE_SIZE
 from pipelines.shards.statistics import load_statistics
 from trainers.config import RunConfig
 from trainers.prompts import EncodedPrompts, PromptEncoder
@@ -84,11 +84,11 @@ class Actor:
         return self.config.cameras
 
     def state_mask(self, robot: Robot) -> NDArray[np.bool_]:
-        """The slots that the robot measured in training, bool [18]."""
+        """The slots that the robot measured in training, bool [d]."""
         return self._normalizer.statistics[robot.norm_key].state.count > 0
 
     def action_mask(self, robot: Robot) -> NDArray[np.bool_]:
-        """The slots that the robot commands, bool [18]."""
+        """The slots that the robot commands, bool [d]."""
         return self._normalizer.statistics[robot.norm_key].action.count > 0
 
     def form(self, robot: Robot) -> ObservationForm:
@@ -108,7 +108,7 @@ class Actor:
     def act_together(
         self, robot: Robot, observations: Sequence[RobotObservation], key: jax.Array
     ) -> NDArray[np.float32]:
-        """The next chunks of many robots of one kind, float32 [b, h, 18], absolute, in their units; 0 where a slot is
+        """The next chunks of many robots of one kind, float32 [b, h, d], absolute, in their units; 0 where a slot is
         not commanded. NotFinite as for `act`."""
         b = len(observations)
         keys = [robot.norm_key] * b
@@ -130,7 +130,8 @@ class Actor:
         """Compiles the policy, so that the first robot does not wait for it."""
         black = dict.fromkeys(self.cameras, np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
         robot = next(iter(self.robots.values()))
-        self.act(robot, RobotObservation(images=black, state=np.zeros(N_SLOTS, np.float32), prompt=""))
+        state = np.zeros(self.config.policy.action_dim, np.float32)
+        self.act(robot, RobotObservation(images=black, state=state, prompt=""))
         self._number = 0
 
 
@@ -153,7 +154,7 @@ def _as_batch(
             state=state,
             drop_missing=False,
         ),
-        actions=np.zeros((b, horizon, N_SLOTS), np.float32),
+        actions=np.zeros((b, horizon, config.policy.action_dim), np.float32),
         action_mask=action_mask,
         chunk_mask=np.ones((b, horizon), np.bool_),
         stop_signal=np.zeros(b, np.int32),

@@ -26,7 +26,7 @@ class HighLevelPolicy(Protocol):
     def next_sentence(self, task: str, state: Vectors, pictures: Mapping[str, NDArray[np.uint8]]) -> str:
         """The sentence for what to do now.
 
-        task: the sentence of the whole task. state: float32 [18], physical. pictures: uint8 [224, 224, 3] by camera.
+        task: the sentence of the whole task. state: float32 [d], physical. pictures: uint8 [224, 224, 3] by camera.
         """
 
 
@@ -34,8 +34,8 @@ class HighLevelPolicy(Protocol):
 class NearestState:
     """The sentence that annotators gave the states most like this one, in demonstrations of the same task.
 
-    It sees joints and grippers only. states: by task, float32 [n, 18]; sentences: by task, one per state.
-    scale: float32 [18], what counts as the same distance in every slot.
+    It sees joints and grippers only. states: by task, float32 [n, d]; sentences: by task, one per state.
+    scale: float32 [d], what counts as the same distance in every slot.
     """
 
     states: Mapping[str, Vectors]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.images import CorruptImage, decode_image, describe_picture, letterbox
-from pipelines.contract.slots import CAMERAS, N_SLOTS
+from pipelines.contract.slots import CAMERAS
 from trainers.robots import Robot
 from trainers.serving.limits import DEFAULT, cut
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RobotObservation:
-    """One observation. images: uint8 [224, 224, 3] per camera that was sent; state: float32 [18], physical."""
+    """One observation. images: uint8 [224, 224, 3] per camera that was sent; state: float32 [d], physical."""
 
     images: Mapping[str, NDArray[np.uint8]]
     state: NDArray[np.float32]
@@ -31,7 +31,7 @@ class RobotObservation:
 class ObservationForm:
     """What a policy expects of one robot's observations.
 
-    state_mask: bool [18], the slots that are measured. low, high: float64 [18], the states that the robot can be in
+    state_mask: bool [d], the slots that are measured. low, high: float64 [d], the states that the robot can be in
     (`trainers.robots.state_range`).
     """
 
@@ -155,20 +155,20 @@ def _state(values: list[Any], form: ObservationForm) -> NDArray[np.float32]:
         f"state of {robot.norm_key}: expected {int(mask.sum())} numbers ({', '.join(robot.slot_names(mask, 'state'))})"
     )
     if not mask.any() and not values:
-        return np.zeros(N_SLOTS, np.float32)
+        return np.zeros(len(mask), np.float32)
     if not values:
         raise UsageError(f"{expected}; found none")
     try:
         vector = np.concatenate([np.atleast_1d(np.asarray(value, np.float64)) for value in values])
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{expected}; found {', '.join(type(value).__name__ for value in values)}") from None
-    if vector.shape not in ((int(mask.sum()),), (N_SLOTS,)):
-        raise UsageError(f"{expected}, or all {N_SLOTS} slots; found shape {cut(str(list(vector.shape)), 60)}")
-    measured = vector[mask] if len(vector) == N_SLOTS else vector
+    if vector.shape not in ((int(mask.sum()),), mask.shape):
+        raise UsageError(f"{expected}, or all {len(mask)} slots; found shape {cut(str(list(vector.shape)), 60)}")
+    measured = vector[mask] if vector.shape == mask.shape else vector
     if not np.isfinite(measured).all():
         raise UsageError(f"{expected}; found a number that is not finite")
     _check_range(measured, form)
-    state = np.zeros(N_SLOTS, np.float32)
+    state = np.zeros(len(mask), np.float32)
     state[mask] = measured
     return state
 

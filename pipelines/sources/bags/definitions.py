@@ -24,6 +24,9 @@ _BUILT_IN: dict[str, Fields] = {
     ]
     for name in ("Time", "Duration")
 }
+HEADER = "std_msgs/msg/Header"
+# Readers pass over a header without its definition: nearly every message begins with one.
+_HEADERS = (["stamp", "frame_id"], ["seq", "stamp", "frame_id"])
 _RULE = "=" * 80
 _NOT_CODE = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _ANNOTATION = re.compile(r"@\s*[\w:]+\s*\([^()]*\)")
@@ -68,6 +71,8 @@ def _parsed(name: str, schema: str, definition: bytes, distro: str) -> Types:
             f"{name}: expected its definition in the bag or among those of ROS 2 {distro or _USUAL_DISTRO}, found none",
         )
     _check_types(name, types, 0)
+    if HEADER in types and [field for field, _ in types[HEADER]] not in _HEADERS:
+        raise Rejected("unreadable_bag", f"{name}: expected ROS's own {HEADER} in its definition, found another")
     return types
 
 

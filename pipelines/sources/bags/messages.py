@@ -13,7 +13,7 @@ import numpy as np
 from rosbags.interfaces import Nodetype
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.definitions import Types, normal_type, types_of
+from pipelines.sources.bags.definitions import HEADER, Types, normal_type, types_of
 from pipelines.sources.bags.log import Channel
 
 # What is wanted of a message: field -> what is wanted of it; an empty mapping wants all. Elements of a list go by their
@@ -35,12 +35,15 @@ _SIZES = {
     "float32": ("f4", 4),
     "float64": ("f8", 8),
 }
-_FORMATS = {"?": "?", "u1": "B", "i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"} | {
-    "i8": "q",
-    "u8": "Q",
-    "f4": "f",
-    "f8": "d",
+_FORMATS = dict(zip(("?", "u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"), "?BbhHiIqQfd", strict=True))
+_NUMBERS = {
+    order: {base: (struct.Struct(order + _FORMATS[code]), size) for base, (code, size) in _SIZES.items()}
+    for order in "<>"
 }
+_COUNTS = {order: struct.Struct(f"{order}I") for order in "<>"}
+# Where a message that begins with a header, or a stamp, has its seconds and nanoseconds.
+_STAMP_AT = {"cdr": 4, "ros1": 0}
+_TWO = {order: struct.Struct(f"{order}II") for order in "<>"}
 _ABSENT: Any = object()
 
 
@@ -60,6 +63,40 @@ def reader_of(channel: Channel, distro: str = "") -> Read:
         return lambda data, wanted: _guarded(channel, lambda: _fields_of_json(json.loads(bytes(data)), wanted))
     known = "CDR, ROS 1, protobuf or JSON"
     raise Rejected("unreadable_bag", f"{channel.topic}: expected messages in {known}, found another encoding")
+
+
+def stamp_reader_of(channel: Channel, distro: str = "") -> Callable[[memoryview], int | None] | None:
+    """Returns what reads the stamp (ns) at a message's beginning, None of one that is zero.
+
+    None where the type does not begin with a header or a stamp. Pictures need nothing else before they are shown.
+    """
+    if channel.wire not in _STAMP_AT:
+        return None
+    (first, (_, what)), *_ = types_of(channel, distro)[normal_type(channel.type)] or [("", (0, ""))]
+    is_header = what == HEADER
+    if not is_header and (first, what) != ("timestamp", "builtin_interfaces/msg/Time"):
+        return None
+    # ROS 1 counts its headers before their stamps.
+    at = _STAMP_AT[channel.wire] + (4 if channel.wire == "ros1" and is_header else 0)
+
+    def read(data: memoryview) -> int | None:
+        if len(data) < at + 8:
+            raise Rejected(
+                "unreadable_bag", f"{channel.topic}: expected a message with a stamp, found {len(data)} bytes"
+            )
+        order = ">" if channel.wire == "cdr" and data[1] == 0 else "<"
+        seconds, rest = _TWO[order].unpack_from(data, at)
+        return int(seconds) * 1_000_000_000 + int(rest) or None
+
+    return read
+
+
+def present(channel: Channel, wanted: Wanted, distro: str = "") -> Wanted:
+    """What is wanted of a message, without fields that its type has not: what follows the last is not looked at."""
+    if channel.wire not in _STAMP_AT or not wanted:
+        return wanted
+    fields = {name for name, _ in types_of(channel, distro)[normal_type(channel.type)]}
+    return {name: inner for name, inner in wanted.items() if name in fields}
 
 
 def want(*paths: str) -> Wanted:
@@ -108,9 +145,12 @@ class _Ros1:
 
     _order = "<"
     _text_end = 0
+    # Of a header, what stands before its text: a number and the stamp.
+    _stamp_bytes = 12
 
     def __init__(self, data: memoryview, types: Types) -> None:
         self._data, self._types, self._at = data, types, 0
+        self._counts, self._known = _COUNTS["<"], _NUMBERS["<"]
 
     def message(self, name: str, wanted: Wanted, is_last: bool) -> dict[str, Any]:
         """Reads the wanted fields; what follows the last of them is not looked at if nothing behind is wanted."""
@@ -140,7 +180,7 @@ class _Ros1:
             return self._numbers(inner[0], n)
         self._check_count(n)
         if inner_kind == Nodetype.BASE:
-            return [self._text() for _ in range(n)]
+            return self._texts(n)
         if not wanted:
             return [self.message(inner, {}, False) for _ in range(n)]
         return self._elements(inner, n, wanted)
@@ -162,6 +202,10 @@ class _Ros1:
         kind, what = desc
         if kind == Nodetype.BASE:
             self._skip_text() if what[0] == "string" else self._number(what[0])
+        elif what == HEADER and kind == Nodetype.NAME:
+            self._align(4)
+            self._at += self._stamp_bytes
+            self._skip_text()
         elif kind == Nodetype.NAME:
             for _, inner in self._types[what]:
                 self._skip(inner)
@@ -180,7 +224,10 @@ class _Ros1:
         """ROS 1 aligns nothing."""
 
     def _count(self) -> int:
-        return int(self._number("uint32"))
+        self._align(4)
+        (n,) = self._counts.unpack_from(self._data, self._at)
+        self._at += 4
+        return int(n)
 
     def _check_count(self, n: int) -> None:
         # Elements take a byte or more; those of an empty type take none, and could be without end.
@@ -188,9 +235,11 @@ class _Ros1:
             raise ValueError(f"expected at most {len(self._data) - self._at} elements, found {n} stated")
 
     def _number(self, base: str) -> Any:
-        code, size = _size_of(base)
+        if base not in self._known:
+            _size_of(base)
+        form, size = self._known[base]
         self._align(size)
-        (value,) = struct.unpack_from(self._order + _FORMATS[code], self._data, self._at)
+        (value,) = form.unpack_from(self._data, self._at)
         self._at += size
         return value
 
@@ -213,6 +262,21 @@ class _Ros1:
         self._at += n
         return text.decode(errors="replace")
 
+    def _texts(self, n: int) -> list[str]:
+        """A list of texts, as `_text` reads each: joints have many names in every message."""
+        data, at, unpack, size = self._data, self._at, self._counts.unpack_from, len(self._data)
+        found = []
+        for _ in range(n):
+            at += -at % 4 if self._text_end else 0
+            (length,) = unpack(data, at)
+            at += 4
+            if length > size - at:
+                raise ValueError(f"expected a text of at most {size - at} bytes, found {length} stated")
+            found.append(str(data[at : at + max(0, length - self._text_end)], "utf-8", "replace"))
+            at += length
+        self._at = at
+        return found
+
     def _skip_text(self) -> None:
         n = self._count()
         self._at += n
@@ -222,6 +286,7 @@ class _Cdr(_Ros1):
     """Walks one message of ROS 2: either order of bytes, numbers aligned to their size, texts that end in NUL."""
 
     _text_end = 1
+    _stamp_bytes = 8
 
     def __init__(self, data: memoryview, types: Types) -> None:
         # The head: 0, the order of bytes, two of options; alignment counts behind it.
@@ -229,6 +294,7 @@ class _Cdr(_Ros1):
             raise ValueError(f"expected plain CDR, found a head {bytes(data[:4]).hex()}")
         super().__init__(data[4:], types)
         self._order = "<" if data[1] else ">"
+        self._counts, self._known = _COUNTS[self._order], _NUMBERS[self._order]
 
     def _align(self, n_bytes: int) -> None:
         self._at += -self._at % n_bytes

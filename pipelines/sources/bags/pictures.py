@@ -19,10 +19,8 @@ COMPRESSED = frozenset(
     {"sensor_msgs/msg/CompressedImage", "foxglove_msgs/msg/CompressedImage", "foxglove.CompressedImage"}
 )
 RAW = frozenset({"sensor_msgs/msg/Image", "foxglove_msgs/msg/RawImage", "foxglove.RawImage"})
-_COMPRESSED_FIELDS, _RAW_FIELDS = (
-    want("format", "data"),
-    want("height", "width", "encoding", "is_bigendian", "step", "data"),
-)
+_COMPRESSED_FIELDS = want("data")
+_RAW_FIELDS = want("height", "width", "encoding", "step", "data")
 _DEPTH = re.compile(r"16UC1|32FC1|mono16|depth", re.IGNORECASE)
 # Bytes a pixel, and which of them are red, green and blue.
 _PACKED: Mapping[str, tuple[int, tuple[int, int, int]]] = {
@@ -117,7 +115,7 @@ def read_raw(fields: Mapping[str, Any]) -> Pixels:
 
 def yuv_to_rgb(quads: Pixels) -> Pixels:
     """Pictures [y, x/2, 4] of two brightnesses, U and V each, to [y, x, 3]: BT.601 in the range of video, as OpenCV."""
-    luma = (quads[..., :2].astype(np.float32) - 16.0) * 1.164
+    luma = np.maximum(quads[..., :2].astype(np.float32) - 16.0, 0.0) * 1.164
     u, v = (quads[..., i, None].astype(np.float32) - 128.0 for i in (2, 3))
     rgb = np.stack([luma + 1.596 * v, luma - 0.813 * v - 0.391 * u, luma + 2.018 * u], axis=-1)
     height, half = quads.shape[:2]

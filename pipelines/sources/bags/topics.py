@@ -1,6 +1,6 @@
 """Topics as streams of numbers: which field of a message counts, its columns and their names, and its stamps."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
 from pipelines.mapping.bag_form import Stamp
 from pipelines.sources.bags.definitions import normal_type
 from pipelines.sources.bags.log import MAX_TIME_NS, Channel, Log, Message
-from pipelines.sources.bags.messages import Read, field_at, reader_of, want
+from pipelines.sources.bags.messages import Read, Wanted, field_at, present, reader_of, stamp_reader_of, want
 
 # The field that is meant where an entry names a topic alone; "" is the whole message. Types that hold several streams
 # (effort beside position, points of a trajectory) or unknown ones name their field.
@@ -131,7 +131,8 @@ def numbers_of(value: Any) -> list[float]:
         return [float(value)]
     if isinstance(value, list):
         return [number for inner in value for number in numbers_of(inner)]
-    return [float(number) for number in np.asarray(value).reshape(-1)]
+    numbers: list[float] = np.asarray(value, np.float64).reshape(-1).tolist()
+    return numbers
 
 
 def stamp_of(content: Mapping[str, Any]) -> int | None:
@@ -188,6 +189,8 @@ class _Topic:
 
     fields: dict[str, str] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
+    wanted: dict[int, Wanted] = field(default_factory=dict)
+    stamp_reads: dict[int, Callable[[memoryview], int | None]] = field(default_factory=dict)
     type: str = ""
     is_camera: bool = False
     stamps: list[int] = field(default_factory=list)
@@ -221,19 +224,39 @@ def read_topics(
     by_channel: dict[int, _Topic] = {}
     for name, topic in topics.items():
         for channel in channels_of(log, name):
-            topic.reads[channel.id] = reader_of(channel, distro)
-            topic.type = normal_type(channel.type)
+            _prepare(topic, channel, distro)
             by_channel[channel.id] = topic
-    wanted = {name: want(*_paths_of(topic)) for name, topic in topics.items()}
-    names = {id(topic): name for name, topic in topics.items()}
     for message in log.messages(by_channel.keys(), start_ns, stop_ns):
         topic = by_channel[message.channel]
-        _take(topic, message, topic.reads[message.channel](message.data, wanted[names[id(topic)]]), stamp)
+        read_stamp = topic.stamp_reads.get(message.channel)
+        content: dict[str, Any] = {}
+        if read_stamp is None or topic.fields:
+            content = topic.reads[message.channel](message.data, topic.wanted[message.channel])
+        _take_stamp(topic, message, read_stamp(message.data) if read_stamp else stamp_of(content))
+        if topic.fields:
+            _take(topic, content)
     return _collected(topics, stamp)
 
 
+def _prepare(topic: _Topic, channel: Channel, distro: str) -> None:
+    topic.reads[channel.id] = reader_of(channel, distro)
+    topic.type = normal_type(channel.type)
+    read = stamp_reader_of(channel, distro)
+    if read is not None:
+        topic.stamp_reads[channel.id] = read
+    paths = _paths_of(topic) if read is None else [path for path in _paths_of(topic) if path not in _STAMPS]
+    topic.wanted[channel.id] = present(channel, want(*paths), distro)
+
+
+def _take_stamp(topic: _Topic, message: Message, stated: int | None) -> None:
+    topic.n_unstamped += stated is None
+    topic.stamps.append(message.time_ns if stated is None else stated)
+    topic.logged.append(message.time_ns)
+    if topic.is_camera:
+        topic.at.append(message.at)
+
+
 def _paths_of(topic: _Topic) -> list[str]:
-    """Stamps first, in the order of the usual definitions: what follows the last wanted field is not looked at."""
     paths = [*_STAMPS]
     if topic.fields:
         paths += [*_NAMES, *topic.fields.values()]
@@ -242,14 +265,7 @@ def _paths_of(topic: _Topic) -> list[str]:
     return paths
 
 
-def _take(topic: _Topic, message: Message, content: Mapping[str, Any], stamp: Stamp) -> None:
-    stated = stamp_of(content)
-    topic.n_unstamped += stated is None
-    time_ns = message.time_ns if stamp == "log" or stated is None else stated
-    topic.stamps.append(time_ns if stated is None else stated)
-    topic.logged.append(message.time_ns)
-    if topic.is_camera:
-        topic.at.append(message.at)
+def _take(topic: _Topic, content: Mapping[str, Any]) -> None:
     if topic.type == _TRAJECTORY and field_at(content, "points.1.positions") is not None:
         _check_point(topic)
     for key, path in topic.fields.items():

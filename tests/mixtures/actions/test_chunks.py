@@ -44,7 +44,7 @@ def test_deltas_keep_the_movement() -> None:
 def test_angles_turn_the_short_way() -> None:
     window = np.zeros((1, 3, 18), np.float32)
     window[0, :, 5] = [3.0, -3.0, -3.0]
-    found = resample(window, slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None], np.array([0.5]), 2)
+    found = resample(window, slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}', 18)[None], np.array([0.5]), 2)
     assert np.abs(found[0, :, 5]) == pytest.approx([3.0, np.pi], abs=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_orientations_turn_as_one_through_pitch_90(ratio: float) -> None:
     path = Rotation.from_euler("z", 0.3) * Rotation.from_euler("y", 85.0 + 10 * np.arange(12)[:, None], degrees=True)
     window = np.zeros((1, 12, 18), np.float32)
     window[0, :, 3:6] = path.as_euler("xyz")
-    kinds = slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}')[None]
+    kinds = slot_kinds("ee_absolute", '{"arm0": [0, 1, 2, 3, 4, 5]}', 18)[None]
     found = resample(window, kinds, np.array([ratio]), 6)[0, :, 3:6]
     true = Slerp(np.arange(12), path)(ratio * np.arange(6))
     assert (Rotation.from_euler("xyz", found) * true.inv()).magnitude().max() < 1e-5
@@ -63,7 +63,7 @@ def test_orientations_turn_as_one_through_pitch_90(ratio: float) -> None:
 def test_slots_are_resampled_by_what_they_mean() -> None:
     parts = '{"arm0": [0, 1, 2, 3, 4, 5], "gripper0": [6], "base": [14, 15], "torso": [17]}'
     kinds = {
-        mode: slot_kinds(mode, parts)[[0, 3, 6, 14, 17]].tolist()
+        mode: slot_kinds(mode, parts, 18)[[0, 3, 6, 14, 17]].tolist()
         for mode in ("joint_position", "ee_delta", "ee_absolute")
     }
     assert kinds == {
@@ -169,7 +169,7 @@ def test_every_form_and_back_is_exact_for_random_chunks(mode: str, rotation: str
     steps = rng.uniform(-0.2, 0.2, (5, 4, 18))
     action = wrap_angle(state[:, None] + np.cumsum(steps, axis=1)).astype(np.float32)
     known, commanded = rng.random((5, 18)) < 0.8, np.ones((5, 18), np.bool_)
-    forms = [action_form(f"a/{control_mode}/pi18/v1", TWO_ARMS, mode, rotation)] * 5  # type: ignore[arg-type]
+    forms = [action_form(f"a/{control_mode}/pi18/v1", TWO_ARMS, 18, mode, rotation)] * 5  # type: ignore[arg-type]
     moved = to_form(action, state, known, commanded, forms)
     assert np.abs(from_form(moved, state, known, forms) - action).max() < 1e-6
 
@@ -180,7 +180,7 @@ def test_targets_that_cross_pi_do_not_jump_inside_a_chunk() -> None:
     action = np.zeros((1, 4, 18), np.float32)
     action[0, :, 3] = roll
     known = np.ones((1, 18), np.bool_)
-    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, "absolute")
+    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, 18, "absolute")
     for start, expected in (
         (3.11, [3.10, 3.1632, 3.13, 3.1832]),
         (-3.13, [-3.1832, -3.12, -3.1532, -3.10]),
@@ -201,7 +201,7 @@ def test_a_turn_through_pitch_90_is_smooth_as_a_rotation_vector() -> None:
     action[0, :, 3:6] = rpy
     assert np.abs(np.diff(rpy, axis=0)).max() > 3
     state, known = action[:, 0], np.ones((1, 18), np.bool_)
-    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, "absolute", "relative_rotvec")
+    form = action_form("a/ee_absolute/pi18/v1", {"arm0": (0, 1, 2, 3, 4, 5)}, 18, "absolute", "relative_rotvec")
     moved = to_form(action, state, known, known, [form])
     expected = np.stack([np.zeros(11), np.radians(degrees - 85.5), np.zeros(11)], axis=1)
     assert np.abs(moved[0, :, 3:6] - expected).max() < 1e-6

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mixtures.specs.filters import Filter
 from mixtures.specs.grammar import mixture_json_schema
-from mixtures.specs.spec import Filter, Weighting, load_spec
+from mixtures.specs.spec import Weighting, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
 

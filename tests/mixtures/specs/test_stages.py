@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mixtures.cli import add_commands
 from mixtures.mixture import open_mixture
 from mixtures.reports.published import plan_published
-from mixtures.specs.spec import Filter, MixtureSpec, load_spec
+from mixtures.specs.filters import Filter
+from mixtures.specs.spec import MixtureSpec, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import FailedWork
 from tests.support.mixture_data import make_episode, write_dataset, write_spec

@@ -44,5 +44,5 @@ def test_only_two_modes_are_absolute_and_one_is_a_delta() -> None:
 
 def test_grippers_hold_positions_in_every_mode_and_arms_only_in_absolute_ones() -> None:
     parts = {"arm0": (0, 1), "gripper0": (6,), "base": (14,), "torso": (17,)}
-    assert np.flatnonzero(holds_position("joint_position", parts)).tolist() == [0, 1, 6, 17]
-    assert np.flatnonzero(holds_position("ee_delta", parts)).tolist() == [6, 17]
+    assert np.flatnonzero(holds_position("joint_position", parts, 18)).tolist() == [0, 1, 6, 17]
+    assert np.flatnonzero(holds_position("ee_delta", parts, 18)).tolist() == [6, 17]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.contract.embodiments import freeze_robots
 from pipelines.conversion import launch, plan
 from pipelines.conversion.code_hash import code_hash, code_modules
 from pipelines.conversion.launch import convert, make_job, plan_conversion, prepare_output
@@ -19,8 +20,9 @@ from tests.support.native_files import bridge_features, write_rlds
 
 Edit = Callable[[Path], None]
 PRINT_HASH = (
-    "from pipelines.conversion.code_hash import code_hash; from pipelines.mapping.adapters import get_adapter\n"
-    "print(code_hash(get_adapter('bridge_orig')))"
+    "from pipelines.contract.embodiments import freeze_robots; from pipelines.mapping.adapters import get_adapter\n"
+    "from pipelines.conversion.code_hash import code_hash\n"
+    "print(code_hash(get_adapter('bridge_orig'), freeze_robots('widowx')))"
 )
 
 
@@ -97,7 +99,7 @@ def test_only_code_and_entries_that_a_conversion_uses_change_its_hash(
     command = [sys.executable, "-c", PRINT_HASH]
     run = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert (run.stdout.strip() != code_hash(get_adapter("bridge_orig"))) == changes
+    assert (run.stdout.strip() != code_hash(get_adapter("bridge_orig"), freeze_robots("widowx"))) == changes
 
 
 def test_the_modules_of_a_format_are_found_from_imports() -> None:
@@ -113,7 +115,7 @@ def source(tmp_path: Path) -> Path:
 
 def with_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (launch, plan):
-        monkeypatch.setattr(module, "code_hash", lambda adapter, robot="": "of other code")
+        monkeypatch.setattr(module, "code_hash", lambda adapter, robots: "of other code")
 
 
 def test_a_finished_dataset_is_known_under_other_code(

@@ -19,7 +19,7 @@ import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.reject_reasons import explain
-from pipelines.conversion import launch
+from pipelines.conversion import launch, supervision
 from pipelines.conversion.beam_options import make_beam_options
 from pipelines.conversion.cancelling import at_work, check_not_cancelled
 from pipelines.conversion.graph import ConvertAll
@@ -29,10 +29,10 @@ from pipelines.conversion.launch import (
     make_job,
     plan_conversion,
     run_beam,
-    supervised,
     worker_message,
 )
 from pipelines.conversion.plan import Job
+from pipelines.conversion.supervision import supervised
 from pipelines.mapping.adapters import get_adapter, parse_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
@@ -404,7 +404,7 @@ def test_a_run_whose_worker_was_killed_is_given_up(watched: Job, gave_up: list[s
 def gave_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Why the supervisor ended the run, in place of ending this process."""
     reasons: list[str] = []
-    monkeypatch.setattr(launch, "_give_up", reasons.append)
+    monkeypatch.setattr(supervision, "_give_up", reasons.append)
     return reasons
 
 

@@ -14,7 +14,9 @@ import pytest
 from pipelines.contract.native import NativeEpisode
 from pipelines.conversion.launch import ConversionRequest, run_conversion
 from pipelines.mapping.adapters import get_adapter
+from pipelines.shards.dataset import Dataset
 from pipelines.shards.manifest import Manifest
+from pipelines.shards.stored_episodes import iter_stored
 from pipelines.sources import rlds
 from tests.support.native_files import bridge_features, write_rlds
 
@@ -63,6 +65,8 @@ def test_found_is_kept_and_rejected(name: str, shared: Path, tmp_path: Path) -> 
     assert counts.rejects == Counter(row["reason"] for row in rejects)
     names = [entry.scan_key for entry in manifest.episodes] + [entry.source_key for entry in manifest.rejected]
     assert len(set(names)) == len(names)
+    stored = [episode.episode_id for episode in iter_stored(Dataset.open(tmp_path / "out/x/1.0.0"))]
+    assert [entry.episode_id for entry in manifest.episodes] == stored
 
 
 def test_what_readers_inferred_is_counted_by_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.conversion import heartbeat
 from pipelines.conversion.heartbeat import beat, end_heartbeat, heartbeat_path, last_beat_s
-from pipelines.conversion.launch import supervised
 from pipelines.conversion.plan import Job
+from pipelines.conversion.supervision import supervised
 from pipelines.mapping.adapters import get_adapter
 
 

@@ -1,15 +1,14 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from pipelines.contract import document
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.mapping import adapters
+from pipelines.contract.registries import use_registries
 from pipelines.mapping.adapters import (
     Adapter,
     PartSource,
@@ -59,7 +58,7 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
         ({"controll_hz": 5}, "unknown key 'controll_hz' in an adapter entry. Did you mean 'control_hz'"),
         ({"format": "rdls"}, "'rdls' is unknown. Did you mean 'rlds'"),
         ({"control_mode": "ee_detla"}, "Did you mean 'ee_delta'"),
-        ({"robot": "widowxx"}, "robot 'widowxx' is not in the embodiment registry. Did you mean 'widowx'"),
+        ({"robot": "widowxx"}, "robot 'widowxx' is not in the registry. Did you mean 'widowx'"),
         ({"cameras": {"base_0": "image"}}, "Did you mean 'base_0_rgb'"),
         ({"drop_first": "sometimes"}, "drop_first: 'sometimes'"),
         ({"state": {"arm1": ARM}}, "robot widowx has no arm1"),
@@ -105,19 +104,24 @@ adapters:
 """
 
 
-def load_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Mapping[str, Adapter]:
-    """Loads a registry of one file, as the shipped ones are loaded."""
+@pytest.fixture(autouse=True)
+def shipped_only() -> Iterator[None]:
+    yield
+    use_registries([])
+
+
+def load_file(tmp_path: Path, text: str) -> list[Adapter]:
+    """Reads the entries of a registry of one's own."""
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    monkeypatch.setattr(adapters, "_FILES", ("a.yaml",))
-    monkeypatch.setattr(document.resources, "files", lambda _: tmp_path)
-    return adapters._load.__wrapped__()
+    use_registries([path])
+    return [get_adapter(name) for name in ("one", "two")]
 
 
-def test_an_entry_can_take_over_another_and_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_file(tmp_path, monkeypatch, REGISTRY_FILE + "  two: {<<: *one, title: y}\n")
-    assert [(name, adapter.title) for name, adapter in loaded.items()] == [("one", "x"), ("two", "y")]
-    assert loaded["two"].state["arm0"].form == "xyz_rpy"
+def test_an_entry_can_take_over_another_and_change_it(tmp_path: Path) -> None:
+    loaded = load_file(tmp_path, REGISTRY_FILE + "  two: {<<: *one, title: y}\n")
+    assert [(adapter.name, adapter.title) for adapter in loaded] == [("one", "x"), ("two", "y")]
+    assert loaded[1].state["arm0"].form == "xyz_rpy"
 
 
 @pytest.mark.parametrize(
@@ -125,22 +129,23 @@ def test_an_entry_can_take_over_another_and_change_it(tmp_path: Path, monkeypatc
     [
         ("  one: {title: y}\n", r"a.yaml:12:3: key 'one' is given twice; the first is on line 5"),
         ("  two: {<<: *one, robott: x}\n", r"a.yaml:12:19: unknown key 'robott' in an adapter entry. Did you mean"),
-        ("  two: {<<: *one, robot: wxdow}\n", r"a.yaml:12:8: robot 'wxdow' is not in the embodiment registry"),
-        ("  two: {<<: *one, aliases: [one]}\n", r"a.yaml:12:8: 'one' names both one and two; names must differ"),
+        ("  two: {<<: *one, robot: wxdow}\n", r"a.yaml:12:26: robot 'wxdow' is not in the registry"),
+        (
+            "  two: {<<: *one, aliases: [one]}\n",
+            r"a.yaml:12:3: 'one' names two adapters; the other one is at .*a.yaml:5:3",
+        ),
         ("  two: {<<: *one, control_hz: fast}\n", r"a.yaml:12:31: expected a rate in Hz \(above 0\), found 'fast'"),
         ("  two: {title: y}\n", r"a.yaml:12:8: expected the key 'format' in an adapter entry, found the keys title"),
     ],
 )
-def test_mistakes_in_a_registry_name_file_line_and_column(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, message: str
-) -> None:
+def test_mistakes_in_a_registry_name_file_line_and_column(tmp_path: Path, more: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_file(tmp_path, monkeypatch, REGISTRY_FILE + more)
+        load_file(tmp_path, REGISTRY_FILE + more)
 
 
 def test_the_grammar_knows_every_field_of_an_adapter_and_of_its_parts() -> None:
     # How a camera's pictures are stored is part of `cameras` in an entry.
-    assert set(ENTRY.fields) == {f.name for f in fields(Adapter)} - {
+    assert set(ENTRY.fields) - {"replaces"} == {f.name for f in fields(Adapter)} - {
         "name",
         "drawn",
         "camera_forms",

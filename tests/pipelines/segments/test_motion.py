@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pipelines.contract.episode import Episode
-from pipelines.contract.slots import N_SLOTS
 from pipelines.segments.motion import GripperEvent, Motion, idle_in, measure_motion, runs, smooth
 from tests.support.annotation_episodes import ONE_ARM, Leg, episode_of
 
@@ -15,9 +14,9 @@ def motion_of(episode: Episode) -> Motion:
 
 
 def gripper_motion(gripper: list[float], control_hz: float = 10.0) -> Motion:
-    values = np.zeros((len(gripper), N_SLOTS), np.float32)
+    values = np.zeros((len(gripper), 18), np.float32)
     values[:, 6] = gripper
-    mask = np.arange(N_SLOTS) == 6
+    mask = np.arange(18) == 6
     return measure_motion(values, values, (mask, mask), {"gripper0": (6,)}, "joint_position", control_hz)
 
 
@@ -39,11 +38,11 @@ def test_a_gripper_that_closes_is_one_event() -> None:
 
 
 def test_an_event_ends_when_the_measured_gripper_has_arrived() -> None:
-    commanded = np.zeros((12, N_SLOTS), np.float32)
+    commanded = np.zeros((12, 18), np.float32)
     measured = commanded.copy()
     commanded[4:, 6] = 1
     measured[:, 6] = [0, 0, 0, 0, 0, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5]
-    mask = np.arange(N_SLOTS) == 6
+    mask = np.arange(18) == 6
     motion = measure_motion(measured, commanded, (mask, mask), {"gripper0": (6,)}, "ee_delta", 10.0)
     assert motion.events == (GripperEvent(part="gripper0", start=4, end=7, closes=True),)
 
@@ -77,29 +76,29 @@ def test_a_closing_gripper_is_not_idle() -> None:
 
 
 def test_a_commanded_base_is_not_idle_although_its_state_is_masked_off() -> None:
-    state, action = np.zeros((40, N_SLOTS), np.float32), np.zeros((40, N_SLOTS), np.float32)
+    state, action = np.zeros((40, 18), np.float32), np.zeros((40, 18), np.float32)
     action[:, 14] = 0.3
-    masks = (np.zeros(N_SLOTS, bool), np.arange(N_SLOTS) == 14)
+    masks = (np.zeros(18, bool), np.arange(18) == 14)
     assert not idle_in(measure_motion(state, action, masks, {"base": (14,)}, "joint_position", 20.0)).any()
 
 
 def test_nothing_is_idle_where_no_part_can_be_read() -> None:
-    zeros, none = np.zeros((40, N_SLOTS), np.float32), np.zeros(N_SLOTS, bool)
+    zeros, none = np.zeros((40, 18), np.float32), np.zeros(18, bool)
     assert not idle_in(measure_motion(zeros, zeros, (none, none), ONE_ARM, "ee_delta", 20.0)).any()
 
 
 def test_an_angle_that_wraps_is_no_movement() -> None:
-    state = np.zeros((40, N_SLOTS), np.float32)
+    state = np.zeros((40, 18), np.float32)
     state[:, 3] = np.where(np.arange(40) % 2, np.pi - 1e-4, -np.pi + 1e-4)
-    mask = np.arange(N_SLOTS) < 6
+    mask = np.arange(18) < 6
     motion = measure_motion(state, state, (mask, mask), {"arm0": ONE_ARM["arm0"]}, "ee_absolute", 20.0)
     assert idle_in(motion).all()
 
 
 def test_deltas_tell_the_speed_where_no_pose_is_measured() -> None:
-    action = np.zeros((30, N_SLOTS), np.float32)
+    action = np.zeros((30, 18), np.float32)
     action[:, 0] = 0.01
-    masks = (np.zeros(N_SLOTS, bool), np.arange(N_SLOTS) < 6)
+    masks = (np.zeros(18, bool), np.arange(18) < 6)
     motion = measure_motion(action * 0, action, masks, {"arm0": ONE_ARM["arm0"]}, "ee_delta", 10.0)
     np.testing.assert_allclose(motion.parts[0].speed, 0.1, rtol=1e-5)
 

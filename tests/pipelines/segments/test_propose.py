@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.contract.episode import Episode, Segment
-from pipelines.contract.slots import CONTROL_MODES, N_SLOTS
+from pipelines.contract.slots import CONTROL_MODES
 from pipelines.segments import propose
 from pipelines.segments.propose import ProposeParameters, motion_of, propose_segments
 from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
@@ -50,7 +50,7 @@ def test_no_direction_is_invented_in_a_joint_mode() -> None:
 
 def test_no_direction_is_invented_from_deltas_in_an_unknown_frame() -> None:
     episode = episode_of(PICK, control_mode="ee_delta")
-    blind = dataclasses.replace(episode, state_mask=np.arange(N_SLOTS) == 6)
+    blind = dataclasses.replace(episode, state_mask=np.arange(18) == 6)
     assert said(blind) == ["move the arm", "move the arm, close the gripper", "move the arm"]
 
 
@@ -74,9 +74,9 @@ def test_two_arms_are_told_apart_and_united() -> None:
 def test_a_driving_base_is_told() -> None:
     parts = {**ONE_ARM, "base": (14, 15, 16)}
     t = 120
-    action = np.zeros((t, N_SLOTS), np.float32)
+    action = np.zeros((t, 18), np.float32)
     action[10:60, 14], action[70:110, 16] = 0.4, -0.5
-    mask = np.isin(np.arange(N_SLOTS), [14, 15, 16])
+    mask = np.isin(np.arange(18), [14, 15, 16])
     still = episode_of([Leg(duration_s=t / 20, to={})], parts=parts)
     episode = dataclasses.replace(still, action=action, action_mask=mask, state_mask=mask & False)
     assert said(episode) == ["drive forward", "turn right"]
@@ -138,7 +138,7 @@ def test_a_pick_and_place_is_no_recovery() -> None:
 def test_clear_boundaries_give_more_confidence_than_cuts_in_even_movement() -> None:
     t = np.arange(160)[:, None]
     even = episode_of([Leg(duration_s=8, to={})])
-    even = dataclasses.replace(even, state=(t * 0.002 * (np.arange(N_SLOTS) == 0)).astype(np.float32))
+    even = dataclasses.replace(even, state=(t * 0.002 * (np.arange(18) == 0)).astype(np.float32))
     cut = [segment.confidence for segment in propose_segments(even)]
     assert cut == [0.5, 0.1, 0.1, 0.5]
     assert min(segment.confidence for segment in propose_segments(episode_of(PICK))) > 0.7
@@ -182,7 +182,7 @@ def test_any_episode_is_covered_by_segments_within_the_bounds(
     n_steps: int, control_hz: float, seed: int, control_mode: str, scale: float
 ) -> None:
     draw = np.random.default_rng(seed)
-    walk = np.cumsum(draw.normal(0, scale, (n_steps, N_SLOTS)), axis=0).astype(np.float32)
+    walk = np.cumsum(draw.normal(0, scale, (n_steps, 18)), axis=0).astype(np.float32)
     parts = {**TWO_ARMS, "base": (14, 15, 16), "torso": (17,)}
     empty = episode_of([Leg(duration_s=n_steps, to={})], control_hz=1.0, parts=parts)
     episode = dataclasses.replace(empty, state=walk, action=walk, control_hz=control_hz, control_mode=control_mode)

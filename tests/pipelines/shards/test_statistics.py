@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from pipelines.contract.errors import FailedWork
 from pipelines.shards.statistics import (
-    EMPTY,
     NormStatistics,
+    empty_statistics,
     load_statistics,
     merge_statistics,
     normalize,
@@ -113,7 +113,7 @@ def test_merging_does_not_depend_on_the_order_bit_for_bit(tmp_path: Path) -> Non
 def test_merging_equals_summarizing_everything_at_once() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(50, 18)).astype(np.float32)
-    merged = summarize(values[:13], ALL_SLOTS).merge(summarize(values[13:], ALL_SLOTS)).merge(EMPTY)
+    merged = summarize(values[:13], ALL_SLOTS).merge(summarize(values[13:], ALL_SLOTS)).merge(empty_statistics(18))
     whole = summarize(values, ALL_SLOTS)
     for name in ("count", "mean", "m2", "min", "max", "q01", "q10", "q50", "q90", "q99"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
@@ -280,7 +280,7 @@ def test_slots_never_seen_map_to_themselves() -> None:
 
 def test_an_unknown_map_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 'quantile' or 'zscore', found 'minmax'"):
-        EMPTY.affine("minmax")  # type: ignore[arg-type]
+        empty_statistics(18).affine("minmax")  # type: ignore[arg-type]
 
 
 def test_masked_slots_are_exactly_zero_both_ways() -> None:

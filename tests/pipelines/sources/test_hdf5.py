@@ -1,66 +1,179 @@
-"""HDF5 files that promise more than they hold, or hold more than they promise."""
+"""HDF5 files of layouts that nobody shares, read by the keys that an entry names."""
 
-import os
-import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from pipelines.contract.native import MAX_CHUNK_BYTES, Rejected
+from pipelines.contract.embodiments import get_embodiment
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.native import NativeEpisode, Rejected
+from pipelines.mapping.adapters import Adapter, parse_adapter
+from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import hdf5
-from pipelines.sources.hdf5 import check_hdf5_chunks, open_hdf5_log, read_array
+from tests.support.hdf5_files import jpeg, padded
+from trainers.main import main
+
+T = 5
+ENTRY: dict[str, Any] = {
+    "title": "a lab's own files",
+    "format": "hdf5",
+    "robot": "ur5e",
+    "control_mode": "joint_position",
+    "control_hz": 10,
+    "units": "metric",
+    "cameras": {"base_0_rgb": "obs/front"},
+    "state": {"arm0": {"from": "obs/q", "degrees": True}, "gripper0": {"from": "obs/grip", "open": 0.1, "closed": 0}},
+    "action": {"arm0": {"from": "cmd[0:6]", "degrees": True}, "gripper0": {"from": "cmd[6]", "open": 1, "closed": 0}},
+    "language": ["what"],
+}
 
 
-def test_a_whole_array_is_read(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        file.create_dataset("chunked", data=np.arange(10.0), chunks=(4,), compression="gzip")
-        file["contiguous"] = np.arange(3)
-        file["empty"] = np.zeros(0)
-    with open_hdf5_log(tmp_path / "a.hdf5") as file:
-        assert read_array(file["chunked"], "chunked").tolist() == list(range(10))
-        assert read_array(file["contiguous"], "contiguous").tolist() == [0, 1, 2]
-        assert read_array(file["empty"], "empty").tolist() == []
+def entry(**changes: Any) -> Adapter:
+    return parse_adapter("lab", ENTRY | changes)
 
 
-@pytest.mark.parametrize("chunks", [(4,), None])
-def test_a_part_that_is_not_stored_is_no_row_of_zeros(tmp_path: Path, chunks: tuple[int, ...] | None) -> None:
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        dataset = file.create_dataset("x", (10,), "f8", chunks=chunks)
-        if chunks:
-            dataset[:8] = 1.0
-    with open_hdf5_log(tmp_path / "a.hdf5") as file:
-        with pytest.raises(Rejected, match="missing_chunk: x: expected"):
-            read_array(file["x"], "x")
+def fill(group: h5py.Group, number: int = 0) -> None:
+    """One episode, as h5py writes it: joints in degrees, a gripper's opening in m as a flat array."""
+    group["obs/q"] = np.full((T, 6), 90.0 + number)
+    group["obs/grip"] = np.linspace(0.1, 0, T)
+    group["cmd"] = np.tile([180.0, 0, 0, 0, 0, 0, 1.0], (T, 1))
+    group["obs/front"] = np.full((T, 8, 8, 3), 40 * (number + 1), np.uint8)
+    group.attrs["what"] = f"push block {number}"
 
 
-@pytest.mark.parametrize("where", ["x", "/"])
-def test_a_file_may_declare_that_zeros_are_meant(tmp_path: Path, where: str) -> None:
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        file.create_dataset("x", (10,), "f8", chunks=(4,))[:8] = 1.0
-        file[where].attrs["sparse"] = True
-    with open_hdf5_log(tmp_path / "a.hdf5") as file:
-        assert read_array(file["x"], "x").tolist() == [1.0] * 8 + [0.0] * 2
+def write(path: Path, groups: tuple[str, ...] = ("",)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for number, name in enumerate(groups):
+            fill(file.require_group(name) if name else file["/"], number)
+    return path
 
 
-def test_a_chunk_that_unpacks_to_more_than_its_room_is_refused_before_it_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def read(source: Path, adapter: Adapter, number: int = 0) -> NativeEpisode:
+    return hdf5.read(hdf5.find(str(source), adapter).episodes[number], adapter)
+
+
+def test_a_file_is_an_episode_whose_keys_fill_slots(tmp_path: Path) -> None:
+    native = read(write(tmp_path / "a.h5"), entry())
+    episode = to_episode(native, entry(), get_embodiment("ur5e"), ["base_0_rgb"])
+    assert episode.state[0, :7].tolist() == pytest.approx([np.pi / 2] * 6 + [0.0])
+    assert episode.state[-1, 6] == pytest.approx(1.0)
+    assert episode.action[0, :7].tolist() == pytest.approx([np.pi, 0, 0, 0, 0, 0, 0])
+    assert episode.task == "push block 0" and episode.control_hz == 10
+
+
+def test_groups_are_episodes_where_the_entry_says_which(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.hdf5", ("data/run_1", "data/run_2", "calibration/x"))
+    adapter = entry(episodes="data/run_*")
+    found = hdf5.find(str(tmp_path / "in"), adapter)
+    assert [located.reference.key for located in found.episodes] == ["a.hdf5#data/run_1", "a.hdf5#data/run_2"]
+    native = hdf5.read(found.episodes[1], adapter)
+    assert native.task == "push block 1" and native.arrays["obs/q"][0, 0] == 91.0
+    assert int(np.asarray(native.frames["obs/front"][0])[0, 0, 0]) == 80
+
+
+def test_a_file_without_such_groups_is_a_reject_that_names_what_it_holds(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.hdf5", ("data/run_1",))
+    write(tmp_path / "in/b.hdf5")
+    (reject,) = hdf5.find(str(tmp_path / "in"), entry(episodes="data/*")).rejects
+    assert (reject.source_key, reject.reason) == ("b.hdf5", "missing_key")
+    assert "expected groups data/*, as the entry's `episodes` says, found cmd, obs" in reject.detail
+    with pytest.raises(FailedWork, match="correct the entry's `episodes`"):
+        hdf5.find(str(tmp_path / "in"), entry(episodes="demos/*"))
+
+
+def test_a_file_of_many_episodes_is_not_read_as_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.hdf5", ("data/0", "data/1"))
+    with pytest.raises(Rejected, match=r"expected obs/q, found .* 2 groups alike: say `episodes: data/\*`"):
+        read(path, entry())
+
+
+@pytest.mark.parametrize("form", ["rows", "texts"])
+def test_encoded_pictures_are_known_by_their_first_bytes(tmp_path: Path, form: str) -> None:
+    coded = [jpeg(np.full((8, 8, 3), 30 * i, np.uint8)) for i in range(T)]
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file["obs/front"]
+        file["obs/front"] = padded(coded, 2000) if form == "rows" else np.array(coded, "S2000")
+        file["obs/bytes_that_are_numbers"] = np.ones((T, 4), np.uint8)
+    native = read(tmp_path / "a.hdf5", entry())
+    assert native.frames["obs/front"][2] == coded[2] and list(native.frames) == ["obs/front"]
+    assert native.arrays["obs/bytes_that_are_numbers"].shape == (T, 4)
+
+
+def test_pictures_with_channels_first_are_named(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file["obs/front"]
+        file["obs/front"] = np.zeros((T, 3, 8, 8), np.uint8)
+    native = read(tmp_path / "a.hdf5", entry())
+    assert not native.frames and "obs/front (uint8 [5, 3, 8, 8])" in native.cameras_found
+
+
+def test_what_the_entry_does_not_name_may_be_of_another_length(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        file["force"] = np.zeros((100 * T, 6))
+        file["obs/slow_camera"] = np.zeros((2, 8, 8, 3), np.uint8)
+    native = read(tmp_path / "a.hdf5", entry())
+    assert native.n_steps == T and "force" not in native.arrays and list(native.frames) == ["obs/front"]
+
+
+def test_keys_of_the_entry_of_other_lengths_are_refused(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file["cmd"]
+        file["cmd"] = np.zeros((T - 1, 7))
+    with pytest.raises(Rejected, match="unequal_lengths: .* found obs/q 5, obs/grip 5, cmd 4"):
+        read(tmp_path / "a.hdf5", entry())
+
+
+def test_texts_of_steps_success_flags_and_rate_are_those_of_the_episode(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file.attrs["what"]
+        file["what"] = np.array([b"reach", b"reach", b"grasp", b"grasp", b"lift"])
+        file.attrs.update({"success": False, "fps": 25, "operator": 3})
+    native = read(tmp_path / "a.hdf5", entry())
+    assert native.step_text == ("reach", "reach", "grasp", "grasp", "lift")
+    assert (native.success, native.control_hz, native.flags["operator"]) == (0, 25.0, 3.0)
+
+
+def test_an_instruction_under_a_usual_key_is_taken_and_stated(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        file.attrs["language_instruction"] = "open the box"
+    native = read(tmp_path / "a.hdf5", entry(language=["instruction_of_ours"]))
+    assert native.task == "open the box" and "usual key" in native.inferred["language"]
+
+
+def test_a_part_of_a_named_key_that_is_not_stored_rejects_the_episode(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file["cmd"]
+        file.create_dataset("cmd", (T, 7), chunks=(1, 7))[0] = 1.0
+    with pytest.raises(Rejected, match="missing_chunk"):
+        read(tmp_path / "a.hdf5", entry())
+    del_unused = entry(action={})
+    assert "cmd" not in read(tmp_path / "a.hdf5", del_unused).arrays
+
+
+def test_episodes_are_of_this_format_alone() -> None:
+    with pytest.raises(UsageError, match="episodes: expected format hdf5"):
+        entry(format="aloha", episodes="data/*")
+
+
+def test_without_an_entry_the_keys_that_are_there_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bomb = zlib.compress(bytes(1 << 20), 9)
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        dataset = file.create_dataset("x", (100,), "u1", chunks=(100,), compression="gzip")
-        dataset.id.write_direct_chunk((0,), bomb)
-        file.create_dataset("y", data=np.zeros(100, "u1"), chunks=(100,), compression="gzip")
-    monkeypatch.setattr(hdf5, "MAX_CHUNK_BYTES", len(bomb))
-    with open_hdf5_log(tmp_path / "a.hdf5") as file:
-        with pytest.raises(Rejected, match="absurd_size: x: expected chunks of 100 bytes, found one that unpacks"):
-            check_hdf5_chunks(file["x"], "x")
-        check_hdf5_chunks(file["y"], "y")
-    assert MAX_CHUNK_BYTES == 1 << 30
+    write(tmp_path / "in/a.hdf5")
+    facts = ("--name", "x", "--version", "1.0.0")
+    assert main(["convert", "hdf5", str(tmp_path / "in"), str(tmp_path / "out"), *facts]) == 2
+    said = capsys.readouterr().err
+    assert "an entry that names the keys of" in said and "obs/front uint8 [5, 8, 8, 3]" in said
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.hdf5")
-    with pytest.raises(Rejected, match="unsafe_file"), open_hdf5_log(tmp_path / "a.hdf5"):
-        pass
+def test_pictures_reach_the_slot_in_the_order_of_colours_that_the_entry_states(tmp_path: Path) -> None:
+    red = np.tile(np.array([220, 20, 20], np.uint8), (64, 64, 1))
+    with h5py.File(write(tmp_path / "a.hdf5"), "a") as file:
+        del file["obs/front"]
+        file["obs/front"] = np.tile(red[..., ::-1], (T, 1, 1, 1))
+    adapter = entry(cameras={"base_0_rgb": {"from": "obs/front", "channels": "bgr"}})
+    episode = to_episode(read(tmp_path / "a.hdf5", adapter), adapter, get_embodiment("ur5e"), ["base_0_rgb"])
+    assert np.asarray(episode.images["base_0_rgb"][0])[32, 32].tolist() == [220, 20, 20]

@@ -16,7 +16,7 @@ from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources import aloha, dp, droid, foreign_files, lerobot, rlds, robomimic
 from pipelines.sources import zarr as inhouse
-from pipelines.sources.hdf5_texts import read_instruction
+from pipelines.sources.hdf5_files.texts import read_instruction
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
 from tests.pipelines.sources.test_lerobot import write_v2

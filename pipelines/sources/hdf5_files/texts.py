@@ -44,6 +44,17 @@ def read_instruction(node: h5py.Group) -> str:
     return next((text for text in map(_instruction, texts) if text), "")
 
 
+def read_named_texts(node: h5py.Group, key: str) -> tuple[str, ...]:
+    """Returns the texts of one attribute or dataset of a group, cleaned; () where it has none of that name."""
+    if key in node.attrs:
+        return (_instruction(node.attrs[key]),)
+    dataset = node.get(key)
+    if not isinstance(dataset, h5py.Dataset) or not _is_text(dataset):
+        return ()
+    check_array_size(key, dataset.shape, dataset.dtype.itemsize)
+    return tuple(_instruction(text) for text in np.asarray(dataset[...]).reshape(-1))
+
+
 def read_step_text(group: h5py.Group, t: int, where: str) -> tuple[str, ...] | None:
     """Returns the instruction of each of `t` steps, "" where it has none; None where the file has none per step.
 
