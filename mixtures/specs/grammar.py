@@ -146,7 +146,7 @@ _GROUP = Fields(
         "weighting": _WEIGHTING,
         "filters": _FILTERS,
         "root": _ROOT,
-        "include": TextKind(about="another mixture spec, relative to this file"),
+        "include": TextKind(about="another mixture spec, relative to this file, or embodimix:NAME"),
         "datasets": _DATASETS,
         "groups": _GROUPS,
     },

@@ -18,6 +18,7 @@ from mixtures.specs.grammar import (
     RotationForm,
     Stage,
 )
+from mixtures.specs.named import PREFIX, find_spec
 from mixtures.specs.stages import GroupChanges, changed, lay_over
 from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
 from pipelines.contract.errors import UsageError
@@ -182,10 +183,11 @@ class MixtureSpec:
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
     """Reads a spec and all it includes, with what its `stages` change for `stage`. `root` replaces the file's own.
 
+    path: a file, or `embodimix:NAME`; the datasets of a shipped spec are looked for from the working directory.
     Raises SpecError (a UsageError) with file, line and column: unknown keys and values with the nearest valid name,
     values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
     """
-    file = Path(path)
+    file, root = _named(str(path), root)
     written = read_document(file, MIXTURE, NAMED)
     layout = _layout(written)
     context = _Context(root=root, stack=(file.resolve(),), n_slots=get_layout(layout).n_slots)
@@ -219,6 +221,14 @@ def _layout(document: MarkedValue) -> str:
         return get_layout(name).name
     except UsageError as error:
         raise SpecError(document["layout"].mark, str(error)) from error
+
+
+def _named(path: str, root: str | None) -> tuple[Path, str | None]:
+    """The file of a spec that may be named as `embodimix:NAME`, and where its relative paths start."""
+    if not path.startswith(PREFIX):
+        return Path(path), root
+    file, is_shipped = find_spec(path.removeprefix(PREFIX))
+    return file, root or ("." if is_shipped else None)
 
 
 def _paths(node: Node, path: str = "") -> list[str]:
@@ -325,7 +335,15 @@ def _node(item: MarkedValue, file: Path, context: _Context) -> Node:
 
 
 def _included(include: MarkedValue, file: Path, context: _Context) -> Node:
-    path = Path(resolve_path(include.value, str(file.parent)))
+    if include.value.startswith(PREFIX):
+        try:
+            path, is_shipped = find_spec(include.value.removeprefix(PREFIX))
+        except UsageError as error:
+            raise SpecError(include.mark, str(error)) from error
+        # The folder of the package holds no datasets: those of a shipped spec lie where the including file's do.
+        context = replace(context, root=context.root or context.base) if is_shipped else context
+    else:
+        path = Path(resolve_path(include.value, str(file.parent)))
     # By the real path: a link to an outer file is a circle, too.
     if path.resolve() in context.stack:
         chain = " -> ".join(p.name for p in (*context.stack, path))

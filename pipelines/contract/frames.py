@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image
 from pipelines.contract.images import decode_image
+from pipelines.contract.native import Rejected
 
 
 class Chosen(Sequence[Image]):
@@ -38,6 +39,30 @@ class SwappedChannels(Sequence[Image]):
         if isinstance(index, slice):
             return SwappedChannels(self._frames[index])
         return np.ascontiguousarray(_pixels(self._frames[index])[..., ::-1])
+
+
+class CroppedFrames(Sequence[Image]):
+    """A rectangle of each of the frames of `frames`. crop: its top, left, height and width in pixels.
+
+    Reading raises Rejected where it does not lie inside of a frame.
+    """
+
+    def __init__(self, frames: Sequence[Image], crop: Sequence[int]) -> None:
+        self._frames = frames
+        self._crop = crop
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return CroppedFrames(self._frames[index], self._crop)
+        pixels = _pixels(self._frames[index])
+        top, left, height, width = self._crop
+        if top + height > pixels.shape[0] or left + width > pixels.shape[1]:
+            expected = f"expected at least {top + height} rows and {left + width} columns to crop"
+            raise Rejected("wrong_dims", f"{expected}, found a picture of {pixels.shape[0]}x{pixels.shape[1]}")
+        return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
 class TurnedFrames(Sequence[Image]):

@@ -13,6 +13,7 @@ from pipelines.contract.native import Found, Reject
 from pipelines.conversion.fingerprints import Mode, fingerprint_input
 from pipelines.conversion.plan import ConversionPlan
 from pipelines.conversion.results import KeptEpisode, ShardResult
+from pipelines.conversion.used_entries import check_same_adapter
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.manifest import MANIFEST_FILE, EpisodeEntry, Manifest, ShardEntry, load_manifest
@@ -60,8 +61,7 @@ def load_base(folder: StoragePath, base_version: str, version: str, adapter: Ada
         path = folder / base_version / MANIFEST_FILE
         raise UsageError(f"{path}: expected the manifest of a conversion, found nothing to append to")
     # Another entry may read the same slots with other units or signs; one dataset must have one meaning.
-    if (name := manifest.adapter["name"]) != adapter.name:
-        raise UsageError(f"--append {base_version}: expected adapter {name}, as there, found {adapter.name}")
+    check_same_adapter(manifest, adapter, f"--append {base_version}")
     with (folder / base_version / "rejects.parquet").open("rb") as file:
         rejects = tuple(Reject(**row) for row in pq.read_table(file).to_pylist())
     return Base(dataset=dataset, manifest=manifest, rejects=rejects)

@@ -18,7 +18,8 @@ from pipelines.contract.images import decode_image, decode_jpeg, letterbox
 from pipelines.contract.native import EpisodeLocation
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode, reader_of
-from pipelines.mapping.adapters import get_adapter
+from pipelines.conversion.used_entries import stored_robots
+from pipelines.mapping.adapters import restore_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.manifest import MANIFEST_FILE, EpisodeEntry, load_manifest
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
@@ -56,8 +57,9 @@ def compare_frames(dataset_path: Path, n_episodes: int, n_frames: int) -> list[P
         directory=str(dataset.path),
         name=dataset.name,
         version=dataset.version,
-        adapter=get_adapter(manifest.adapter["name"]),
+        adapter=restore_adapter(manifest.adapter),
         robot=manifest.robot or "",
+        robots=stored_robots(manifest),
     )
     sources = staged([_located(entry) for entry in chosen], reader_of(job.adapter.format).files_of, pictures=True)
     return [

@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.contract.embodiments import freeze_robots, get_embodiment
+from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
@@ -48,6 +48,7 @@ from pipelines.conversion.plan import (
 from pipelines.conversion.read_episode import reader_of
 from pipelines.conversion.results import load_result
 from pipelines.conversion.supervision import supervised
+from pipelines.conversion.used_entries import check_same_robots, robots_for
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.shards.dataset import INFO_FILE
 from pipelines.shards.manifest import InputRecord, Manifest, load_manifest
@@ -206,12 +207,12 @@ def close_conversion(
     n_planned = count_episodes(plan) + len(plan.rejects)
     unmatched = count_rows_without_episode(lists, results)
     if base is None:
-        return finish_dataset(job, n_planned, measured, results, plan.rejects, source, {}, unmatched)
+        return finish_dataset(job, n_planned, measured, results, plan.rejects, source, None, unmatched)
     n_planned += base.manifest.counts.episodes_in
     results += carry_shards(base, plan, job.folder)
     # The base's manifest keeps the fingerprints of its own input, which may have been deleted since.
     rejects = (*plan.rejects, *base.rejects)
-    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest.inferred, unmatched)
+    return finish_dataset(job, n_planned, measured, results, rejects, source, base.manifest, unmatched)
 
 
 def read_input(conversion: ConversionRequest, plan: ConversionPlan, mode: str) -> InputRecord:
@@ -340,9 +341,7 @@ def make_job(
         version=conversion.version,
         adapter=conversion.adapter,
         robot=conversion.robot,
-        robots=freeze_robots(
-            conversion.robot or ("" if conversion.adapter.robot == FROM_LOG else conversion.adapter.robot)
-        ),
+        robots=robots_for(conversion.adapter, conversion.robot),
         task=conversion.task,
         has_frozen_statistics=bool(frozen),
         appended_to=conversion.append,
@@ -353,6 +352,8 @@ def make_job(
         episodes_sha256=lists.episodes.sha256 if lists.episodes else "",
         texts_sha256=lists.texts.sha256 if lists.texts else "",
     )
+    if base:
+        check_same_robots(base.manifest, job.robots, f"--append {conversion.append}")
     return replace(job, options_hash=options_hash(job, plan, frozen))
 
 
@@ -367,6 +368,7 @@ def read_finished(job: Job, conversion: ConversionRequest, plan: ConversionPlan)
     if (directory / INFO_FILE).exists():
         manifest = load_manifest(directory)
         if manifest is not None and manifest.options_hash == job.options_hash:
+            check_same_robots(manifest, job.robots, str(directory))
             if manifest.input is not None:
                 now = read_input(conversion, plan, manifest.input.mode)
                 advice = "A finished dataset is never overwritten: choose another --version for the current input"

@@ -15,6 +15,7 @@ from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.measure import Measured
 from pipelines.conversion.plan import Job
 from pipelines.conversion.results import KeptEpisode, ShardResult
+from pipelines.conversion.used_entries import used_robots
 from pipelines.quality.card import write_short_card
 from pipelines.quality.checks import inspect_vectors
 from pipelines.shards.dataset import Dataset, ShardPaths
@@ -42,13 +43,13 @@ def finish_dataset(
     results: Sequence[ShardResult],
     scan_rejects: Sequence[Reject],
     source: InputRecord | None = None,
-    inferred_before: Mapping[str, int] = MappingProxyType({}),
+    before: Manifest | None = None,
     unmatched: Mapping[str, int] = MappingProxyType({}),
 ) -> Manifest:
     """Writes everything beside the shards, the TFDS metadata last, removes the work folder; returns the manifest.
 
     n_planned: the episodes of the input, as the plan counted them. scan_rejects: those lost before any work began.
-    source: what the input's files were. inferred_before: sentences of the version that this one adds to, by episodes.
+    source: what the input's files were. before: the manifest of the version that this one adds to.
     unmatched: rows of lists from outside that match no episode that was kept, by list.
     Raises FailedWork when every episode was rejected; rejects.parquet is then written, the metadata is not.
     """
@@ -64,7 +65,7 @@ def finish_dataset(
     if not counts.episodes_out:
         raise FailedWork(_all_rejected(job, rejects))
     save_statistics(directory / "statistics.json", measured.statistics)
-    manifest = make_manifest(job, counts, results, rejects, source, inferred_before)
+    manifest = make_manifest(job, counts, measured, results, rejects, source, before)
     manifest = replace(manifest, unmatched=dict(unmatched))
     report = inspect_vectors(_as_dataset(job, measured, results))
     # As it reads back from the file, with lists for tuples.
@@ -117,14 +118,15 @@ def count_all(n_planned: int, measured: Measured, results: Sequence[ShardResult]
 def make_manifest(
     job: Job,
     counts: Counts,
+    measured: Measured,
     results: Sequence[ShardResult],
     rejects: Sequence[Reject],
     source: InputRecord | None,
-    inferred_before: Mapping[str, int],
+    before: Manifest | None,
 ) -> Manifest:
     """Returns the manifest: options, code, counts, shards, and for every source reference where it went."""
     ordered = sorted(results, key=lambda result: result.shard)
-    inferred = Counter(inferred_before)
+    inferred = Counter(before.inferred if before else {})
     inferred.update(sentence for result in ordered for kept in result.kept for sentence in kept.inferred)
     return Manifest(
         name=job.name,
@@ -134,6 +136,7 @@ def make_manifest(
         code_hash=code_hash(job.adapter, job.robots),
         # As it reads back from the file, with lists for tuples.
         adapter=json.loads(json.dumps(asdict(job.adapter), sort_keys=True)),
+        robots=json.loads(json.dumps(used_robots(job.robots, measured, before), sort_keys=True)),
         robot=job.robot or None,
         task=job.task or None,
         partial=job.partial,

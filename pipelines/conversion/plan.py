@@ -23,6 +23,8 @@ WORK = ".work"
 # Episodes of one shard where the user states no number of shards; the fewest shards, so that several workers have work.
 EPISODES_PER_SHARD = 64
 FEWEST_SHARDS = 4
+# Keys of an entry's parts and cameras that were added when datasets had been made, with their defaults.
+_LATER_KEYS: Mapping[str, Any] = {"units": (), "when": "always", "crop": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +126,25 @@ def options_hash(job: Job, plan: ConversionPlan, statistics: bytes = b"") -> str
     """
     digest = hashlib.sha256()
     options = _stated(job, leave_out=("directory", "options_hash", "input_cache_gb", "robots"))
-    options["adapter"] = _stated(job.adapter, leave_out=("title", "note"))
+    options["adapter"] = _without_later_keys(_stated(job.adapter, leave_out=("title", "note")))
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     for shard, episodes in sorted(plan.shards.items()):
         digest.update(json.dumps([asdict(shard), [asdict(located) for located in episodes]], sort_keys=True).encode())
     digest.update(hashlib.sha256(statistics).digest())
     return digest.hexdigest()[:16]
+
+
+def _without_later_keys(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out the keys of parts and cameras that entries did not have before, where this one does not use them."""
+    nested = {
+        name: {
+            key: {k: v for k, v in record.items() if k not in _LATER_KEYS or v != _LATER_KEYS[k]}
+            for key, record in adapter[name].items()
+        }
+        for name in ("state", "action", "camera_forms")
+        if name in adapter
+    }
+    return {**adapter, **nested}
 
 
 def _stated(record: Any, leave_out: Collection[str]) -> dict[str, Any]:

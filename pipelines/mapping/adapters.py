@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -14,11 +14,12 @@ from pipelines.contract.registries import Registry, Stamp, add_registry, own_ent
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
 from pipelines.mapping.bag_form import BagForm, parse_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
-from pipelines.mapping.entry_grammar import ENTRY
+from pipelines.mapping.entry_grammar import ENTRY, When
 from pipelines.mapping.formats import list_formats
+from pipelines.mapping.part_units import ANGLES, FIRST_ANGLE, parse_units
 from pipelines.mapping.steps import MAX_LOSS
 
-_FILES = ("adapters.yaml", "adapters_oxe.yaml")
+_FILES = ("adapters.yaml", "adapters_oxe.yaml", "adapters_lerobot.yaml")
 DropFirst = Literal["never", "zero_action", "always"]
 Units = Literal["metric", "native"]
 # Which copy of a dataset that was published in BGR it is; "" where it was neither stated nor detected.
@@ -38,10 +39,10 @@ FORMS: dict[str, tuple[int, tuple[int, ...]]] = {
     "xyz_euler_zxy": (6, (0, 1, 2, 3, 4, 5)),
     "matrix": (16, (0, 1, 2, 3, 4, 5)),
 }
-# Of the slots of a pose, the first that holds an angle.
-FIRST_ANGLE = 3
 # Forms without a fixed number: as many as the part has slots.
 _FREE_FORMS = ("joints", "value")
+# Parts whose dims are angles of joints where the entry does not say otherwise.
+_JOINTED = ("arm", "waist", "head")
 # Robot, slots and cameras come from each log and its robot's registry entry.
 FROM_LOG = "from_log"
 # Formats whose files (zarr, HDF5) may lack chunks of an array.
@@ -80,6 +81,9 @@ class PartSource:
     (x - open) / (closed - open), clipped to 0..1 if `clip`; several dims (fingers) count as their mean. relative:
     these values say open and close, and anything near the middle leaves the gripper as it is. next: the action is
     what the key holds one step later, for sources that store no actions; the last step repeats its value.
+    units: of the source's numbers after `scale` and `offset`, a length and an angle at most; m and rad by default.
+    when: `present` takes the part of episodes that hold its keys; a mapping, of those with these values of native
+    flags. It is masked off in the others.
     """
 
     sources: tuple[Selector, ...]
@@ -94,6 +98,8 @@ class PartSource:
     clip: bool = False
     relative: bool = False
     next: bool = False
+    units: tuple[str, ...] = ()
+    when: When | Mapping[str, Any] = "always"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +256,31 @@ def parse_adapter(name: str, entry: Mapping[str, Any]) -> Adapter:
     return _build(name, read_value(entry, ENTRY, f"adapter {name}"))
 
 
+def restore_adapter(content: Mapping[str, Any]) -> Adapter:
+    """Builds an entry from what a manifest holds of it, the fields of `Adapter` as JSON; what it lacks is as usual."""
+    values: dict[str, Any] = {f.name: _tupled(content[f.name]) for f in fields(Adapter) if f.name in content}
+    for side in ("state", "action"):
+        values[side] = {part: _restore_part(stored) for part, stored in values.get(side, {}).items()}
+    forms = values.get("camera_forms", {}).items()
+    values["camera_forms"] = {slot: _restored(CameraForm, stored) for slot, stored in forms}
+    return Adapter(**values)
+
+
+def _restore_part(content: Mapping[str, Any]) -> PartSource:
+    return _restored(PartSource, {**content, "sources": tuple(_restored(Selector, s) for s in content["sources"])})
+
+
+def _restored(kind: type[Built], content: Mapping[str, Any]) -> Built:
+    return kind(**{f.name: content[f.name] for f in fields(kind) if f.name in content})  # type: ignore[arg-type]
+
+
+def _tupled(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(item) for key, item in value.items()}
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
+
+
 def with_channels(adapter: Adapter, text: str) -> Adapter:
     """Returns the entry with the order of colours that a user states, such as `bgr`; see `parse_channels`.
 
@@ -337,15 +368,22 @@ def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> P
     sources = tuple(parse_selector(text) for text in _listed(spec["from"]))
     if part.startswith("gripper") != ("open" in spec and "closed" in spec):
         raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
-    form = spec.get("form", "joints" if part.startswith("arm") else "value")
+    form = spec.get("form", "joints" if part.startswith(_JOINTED) else "value")
     _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
     names = tuple(spec.get("names", ()))
     if names and (len(sources) > 1 or sources[0].start is not None):
         found = ", ".join(map(str, sources))
         raise UsageError(f"{where}: names choose the columns of one whole key; expected it under `from`, found {found}")
+    units = parse_units(where, part, form, _listed(spec.get("units", [])))
+    if spec.get("degrees") and form == "value":
+        raise UsageError(f"{where}: degrees: expected joints or a pose, found numbers as they are; give `units`")
+    if "degrees" in spec and any(unit in ANGLES for unit in units):
+        raise UsageError(f"{where}: expected `degrees` or an angle under `units`, found both")
     return PartSource(
         sources=sources,
         form=form,
+        units=units,
+        when=spec.get("when", "always"),
         names=names,
         scale=_each(spec.get("scale", 1.0)),
         offset=_each(spec.get("offset", 0.0)),

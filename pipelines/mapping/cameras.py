@@ -24,12 +24,14 @@ class CameraForm:
     flip: the axis along which they are mirrored (vertical: row 0 is at the bottom). rotate: degrees clockwise that set
     them upright, after the flip. channels: rgb, bgr (red and blue exchanged), or None where only `swapped_channels`
     says it. range: the greatest value, 1 or 255, of pictures stored as floating-point numbers; 0 where it is not known.
+    crop: top, left, height and width in pixels of what is kept of a picture, before it is turned; empty: all of it.
     """
 
     flip: Flip | None = None
     rotate: int = 0
     channels: Channels | None = None
     range: int = 0
+    crop: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def parse_camera(where: str, spec: Any) -> CameraChoice:
         return CameraChoice(names=tuple(spec) if isinstance(spec, list) else (spec,))
     if ("from" in spec) == ("draw" in spec) or "from" in spec and "each" in spec:
         raise UsageError(f"{where}: expected cameras under `from`, or under `draw` (and `each`), found {dict(spec)}")
-    form = CameraForm(**{key: spec[key] for key in ("flip", "rotate", "channels", "range") if key in spec})
+    crop = tuple(int(spec["crop"][key]) for key in ("top", "left", "height", "width")) if "crop" in spec else ()
+    form = CameraForm(crop=crop, **{key: spec[key] for key in ("flip", "rotate", "channels", "range") if key in spec})
     if form.rotate not in (0, 90, 180, 270) or form.range not in (0, 1, 255):
         raise UsageError(f"{where}: expected rotate 90, 180 or 270 and range 1 or 255, found {dict(spec)}")
     if "from" in spec:

@@ -1,12 +1,16 @@
 """The grammar of an adapter entry: its keys, their kinds and meanings; checked before an entry is built."""
 
-from typing import get_args
+from typing import Literal, get_args
 
 from pipelines.contract.document import AnyOf, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.registries import REPLACES
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
 from pipelines.mapping.bag_form import BAG
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
+from pipelines.mapping.part_units import ANGLES, LENGTHS
+
+# Which episodes have a part: all, or those that hold its native keys.
+When = Literal["always", "present"]
 
 _TEXT_LIST = ListOf(about="a list of names", item=TextKind(about="a name"), may_be_empty=True)
 _NAMES = AnyOf(about="a name or a list of names", kinds=(TextKind(about="a name"), _TEXT_LIST))
@@ -25,10 +29,22 @@ CAMERA = Fields(
         "rotate": Number(about="degrees by which pictures are to be turned clockwise", integer=True),
         "channels": TextKind(about="the order of the colours", choices=get_args(Channels)),
         "range": Number(about="the greatest value of pictures that are no bytes, 1 or 255", integer=True),
+        "crop": Fields(
+            about="the rectangle that is kept of a picture as it is stored, in pixels",
+            fields={
+                "top": Number(about="rows above it", integer=True, at_least=0),
+                "left": Number(about="columns to its left", integer=True, at_least=0),
+                "height": Number(about="its rows", integer=True, above=0),
+                "width": Number(about="its columns", integer=True, above=0),
+            },
+            required=("top", "left", "height", "width"),
+        ),
     },
 )
 _CAMERA = AnyOf(about="a native camera, a list of them, or a mapping of these", kinds=(*_NAMES.kinds, CAMERA))
 _CAMERAS = Fields(about="camera slots", fields={camera: _CAMERA for camera in CAMERAS})
+
+_UNIT = TextKind(about="a unit of the source's numbers", choices=(*LENGTHS, *ANGLES))
 
 PART = Fields(
     about="the native dims of a part",
@@ -48,6 +64,13 @@ PART = Fields(
         "clip": Flag(about="whether a gripper is kept within 0..1"),
         "relative": Flag(about="whether a gripper's values say open, close or stay"),
         "next": Flag(about="whether the action is what the key holds one step later"),
+        "units": AnyOf(
+            about="a unit, or one of lengths and one of angles", kinds=(_UNIT, ListOf(about="units", item=_UNIT))
+        ),
+        "when": AnyOf(
+            about="which episodes have the part: present, or native flags and their values",
+            kinds=(TextKind(about="which episodes have the part", choices=get_args(When)), _FLAGS),
+        ),
     },
     required=("from",),
 )

@@ -85,8 +85,15 @@ def slot_rows(control_mode: str, side: str, parts: Parts, slots: Slots, units: s
         for i, native in zip(filled, natives, strict=True):
             name = part if len(numbers) == 1 else f"{part} {_dim_name(part, control_mode, i)}"
             later = ", one step later" if source.next else ""
+            later += "" if source.when == "always" else f", where {_condition(source)}"
             is_native = in_own_units and not part.startswith("gripper")
             yield numbers[i], name, "native" if is_native else describe_unit(quantities[i]), native + later
+
+
+def _condition(source: PartSource) -> str:
+    if isinstance(source.when, str):
+        return "the source has it"
+    return " and ".join(f"{key} = {value}" for key, value in source.when.items())
 
 
 def _native_dims(source: PartSource, n: int) -> list[str]:
@@ -107,6 +114,7 @@ def _native_dims(source: PartSource, n: int) -> list[str]:
     offsets = source.offset if isinstance(source.offset, tuple) else (source.offset,) * len(dims)
     dims = [dim if scale == 1.0 else f"{scale:g} * {dim}" for scale, dim in zip(scales, dims, strict=True)]
     dims = [dim if offset == 0.0 else f"{dim} {offset:+g}" for offset, dim in zip(offsets, dims, strict=True)]
+    dims = [f"{dim} ({', '.join(source.units)})" for dim in dims] if source.units else dims
     if source.form == "matrix":
         return [f"{source.sources[0]} (4x4 matrix)"] * 6
     if source.form.startswith(("xyz_quat", "xyz_rotvec", "xyz_euler")):
@@ -154,7 +162,9 @@ def _filters(adapter: Adapter) -> Iterator[str]:
     for camera in adapter.swapped_channels:
         yield f"swaps     red and blue of {camera}, unless the copy is a repaired one (--channels)"
     for slot, form in adapter.camera_forms.items():
-        changes = [f"flip {form.flip}"] if form.flip else []
+        top, left, height, width = form.crop or (0, 0, 0, 0)
+        changes = [f"keep {height}x{width} from row {top} and column {left}"] if form.crop else []
+        changes += [f"flip {form.flip}"] if form.flip else []
         changes += [f"rotate {form.rotate} degrees clockwise"] if form.rotate else []
         changes += ["swap red and blue"] if form.channels == "bgr" else []
         changes += [f"numbers up to {form.range}"] if form.range else []

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
-from pipelines.mapping.adapters import FIRST_ANGLE, PartSource
+from pipelines.mapping.adapters import PartSource
+from pipelines.mapping.part_units import FIRST_ANGLE, scale_translation, to_slot_units
 
 Floats = NDArray[np.float64]
 # A relative gripper command beyond this share of the way closes; below the mirrored share it opens.
@@ -25,8 +26,9 @@ def convert_part(x: Floats, source: PartSource) -> Floats:
     first_angle = 0 if source.form == "joints" else FIRST_ANGLE
     if source.degrees:
         x = np.concatenate([x[:, :first_angle], np.deg2rad(x[:, first_angle:])], axis=1)
+    x = to_slot_units(x, source.form, source.units)
     if source.form == "matrix":
-        return matrix_to_pose(x)
+        return scale_translation(matrix_to_pose(x), source.units)
     if source.form in ("xyz_quat_xyzw", "xyz_quat_wxyz", "xyz_rotvec", "xyz_euler_zyx", "xyz_euler_zxy"):
         x = np.concatenate([x[:, :3], to_rpy(x[:, 3:], source.form)], axis=1)
     if source.wrap:

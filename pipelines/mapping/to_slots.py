@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode, Image, Segment
 from pipelines.contract.errors import UsageError
-from pipelines.contract.frames import SwappedChannels, TurnedFrames
+from pipelines.contract.frames import CroppedFrames, SwappedChannels, TurnedFrames
 from pipelines.contract.layouts import Slots
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
@@ -41,6 +41,7 @@ def to_episode(
     Raises Rejected when the native dims do not fit the adapter and the robot.
     """
     check_kept(native, adapter)
+    adapter, left_out = choose_parts(native, adapter)
     native = filter_steps(native, adapter)
     check_widths(native, adapter, embodiment)
     if adapter.robot == FROM_LOG and embodiment.base == "nonholonomic":
@@ -82,6 +83,7 @@ def to_episode(
         dropped=native.dropped,
         notes={**native.notes, **_count_draws(images, native, adapter)},
         inferred=dict(native.inferred)
+        | left_out
         | note_wrapped(native, adapter.action)
         | ({"channels": adapter.channels_known} if adapter.channels_known else {})
         | ({"sparse_chunks": _SPARSE} if adapter.sparse_chunks else {})
@@ -264,6 +266,40 @@ def check_widths(native: NativeEpisode, adapter: Adapter, embodiment: Embodiment
             )
 
 
+def choose_parts(native: NativeEpisode, adapter: Adapter) -> tuple[Adapter, dict[str, str]]:
+    """Returns the entry with the parts that this episode has, by their `when`, and a sentence on each of the others.
+
+    Raises Rejected where an episode has only some keys of a part, or lacks a flag that decides.
+    """
+    sentences: dict[str, str] = {}
+    chosen: dict[str, Parts] = {}
+    for side, parts in (("state", adapter.state), ("action", adapter.action)):
+        lacking = {part: why for part, source in parts.items() if (why := _why_not(native, part, source))}
+        sentences |= {f"{side}/{part}": f"{side} {part} is masked off: {why}" for part, why in lacking.items()}
+        chosen[side] = {part: source for part, source in parts.items() if part not in lacking}
+    return (replace(adapter, state=chosen["state"], action=chosen["action"]) if sentences else adapter), sentences
+
+
+def _why_not(native: NativeEpisode, part: str, source: PartSource) -> str:
+    """Why an episode does not have a part, as a clause; empty where it has."""
+    if source.when == "always":
+        return ""
+    if isinstance(source.when, Mapping):
+        for key, value in source.when.items():
+            if key not in native.flags:
+                found = ", ".join(sorted(native.flags)) or "none"
+                raise Rejected("missing_key", f"{part}: when: expected the episode's flag {key}; found {found}")
+            if native.flags[key] != float(value):
+                return f"{key} is not {value}"
+        return ""
+    keys = list(dict.fromkeys(selector.key for selector in source.sources))
+    absent = [key for key in keys if key not in native.arrays]
+    if absent and len(absent) < len(keys):
+        there = ", ".join(key for key in keys if key not in absent)
+        raise Rejected("missing_key", f"{part}: expected all of its keys or none; found {there} without {absent[0]}")
+    return f"the source has no {absent[0]}" if absent else ""
+
+
 def check_base(native: NativeEpisode) -> None:
     """Raises Rejected where a base of an in-house log is to go sideways, and has no slot for it."""
     base = native.arrays.get("command/base")
@@ -365,6 +401,8 @@ def _choose_frames(
 def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
     """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
     form = adapter.form_of(camera)
+    if form.crop:
+        frames = CroppedFrames(frames, form.crop)
     is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"
     if (form.channels or ("bgr" if is_published_bgr else "rgb")) == "bgr":
         frames = SwappedChannels(frames)

@@ -118,12 +118,12 @@ class InputRecord:
 class Manifest:
     """Everything that a conversion records; `to_json` is the content of manifest.json.
 
-    adapter: the entry that was used, as JSON. robot, task: what replaced the source's, None for nothing. partial: the
-    input lacked files and was taken so on purpose. inferred: what
-    the source did not state and was concluded or repaired, one sentence each, with the number of episodes. input: None
-    in datasets of versions that did not record it. findings: of the checks that a conversion runs at its end, as
-    `embodimix check --json` has them. merged: which segments a later version has, and from where. unmatched: how many
-    rows of each list from outside match no episode that was kept.
+    adapter: the entry that was used, as JSON; robots: those of the robots in it, by name, empty in datasets of versions
+    that did not record it. robot, task: what replaced the source's, None for nothing. partial: the input lacked files
+    and was taken so on purpose. inferred: what the source did not state and was concluded or repaired, one sentence
+    each, with the number of episodes. input: None in datasets of versions that did not record it. findings: of the
+    checks that a conversion runs at its end, as `embodimix check --json` has them. merged: which segments a later
+    version has, and from where. unmatched: how many rows of each list from outside match no episode that was kept.
     """
 
     name: str
@@ -140,6 +140,7 @@ class Manifest:
     episodes: tuple[EpisodeEntry, ...]
     rejected: tuple[RejectedEntry, ...]
     partial: bool = False
+    robots: Mapping[str, Any] = field(default_factory=dict)
     inferred: Mapping[str, int] = field(default_factory=dict)
     input: InputRecord | None = None
     findings: tuple[Mapping[str, Any], ...] = ()

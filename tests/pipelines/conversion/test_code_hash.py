@@ -12,7 +12,7 @@ from pipelines.contract.embodiments import freeze_robots
 from pipelines.conversion import launch, plan
 from pipelines.conversion.code_hash import code_hash, code_modules
 from pipelines.conversion.launch import convert, make_job, plan_conversion, prepare_output
-from pipelines.conversion.plan import Job, is_saved
+from pipelines.conversion.plan import ConversionPlan, Job, is_saved, options_hash
 from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.conversion.test_convert import hash_files, make_conversion
 from tests.support.checkout import ROOT
@@ -146,6 +146,16 @@ def test_an_unfinished_conversion_starts_over_under_other_code(
     with_other_code(monkeypatch)
     assert not is_saved(job)
     assert is_saved(prepare()) and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("bridge_orig", "34e755cb9a6cd302"), ("libero_hdf5", "856972430c27a987")]
+)
+def test_keys_that_were_added_later_change_no_old_hash(name: str, expected: str) -> None:
+    # As commit 55c7879 printed them, before parts had `units` and `when` and cameras `crop`.
+    adapter = get_adapter(name)
+    job = Job(directory="d", name="x", version="1.0.0", adapter=adapter, robots=freeze_robots(adapter.robot))
+    assert options_hash(job, ConversionPlan(shards={}, rejects=())) == expected
 
 
 def test_words_of_an_entry_are_no_option(source: Path, tmp_path: Path) -> None:

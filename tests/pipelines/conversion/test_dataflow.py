@@ -21,19 +21,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipelines import cli, flex_template
+from pipelines.contract.registries import use_registries
 from pipelines.conversion.beam_options import make_beam_options, option_parser
 from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import ConversionRequest, convert, make_job, plan_conversion
 from pipelines.conversion.measure import load_measured
 from pipelines.conversion.plan import Job, save_plan
 from pipelines.conversion.results import load_result
-from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.adapters import Adapter, find_adapter, get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import ShardId
 from pipelines.storage.paths import as_storage_path
 from tests.support.checkout import ROOT
 from tests.support.memory_store import MemoryStore
 from tests.support.native_files import bridge_features, write_rlds
+from tests.support.own_registry import OWN
 
 pytest.importorskip("apitools", reason="needs apache-beam[gcp]")
 
@@ -68,16 +70,20 @@ class StagedJob:
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
+    return stage_job(tmp_path_factory.mktemp("dataflow"), get_adapter("bridge_orig"))
+
+
+def stage_job(folder: Path, adapter: Adapter) -> StagedJob:
+    """Plans a conversion of four episodes into two shards, and stages its job in a folder in place of a bucket."""
     from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
 
-    folder = tmp_path_factory.mktemp("dataflow")
     source = write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})
     conversion = ConversionRequest(
         source=str(source),
         output_root=str(folder / "out"),
         name="tiny",
         version="1.0.0",
-        adapter=get_adapter("bridge_orig"),
+        adapter=adapter,
         n_shards=2,
     )
     plan = plan_conversion(conversion, None)
@@ -119,26 +125,52 @@ def test_the_job_names_its_workers_packages_and_bucket(staged: StagedJob) -> Non
 def test_the_source_package_holds_every_data_file(staged: StagedJob) -> None:
     with tarfile.open(staged.folder / "workflow.tar.gz") as package:
         names = {name.partition("/")[2] for name in package.getnames()}
-    packaged = {"adapters.yaml", "adapters_oxe.yaml", "embodiments.yaml"}
+    packaged = {"adapters.yaml", "adapters_lerobot.yaml", "adapters_oxe.yaml", "embodiments.yaml"}
     assert {f"pipelines/{name}" for name in packaged} <= names
 
 
-def test_a_worker_with_nothing_but_the_staged_package_converts(staged: StagedJob, tmp_path: Path) -> None:
-    """The package that `--setup_file` stages is installed beside the dependencies; the checkout is out of sight."""
-    clean = make_clean_interpreter(staged.folder / "workflow.tar.gz", tmp_path)
-    script = shutil.copy(ROOT / "tests/support/run_staged.py", tmp_path)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    command = [str(clean), "-I", script, str(staged.folder / "pipeline.pb")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def clean(staged: StagedJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that holds the dependencies and the package that `--setup_file` stages, and nothing else."""
+    return make_clean_interpreter(staged.folder / "workflow.tar.gz", tmp_path_factory.mktemp("worker"))
+
+
+def run_as_worker(clean: Path, job: StagedJob, folder: Path) -> dict[str, Any]:
+    """Runs a staged job where the checkout is out of sight; returns which files and packages it needed."""
+    script = shutil.copy(ROOT / "tests/support/run_staged.py", folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EMBODIMIX"))}
+    command = [str(clean), "-I", script, str(job.folder / "pipeline.pb")]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    used = json.loads(done.stdout.splitlines()[-1])
-    assert used["ours"] and all(path.startswith(str(tmp_path)) for path in used["ours"])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def count_episodes(job: Job) -> int:
+    results = [load_result(job, ShardId(split="train", shard=shard, n_shards=2)) for shard in range(2)]
+    return sum(result.n_episodes for result in results if result)
+
+
+def test_a_worker_with_nothing_but_the_staged_package_converts(staged: StagedJob, clean: Path, tmp_path: Path) -> None:
+    used = run_as_worker(clean, staged, tmp_path)
+    assert used["ours"] and all(path.startswith(str(clean.parents[1])) for path in used["ours"])
     allowed = requirements_of("embodimix", {"pipelines"})
     assert {canonicalize_name(name) for name in used["others"]} <= allowed
     measured = load_measured(staged.job)
     assert measured is not None and measured.n_episodes == 4
-    results = [load_result(staged.job, ShardId(split="train", shard=shard, n_shards=2)) for shard in range(2)]
-    assert sum(result.n_episodes for result in results if result) == 4
+    assert count_episodes(staged.job) == 4
+
+
+def test_a_worker_converts_by_a_registry_that_it_has_never_seen(clean: Path, tmp_path: Path) -> None:
+    own = tmp_path / "my.yaml"
+    own.write_text(OWN)
+    job = stage_job(tmp_path, find_adapter(str(own)))
+    own.unlink()
+    use_registries([])
+    (tmp_path / "elsewhere").mkdir()
+    run_as_worker(clean, job, tmp_path / "elsewhere")
+    measured = load_measured(job.job)
+    assert measured is not None and list(measured.statistics) == ["desk_arm/joint_position/pi18/v1"]
+    assert count_episodes(job.job) == 4
 
 
 def make_clean_interpreter(package: Path, folder: Path) -> Path:
