@@ -181,12 +181,6 @@ class Adapter:
             _check_choice(where, "cameras", camera, CAMERAS)
         for part in (*self.state, *self.action):
             _check_choice(where, "parts", part, PARTS)
-        if (self.bag is not None) != (self.format == "bag"):
-            expected = "expected `bag: {stamp: header}` or `log` where the format is bag, and only there"
-            raise UsageError(f"{where}: bag: {expected}; the format is {self.format}")
-        if self.bag is not None and (self.control_hz is None or self.robot == FROM_LOG):
-            # No bag states them, and the rate decides the steps.
-            raise UsageError(f"{where}: bag: expected `control_hz` and a robot of the registry in the entry")
 
     @property
     def all_cameras(self) -> dict[str, tuple[str, ...]]:
@@ -346,7 +340,9 @@ def _build(name: str, content: MarkedValue) -> Adapter:
         values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
         values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
     if "bag" in entry:
-        values["bag"] = parse_bag(f"adapter {name}: bag", entry["bag"])
+        values["bag"] = _at(content["bag"], parse_bag, f"adapter {name}: bag", entry["bag"])
+    if entry["format"] == "bag" or "bag" in entry:
+        _check_bag(f"adapter {name}", entry)
     adapter = Adapter(name=name, **values)
     if adapter.robot != FROM_LOG:
         adapter.check_robot(_at(content["robot"], get_embodiment, adapter.robot))
@@ -361,6 +357,17 @@ def _at(spec: MarkedValue, build: Callable[..., Built], *arguments: Any) -> Buil
         if not spec.mark.line or isinstance(error, SpecError):
             raise
         raise SpecError(spec.mark, str(error)) from error
+
+
+def _check_bag(where: str, entry: Mapping[str, Any]) -> None:
+    """Raises UsageError where an entry of bags does not state what no bag states, or another states how bags are read.
+
+    Without the rate, the steps would be another robot's."""
+    if entry["format"] != "bag" or "bag" not in entry:
+        expected = "expected `bag: {stamp: header}` or `log` where the format is bag, and only there"
+        raise UsageError(f"{where}: bag: {expected}; the format is {entry['format']}")
+    if "control_hz" not in entry or entry["robot"] == FROM_LOG:
+        raise UsageError(f"{where}: bag: expected `control_hz` and a robot of the registry in the entry")
 
 
 def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:

@@ -1,12 +1,14 @@
 """Bags (MCAP, rosbag2, ROS 1): topics with their own rates and clocks, brought to the control rate of an entry."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.flags import parse_flag
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
@@ -19,8 +21,9 @@ from pipelines.sources.bags.cuts import find_cuts
 from pipelines.sources.bags.inputs import METADATA, PATTERNS, Bag, bag_at, find_bags, open_bag
 from pipelines.sources.bags.labels import read_label
 from pipelines.sources.bags.log import MAX_TIME_NS, Log
+from pipelines.sources.bags.overview import TopicFacts, facts_of, look_at, probe_of
 from pipelines.sources.bags.packets import KEY_FRAME_LEAD_S, PACKETS, PacketFrames, find_keys
-from pipelines.sources.bags.pictures import TopicPictures, check_pictures
+from pipelines.sources.bags.pictures import COMPRESSED, RAW, TopicPictures, check_pictures
 from pipelines.sources.bags.topics import Pictures, Topics, normal_type, read_topics, read_values, split_key
 from pipelines.sources.folders import key_of, make_scan_reject, source_root
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
@@ -28,6 +31,7 @@ from pipelines.storage.paths import RemotePath, as_storage_path
 
 # Each robot's topics are its own.
 USUAL_ADAPTER = ""
+CAMERA_TYPES = COMPRESSED | RAW | PACKETS
 # What is read before and behind an episode that is a stretch of a bag, for values that hold or pass over its ends.
 _LEAD_S = 1.0
 _RANGED = (".mcap", ".bag", ".active")
@@ -86,7 +90,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     log = open_bag(bag)
     start_ns, stop_ns = located.place or (0, MAX_TIME_NS)
     topics, later = _read_topics(log, adapter, bag, start_ns, stop_ns)
-    there = {name: _from_first_key(log, pictures) for name, pictures in topics.pictures.items()}
+    there = {name: _from_first_key(log, pictures, adapter) for name, pictures in topics.pictures.items()}
     cameras = {name: pictures for name, (pictures, _) in there.items() if len(pictures.times)}
     assert adapter.control_hz is not None
     streams, columns = streams_of(topics, adapter)
@@ -119,6 +123,32 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         notes=_make_notes(topics, aligned, log),
         inferred=_inferred(topics, aligned, log, form),
     )
+
+
+def probe(source: str, blank: Adapter) -> Adapter:
+    """Completes an entry that asks for nothing, so that it reads every stream of the first bag; for `inspect`."""
+    _, topics, _ = _look(source)
+    return probe_of(topics, blank)
+
+
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns the topics of the first bag with their types, rates and jitter, for `embodimix inspect`."""
+    first, topics, n_bags = _look(source)
+    return facts_of(first, topics, n_bags)
+
+
+def _look(source: str) -> tuple[Bag, Mapping[str, TopicFacts], int]:
+    root = source_root(source)
+    bags, rejects = find_bags(root, whole_folders=False)
+    if not bags:
+        raise UsageError(f"{source}: " + (rejects[0].detail if rejects else "expected bags at or below it, found none"))
+    copies = {} if bags[0].is_ranged else {file: file.stat() for file in bags[0].files if isinstance(file, RemotePath)}
+    with fetched(copies):
+        log = open_bag(replace(bags[0], files=tuple(local_path(file) if copies else file for file in bags[0].files)))
+        try:
+            return bags[0], look_at(log, bags[0].distro), len(bags)
+        finally:
+            log.close()
 
 
 def _form_of(adapter: Adapter) -> BagForm:
@@ -175,7 +205,7 @@ def _read_topics(log: Log, adapter: Adapter, bag: Bag, start_ns: int, stop_ns: i
     """What the entry uses of a range of the log, and the cameras that the log lacks."""
     form = _form_of(adapter)
     there = {channel.topic: normal_type(channel.type) for channel in log.channels.values()}
-    used = adapter.used_cameras(there)
+    used = adapter.used_cameras([topic for topic, type in there.items() if type in CAMERA_TYPES])
     lead_s = KEY_FRAME_LEAD_S if any(there[camera] in PACKETS for camera in used) else _LEAD_S
     begin, end = (max(0, start_ns - int(lead_s * 1e9)), min(MAX_TIME_NS, stop_ns + int(_LEAD_S * 1e9)))
     keys = keys_of(adapter)
@@ -204,10 +234,18 @@ def _clock_of(topics: Topics, adapter: Adapter, start_ns: int, stop_ns: int, whe
     return clock
 
 
-def _from_first_key(log: Log, pictures: Pictures) -> tuple[Pictures, NDArray[np.bool_] | None]:
-    """A camera's pictures; of packets those from the first that can be decoded, and which can be by themselves."""
+def _from_first_key(log: Log, pictures: Pictures, adapter: Adapter) -> tuple[Pictures, NDArray[np.bool_] | None]:
+    """A camera's pictures; of packets those from the first that can be decoded, and which can be by themselves.
+
+    None of a camera that holds depth. Raises Rejected where the entry names such a one.
+    """
     if pictures.type not in PACKETS:
-        check_pictures(log, pictures)
+        try:
+            check_pictures(log, pictures)
+        except Rejected:
+            if any(pictures.topic in names for names in adapter.all_cameras.values()):
+                raise
+            return pictures.since(len(pictures.times)), None
         return pictures, None
     keys = find_keys(log, pictures)
     first = int(np.argmax(keys)) if keys.any() else len(keys)

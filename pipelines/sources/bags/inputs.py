@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class SplitLog:
         for part, log in enumerate(logs):
             for id, channel in log.channels.items():
                 number = len(self.channels)
-                self.channels[number] = channel
+                self.channels[number] = replace(channel, id=number)
                 self._own[number] = part, id
 
     def span(self) -> tuple[int, int]:

@@ -65,8 +65,8 @@ def reader_of(channel: Channel, distro: str = "") -> Read:
     raise Rejected("unreadable_bag", f"{channel.topic}: expected messages in {known}, found another encoding")
 
 
-def stamp_reader_of(channel: Channel, distro: str = "") -> Callable[[memoryview], int | None] | None:
-    """Returns what reads the stamp (ns) at a message's beginning, None of one that is zero.
+def stamp_reader_of(channel: Channel, distro: str = "") -> Callable[[memoryview], int] | None:
+    """Returns what reads the stamp (ns) at a message's beginning.
 
     None where the type does not begin with a header or a stamp. Pictures need nothing else before they are shown.
     """
@@ -79,14 +79,14 @@ def stamp_reader_of(channel: Channel, distro: str = "") -> Callable[[memoryview]
     # ROS 1 counts its headers before their stamps.
     at = _STAMP_AT[channel.wire] + (4 if channel.wire == "ros1" and is_header else 0)
 
-    def read(data: memoryview) -> int | None:
+    def read(data: memoryview) -> int:
         if len(data) < at + 8:
             raise Rejected(
                 "unreadable_bag", f"{channel.topic}: expected a message with a stamp, found {len(data)} bytes"
             )
         order = ">" if channel.wire == "cdr" and data[1] == 0 else "<"
         seconds, rest = _TWO[order].unpack_from(data, at)
-        return int(seconds) * 1_000_000_000 + int(rest) or None
+        return int(seconds) * 1_000_000_000 + int(rest)
 
     return read
 

@@ -39,6 +39,7 @@ class SqliteLog:
             self._file.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOCK_BYTES)
             self._file.execute("PRAGMA trusted_schema = OFF")
             self._file.execute("PRAGMA cell_size_check = ON")
+            self._accept_cut_off()
             _check_tables(self._file, path)
             self.channels = _read_channels(self._file)
         except sqlite3.Error as error:
@@ -50,6 +51,14 @@ class SqliteLog:
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:
             self.damage.append(f"{log.name} beside it holds messages that were not written into it")
+
+    def _accept_cut_off(self) -> None:
+        """SQLite opens no file that is shorter than its head says, unless its schema counts as one being repaired."""
+        try:
+            self._file.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as error:
+            self._file.execute("PRAGMA writable_schema = ON")
+            self.damage.append(f"it is shorter than it should be ({error})")
 
     def span(self) -> tuple[int, int]:
         try:

@@ -117,6 +117,11 @@ def field_of(key: str, channel: Channel) -> str:
     return _USUAL_FIELDS[type]
 
 
+def has_usual_field(channel: Channel) -> bool:
+    """Whether an entry may name a channel's topic alone."""
+    return normal_type(channel.type) in _USUAL_FIELDS
+
+
 def numbers_of(value: Any) -> list[float]:
     """The numbers of a field, those of a message in the order of its definition; texts are left out.
 
@@ -136,13 +141,13 @@ def numbers_of(value: Any) -> list[float]:
 
 
 def stamp_of(content: Mapping[str, Any]) -> int | None:
-    """The time (ns) that a message's header, or a stamp of its own, states; None where it has none, or zero."""
+    """The time (ns) that a message's header, or a stamp of its own, states; None where it has none."""
     for path in _STAMPS:
         stamp = field_at(content, path)
         if isinstance(stamp, dict):
             seconds = next((stamp[key] for key in _SECONDS if key in stamp), 0)
             rest = next((stamp[key] for key in _NANOSECONDS if key in stamp), 0)
-            return int(seconds) * 1_000_000_000 + int(rest) or None
+            return int(seconds) * 1_000_000_000 + int(rest)
     return None
 
 
@@ -190,7 +195,7 @@ class _Topic:
     fields: dict[str, str] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
     wanted: dict[int, Wanted] = field(default_factory=dict)
-    stamp_reads: dict[int, Callable[[memoryview], int | None]] = field(default_factory=dict)
+    stamp_reads: dict[int, Callable[[memoryview], int]] = field(default_factory=dict)
     type: str = ""
     is_camera: bool = False
     stamps: list[int] = field(default_factory=list)
@@ -300,16 +305,17 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
     logged: dict[str, NDArray[np.int64]] = {}
     late: dict[str, tuple[float, float]] = {}
     repeated: dict[str, int] = {}
+    unstamped = frozenset(name for name, topic in topics.items() if topic.n_unstamped or not any(topic.stamps))
     for name, topic in topics.items():
         at_log = np.array(topic.logged, np.int64)
         stated = np.array(topic.stamps, np.int64)
-        times = at_log if stamp == "log" or topic.n_unstamped else stated
+        times = at_log if stamp == "log" or name in unstamped else stated
         # Chunks hold messages in the order in which they arrived, which may differ from their times.
         order = np.argsort(at_log, kind="stable")
         kept = order[_kept(name, times[order])]
         repeated[name] = len(order) - len(kept)
         stamps[name], logged[name] = times[kept], at_log[kept]
-        if len(order) and not topic.n_unstamped:
+        if len(order) and name not in unstamped:
             apart = (at_log - stated) / 1e6
             late[name] = round(float(np.abs(apart).max()), 3), round(float(apart.mean()), 3)
         if topic.is_camera:
@@ -320,7 +326,6 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
         rank[kept] = np.arange(len(kept))
         for key in topic.fields:
             samples[key] = _samples(key, topic.rows.get(key, []), times[kept], rank)
-    unstamped = frozenset(name for name, topic in topics.items() if topic.n_unstamped)
     return Topics(
         samples=samples,
         pictures=pictures,

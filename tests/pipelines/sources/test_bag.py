@@ -9,6 +9,7 @@ import pytest
 from pipelines.contract.episode import Episode
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
+from pipelines.conversion.used_entries import robots_for
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
@@ -39,7 +40,7 @@ def entry(**changes: Any) -> Adapter:
 
 
 def job_of(adapter: Adapter) -> Job:
-    return Job(directory="out", name="x", version="1.0.0", adapter=adapter)
+    return Job(directory="out", name="x", version="1.0.0", adapter=adapter, robots=robots_for(adapter, ""))
 
 
 def read_only(root: Path, adapter: Adapter) -> Episode:

@@ -21,6 +21,7 @@ from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.launch import ConversionRequest, find_episodes
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
+from pipelines.conversion.used_entries import robots_for
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.mapping.formats import list_formats
 from tests.pipelines.sources.test_bag import entry as bag_entry
@@ -138,7 +139,8 @@ def read_all(source: Path, name: str) -> tuple[int, list[str]]:
     """Reads every episode as a worker does; returns how many were read whole and what was said of the others."""
     adapter = adapter_of(name)
     conversion = ConversionRequest(source=str(source), output_root="out", name="x", version="1.0.0", adapter=adapter)
-    job = Job(directory="out", name="x", version="1.0.0", adapter=adapter, task="lift")
+    robots = robots_for(adapter, "")
+    job = Job(directory="out", name="x", version="1.0.0", adapter=adapter, task="lift", robots=robots)
     try:
         found = find_episodes(conversion)
     except EmbodimixError as error:

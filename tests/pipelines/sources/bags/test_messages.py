@@ -121,7 +121,7 @@ HOSTILE_DEFINITIONS = {
 
 @pytest.mark.parametrize(("text", "schema"), HOSTILE_DEFINITIONS.values(), ids=HOSTILE_DEFINITIONS)
 def test_a_hostile_definition_is_refused(text: str, schema: str) -> None:
-    with pytest.raises(Rejected, match="a/msg/B"):
+    with pytest.raises(Rejected, match="a/msg/"):
         reader_of(ros2_channel("a/msg/B", text, schema))(memoryview(bytes(64)), want("x"))
 
 
