@@ -167,6 +167,8 @@ def _scan(source: ByteSource, damage: list[str]) -> _Parts:
         opcode, length = _HEAD.unpack(source.read(at, _HEAD.size))
         body, end = at + _HEAD.size, at + _HEAD.size + length
         if opcode in (Opcode.DATA_END, Opcode.FOOTER):
+            # Only the index was missing: all that was written is here.
+            damage.clear()
             break
         if opcode == 0 or (end > source.size and opcode != Opcode.CHUNK):
             damage.append(f"it ends at byte {source.size}, inside a record")
