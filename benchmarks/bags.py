@@ -151,7 +151,7 @@ def convert_bag(path: Path, trust_images: bool) -> int:
             n_workers=1,
             trust_images=trust_images,
         )
-        return int(convert(request)["episodes_kept"])
+        return int(convert(request)["episodes_out"])
 
 
 WORK: dict[str, Callable[[Path], int]] = {
