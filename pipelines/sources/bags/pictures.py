@@ -49,6 +49,7 @@ class TopicPictures(Sequence[Image]):
         self._log, self._pictures, self._numbers, self._is_plain = log, pictures, numbers, is_plain
         self._decode: Callable[[Mapping[str, Any]], Image] = read_compressed if _is_compressed(pictures) else read_raw
         self._wanted = _COMPRESSED_FIELDS if _is_compressed(pictures) else _RAW_FIELDS
+        self._has_repeats = bool((np.diff(numbers) == 0).any())
         self._last: tuple[int, Image] = (-1, b"")
 
     def __len__(self) -> int:
@@ -64,7 +65,8 @@ class TopicPictures(Sequence[Image]):
             try:
                 picture = self._decode(self._pictures.read(data, self._wanted))
                 # Encoded once, and not again for every step that shows it.
-                self._last = number, to_jpeg(picture) if self._is_plain else picture
+                is_shared = self._is_plain and (self._has_repeats or not isinstance(picture, bytes))
+                self._last = number, to_jpeg(picture) if is_shared else picture
             except CorruptImage as error:
                 raise CorruptImage(f"{self._pictures.topic}: picture {number}: {error}") from error
         return self._last[1]
