@@ -99,7 +99,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     aligned = align(streams, stamps, clock, adapter.control_hz, reference.uri)
     for key, stream in streams.items():
         if stream.is_interpolated:
-            check_pauses(_around(stream.times, aligned.grid), form.max_gap_s, f"{reference.uri}: {key}: expected states")
+            what = f"{reference.uri}: {key}: expected states"
+            check_pauses(_around(stream.times, aligned.grid), form.max_gap_s, what)
     task = clean_instruction(_read_instruction(log, form, reference, start_ns, stop_ns, bag.distro))
     return NativeEpisode(
         reference=reference,

@@ -58,7 +58,7 @@ def test_states_that_are_silent_for_too_long_reject_the_episode(
     kept = [m for m in demonstration() if not quiet[0] * MS < (m.stamp_ns or 0) < quiet[1] * MS]
     others = [m for m in demonstration() if m.topic != "/joint_states"]
     write_mcap(tmp_path / "a.mcap", [first, *(m for m in kept if m.topic == "/joint_states"), *others])
-    with pytest.raises(Rejected, match=rf"joint_gap: .* /joint_states.*: expected states every 0.5 s, a gap is {gap} s"):
+    with pytest.raises(Rejected, match=rf"joint_gap: .* /joint_states.*: expected states .*, a gap is {gap} s"):
         read_only(tmp_path, entry())
 
 
