@@ -15,6 +15,7 @@ import trainers.demo.cli
 import trainers.planning.where
 import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
+from pipelines.contract.registries import use_registries
 from trainers.planning.prompt_tokens import tokens_by_model
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.beam_options = rest
     parsed.tokens_by_model = tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
+    use_registries(getattr(parsed, "registry", []))
     try:
         code = parsed.run(parsed)
         sys.stdout.flush()

@@ -400,7 +400,8 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     elif isinstance(kind, ListOf):
         schema |= {"type": "array", "items": json_schema(kind.item), "minItems": 0 if kind.may_be_empty else 1}
     elif isinstance(kind, TextKind):
-        schema |= {"type": "string"} | ({"enum": list(kind.choices)} if kind.choices else {})
+        # A bare 6 is a number in YAML, and read as the text that it is written as.
+        schema |= {"type": "string", "enum": list(kind.choices)} if kind.choices else {"type": ["string", "number"]}
     elif isinstance(kind, (Flag, Scalar)):
         schema["type"] = "boolean" if isinstance(kind, Flag) else ["boolean", "number"]
     elif isinstance(kind, Number):

@@ -30,7 +30,7 @@ from pipelines.contract.document import (
     open_questions,
     read_document,
 )
-from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.errors import UsageError, draft_advice, nearest
 
 ADAPTERS_SCHEMA = "embodimix.adapters/v1"
 ROBOTS_SCHEMA = "embodimix.embodiments/v1"
@@ -132,7 +132,8 @@ class Registry(Mapping[str, Built], Generic[Built]):
             # Whoever replaces an entry replaces it under all its names.
             own = over
         if not shipped and not own:
-            raise UsageError(f"{self._what} {name!r} is not in the registry. {nearest(name, self.names())}")
+            known = nearest(name, self.names())
+            raise UsageError(f"{self._what} {name!r} is not in the registry. {known} {draft_advice()}")
         found = own or shipped
         if len(found) > 1:
             raise SpecError(found[1].mark, f"{name!r} names two {self._what}s; the other one is at {found[0].mark}")
