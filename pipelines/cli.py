@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import dataset_commands
+from pipelines import dataset_commands, inspect_command
 from pipelines.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ Exit codes: 0 the dataset is whole (what was left out is counted and named), 1 f
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
     dataset_commands.add_commands(commands)
+    add_registry_option(inspect_command.add_commands(commands))
     parser = commands.add_parser(
         "convert",
         help="native logs to normalized RLDS shards",

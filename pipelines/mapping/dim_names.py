@@ -81,13 +81,13 @@ def _contradiction(
     part: str, source: PartSource, taken: Sequence[str], given: Sequence[str], has_two_arms: bool
 ) -> str:
     """What is wrong, as `expected ..., found ...`; empty where nothing is."""
-    words = [_words(name) for name in taken]
+    words = [words_of(name) for name in taken]
     if has_two_arms and part[-1] in "01":
         wrong = "right" if part.endswith("0") else "left"
         if any(wrong in w for w in words):
             return f"expected the {'left' if wrong == 'right' else 'right'} arm's dims, found the {wrong} arm's"
     named_gripper = [bool(_GRIPPER & set(w)) for w in words]
-    if part.startswith("gripper") and not any(named_gripper) and any(_GRIPPER & set(_words(n)) for n in given):
+    if part.startswith("gripper") and not any(named_gripper) and any(_GRIPPER & set(words_of(n)) for n in given):
         return "expected the dim that is named as a gripper, found another"
     if part.startswith("arm") and source.form == "joints" and len(taken) > 1 and sum(named_gripper) == 1:
         return "expected an arm's joints, found a gripper among them"
@@ -100,7 +100,7 @@ def _contradiction(
 
 def _wrong_joints(taken: Sequence[str], joints: Sequence[str]) -> str:
     """The robot's own joints in another order: UR's driver lists them by the alphabet, the elbow first."""
-    names = ["_".join(_words(name)) for name in taken]
+    names = ["_".join(words_of(name)) for name in taken]
     found = [[i for i, name in enumerate(names) if joint in name] for joint in joints]
     order = [at[0] for at in found if len(at) == 1]
     if len(order) < len(joints) or len(set(order)) < len(order) or order == sorted(order):
@@ -117,6 +117,6 @@ def _wrong_numbers(words: Sequence[Sequence[str]]) -> str:
     return ""
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     """`main_leftGripper.pos` -> main, left, gripper, pos."""
     return [word.lower() for word in _WORDS.findall(name)]

@@ -3,7 +3,10 @@
 import fnmatch
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +27,38 @@ class Scan:
 
     found: tuple[StoragePath, ...]
     rejects: tuple[Reject, ...] = ()
+
+
+@dataclass(kw_only=True)
+class ScanLimit:
+    """When a scan ends early: after so many seconds, or when it has found so many. was_reached: whether one did."""
+
+    seconds: float
+    n_found: int
+    was_reached: bool = False
+    _until_s: float = 0.0
+
+    def begin(self) -> None:
+        """Starts the clock of one scan."""
+        self._until_s = time.monotonic() + self.seconds
+
+    def is_reached(self, n_found: int) -> bool:
+        """Whether a scan that has found so many is to end."""
+        self.was_reached |= n_found >= self.n_found or time.monotonic() > self._until_s
+        return n_found >= self.n_found or time.monotonic() > self._until_s
+
+
+_limit: ContextVar[ScanLimit | None] = ContextVar("scan limit", default=None)
+
+
+@contextmanager
+def limited_scan(limit: ScanLimit) -> Iterator[ScanLimit]:
+    """Has every scan inside the block end early: for a look at an input, never for a conversion, which needs all."""
+    token = _limit.set(limit)
+    try:
+        yield limit
+    finally:
+        _limit.reset(token)
 
 
 def source_root(source: str) -> StoragePath:
@@ -53,9 +88,11 @@ def scan_folders(root: StoragePath, is_episode: IsEpisode) -> Scan:
     if isinstance(root, RemotePath):
         return Scan(found=tuple(_find_remote_folders(root, is_episode)))
     _check_folder(root)
-    walk = _Walk(root)
+    walk, limit = _Walk(root), _begin()
     found: list[StoragePath] = []
     for folder in walk.folders():
+        if limit and limit.is_reached(len(found)):
+            break
         if not is_episode(folder.path, folder.names):
             continue
         folder.folders.clear()
@@ -75,9 +112,11 @@ def scan_files(root: StoragePath, *patterns: str) -> Scan:
         matching = {path for pattern in patterns for path in root.rglob(pattern)}
         return Scan(found=tuple(sorted(matching, key=str)))
     _check_folder(root)
-    walk = _Walk(root)
+    walk, limit = _Walk(root), _begin()
     found: list[StoragePath] = []
     for folder in walk.folders():
+        if limit and limit.is_reached(len(found)):
+            break
         # A broken link of another name may be one to a folder of episodes, if it has no suffix.
         folder.broken[:] = [name for name in folder.broken if _matches(name, patterns) or "." not in name]
         for name in (name for name in folder.files if _matches(name, patterns)):
@@ -133,6 +172,12 @@ def make_scan_reject(path: StoragePath, root: StoragePath, reason: RejectReason,
         reason=reason,
         detail=detail,
     )
+
+
+def _begin() -> ScanLimit | None:
+    if limit := _limit.get():
+        limit.begin()
+    return limit
 
 
 _SPECIAL = "expected a regular file, found a pipe, a device, a socket or a folder; take it away"

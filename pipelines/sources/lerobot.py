@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipelines.contract.embodiments import fit_parts
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.flags import parse_flag
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
@@ -16,6 +17,7 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.camera_rows import CameraRows, keep_paired
 from pipelines.sources.folders import key_of, source_root
+from pipelines.sources.lerobot_files.facts import describe_dataset
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
 from pipelines.sources.lerobot_files.records import (
     EpisodeFiles,
@@ -108,6 +110,11 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         inferred=_inferred(meta, episode, rows, times, videos)
         | ({"units": adapter.units_known} if adapter.units_known else {}),
     )
+
+
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns what the dataset's metadata states, for `embodimix inspect`."""
+    return describe_dataset(source)
 
 
 def explain_misfit(source: str) -> str:

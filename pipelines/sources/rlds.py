@@ -1,6 +1,7 @@
 """RLDS episodes in TFDS directories: TFRecords of `tf.train.Example`, read without TensorFlow."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.shards.example_wire import ByteStrings, CorruptExample, Parsed, Payload, parse_example
 from pipelines.shards.tfrecord import CorruptRecord, read_record, scan_records
 from pipelines.sources.folders import source_root
+from pipelines.sources.tfds.facts import describe_dataset
 from pipelines.sources.tfds.features import (
     METADATA,
     describe_features,
@@ -38,6 +41,8 @@ from pipelines.storage.paths import RemotePath, as_storage_path
 # Each dataset has its own entry.
 USUAL_ADAPTER = ""
 _STEPS = "steps/"
+# Files, and records of each, that a look at a dataset examines.
+_LOOKED_AT, _RECORDS_LOOKED_AT = 16, 64
 _FLAGS = ("is_first", "is_last", "is_terminal", "reward", "discount")
 
 
@@ -62,7 +67,21 @@ def find_part(source: str, adapter: Adapter) -> Found:
     return replace(found, rejects=(*found.rejects, *lost_with_files(files.missing)))
 
 
+def find_some(source: str, adapter: Adapter) -> Found:
+    """The first record of some files, for a look: a scan of all files takes minutes where there are a thousand."""
+    files = list_shards(find_version_folder(source_root(source)))
+    episodes: list[EpisodeLocation] = []
+    for file in files.there[:: max(1, len(files.there) // _LOOKED_AT)]:
+        episodes += _count(file)[:1] if isinstance(file.path, RemotePath) else _scan(file, _RECORDS_LOOKED_AT)[0]
+    return Found(episodes=tuple(episodes))
+
+
 files_of = own_file
+
+
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns what the dataset's metadata states, for `embodimix inspect`."""
+    return describe_dataset(source)
 
 
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
@@ -158,11 +177,11 @@ def _find_in(files: Sequence[ShardFile]) -> Found:
     return Found(episodes=tuple(episodes), rejects=tuple(rejects))
 
 
-def _scan(file: ShardFile) -> tuple[list[EpisodeLocation], str]:
-    """The records that can be reached, and what stopped the scan, if anything did."""
+def _scan(file: ShardFile, most: int | None = None) -> tuple[list[EpisodeLocation], str]:
+    """The records that can be reached, up to `most`, and what stopped the scan, if anything did."""
     found: list[EpisodeLocation] = []
     try:
-        for span in scan_records(file.path):
+        for span in itertools.islice(scan_records(file.path), most):
             reference = Reference(uri=str(file.path), key=file.key(len(found)), split=file.split)
             found.append(EpisodeLocation(reference=reference, place=span))
     except CorruptRecord as error:

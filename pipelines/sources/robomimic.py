@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.native import MAX_PROMISED, EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
@@ -116,6 +117,24 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     )
 
 
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns what the first file's env_args state of robot, environment and controller, for `embodimix inspect`."""
+    with open_hdf5_log(as_storage_path(found.episodes[0].reference.uri)) as file:
+        arguments = read_json(file["data"].attrs.get("env_args"))
+    kwargs = arguments.get("env_kwargs") if isinstance(arguments, Mapping) else None
+    kwargs = kwargs if isinstance(kwargs, Mapping) else {}
+    robots = kwargs.get("robots") or ()
+    name = arguments.get("env_name") if isinstance(arguments, Mapping) else None
+    controller = kwargs.get("controller_configs")
+    kind = controller.get("type") if isinstance(controller, Mapping) else None
+    return SourceFacts(
+        dialect="robomimic's HDF5" + (f", environment {name}" if name else ""),
+        robot=" and ".join(map(str, [robots] if isinstance(robots, str) else robots)),
+        tasks=found.tasks,
+        notes=(f"env_args states the controller {kind}",) if kind else (),
+    )
+
+
 def read_demo_success(group: h5py.Group, arrays: Mapping[str, NDArray]) -> tuple[int, dict[str, str]]:
     """Returns 1, 0 or -1 (unknown), and how it was inferred where the file does not state it.
 
@@ -201,7 +220,7 @@ def _check_promised(group: h5py.Group, t: int, where: str) -> None:
 def _check_dialect(keys: set[str], data: h5py.Group, adapter: Adapter, where: str) -> None:
     """Raises Rejected for LIBERO's keys under another entry, and for pictures that an entry would turn wrongly."""
     wanted = {selector.key for part in adapter.state.values() for selector in part.sources}
-    if keys >= _LIBERO_KEYS and not any(key.removeprefix("obs/") in keys for key in wanted):
+    if wanted and keys >= _LIBERO_KEYS and not any(key.removeprefix("obs/") in keys for key in wanted):
         raise Rejected(
             "missing_key",
             f"{where}: expected {', '.join(sorted(wanted))}, found LIBERO's keys; give --adapter libero_hdf5",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import DroppedSteps, Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.flags import parse_flag
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
@@ -43,6 +44,16 @@ _NAMED = {
 }
 # What the schema says of `units`; numbers in others would be read as if they were in these.
 _UNITS = {"joints": "rad", "gripper": "fraction_closed", "base": "m/s,rad/s", "torso": "m"}
+_UNIT_OF = {
+    "joints/position": "joints",
+    "command/joint_position": "joints",
+    "gripper/position": "gripper",
+    "command/gripper": "gripper",
+    "base/velocity": "base",
+    "command/base": "base",
+    "torso/position": "torso",
+    "command/torso": "torso",
+}
 _PICTURES = re.compile(r"/camera/[^/]+/rgb/c/")
 
 
@@ -70,6 +81,12 @@ def find(source: str, adapter: Adapter) -> Found:
         raise UsageError(f"{source}: expected {SCHEMA} logs such as ROBOT/TASK/EPISODE.zarr below it, found none")
     episodes = [EpisodeLocation(reference=Reference(uri=str(log), key=key_of(log, root))) for log in logs]
     return Found(episodes=tuple(episodes), rejects=rejects, tasks=_list_tasks(logs))
+
+
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns what the schema states of every log, for `embodimix inspect`."""
+    units = {key: _UNITS[name] for key, name in _UNIT_OF.items()}
+    return SourceFacts(dialect=f"in-house logs, {SCHEMA}", units=units, tasks=found.tasks)
 
 
 def _list_tasks(logs: Sequence[StoragePath]) -> tuple[str, ...]:

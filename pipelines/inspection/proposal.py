@@ -1,0 +1,367 @@
+"""How an input's columns can fill the slots: control mode, parts, units and polarity, each with its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipelines.contract.native import NativeEpisode
+from pipelines.inspection.description import Description
+from pipelines.inspection.evidence import (
+    Guess,
+    Relation,
+    ask,
+    describe_ends,
+    gripper_ends,
+    has_unit_quaternion,
+    joint_units,
+    relate,
+    rotation_form,
+    span_of,
+)
+from pipelines.inspection.parts import Arm, Bodies, Body, Family, find_bodies
+from pipelines.inspection.roles import Block
+from pipelines.mapping.dim_names import words_of
+
+_REACH_M = 3.0
+# A slope within this factor of one is one; a delay between command and motion makes it inexact.
+_ABOUT = 2.0
+_OPENS = frozenset("width opening aperture open openness gap distance".split())
+_CLOSES = frozenset("closed close closedness closing".split())
+_JOINT_WORDS = frozenset("joint joints".split())
+_POSE_WORDS = frozenset("eef effector tcp cartesian pose xyz position quaternion rpy".split())
+ROOM = {"arm": 6, "lone_arm": 7, "gripper": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartDraft:
+    """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key."""
+
+    sources: tuple[str, ...]
+    width: int
+    guesses: Mapping[str, Guess] = field(default_factory=dict)
+    why: str = ""
+    ends: tuple[float, float] | None = None
+    is_next: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What an adapter entry could say. misfits: what has no slot, in words; others: readings that were not taken."""
+
+    control_mode: Guess
+    units: Guess
+    state: Mapping[str, PartDraft]
+    action: Mapping[str, PartDraft]
+    widths: Mapping[str, int] = field(default_factory=dict)
+    misfits: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def n_open(self) -> int:
+        """How many questions are open; those of state and action that are the same count once."""
+        parts = [*self.state.values(), *self.action.values()]
+        asked = {
+            part.ends or (key, guess.why) for part in parts for key, guess in part.guesses.items() if guess.is_open
+        }
+        return len(asked) + self.control_mode.is_open + self.units.is_open
+
+
+def propose(description: Description, episodes: Sequence[NativeEpisode]) -> Proposal | None:
+    """Returns the best reading of an input's keys as a robot; None where no key looks like one."""
+    states, actions = find_bodies(description, episodes, "state"), find_bodies(description, episodes, "action")
+    has_action = bool(actions.by_family)
+    if not (has_action or states.by_family):
+        return None
+    action_family, state_family = _choose(states, actions)
+    action = (actions if has_action else states)[action_family]
+    state = states[state_family] if state_family in states else None
+    relation = _relation(episodes, state, action) if has_action else Relation(kind="absolute")
+    family = _settle(description, episodes, (action_family, state_family), (action, state), states)
+    mode, units, scale = _mode(family, relation, description.control_hz, has_action)
+    builder = _Builder(episodes=episodes, description=description)
+    action_parts = builder.parts(action, family, mode, scale, is_next=not has_action, is_action=True)
+    state_parts = builder.parts(state, family, mode, None, is_next=False, is_action=False) if state else {}
+    misfits = tuple(dict.fromkeys([*builder.misfits(state, family), *builder.misfits(action, family)]))
+    return Proposal(
+        control_mode=mode,
+        units=units,
+        state=state_parts,
+        action=action_parts,
+        widths=builder.widths([*state_parts.values(), *action_parts.values()]),
+        misfits=misfits,
+        others=_others(states, actions, action_family),
+    )
+
+
+def _choose(states: Bodies, actions: Bodies) -> tuple[Family, Family]:
+    """The families of action and state: joints where both have them and they fit, else poses, else vectors."""
+    own = actions if actions.by_family else states
+    order: tuple[Family, ...] = ("joint", "ee", "unknown")
+    if "joint" in own and "ee" in own and not _fits(own["joint"]) and _fits(own["ee"]):
+        order = ("ee", "joint", "unknown")
+    family = next(
+        (f for f in order if f in own and (f in states or "unknown" in states)), next(f for f in order if f in own)
+    )
+    if family in states:
+        return family, family
+    if family == "unknown":
+        return family, next((f for f in order if f in states), "unknown")
+    return family, "unknown"
+
+
+def _fits(body: Body) -> bool:
+    most = ROOM["arm"] if len(body.arms) > 1 else ROOM["lone_arm"]
+    return all(arm.width <= most for arm in body.arms.values())
+
+
+def _settle(
+    description: Description,
+    episodes: Sequence[NativeEpisode],
+    families: Sequence[Family],
+    bodies: Sequence[Body | None],
+    states: Bodies,
+) -> Family:
+    """What arms are, where a side's keys say it, or the source's words or the numbers do; else unknown.
+
+    No arm reaches three metres, seven numbers that hold no quaternion are joints, and a vector beside a key of joints
+    is no second copy of them.
+    """
+    for family in families:
+        if family != "unknown":
+            return family
+    for block in (arm.blocks[0] for body in bodies if body for arm in body.arms.values()):
+        if (stated := family_in_words(block.feature.about)) is not None:
+            return stated
+        low, high = block.feature.low[block.start : block.start + 3], block.feature.high[block.start : block.start + 3]
+        if max(np.nanmax(np.abs(low)), np.nanmax(np.abs(high))) > _REACH_M:
+            return "joint"
+        if block.width == 7 and not has_unit_quaternion(episodes, block.key, block.start + 3):
+            return "joint"
+    return "ee" if "joint" in states and families[-1] == "unknown" else "unknown"
+
+
+def family_in_words(about: str) -> Family | None:
+    """What a source's description says of a vector; None where it says nothing, or is the builder template's own text.
+
+    >>> family_in_words("6x joint angles in rad, 1x gripper")
+    'joint'
+    """
+    words = set(words_of(about))
+    if "door opening angle" in about or "terminate episode" in about:
+        return None
+    is_joint, is_pose = bool(words & _JOINT_WORDS), bool(words & _POSE_WORDS)
+    return None if is_joint == is_pose else "joint" if is_joint else "ee"
+
+
+def _relation(episodes: Sequence[NativeEpisode], state: Body | None, action: Body) -> Relation:
+    for number, arm in action.arms.items():
+        own = state.arms.get(number) if state else None
+        if own and own.blocks and len(own.blocks) == len(arm.blocks) and own.width == arm.width:
+            return relate(episodes, own.blocks[0], arm.blocks[0])
+    return Relation(kind="", why="state and action have no arm of equal width to compare")
+
+
+def _mode(family: Family, relation: Relation, hz: float | None, has_action: bool) -> tuple[Guess, Guess, Guess | None]:
+    """Control mode, units, and the scale of the action's arm, if it needs one."""
+    metric = Guess(value="metric", why="")
+    why = relation.why if has_action else "no key holds actions: the next state stands in for them"
+    if relation.kind == "absolute":
+        choices = {"joint": "joint_position", "ee": "ee_absolute"}
+        if family in choices:
+            return Guess(value=choices[family], why=why), metric, None
+        return ask(f"{why}; joint_position or ee_absolute"), metric, None
+    if relation.kind == "delta":
+        return _mode_of_changes(family, relation, hz)
+    what = {"joint": "joint_position or joint_velocity", "ee": "ee_delta or ee_absolute"}
+    choices_of = what.get(family, "joint_position, joint_velocity, ee_delta or ee_absolute")
+    return ask(f"{why}; {choices_of}"), metric, None
+
+
+def _mode_of_changes(family: Family, relation: Relation, hz: float | None) -> tuple[Guess, Guess, Guess | None]:
+    metric = Guess(value="metric", why="")
+    slope = abs(relation.slope)
+    is_per_step = 1 / _ABOUT < slope < _ABOUT
+    is_per_second = bool(hz) and 1 / _ABOUT < slope / (hz or 1) < _ABOUT and not is_per_step
+    scale: Guess | None = None
+    if family == "joint":
+        if is_per_step and hz:
+            scale = Guess(value=round(hz, 3), why="changes a step, times the rate: rad/s")
+        elif not is_per_second:
+            scale = ask("what turns an action into rad/s; write units: native and 1 where nobody knows")
+        return Guess(value="joint_velocity", why=relation.why), metric, scale
+    if is_per_second and hz:
+        scale = Guess(value=round(1 / hz, 6), why="speeds: the change of a step is one over the rate")
+    elif not is_per_step:
+        scale = ask("what turns an action into m and rad a step; write units: native and 1 where nobody knows")
+    if family == "ee":
+        return Guess(value="ee_delta", why=relation.why), metric, scale
+    return ask(f"{relation.why}; ee_delta or joint_velocity"), metric, scale
+
+
+def _others(states: Bodies, actions: Bodies, taken: Family) -> tuple[str, ...]:
+    """Readings that fit, too, such as end-effector mode where joints were taken."""
+    own = actions if actions.by_family else states
+    found = []
+    names = {"joint": "joint modes", "ee": "end-effector modes"}
+    for family, body in own.by_family.items():
+        if family != taken and family in names and family in states and _fits(body):
+            keys = dict.fromkeys(block.key for arm in body.arms.values() for block in arm.blocks)
+            found.append(f"{names[family]} fit the 18 slots, too: {', '.join(keys)}")
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Builder:
+    """Turns bodies into the parts of an entry."""
+
+    episodes: Sequence[NativeEpisode]
+    description: Description
+
+    def parts(
+        self, body: Body, family: Family, mode: Guess, scale: Guess | None, is_next: bool, is_action: bool
+    ) -> dict[str, PartDraft]:
+        parts: dict[str, PartDraft] = {}
+        for number, arm in sorted(body.arms.items()):
+            if self._is_of_family(arm, family):
+                parts[f"arm{number}"] = self._arm(arm, family, mode, scale, is_next, lone=len(body.arms) == 1)
+            if arm.gripper is not None:
+                parts[f"gripper{number}"] = self._gripper(arm.gripper, is_next)
+        if body.base and is_action:
+            parts["base"] = PartDraft(sources=(body.base.selector,), width=body.base.width, why=_named(body.base))
+        if body.torso:
+            parts["torso"] = PartDraft(sources=(body.torso.selector,), width=1, why=_named(body.torso))
+        return parts
+
+    def _is_of_family(self, arm: Arm, family: Family) -> bool:
+        """Whether an arm's columns can be of the family; joints are no pose, and are left out of end-effector modes."""
+        kind = arm.blocks[0].kind
+        return not (family == "ee" and kind == "joints") and not (family == "joint" and kind in ("pose", "position"))
+
+    def _arm(self, arm: Arm, family: Family, mode: Guess, scale: Guess | None, is_next: bool, lone: bool) -> PartDraft:
+        guesses: dict[str, Guess] = {}
+        blocks, most = arm.blocks, ROOM["lone_arm"] if lone else ROOM["arm"]
+        if family == "joint":
+            is_speed = mode.value == "joint_velocity" and scale is not None
+            units = joint_units(blocks) if not is_speed else None
+            if units and (units.is_open or units.value):
+                guesses["degrees"] = units
+            blocks = tuple(_first(blocks, most))
+        else:
+            guesses["form"] = self._form(blocks, family)
+            low, high = span_of([_part_of(blocks[0], 0, 3)])
+            if (far := max(abs(low), abs(high))) > _REACH_M and scale is None and family == "ee":
+                guesses["scale"] = ask(
+                    f"positions reach {far:.4g}: 0.001 for mm, 0.01 for cm (one number a dim, angles 1)"
+                )
+        if scale is not None:
+            guesses["scale"] = scale
+        why = _named(arm.blocks[0])
+        if family == "joint" and "degrees" not in guesses and mode.value != "joint_velocity":
+            why = f"{why}; {joint_units(arm.blocks).why}"
+        return PartDraft(
+            sources=tuple(block.selector for block in blocks),
+            width=sum(block.width for block in blocks),
+            guesses=guesses,
+            why=why,
+            is_next=is_next,
+        )
+
+    def _form(self, blocks: Sequence[Block], family: Family) -> Guess:
+        width = sum(block.width for block in blocks)
+        words = {
+            word for block in blocks for word in [*words_of(block.key), *(w for n in block.names for w in words_of(n))]
+        }
+        rotation = blocks[1] if len(blocks) > 1 else _part_of(blocks[0], 3, blocks[0].width)
+        if family == "unknown":
+            return ask(f"{width} dims without names: joints, xyz_rpy, xyz_rotvec or xyz_quat_xyzw (7 dims)")
+        if width == 3 or len(blocks) == 1 and rotation.width == 0:
+            return Guess(value="xyz", why="three dims: a position without rotation")
+        if rotation.width == 4:
+            return _quaternion_form(rotation, words)
+        return rotation_form(self.episodes, rotation, words)
+
+    def _gripper(self, block: Block, is_next: bool) -> PartDraft:
+        low, high = gripper_ends(block)
+        words = {*words_of(block.key), *(word for name in block.names for word in words_of(name))}
+        ends = describe_ends(self.episodes, block)
+        if words & _OPENS and not words & _CLOSES:
+            opens = Guess(value=high, why=f"its name says how far it is open; values run from {low:g} to {high:g}")
+            closes = Guess(value=low, why="")
+        elif words & _CLOSES and not words & _OPENS:
+            opens = Guess(value=low, why=f"its name says how far it is closed; values run from {low:g} to {high:g}")
+            closes = Guess(value=high, why="")
+        else:
+            opens = closes = ask(ends)
+        return PartDraft(
+            sources=(block.selector,),
+            width=block.width,
+            guesses={"open": opens, "closed": closes},
+            why=_named(block),
+            ends=(low, high),
+            is_next=is_next,
+        )
+
+    def misfits(self, body: Body | None, family: Family) -> list[str]:
+        """What has no slot: joints beyond those of an arm, legs, heads, hands, and columns that nothing names."""
+        if body is None:
+            return []
+        found = []
+        most = ROOM["lone_arm"] if len(body.arms) == 1 else ROOM["arm"]
+        for arm in body.arms.values():
+            if family == "joint" and arm.width > most:
+                block = arm.blocks[0]
+                names = (block.names or tuple(f"{block.key}[{i}]" for i in range(block.start, block.stop)))[most:]
+                found.append(f"{', '.join(names)} (an arm has {most} slots here)")
+        for block in body.others:
+            listed = f"{block.key}[{block.start}:{block.stop}]"
+            found.append(f"{_kind_of(block)} {listed}")
+        return found
+
+    def widths(self, parts: Sequence[PartDraft]) -> dict[str, int]:
+        """The native width of every key of which some columns are left out."""
+        taken: dict[str, int] = {}
+        for part in parts:
+            for source in part.sources:
+                key, _, span = source.partition("[")
+                start, _, stop = span.rstrip("]").partition(":")
+                taken[key] = max(taken.get(key, 0), int(stop or int(start) + 1) if span else 0)
+        widths = {feature.key: feature.width for feature in self.description.features}
+        return {key: widths[key] for key, end in taken.items() if end and end < widths.get(key, 0)}
+
+
+def _quaternion_form(rotation: Block, words: set[str]) -> Guess:
+    last = [words_of(name)[-1] for name in rotation.names] if rotation.names else []
+    if last and last[0] in ("qw", "w") or "wxyz" in words:
+        return Guess(value="xyz_quat_wxyz", why="its names begin with w")
+    if last and last[-1] in ("qw", "w") or "xyzw" in words:
+        return Guess(value="xyz_quat_xyzw", why="its names end with w")
+    return ask(
+        "four numbers of length one, a quaternion: xyz_quat_xyzw (ROS, robosuite, scipy) or xyz_quat_wxyz (MuJoCo)"
+    )
+
+
+def _first(blocks: Sequence[Block], most: int) -> list[Block]:
+    """The first `most` columns of some blocks."""
+    left, kept = most, []
+    for block in blocks:
+        if left > 0:
+            kept.append(_part_of(block, 0, min(left, block.width)))
+            left -= block.width
+    return kept
+
+
+def _part_of(block: Block, start: int, stop: int) -> Block:
+    return replace(block, start=block.start + start, stop=block.start + min(stop, block.width))
+
+
+def _named(block: Block) -> str:
+    if block.is_named:
+        return f"named {', '.join(block.names)}"
+    return f"{block.width} of the {block.feature.width} dims of {block.key}, by their number and range"
+
+
+def _kind_of(block: Block) -> str:
+    return {"vector": "dims that nothing names", "hand": "a hand", "leg": "a leg", "head": "a head"}.get(
+        block.kind, block.kind
+    )

@@ -1,0 +1,125 @@
+"""What `inspect` says of inputs of every format, and of those that are of none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.inspection.recognition import recognize
+from pipelines.inspection.report import describe_lines
+from pipelines.inspection.sampling import MAX_EPISODES, spread
+from tests.support.foreign_sets import write_aloha_hdf5, write_own_tfds, write_so101_v21, write_umi
+from tests.support.lerobot_writer import write_lines
+from trainers.main import main
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("folder", "format", "n", "cameras", "hz"),
+    [
+        ("real/gr1_lerobot_v2", "lerobot", 5, 2, 20),
+        ("real/bridge_rlds", "rlds", 50, 4, None),
+        ("sim/aloha_hdf5", "aloha", 2, 4, None),
+        ("sim/dp_zarr", "dp", 4, 2, 10),
+        ("sim/droid_raw", "droid", 3, 3, 14.93),
+        ("sim/bridge_raw", "bridge", 3, 6, 5.01),
+        ("sim/inhouse_zarr/ur5e", "zarr", 6, 2, 20),
+    ],
+)
+def test_samples_are_of_their_format(
+    shared: Path, folder: str, format: str, n: int, cameras: int, hz: float | None
+) -> None:
+    ((description, _), *others) = recognize(str(shared / "data" / folder)).understood
+    # HDF5 files of any layout are read by the keys that an entry names.
+    assert {other.format for other, _ in others} <= {"hdf5"}
+    assert (description.format, description.n_episodes, len(description.cameras)) == (format, n, cameras)
+    assert description.control_hz == hz
+
+
+@pytest.mark.shared
+def test_the_template_that_a_builder_left_is_quoted_and_believed_in_nothing(shared: Path) -> None:
+    """Bridge's features.json says joint velocities; its numbers are pose deltas."""
+    ((description, _),) = recognize(str(shared / "data/real/bridge_rlds")).understood
+    lines = describe_lines(description)
+    assert any("7x joint velocities" in line for line in lines)
+    assert all(len(line) <= 80 or " " not in line.strip() for line in lines)
+
+
+def test_a_lerobot_set_is_described_by_its_metadata(tmp_path: Path) -> None:
+    root = write_so101_v21(tmp_path / "desk")
+    low, high = [-90.0] * 5 + [0.0], [99.0] * 5 + [100.0]
+    stats = {"observation.state": {"min": low, "max": high}}
+    write_lines(root / "meta/episodes_stats.jsonl", [{"episode_index": 0, "stats": stats}])
+    ((description, _),) = recognize(str(root)).understood
+    state = description.feature("observation.state")
+    assert description.dialect == "LeRobot v2.1, a file per episode"
+    assert description.robots == ("so101_follower",)
+    assert state is not None and state.names[0] == "shoulder_pan.pos" and state.in_all
+    assert (state.low[0], state.high[0]) == (-90.0, 99.0)
+    assert [(camera.size, camera.stored, camera.rate_hz) for camera in description.cameras] == [
+        ((64, 64), "h264", 30)
+    ] * 2
+    assert description.texts == ("lift it",)
+
+
+def test_a_damaged_camera_costs_the_camera_and_not_the_numbers(tmp_path: Path) -> None:
+    root = write_so101_v21(tmp_path / "desk")
+    for path in root.glob("videos/chunk-000/*wrist/*.mp4"):
+        path.write_bytes(b"no video")
+    ((description, _),) = recognize(str(root)).understood
+    assert description.feature("action") is not None
+    assert "truncated_video" in description.faults[0]
+
+
+def test_an_unknown_folder_says_what_it_holds_and_which_formats_nearly_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.csv").write_text("t,x")
+    (tmp_path / "episode_0.hdf5").write_bytes(b"no HDF5")
+    assert main(["inspect", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "1 .csv" in shown
+    assert "not aloha" in shown and "unreadable_hdf5" in shown
+    assert "has no files of bridge, " in shown
+
+
+def test_the_command_tells_success_from_misfits_and_missing_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_tfds(tmp_path / "own_set/1.0.0")
+    assert main(["inspect", str(tmp_path / "own_set"), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["format"] == "rlds" and content["n_episodes"] == 2
+    assert {feature["key"]: feature["width"] for feature in content["features"]}["action"] == 8
+    assert main(["inspect", str(tmp_path / "nothing")]) == 2
+    assert "found nothing" in capsys.readouterr().err
+
+
+def test_a_draft_never_replaces_a_file_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, draft = write_own_tfds(tmp_path / "own_set/1.0.0"), tmp_path / "my.yaml"
+    assert main(["inspect", str(source), "--draft", str(draft)]) == 0
+    draft.write_text("mine")
+    assert main(["inspect", str(source), "--draft", str(draft)]) == 2
+    assert draft.read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert main(["inspect", str(source), "--draft", str(draft), "--force"]) == 0
+    assert "adapters:" in draft.read_text()
+
+
+def test_numbers_that_are_not_finite_do_not_hide_the_range(tmp_path: Path) -> None:
+    import h5py
+
+    path = write_aloha_hdf5(tmp_path / "episode_0.hdf5")
+    with h5py.File(path, "r+") as file:
+        file["action"][3, 0] = np.nan
+    ((description, _), *_) = recognize(str(tmp_path)).understood
+    action = description.feature("action")
+    assert action is not None and np.isfinite(action.low).all()
+
+
+def test_few_episodes_are_read_of_many(tmp_path: Path) -> None:
+    write_umi(tmp_path / "cup.zarr", n=20, t=6)
+    ((description, _),) = recognize(str(tmp_path)).understood
+    assert (description.n_episodes, description.n_read) == (20, MAX_EPISODES)
+    assert spread(range(20), 3) == [0, 10, 19]
