@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines.cli import add_registry_option
+from pipelines.contract.registries import add_registry_option
 
 PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000

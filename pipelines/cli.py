@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import dataset_commands, inspect_command
 from pipelines.contract.errors import UsageError
+from pipelines.contract.registries import add_registry_option, use_registries
 
 if TYPE_CHECKING:
     from pipelines.conversion.launch import Outcome
@@ -169,21 +170,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_convert, takes_beam_options=True)
 
 
-def add_registry_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--registry` to a command that looks entries up; it then calls `use_registries(arguments.registry)`."""
-    parser.add_argument(
-        "--registry",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="adapters and robots of your own, over the shipped ones, besides embodimix.yaml here and "
-        "$EMBODIMIX_REGISTRY; may be repeated",
-    )
-
-
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.contract.registries import use_registries
     from pipelines.mapping.adapters import find_adapter, with_channels, with_sparse_chunks
 
     use_registries(arguments.registry)
