@@ -271,6 +271,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
     )
+    check_input(arguments.input)
     if clash := explain_clash(arguments.name):
         print(f"embodimix convert: --name {arguments.name}: {clash}", file=sys.stderr)
     outcome = run_conversion(conversion)
@@ -290,11 +291,12 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     formats = list_formats()
     if format not in formats:
         raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)} {draft_advice(source)}")
-    check_input(source)
     name = name or formats[format] or None
     if name is None:
         known = load_adapters().names_with("format", format)
         name = next((part for part in reversed(Path(source).parts) if part in known), None)
+    if name is None:
+        check_input(source)
     if name is None and format == "lerobot":
         from pipelines.sources.lerobot import explain_misfit
 
