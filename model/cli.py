@@ -31,7 +31,7 @@ def run_weights_export(arguments: argparse.Namespace) -> int:
     """Writes the weights and prints where; 2 if the source is none or the output is there already."""
     from model.config import config_from_params
     from model.params import unflatten
-    from model.published.weights import export_params, read_trained
+    from model.published.export import export_params, read_trained
 
     try:
         step, flat = read_trained(arguments.source, arguments.step)

@@ -165,11 +165,24 @@ def pi05() -> Pi0Config:
 
 def pi0_lora() -> Pi0Config:
     """The published size with low-rank adapters: rank 16 on Gemma, 32 on the action expert."""
-    full = pi0()
+    return _with_adapters(pi0(), 16, 32)
+
+
+def pi05_lora() -> Pi0Config:
+    """pi0.5 with the adapters of `pi0_lora`."""
+    return _with_adapters(pi05(), 16, 32)
+
+
+def tiny_lora() -> Pi0Config:
+    """`tiny` with adapters, to try their commands."""
+    return _with_adapters(tiny(), 4, 4)
+
+
+def _with_adapters(full: Pi0Config, prefix_rank: int, expert_rank: int) -> Pi0Config:
     return dataclasses.replace(
         full,
-        prefix=dataclasses.replace(full.prefix, lora_rank=16),
-        expert=dataclasses.replace(full.expert, lora_rank=32),
+        prefix=dataclasses.replace(full.prefix, lora_rank=prefix_rank),
+        expert=dataclasses.replace(full.expert, lora_rank=expert_rank),
     )
 
 
@@ -216,8 +229,10 @@ NAMED: Mapping[str, Callable[[], PolicyConfig]] = {
     "pi0": pi0,
     "pi05": pi05,
     "pi0-lora": pi0_lora,
+    "pi05-lora": pi05_lora,
     "pi0-small": pi0_small,
     "tiny": tiny,
+    "tiny-lora": tiny_lora,
     "pi0-small-tiny": pi0_small_tiny,
 }
 

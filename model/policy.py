@@ -21,6 +21,7 @@ __all__ = [
     "sample_actions",
     "serving_params",
     "velocity",
+    "with_products_in",
 ]
 
 
@@ -30,9 +31,13 @@ def init_params(config: PolicyConfig, key: PRNGKeyArray) -> Params:
 
 
 def serving_params(config: PolicyConfig, params: Params) -> Params:
-    """Parameters for acting alone, same results from fewer bytes; see `model.pi0.serving_params`. pi0-small's stay as
-    they are."""
-    return pi0.serving_params(config, params) if isinstance(config, Pi0Config) else params
+    """Parameters for acting alone, same results from fewer bytes; see `model.pi0.with_products_in`."""
+    return with_products_in(config, params, config.dtype)
+
+
+def with_products_in(config: PolicyConfig, params: Params, dtype: str) -> Params:
+    """Weights of products in `dtype`, see `model.pi0.with_products_in`. pi0-small's stay as they are."""
+    return pi0.with_products_in(params, dtype) if isinstance(config, Pi0Config) else params
 
 
 def loss_elements(

@@ -17,6 +17,7 @@ TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix train pretrain mixture.yaml --model tiny --steps 2000 --run runs/pretrain
   embodimix train pretrain mixture.yaml --run runs/pretrain --resume             # after a crash: the same result
   embodimix train posttrain laundry.yaml --init runs/pretrain --run runs/laundry --steps 500
+  embodimix train posttrain laundry.yaml --model pi0-lora --weights openpi pi0_base --run runs/adapters --plan
   embodimix eval runs/laundry
 
 Kill it at any moment: --resume continues from the newest checkpoint, on the same samples in the same order.
@@ -26,6 +27,7 @@ EVAL_EPILOG = """a worked example:
   embodimix eval runs/laundry --spec other_task.yaml --json
   embodimix eval runs/laundry --compare runs/laundry_from_scratch
 """
+WEIGHTS_LAYOUTS = ("openpi", "lerobot", "hf", "big_vision")
 # Flag, setting, type, help. Every other setting: --set NAME=VALUE, or a YAML file with --config.
 FLAGS: tuple[tuple[str, str, type, str], ...] = (
     ("--steps", "steps", int, "optimizer steps (1000)"),
@@ -54,17 +56,14 @@ FLAGS: tuple[tuple[str, str, type, str], ...] = (
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `train pretrain`, `train posttrain` and `eval` to the parser of `embodimix`."""
-    train = _add(commands, "train", "pretrain on a mixture, or post-train from a run", TRAIN_EPILOG)
+    train = _add(commands, "train", "pretrain on a mixture, or post-train from weights", TRAIN_EPILOG)
     stages = train.add_subparsers(dest="stage", metavar="STAGE", required=True)
     pretrain = _add(stages, "pretrain", "train a policy from the start", TRAIN_EPILOG)
-    pretrain.add_argument("--model", help="tiny, pi0-small, pi0, ... (tiny)")
-    pretrain.add_argument("--weights", metavar="PATH", help="published weights to start from, in any layout")
-    pretrain.add_argument("--tokenizer", metavar="FILE", help="PaliGemma's SentencePiece file, for the full sizes")
     pretrain.set_defaults(init=None)
-    posttrain = _add(stages, "posttrain", "continue from another run's weights on a curated mixture", TRAIN_EPILOG)
+    posttrain = _add(stages, "posttrain", "continue from weights of a run, or published ones", TRAIN_EPILOG)
     posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
-    posttrain.set_defaults(model=None, weights=None, tokenizer=None)
     for stage in (pretrain, posttrain):
+        _add_model_arguments(stage)
         _add_train_arguments(stage)
         stage.set_defaults(run=run_train)
     again = _add(stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG)
@@ -92,14 +91,18 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     if arguments.distributed or arguments.coordinator:
         hosts.join(arguments.coordinator, arguments.process_count, arguments.process_index)
+    overrides = _overrides(arguments)
     if arguments.stage == "posttrain" and arguments.init is None and not arguments.resume:
-        raise UsageError("train posttrain: expected --init RUN, the run to start from")
+        if overrides.get("weights") is None:
+            raise UsageError("train posttrain: expected --init RUN or --weights PATH, what to start from")
+    if arguments.init is not None and overrides.get("weights") is not None:
+        raise UsageError("train posttrain: expected --init or --weights; found both")
     request = TrainingRequest(
         stage=arguments.stage,
         spec=arguments.spec,
         run=arguments.run_directory,
         init=arguments.init,
-        overrides=_overrides(arguments),
+        overrides=overrides,
         resume=arguments.resume,
         show_progress=not arguments.json and not arguments.quiet,
     )
@@ -166,6 +169,19 @@ def _flow_sweep(text: str | None) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(number) for number in text.split(","))) if text else ()
     except ValueError:
         raise UsageError(f"--flow-sweep {text}: expected numbers with commas, such as 1,2,5,20") from None
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="tiny, pi0-small, pi0, pi0-lora, ... (tiny, or that of --init)")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar=("LAYOUT", "PATH"),
+        help="published weights to start from: openpi, lerobot or hf, and a path; the path alone is recognised",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FILE", help="the model's vocabulary: PaliGemma's SentencePiece file (beside --weights)"
+    )
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,5 +257,18 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         except yaml.YAMLError:
             raise UsageError(f"--set {text}: expected a YAML value; found {value!r}") from None
     given = {setting: getattr(arguments, setting) for _, setting, _, _ in FLAGS}
-    given |= {name: getattr(arguments, name) for name in ("model", "weights", "tokenizer", "freeze", "fsdp")}
+    given |= {name: getattr(arguments, name) for name in ("model", "tokenizer", "freeze", "fsdp")}
+    given |= _weights(arguments.weights)
     return overrides | {name: value for name, value in given.items() if value is not None}
+
+
+def _weights(values: list[str] | None) -> dict[str, str]:
+    """The settings that `--weights PATH` or `--weights LAYOUT PATH` stand for."""
+    if values is None:
+        return {}
+    if len(values) > 2 or (len(values) == 2 and values[0] not in WEIGHTS_LAYOUTS):
+        raise UsageError(
+            f"--weights {' '.join(values)}: expected a path, or one of {', '.join(WEIGHTS_LAYOUTS)} and a path; "
+            "give the mixture's YAML before it"
+        )
+    return {"weights": values[-1]} | ({"weights_layout": values[0]} if len(values) == 2 else {})

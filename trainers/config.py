@@ -11,16 +11,18 @@ from typing import Any, Literal
 
 import yaml
 
-from model.config import NAMED, Pi0Config, PolicyConfig, config_from_dict, named_config
+from model.config import NAMED, DType, Pi0Config, PolicyConfig, config_from_dict, named_config
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.layouts import get_layout
 from pipelines.contract.slots import LAYOUT
 from trainers.config_document import read_config, read_settings
 
 SCHEMA = "embodimix.run/v1"
+WITH_ADAPTERS = "-lora"
 Stage = Literal["pretrain", "posttrain"]
 Loss = Literal["masked", "openpi"]
 Schedule = Literal["cosine", "rsqrt"]
+WeightsLayout = Literal["openpi", "lerobot", "hf", "big_vision"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,9 @@ class RunConfig:
     """Everything a run's result depends on, beside the mixture's lock and the statistics.
 
     stage, init: posttrain starts from the weights of the run directory `init`. weights: published weights to start
-    from instead (any layout that `model.published.weights` reads); parameters that the file lacks are drawn.
+    from instead (any layout that `model.published.files` reads); parameters that the file lacks are drawn.
+    weights_layout: the layout that these must have; None lets the content decide. slot_map: the file's action dim for
+    each slot, -1 for a slot that starts fresh; () for the same dims, or openpi's 32 on 18 slots.
     tokenizer: the SentencePiece file of a model with PaliGemma's vocabulary; small models bring their own.
     tokenizer_hash: 16 digits of that file's sha256, compared each time it is opened; None in runs before version 0.2.
     mixture: path of the mixture YAML. cameras: the camera slots that any of its groups has.
@@ -88,7 +92,7 @@ class RunConfig:
     loss: 'masked' counts only real slots and steps inside the episode; 'openpi' averages over all of them.
     flow_time_shift: moves flow times toward noise (`model.flow.sample_time`); 1 as published.
     freeze: patterns (fnmatch, on '/'-joined names) of parameters that stay as they are; one that begins with '!' names
-    exceptions.
+    exceptions. frozen_dtype: the type that weights of products have in memory and checkpoints if they stay.
     fsdp: devices that the parameters are split over; samples are split over all devices.
     batches_ahead: batches that are read while one is computed; 0 for what the stream finds right.
     log_every: steps between lines of metrics. eval_every: steps between measurements of the flow loss of held-out
@@ -101,6 +105,8 @@ class RunConfig:
     mixture: str
     init: str | None = None
     weights: str | None = None
+    weights_layout: WeightsLayout | None = None
+    slot_map: tuple[int, ...] = ()
     tokenizer: str | None = None
     tokenizer_hash: str | None = None
     model: str
@@ -113,6 +119,7 @@ class RunConfig:
     loss: Loss = "masked"
     flow_time_shift: float = 1.0
     freeze: tuple[str, ...] = ()
+    frozen_dtype: DType = "float32"
     fsdp: int = 1
     batches_ahead: int = 0
     log_every: int = 1
@@ -171,12 +178,7 @@ def resolve_config(
     for setting in SET_BY_COMMAND & given.keys():
         raise UsageError(f"{setting} is set by the command and its arguments; remove it from the settings")
     name = given.pop("model", None) or (init_config.model if init_config else "tiny")
-    if init_config is not None and name != init_config.model:
-        raise UsageError(
-            f"--model {name}: expected {init_config.model!r}, the model of {init}; "
-            "leave --model out, or start from a run of that model"
-        )
-    policy = init_config.policy if init_config is not None else _named_policy(name)
+    policy = _named_policy(name) if init_config is None else _adopted_policy(name, init_config, init)
     n_slots = get_layout(layout).n_slots
     shape = {"horizon": horizon} | ({} if init_config is not None else {"action_dim": n_slots})
     policy = _replaced_policy(policy, shape | _taken(given, "policy."))
@@ -200,6 +202,8 @@ def resolve_config(
         known = init_config.tokenizer_hash if init_config is not None and same_file else None
         given["tokenizer_hash"] = known or tokenizer_hash(given["tokenizer"])
     given.setdefault("freeze", lora_freeze(policy))
+    # What every use casts to the activations' type anyway; older runs, which do not say, keep float32.
+    given.setdefault("frozen_dtype", policy.dtype)
     steps = checked("steps", given.pop("steps", 1000), int)
     _require(steps > 0, "steps", "a positive number", steps)
     optimizer = _optimizer_defaults(stage, name, steps) | _taken(given, "optimizer.")
@@ -318,7 +322,8 @@ def from_yaml(path: Path) -> RunConfig:
         raise UsageError(f"{path}: policy: {error}") from error
     nested = {"optimizer": OptimizerConfig(**tree["optimizer"]), "checkpoints": CheckpointConfig(**tree["checkpoints"])}
     names = {name: checked(name, tree[name], tuple[str, ...]) for name in ("cameras", "freeze") if name in tree}
-    return RunConfig(**tree | nested | names | {"policy": policy})
+    slots = {"slot_map": tuple(tree.get("slot_map", ()))}
+    return RunConfig(**tree | nested | names | slots | {"policy": policy})
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
@@ -331,6 +336,10 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         return value
     if origin in (types.UnionType, typing.Union):
         return None if value is None else checked(name, value, typing.get_args(hint)[0])
+    if hint == tuple[int, ...]:
+        if not isinstance(value, list | tuple) or not all(type(item) is int for item in value):
+            raise UsageError(f"{name}: expected a list of whole numbers; found {value!r}")
+        return tuple(value)
     if origin is tuple:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -350,6 +359,22 @@ def _named_policy(name: str) -> PolicyConfig:
     if name not in NAMED:
         raise UsageError(f"--model: unknown model {name!r}. {nearest(name, NAMED)}")
     return named_config(name)
+
+
+def _adopted_policy(name: str, init_config: RunConfig, init: Path | None) -> PolicyConfig:
+    """The starting run's policy; with adapters where `name` is its model with those."""
+    policy = init_config.policy
+    if name == init_config.model:
+        return policy
+    if name != f"{init_config.model}{WITH_ADAPTERS}" or name not in NAMED:
+        raise UsageError(
+            f"--model {name}: expected {init_config.model!r}, the model of {init}, or the same with adapters; "
+            "leave --model out, or start from a run of that model"
+        )
+    adapted = _named_policy(name)
+    assert isinstance(policy, Pi0Config) and isinstance(adapted, Pi0Config)
+    ranks = {f"{expert}.lora_rank": getattr(adapted, expert).lora_rank for expert in ("prefix", "expert")}
+    return _replaced_policy(policy, ranks)
 
 
 def _replaced_policy(policy: PolicyConfig, changes: Mapping[str, Any]) -> PolicyConfig:

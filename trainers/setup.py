@@ -1,6 +1,5 @@
 """How a run starts, new or resumed: its mixture, config, statistics and first state."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +11,14 @@ from jax.sharding import Mesh
 
 from mixtures.mixture import Mixture, open_mixture
 from model import policy
-from model.config import Pi0Config
+from model.params import flatten
 from pipelines.contract.errors import UsageError
-from trainers.checkpoint import Checkpoints, Progress, form_of
+from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig, Stage, resolve_config, resumed
+from trainers.exchange.starting import adopted_params, draw_options, published_params, refuse_frozen
 from trainers.mesh import single_device_mesh, split_state, with_placement
 from trainers.metrics import import_wandb
+from trainers.optimizer import merge_params
 from trainers.prompts import states_as_words
 from trainers.robots import write_robots
 from trainers.run import CLAIM, RunDirectory
@@ -87,14 +88,20 @@ def start_or_restore(config: RunConfig, mesh: Mesh, checkpoints: Checkpoints) ->
 
 
 def fresh_state(config: RunConfig, mesh: Mesh, like: TrainState) -> TrainState:
-    """The state before the first step: from another run, from published weights, or drawn."""
+    """The state before the first step: from another run, from published weights, or drawn.
+
+    Every array is made on the devices that hold it: the state of pi0 is 52 GB, and no single device has room for it.
+    """
+    placement = split_state(mesh, like)
     if config.init is not None or config.weights is not None:
-        params = _init_params(config, mesh) if config.init is not None else _published_params(config)
-        return jax.device_put(new_state(config, params), split_state(mesh, like))
+        params = _init_params(config, mesh, like) if config.init is not None else published_params(config, like)
+        # The parameters are given away, so that they are not there twice.
+        return jax.jit(partial(new_state, config), out_shardings=placement, donate_argnums=0)(params)
+    refuse_frozen(like, list(flatten(merge_params(like.trained, like.frozen))), "a run from the start")
     start = jax.jit(
         lambda key: new_state(config, policy.init_params(config.policy, key)),
-        out_shardings=split_state(mesh, like),
-        compiler_options=_draw_options(),
+        out_shardings=placement,
+        compiler_options=draw_options(),
     )
     return start(jax.random.key(config.seed))
 
@@ -171,48 +178,12 @@ def _init_config(init: RunDirectory, mixture: Mixture) -> RunConfig:
     return init.read_config()
 
 
-def _init_params(config: RunConfig, mesh: Mesh) -> Any:
+def _init_params(config: RunConfig, mesh: Mesh, like: TrainState) -> Any:
     assert config.init is not None
-    _, _, params = read_best(RunDirectory(Path(config.init)), mesh)
-    expected = jax.eval_shape(partial(policy.init_params, config.policy), jax.random.key(0))
-    found, wanted = (form_of({"": tree})[""] for tree in (params, expected))
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise UsageError(
-                f"--init {config.init}: {name}: expected {wanted.get(name, 'nothing')}, as this run's model has it; "
-                f"found {found.get(name, 'nothing')}. Leave out the settings of policy.*, or start from another run"
-            )
-    return params
-
-
-def _published_params(config: RunConfig) -> Any:
-    """The model's parameters as the file has them, the rest drawn, with a line on stderr that counts both."""
-    from model.published.weights import load_params, load_text_encoder
-
-    assert config.weights is not None
-    drawn = jax.jit(partial(policy.init_params, config.policy))(jax.random.key(config.seed))
-    try:
-        if isinstance(config.policy, Pi0Config):
-            params, report = load_params(config.weights, config.policy, drawn)
-        else:  # pi0-small has no published weights of its own; its text encoder is DistilBERT
-            params, report = load_text_encoder(config.weights, config.policy, drawn)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--weights: {error}") from error
-    print(
-        f"{config.weights} ({report.layout}): {len(report.loaded)} parameters read, {len(report.fresh)} drawn, "
-        f"{len(report.unread)} of the file left over",
-        file=sys.stderr,
-    )
-    return params
+    _, _, found = read_best(RunDirectory(Path(config.init)), mesh)
+    return adopted_params(config, like, found)
 
 
 def abstract_state(config: RunConfig) -> TrainState:
     """Shapes and types of the state, for reading a checkpoint without building one first."""
     return jax.eval_shape(lambda: new_state(config, policy.init_params(config.policy, jax.random.key(config.seed))))
-
-
-def _draw_options() -> dict[str, Any] | None:
-    """Drawing parameters runs once, so on a CPU optimizing it costs far more than it saves."""
-    if jax.default_backend() != "cpu":
-        return None
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -77,7 +77,7 @@ def new_state(config: RunConfig, params: Tree) -> TrainState:
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trained=trained,
-        frozen=frozen,
+        frozen=policy.with_products_in(config.policy, frozen, config.frozen_dtype),
         optimizer=build_optimizer(config.optimizer).init(trained),
         # A copy: the step gives its input's memory away, and two names of one array would be given twice.
         ema=jax.tree.map(jnp.copy, trained) if config.optimizer.ema_decay else None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from model.config import GemmaConfig, Pi0Config, SiglipConfig
@@ -25,21 +27,33 @@ STYLES = (
     (re.compile(r"^gemma_expert\.(model\.)?"), "expert."),
     (re.compile(r"^multi_modal_projector\.linear\."), "projector."),
 )
-# How `export` writes them: transformers' PaliGemma as on the hub, and pi0 as transformers and LeRobot save it.
+# How `export` writes them: transformers' PaliGemma as on the hub, and pi0 as transformers and as LeRobot save it.
 PALIGEMMA_STYLE = {
     "vision.": "vision_tower.vision_model.",
     "text.": "language_model.model.",
     "projector.": "multi_modal_projector.linear.",
 }
 PI0_STYLE = {
-    "vision.": "paligemma_with_expert.paligemma.model.vision_tower.",
+    # The name of PaliGemma on the hub, which every version of transformers reads; from 5.6 on they write it without.
+    "vision.": "paligemma_with_expert.paligemma.model.vision_tower.vision_model.",
     "text.": "paligemma_with_expert.paligemma.model.language_model.model.",
     "projector.": "paligemma_with_expert.paligemma.model.multi_modal_projector.linear.",
     "expert.": "paligemma_with_expert.gemma_expert.model.",
 }
+# LeRobot's policies hold the network as `model`, in transformers' names of before version 5 for both encoders.
+LEROBOT_STYLE = {
+    "vision.": "model.paligemma_with_expert.paligemma.model.vision_tower.vision_model.",
+    "text.": "model.paligemma_with_expert.paligemma.model.language_model.",
+    "projector.": "model.paligemma_with_expert.paligemma.model.multi_modal_projector.linear.",
+    "expert.": "model.paligemma_with_expert.gemma_expert.model.",
+    "action_": "model.action_",
+    "state_proj": "model.state_proj",
+    "time_mlp": "model.time_mlp",
+}
 # Some files hold the tied embedding under the name of the output head alone.
 EMBEDDING, HEADS = "text.embed_tokens.weight", ("lm_head.weight", "text.lm_head.weight")
 # Output heads are tied to the embedding or unused; the expert reads no text.
+INPUT_EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 UNUSED = re.compile(r"(^|\.)lm_head\.weight$|^expert\.embed_tokens\.weight$|\.position_ids$")
 
 
@@ -70,8 +84,10 @@ def styled_name(name: str, style: Mapping[str, str]) -> str:
     return name
 
 
-def from_huggingface(config: Pi0Config, theirs: Mapping[str, np.ndarray]) -> tuple[Arrays, list[str]]:
-    """Converts what is there to our flat names; also returns their names that no rule reads.
+def from_huggingface(
+    config: Pi0Config, theirs: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Callable[[], np.ndarray]], list[str]]:
+    """What is there by our flat names, converted when it is read; also returns their names that no rule reads.
 
     Embedding rows beyond the config's vocabulary are padding and left out.
     """
@@ -80,17 +96,15 @@ def from_huggingface(config: Pi0Config, theirs: Mapping[str, np.ndarray]) -> tup
     for head in HEADS:
         if head in named:
             named.setdefault(EMBEDDING, named[head])
-    ours: Arrays = {}
+    ours: dict[str, Callable[[], np.ndarray]] = {}
     read: set[str] = set()
     for name, rules in _by_ours(config).items():
         keys = [key for rule in rules for key in _keys(rule)]
         if all(key in named for key in keys):
-            ours[name] = _gather(rules, named)
+            # Hugging Face pads PaliGemma's 257,152 rows to 257,216.
+            rows = config.vocab_size if name == INPUT_EMBEDDING else None
+            ours[name] = partial(_gather, rules, named, rows)
             read.update(keys)
-    embedding = "PaliGemma/llm/embedder/input_embedding"
-    if embedding in ours:
-        # Hugging Face pads PaliGemma's 257,152 rows to 257,216.
-        ours[embedding] = ours[embedding][: config.vocab_size]
     return ours, sorted(name for name in set(named) - read if not UNUSED.search(name))
 
 
@@ -107,6 +121,18 @@ def to_huggingface(config: Pi0Config, ours: Mapping[str, np.ndarray], style: Map
                 piece = piece if rule.part is None else piece[rule.part]
                 theirs[styled_name(key, style)] = np.ascontiguousarray(rule.write(piece))
     return theirs
+
+
+def unused_heads(config: Pi0Config, layout: str, embedding: np.ndarray) -> Arrays:
+    """Output heads that no policy uses, without which a file is refused or reported as incomplete.
+
+    That of the expert is zeros, that of Gemma, which LeRobot alone stores apart, the embedding that it is tied to.
+    """
+    zeros = np.zeros((config.vocab_size, config.expert.width), ml_dtypes.bfloat16)
+    if layout == "hf-pi0":
+        return {"paligemma_with_expert.gemma_expert.lm_head.weight": zeros}
+    root = "model.paligemma_with_expert."
+    return {f"{root}paligemma.lm_head.weight": embedding, f"{root}gemma_expert.lm_head.weight": zeros}
 
 
 def huggingface_config(config: Pi0Config, layout: str) -> dict[str, Any]:
@@ -168,7 +194,7 @@ def _by_ours(config: Pi0Config) -> dict[str, list[Rule]]:
         *_vision_rules(config.siglip),
         *_gemma_rules("text.", "", config.prefix, adaptive=False),
         *_gemma_rules("expert.", "_1", config.expert, adaptive=config.pi05),
-        _rule("text.embed_tokens.weight", "PaliGemma/llm/embedder/input_embedding", _same, _same),
+        _rule(EMBEDDING, INPUT_EMBEDDING, _same, _same),
         *(rule for name in _linears(config) for rule in _dense(name, name)),
     ]
     grouped: dict[str, list[Rule]] = {}
@@ -316,13 +342,13 @@ def _keys(rule: Rule) -> list[str]:
     return [rule.theirs] if rule.depth is None else [rule.theirs.format(i) for i in range(rule.depth)]
 
 
-def _gather(rules: list[Rule], named: Mapping[str, np.ndarray]) -> np.ndarray:
+def _gather(rules: list[Rule], named: Mapping[str, np.ndarray], rows: int | None) -> np.ndarray:
     def stacked(rule: Rule) -> np.ndarray:
         pieces = [rule.read(named[key]) for key in _keys(rule)]
         return pieces[0] if rule.depth is None else np.stack(pieces)
 
     if rules[0].part is None:
-        return stacked(rules[0])
+        return stacked(rules[0])[:rows]
     return np.stack([stacked(rule) for rule in sorted(rules, key=_part)], axis=1)
 
 

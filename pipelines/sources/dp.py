@@ -22,8 +22,12 @@ from pipelines.contract.native import (
     check_array_size,
 )
 from pipelines.mapping.adapters import Adapter
+from pipelines.mapping.steps import keep_steps
+from pipelines.sources.camera_rows import keep_paired
 from pipelines.sources.float_pictures import note_floats
 from pipelines.sources.folders import Scan, key_of, make_scan_reject, scan_files, scan_folders, source_root
+from pipelines.sources.replay_videos import list_videos, pair_video, remote_videos
+from pipelines.sources.video import VideoFrames
 from pipelines.sources.zarr_store import (
     METADATA,
     READ_ERRORS,
@@ -93,14 +97,21 @@ def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> File
     if store.name.endswith(".zip"):
         return own_file(located, listing, pictures)
     every, (start, end) = listing.below(store), located.place
+    videos = remote_videos(store, _number_of(located), listing)
     metadata = {path: stat for path, stat in every.items() if path.name in METADATA}
     with fetched(metadata):
         arrays = {path.parent.url: _read_json(local_path(path)) for path in metadata}
-    return {
+    wanted = {
         path: stat
         for path, stat in every.items()
         if (chunk := _chunk_of(path.url, arrays)) is None or _is_wanted(*chunk, start, end, pictures)
     }
+    return {**wanted, **videos}
+
+
+def _number_of(located: EpisodeLocation) -> int:
+    """The episode's number in its buffer."""
+    return int(located.reference.key.rpartition("#")[2])
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
@@ -130,7 +141,7 @@ def _is_wanted(first: int, array: Mapping[str, Any], start: int, end: int, pictu
 
 
 def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
-    """Reads one episode; arrays and frames go by their key below `data`.
+    """Reads one episode; arrays and frames go by their key below `data`, videos beside the buffer by their camera.
 
     Raises Rejected on damaged or short arrays, and where a chunk of an array that the entry reads is not stored.
     """
@@ -141,7 +152,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     names: dict[str, tuple[str, ...]] = {}
     needed = _needed_keys(adapter)
     try:
-        store, group = open_store(local_path(as_storage_path(path)), adapter.sparse_chunks)
+        local = local_path(as_storage_path(path))
+        store, group = open_store(local, adapter.sparse_chunks)
         for key, array in _arrays_below(group, "data"):
             where = f"{path}: data/{key}"
             if array.shape[0] < end:
@@ -157,7 +169,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     except READ_ERRORS as error:
         raise Rejected("unreadable_zarr", f"{path}: {error}") from error
     times, hz, inferred = _read_times(arrays.get("timestamp"), end - start, adapter, path)
-    return NativeEpisode(
+    native = NativeEpisode(
         reference=located.reference,
         n_steps=end - start,
         arrays=arrays,
@@ -167,6 +179,26 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
         control_hz=hz,
         cameras_found=", ".join([*frames, *others]) or "no array of pictures [t, y, x, 3] below data",
         inferred=inferred | note_floats(frames),
+    )
+    videos = list_videos(local, _number_of(located))
+    return _with_videos(native, videos, adapter) if videos else native
+
+
+def _with_videos(native: NativeEpisode, videos: Mapping[str, Path], adapter: Adapter) -> NativeEpisode:
+    """The episode with the cameras that fill slots, without the steps for which one of them has no frame."""
+    there = [*native.frames, *(name for name in videos if name not in native.frames)]
+    used = [name for name in adapter.used_cameras(there) if name not in native.frames]
+    hz = native.control_hz or adapter.control_hz
+    cameras = {name: pair_video(videos[name], native.timestamp_s, hz, native.n_steps) for name in used}
+    kept, dropped = keep_paired(list(cameras.values()), native.n_steps, native.reference.uri)
+    is_kept = np.isin(np.arange(native.n_steps), kept)
+    native = replace(keep_steps(native, is_kept, "missing_frames"), dropped=dropped)
+    films = {name: VideoFrames(videos[name], camera.frames[kept], camera.clock) for name, camera in cameras.items()}
+    return replace(
+        native,
+        frames={**native.frames, **films},
+        cameras_found=", ".join(there),
+        notes={"time_error_s": max((camera.error_s for camera in cameras.values()), default=0.0)},
     )
 
 

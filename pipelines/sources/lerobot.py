@@ -22,7 +22,6 @@ from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names,
 from pipelines.sources.lerobot_files.records import (
     EpisodeFiles,
     key_of_episode,
-    read_metadata_json,
     reject_episode,
     split_of,
 )
@@ -87,14 +86,16 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     videos = [camera for camera in cameras.values() if camera is not None]
     kept, dropped = keep_paired(videos, rows.n, str(episode.data))
     arrays = {name: array[kept] for name, array in rows.arrays.items()}
+    arrays |= meta.modality.arrays_by_name(arrays, str(episode.data))
+    dim_names = {key: flatten_names(spec.get("names")) for key, spec in meta.features.items()}
     language = read_tasks(meta, episode, arrays)
     step_text = read_row_texts(meta, rows, times.seconds)
     return NativeEpisode(
         reference=located.reference,
         n_steps=len(kept),
         arrays=arrays,
-        frames=_open_frames(cameras, episode, rows, kept),
-        dim_names={key: flatten_names(spec.get("names")) for key, spec in meta.features.items()},
+        frames=_open_frames(cameras, meta, episode, rows, kept),
+        dim_names=dim_names | meta.modality.names_by_part(dim_names),
         robot=str(meta.info.get("robot_type")),
         control_hz=meta.fps,
         language=language,
@@ -120,15 +121,20 @@ def describe(source: str, found: Found) -> SourceFacts:
 def explain_misfit(source: str) -> str:
     """Says which dims of a dataset the default layout has no room for, as the reason to choose an adapter."""
     root = find_root(source_root(source))
+    load_meta.cache_clear()
     with malformed_metadata_named(root):
         return _explain_misfit(root, load_meta(root))
 
 
 def _explain_misfit(root: StoragePath, meta: Meta) -> str:
-    robot, width = meta.info.get("robot_type"), int(np.prod(meta.info["features"]["observation.state"]["shape"]))
-    path = root / "meta/modality.json"
-    groups = read_metadata_json(path).get("state", {}) if path.exists() else {}
-    dims = {name: [f"{name}[{i}]" for i in range(span["end"] - span["start"])] for name, span in groups.items()}
+    robot = meta.info.get("robot_type")
+    state = next((key for key in ("observation.state", "state", "observation/state") if key in meta.features), None)
+    if state is None:
+        listed = ", ".join(f"{key} {list(spec.get('shape') or ())}" for key, spec in meta.features.items())
+        return f"robot_type {robot}, whose features are {listed or 'not listed in info.json'}"
+    width = int(np.prod(meta.features[state]["shape"]))
+    parts = {name.removeprefix("state."): part for name, part in meta.modality.parts.items() if name[:6] == "state."}
+    dims = {name: [f"{name}[{i}]" for i in range(part.stop - part.start)] for name, part in parts.items()}
     sides = {"left_arm": "arm0", "left_hand": "gripper0", "right_arm": "arm1", "right_hand": "gripper1"}
     try:
         fit_parts(str(robot), {part: dims[name] for name, part in sides.items() if name in dims})
@@ -137,7 +143,7 @@ def _explain_misfit(root: StoragePath, meta: Meta) -> str:
         misfit = f"; {error}"
     others = [name for name in dims if name not in sides]
     rest = f"; no slots at all for {', '.join(others)}" if others else ""
-    return f"robot_type {robot}, observation.state of {width} dims{misfit}{rest}"
+    return f"robot_type {robot}, {state} of {width} dims{misfit}{rest}"
 
 
 def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray]) -> tuple[str, ...]:
@@ -243,10 +249,12 @@ def _pair_cameras(
 ) -> dict[str, CameraRows | None]:
     """The cameras that the adapter uses: videos with the frame of each row, and columns of pictures as None.
 
-    Others are not opened: a camera that the entry does not use must not reject an episode.
+    Others are not opened: a camera that the entry does not use must not reject an episode. An entry may take a camera
+    by the name that modality.json gives it.
     """
-    there = [key for key in (*episode.videos, *rows.pictures) if not is_depth(meta.features.get(key, {}))]
-    used = adapter.used_cameras(there)
+    there = [key for key in (*episode.videos, *rows.pictures) if not is_depth(meta.features.get(key, {}), key)]
+    aliases = {alias: key for alias, key in meta.modality.cameras.items() if key in there}
+    used = {aliases.get(name, name) for name in adapter.used_cameras([*there, *aliases])}
     return {
         key: pair_rows(episode.videos[key], times, meta.fps) if key in episode.videos else None
         for key in there
@@ -255,7 +263,11 @@ def _pair_cameras(
 
 
 def _open_frames(
-    cameras: Mapping[str, CameraRows | None], episode: EpisodeFiles, rows: TableRows, kept: NDArray[np.int64]
+    cameras: Mapping[str, CameraRows | None],
+    meta: Meta,
+    episode: EpisodeFiles,
+    rows: TableRows,
+    kept: NDArray[np.int64],
 ) -> dict[str, Sequence[Image]]:
     frames: dict[str, Sequence[Image]] = {}
     for key, camera in cameras.items():
@@ -263,11 +275,11 @@ def _open_frames(
             frames[key] = ColumnFrames(rows.path, key, rows.numbers[kept])
         else:
             frames[key] = VideoFrames(local_path(episode.videos[key].path), camera.frames[kept], camera.clock)
-    return frames
+    return frames | {alias: frames[key] for alias, key in meta.modality.cameras.items() if key in frames}
 
 
 def _missing_cameras(meta: Meta, episode: EpisodeFiles) -> tuple[str, ...]:
-    listed = (key for key, spec in meta.features.items() if spec.get("dtype") == "video" and not is_depth(spec))
+    listed = (key for key, spec in meta.features.items() if spec.get("dtype") == "video" and not is_depth(spec, key))
     return tuple(key for key in listed if key not in episode.videos)
 
 

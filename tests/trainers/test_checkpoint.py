@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.published.weights import read_trained
+from model.published.export import read_trained
 from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.toy_mixture import file_size_limit
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from model.params import flatten
-from model.published.weights import export_params
+from model.published.export import export_params
 from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.toy_mixture import quick_compilation, settings, stand_in
 from trainers.config import flattened
@@ -168,9 +169,13 @@ def trained_and_first(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_adapters_train_in_bfloat16_with_recomputation_and_the_rest_stays(tmp_path: Path) -> None:
+    donor = pretrain(tmp_path / "donor", steps=1)
+    config, _, params = read_best(RunDirectory(donor))
+    export_params(config.policy, params, tmp_path / "weights", "openpi")
     run = pretrain(
         tmp_path / "run",
         steps=1,
+        weights=str(tmp_path / "weights"),
         policy__prefix__lora_rank=2,
         policy__expert__lora_rank=2,
         policy__dtype="bfloat16",
@@ -178,7 +183,9 @@ def test_adapters_train_in_bfloat16_with_recomputation_and_the_rest_stays(tmp_pa
         optimizer__ema_decay=0.0,
     )
     after, before = trained_and_first(run)
-    assert all(array.dtype == np.float32 for array in after.values())
+    types = {name: array.dtype for name, array in after.items()}
+    assert types["PaliGemma/llm/layers/mlp/linear"] == jnp.bfloat16
+    assert types["PaliGemma/llm/layers/mlp/linear_lora_a"] == types["PaliGemma/img/head/kernel"] == np.float32
     moved = {name for name in after if not np.allclose(after[name], before[name], atol=1e-6)}
     assert not {name for name in moved if "/llm/" in name and "lora" not in name}
     assert {"PaliGemma/img/embedding/kernel", "action_out_proj/kernel"} <= moved

@@ -10,6 +10,7 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Reject
 from pipelines.sources.folders import key_of
 from pipelines.sources.lerobot_files.listing import list_promised, list_shared, list_single
+from pipelines.sources.lerobot_files.modality import Modality, read_modality
 from pipelines.sources.lerobot_files.records import EpisodeFiles, read_lines, read_metadata_json, read_table
 from pipelines.sources.lerobot_files.templates import Info, Layout, layout_of, read_templates
 from pipelines.storage.paths import StoragePath
@@ -24,7 +25,7 @@ class Meta:
     """The metadata of a dataset: its info.json, every episode that it lists, and task texts by index.
 
     rejects: what is listed or there and cannot be an episode. inferred: what was concluded about the whole dataset.
-    folders: the folders in which tables and videos were looked for.
+    modality: parts and cameras as GR00T names them.
     """
 
     info: Info
@@ -34,6 +35,7 @@ class Meta:
     subtasks: Mapping[int, str] = field(default_factory=dict)
     rejects: tuple[Reject, ...] = ()
     inferred: Mapping[str, str] = field(default_factory=dict)
+    modality: Modality = Modality()
 
     @property
     def fps(self) -> float:
@@ -68,9 +70,21 @@ def find_root(source: StoragePath) -> StoragePath:
         else sorted((path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str)
     )
     if len(roots) != 1:
+        _refuse_bare_tables(source, roots)
         listed = ", ".join(key_of(root, source) for root in roots) or "none"
         raise UsageError(f"{source}: expected one LeRobot dataset (meta/info.json), found {listed}")
     return roots[0]
+
+
+def _refuse_bare_tables(source: StoragePath, roots: Sequence[StoragePath]) -> None:
+    """Raises UsageError where tables lie without what says their rate and what their columns mean."""
+    tables: list[StoragePath] = [] if roots else sorted(source.rglob("*.parquet"), key=str)
+    if tables:
+        raise UsageError(
+            f"{source}: expected one LeRobot dataset, found tables such as {key_of(tables[0], source)} without the "
+            "metadata that says their rate and what their columns mean (meta/info.json and others). Fetch the folder "
+            "meta/ of the same dataset beside data/"
+        )
 
 
 def flatten_names(names: Any) -> tuple[str, ...]:
@@ -118,6 +132,7 @@ def _load_meta(root: StoragePath) -> Meta:
         subtasks=_read_texts(root, "subtasks", "subtask"),
         rejects=(*listing.rejects, *list_promised(root, info, episodes, listing.rejects)),
         inferred=inferred,
+        modality=read_modality(root),
     )
 
 

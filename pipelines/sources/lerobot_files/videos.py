@@ -1,5 +1,6 @@
 """Pictures of LeRobot episodes: which frame of which video belongs to each row, by time, and what is there at all."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ _OTHER_RATE = 0.25
 _MOST_LOST = 0.1
 # A video may hold so much more than its rows before it is asked which of its frames the rows are of.
 MAX_SURPLUS_S = 0.5
+_DEPTH_FLAGS = ("video.is_depth_map", "is_depth_map")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +114,20 @@ def describe_video_cameras(
     return found + hint
 
 
-def is_depth(spec: Mapping[str, Any]) -> bool:
-    """Says whether a feature holds distances, not colours."""
+def is_depth(spec: Mapping[str, Any], key: str = "") -> bool:
+    """Says whether a feature holds distances, not colours: as it states itself, else by a word `depth` in its key.
+
+    >>> is_depth({"dtype": "video"}, "observation.images.head_depth")
+    True
+    """
     info = {**(spec.get("info") or {}), **(spec.get("video_info") or {})}
-    return bool(info.get("video.is_depth_map") or info.get("is_depth_map") or spec.get("is_depth_map"))
+    stated = [flag for flag in (*map(info.get, _DEPTH_FLAGS), spec.get("is_depth_map")) if flag is not None]
+    return any(stated) if stated else "depth" in re.split(r"[^a-z]+", key.lower())
 
 
 def _describe_feature(key: str, spec: Mapping[str, Any], episode: EpisodeFiles, columns: Collection[str]) -> str:
     kind = str(spec.get("dtype"))
-    if is_depth(spec):
+    if is_depth(spec, key):
         return f"{kind}, depth, left out"
     if kind == "video":
         return "video" if key in episode.videos else "video, its MP4 is not there"

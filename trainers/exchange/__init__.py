@@ -1,0 +1,1 @@
+"""Policies in and out: published weights and whole checkpoints of other programs."""
