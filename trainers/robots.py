@@ -51,15 +51,19 @@ class Robot:
         """The unit of each slot of the state or the action, '' where it has none."""
         return key_units(self.norm_key, self.parts, side, self.n_slots)
 
+    def slots(self, mask: NDArray[np.bool_]) -> list[int]:
+        """The slots of mask, part by part: an arm's seven joints stand together, wherever their slots are."""
+        return [slot for slot in get_layout(self.layout).by_part if mask[slot]]
+
     def slot_names(self, mask: NDArray[np.bool_], side: Side) -> list[str]:
-        """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
+        """The `slots` of mask as `arm0[2] (rad)`; one that no part claims is named by its number."""
         units = self.units(side)
         named = {
             slot: f"{part}[{index}]" if len(slots) > 1 else part
             for part, slots in self.parts.items()
             for index, slot in enumerate(slots)
         }
-        return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in np.flatnonzero(mask).tolist()]
+        return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in self.slots(mask)]
 
 
 def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

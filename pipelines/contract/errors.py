@@ -21,6 +21,12 @@ class FailedWork(EmbodimixError):
     """Work was tried and failed, or a check has findings. Exit code 1."""
 
 
+class MissingPath(FailedWork):
+    """There is nothing at a path that a person named. Exit code 2."""
+
+    exit_code = 2
+
+
 # More names than fit on a few lines tell nobody which one was meant.
 _MOST_NAMES = 12
 

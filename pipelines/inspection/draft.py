@@ -267,6 +267,8 @@ def _ends_of(members: Sequence[tuple[str, str, PartDraft]]) -> dict[str, Guess]:
 def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     low, high = members[0][2].ends or (0.0, 1.0)
     seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    if low == high:
+        return f"It never moved from {low:g} in what was read: which values are open and closed? {seen}"
     return (
         f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}. "
         f"Look at a picture with the hand open. {seen}"
