@@ -290,3 +290,10 @@ def test_what_mimicgen_adds_to_a_demonstration_changes_nothing(tmp_path: Path) -
 def test_a_folder_without_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at or below it, found none"):
         robomimic.find(str(tmp_path), ROBOMIMIC)
+
+
+def test_a_file_whose_name_holds_the_separator_is_read(tmp_path: Path) -> None:
+    write_robomimic(tmp_path / "take#2.hdf5")
+    found = robomimic.find(str(tmp_path), ROBOMIMIC)
+    assert [e.reference.key for e in found.episodes] == ["take#2.hdf5#demo_0", "take#2.hdf5#demo_1"]
+    assert robomimic.read(found.episodes[1], ROBOMIMIC).success == 1
