@@ -1,6 +1,7 @@
 """The errors that the embodimix command reports without a traceback."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -33,7 +34,8 @@ _MOST_NAMES = 12
 
 def draft_advice(source: str = "INPUT") -> str:
     """What to do where no entry, robot or format of an input is known, as a sentence."""
-    return f"To see what is there, and to draft an entry of your own: embodimix inspect {source} --draft my.yaml"
+    command = f"embodimix inspect {shlex.quote(source)} --draft my.yaml"
+    return f"To see what is there, and to draft an entry of your own: {command}"
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A robot of two seven-joint arms from its source to a policy that answers it, in a mixture with one of six joints."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,11 +7,15 @@ import numpy as np
 import pytest
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
+from annotation_tools.merge import bake
+from model.config import named_config
 from pipelines.contract.errors import UsageError
+from pipelines.contract.layouts import get_layout
 from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.quality.checks import check_dataset
 from pipelines.shards.dataset import Dataset
+from pipelines.shards.rebuild import rebuild_index
 from pipelines.shards.sidecar import read_sidecar
 from tests.support.lerobot_writer import FPS, write_v2
 from tests.support.policy_server import ServerInThread
@@ -103,7 +106,6 @@ def test_seven_joints_of_each_arm_are_stored_in_radians_in_their_slots(root: Pat
     np.testing.assert_allclose(state[0, [7, 8, 9, 10, 11, 12, 19]], -expected, atol=1e-6)
     np.testing.assert_allclose(state[:, 6], np.linspace(0, 1, 30), atol=1e-6)
     assert np.flatnonzero(row["state_mask"]).tolist() == [*range(14), 18, 19]
-    assert json.loads((root / "openarm/1.0.0/features.json").read_text())
     assert not [finding for finding in check_dataset(dataset) if finding.severity == "error"]
 
 
@@ -116,10 +118,25 @@ def test_plain_tfds_reads_vectors_of_32_slots(root: Path) -> None:
     assert episode["episode_metadata"]["layout"].numpy() == b"pi32/v1"
 
 
+def test_an_index_made_again_and_a_merge_keep_the_layout(root: Path) -> None:
+    folder, out = root / "openarm/1.0.0", root / "openarm/1.1.0"
+    before = {path.name: path.read_bytes() for path in (folder / "index").iterdir()}
+    assert sum(shard.n_episodes for shard in rebuild_index(folder)) == 5
+    assert {path.name: path.read_bytes() for path in (folder / "index").iterdir()} == before
+    bake(Dataset.open(folder), [], out, "1.1.0")
+    assert (out / "features.json").read_bytes() == (folder / "features.json").read_bytes()
+    assert Dataset.open(out).layout == "pi32/v1"
+
+
 def test_the_model_is_as_wide_as_the_layout(run: Path) -> None:
     config = RunDirectory(run).read_config()
     assert config.policy.action_dim == 32
     assert RunDirectory(run).read_lock()["layout"] == "pi32/v1"
+
+
+@pytest.mark.parametrize("name", ["pi0", "pi0-small", "tiny"])
+def test_a_named_model_is_as_wide_as_the_default_layout(name: str) -> None:
+    assert named_config(name).action_dim == get_layout("pi18/v1").n_slots == 18
 
 
 def test_both_robots_are_evaluated_in_their_own_units(run: Path) -> None:
