@@ -97,10 +97,17 @@ def open_loop_steps(control_hz: float, horizon: int) -> int:
 def write_robots(path: Path, mixture: Mixture) -> None:
     """Writes parts and rates of every norm key of the mixture; a mixture that resamples has that one rate."""
     rate = mixture.spec.action.rate_hz
-    robots = {}
-    for key, parts in mixture.parts.items():
-        robots[key] = {"parts": parts, "control_hz": list(mixture.rates_of(key)) if rate is None else [rate]}
-    content = {"schema": SCHEMA, "layout": mixture.layout, "robots": robots}
+    robots = {
+        key: Robot(norm_key=key, parts=parts, control_hz=tuple(mixture.rates_of(key)) if rate is None else (rate,))
+        for key, parts in mixture.parts.items()
+    }
+    save_robots(path, robots, mixture.layout)
+
+
+def save_robots(path: Path, robots: Mapping[str, Robot], layout: str) -> None:
+    """Writes robots of one layout by norm key."""
+    written = {key: {"parts": robot.parts, "control_hz": list(robot.control_hz)} for key, robot in robots.items()}
+    content = {"schema": SCHEMA, "layout": layout, "robots": written}
     write_atomically(path, json.dumps(content, indent=1).encode())
 
 
