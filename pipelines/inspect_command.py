@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.slots import LAYOUT
 
 if TYPE_CHECKING:
     from pipelines.contract.native import NativeEpisode
@@ -38,6 +39,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--format", default="", metavar="FORMAT", help="try this format only")
     parser.add_argument("--draft", default="", metavar="FILE", help="write a registry file with an entry for the input")
     parser.add_argument("--name", default="", help="the name of the entry in the draft (default: the input's)")
+    parser.add_argument("--layout", default=LAYOUT, metavar="L", help=f"the layout to draft for (default {LAYOUT})")
     parser.add_argument("--force", action="store_true", help="let --draft replace a file")
     parser.add_argument("--json", action="store_true", help="print the description as JSON")
     parser.set_defaults(run=run_inspect)
@@ -61,7 +63,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         return 1
     description, sample = recognition.understood[0]
     others = [other.format for other, _ in recognition.understood[1:]]
-    draft = _try_draft(description, sample.episodes, arguments.name)
+    draft = _try_draft(description, sample.episodes, arguments)
     if arguments.draft:
         _write_draft(arguments.draft, draft, arguments.force)
     if arguments.json:
@@ -74,12 +76,15 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _try_draft(description: "Description", episodes: "Sequence[NativeEpisode]", name: str) -> "Draft | UsageError":
+def _try_draft(
+    description: "Description", episodes: "Sequence[NativeEpisode]", arguments: argparse.Namespace
+) -> "Draft | UsageError":
     """The draft, or why there can be none."""
+    from pipelines.contract.layouts import get_layout
     from pipelines.inspection.draft import make_draft
 
     try:
-        return make_draft(description, episodes, name)
+        return make_draft(description, episodes, arguments.name, get_layout(arguments.layout).name)
     except UsageError as error:
         return error
 

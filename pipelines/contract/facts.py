@@ -35,7 +35,9 @@ class SourceFacts:
     """What a source states as a whole; whatever it does not state is empty or None.
 
     dialect: the format's version and layout, as a person would say it. n_episodes, n_steps: of the whole source.
-    units: native key -> the unit that the source states. notes: sentences about oddities of the whole source.
+    rate_known: how `control_hz` is known, where the source does not state it. units: native key -> the unit that the
+    source states. notes: sentences about oddities of the whole source. repeats: keys and cameras that hold again what
+    others hold. entry: keys that an adapter entry of the format needs besides, as YAML, and why.
     """
 
     dialect: str = ""
@@ -43,8 +45,11 @@ class SourceFacts:
     n_episodes: int | None = None
     n_steps: int | None = None
     control_hz: float | None = None
+    rate_known: str = ""
     features: Mapping[str, StatedFeature] = field(default_factory=dict)
     cameras: Mapping[str, StatedCamera] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    repeats: frozenset[str] = frozenset()
+    entry: Mapping[str, tuple[str, str]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from pipelines.contract.images import describe_picture
 from pipelines.contract.native import NativeEpisode
 from pipelines.conversion.read_episode import UNREADABLE
 from pipelines.inspection.sampling import Sample
+from pipelines.mapping.adapters import FROM_LOG
 
 # Keys that count or mark steps, and say nothing about the robot.
 BOOKKEEPING = frozenset(
@@ -63,6 +64,7 @@ class Description:
     n_episodes: that the scan found, or that the source states; is_more: whether there are more. n_read: episodes that
     were read for it. lengths: their steps. control_hz: None where neither source nor time stamps say; rate_known: how
     it is known. success: 1, 0, -1 (unknown) -> episodes read. rejects: what `convert` would leave out, by reason.
+    entry: keys that an entry of this format needs besides, as YAML, and why.
     """
 
     source: str
@@ -87,6 +89,7 @@ class Description:
     faults: tuple[str, ...] = ()
     rejects: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    entry: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def feature(self, key: str) -> Feature | None:
         """The feature of a key, if there is one."""
@@ -98,7 +101,7 @@ def describe_sample(source: str, sample: Sample) -> Description:
     facts, episodes = sample.facts, sample.episodes
     hz, rate_known = _rate_of(facts, episodes)
     texts = dict.fromkeys([text for episode in episodes for text in episode.language] + list(facts.tasks))
-    robots = [facts.robot, *(episode.robot or "" for episode in episodes)]
+    robots = [facts.robot, *(episode.robot or "" for episode in episodes if episode.robot != FROM_LOG)]
     inferred = (item for episode in episodes for item in episode.inferred.items())
     notes = dict.fromkeys([*facts.notes, *(text for name, text in inferred if name != "language")])
     return Description(
@@ -124,6 +127,7 @@ def describe_sample(source: str, sample: Sample) -> Description:
         faults=sample.faults,
         rejects=Counter(reject.reason for reject in sample.found.rejects if reject.level == "episode"),
         notes=tuple(notes),
+        entry=facts.entry,
     )
 
 
@@ -134,6 +138,8 @@ def _rate_of(facts: SourceFacts, episodes: Sequence[NativeEpisode]) -> tuple[flo
         for episode in episodes
         if episode.timestamp_s is not None and len(steps := np.diff(episode.timestamp_s)) and np.median(steps) > 0
     ]
+    if facts.rate_known:
+        return facts.control_hz, facts.rate_known
     if stated:
         rate = facts.control_hz or max(stated)
         if stamped and abs(np.median(stamped) / rate - 1) > 0.05:
@@ -145,7 +151,7 @@ def _rate_of(facts: SourceFacts, episodes: Sequence[NativeEpisode]) -> tuple[flo
 
 
 def _features(facts: SourceFacts, episodes: Sequence[NativeEpisode]) -> list[Feature]:
-    keys = dict.fromkeys(key for episode in episodes for key in episode.arrays)
+    keys = dict.fromkeys(key for episode in episodes for key in episode.arrays if key not in facts.repeats)
     return [_feature(key, facts, [e for e in episodes if key in e.arrays]) for key in keys]
 
 
@@ -184,7 +190,7 @@ def columns_of(episode: NativeEpisode, key: str) -> NDArray[np.float64]:
 def _cameras(facts: SourceFacts, episodes: Sequence[NativeEpisode]) -> list[CameraView]:
     names = dict.fromkeys([*(name for episode in episodes for name in episode.frames), *facts.cameras])
     views = []
-    for name in names:
+    for name in (name for name in names if name not in facts.repeats):
         stated = facts.cameras.get(name, StatedCamera())
         frames = next((episode.frames[name] for episode in episodes if name in episode.frames), None)
         size, stored = _look_at(frames) if frames is not None else (None, "")

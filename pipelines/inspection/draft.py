@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.errors import UsageError
+from pipelines.contract.layouts import load_layouts
 from pipelines.contract.native import NativeEpisode
+from pipelines.contract.slots import LAYOUT
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import OPEN_QUESTION, Guess, ask
 from pipelines.inspection.known import Known, as_proposal, find_known
@@ -20,13 +22,15 @@ from pipelines.mapping.adapters import FROM_LOG, load_adapters
 from pipelines.storage.paths import as_storage_path
 
 _WIDTH = 110
+# What the anchor of a question about several parts is called, by the key that it answers.
+_ANCHORS = {"degrees": "joints", "form": "arm", "units": "lengths"}
 _PLAIN = re.compile(r"[A-Za-z_/][\w./ -]*")
 _WORDS = frozenset("true false null yes no on off y n".split())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """Everything that a draft says of an input; `render` writes it."""
+    """Everything that a draft says of an input; `render` writes it. roomier: a layout that has room for more of it."""
 
     name: str
     description: Description
@@ -36,14 +40,22 @@ class Draft:
     views: Views
     control_hz: Guess | None
     task: Guess | None
+    roomier: str = ""
     language: tuple[str, ...] = ()
 
 
-def make_draft(description: Description, episodes: Sequence[NativeEpisode], name: str = "") -> Draft:
-    """Returns what can be said of an input. Raises UsageError where none of its keys looks like a robot's."""
+def make_draft(
+    description: Description, episodes: Sequence[NativeEpisode], name: str = "", layout: str = LAYOUT
+) -> Draft:
+    """Returns what can be said of an input in a layout. Raises UsageError where no key looks like a robot's."""
     known = find_known(description, episodes)
+    # A shipped entry says what its keys are in its robot's layout.
+    if known.sure is not None and layout != LAYOUT:
+        known = replace(known, sure=None)
     proposal = (
-        as_proposal(known.sure, description, episodes) if known.sure is not None else propose(description, episodes)
+        as_proposal(known.sure, description, episodes)
+        if known.sure is not None
+        else propose(description, episodes, layout)
     )
     if proposal is None:
         keys = ", ".join(f"{f.key} [{f.width}]" for f in description.features if not f.is_bookkeeping) or "none"
@@ -66,7 +78,17 @@ def make_draft(description: Description, episodes: Sequence[NativeEpisode], name
         control_hz=_rate(description, known),
         task=None if description.texts else ask("what the robot is told to do; no instruction is stored"),
         language=language_keys(episodes),
+        roomier=_roomier(description, episodes, proposal),
     )
+
+
+def _roomier(description: Description, episodes: Sequence[NativeEpisode], proposal: Proposal) -> str:
+    """The first other layout in which fewer dims are left out; "" if there is none."""
+    for layout in load_layouts() if proposal.misfits else ():
+        other = propose(description, episodes, layout) if layout != proposal.layout else None
+        if other and sum(map(len, other.misfits)) < sum(map(len, proposal.misfits)):
+            return layout
+    return ""
 
 
 def _draft_of_logs(description: Description, known: Known, proposal: Proposal, name: str) -> Draft:
@@ -135,9 +157,9 @@ def _rate(description: Description, known: Known) -> Guess | None:
     if stated and entry_hz and abs(stated / entry_hz - 1) < 0.1:
         return Guess(value=entry_hz, why=f"as the shipped entry {known.sure.name if known.sure else ''} has it")
     if description.control_hz is not None:
-        if description.rate_known.startswith("of its time"):
-            return Guess(value=description.control_hz, why="the usual pause between two time stamps")
-        return None
+        if description.rate_known.startswith("stated"):
+            return None
+        return Guess(value=description.control_hz, why=f"the rate {description.rate_known}")
     if known.sure is not None and known.sure.control_hz:
         return Guess(
             value=known.sure.control_hz, why=f"as the shipped entry {known.sure.name} has it; nothing states it"
@@ -227,7 +249,7 @@ def _shared(proposal: Proposal) -> dict[str, _Shared]:
                     groups.setdefault((key, guess.why), []).append((side, part, draft))
     found: dict[str, _Shared] = {}
     for (kind, *_), members in groups.items():
-        base = "gripper" if kind == "gripper" else {"degrees": "joints", "form": "arm"}.get(str(kind), str(kind))
+        base = "gripper" if kind == "gripper" else _ANCHORS.get(str(kind), str(kind))
         name = base if base not in found else f"{base}_{sum(known.startswith(base) for known in found) + 1}"
         parts = tuple((side, part) for side, part, _ in members)
         if kind == "gripper":
@@ -256,11 +278,6 @@ def _robots(draft: Draft) -> list[str]:
     if robot.slots is None:
         return []
     d = draft.description
-    sides = ", ".join(
-        f"{side}: {{{', '.join(f'{part}: {slots}' for part, slots in robot.slots[side].items())}}}"
-        for side in ("state", "action")
-    )
-    ee = sides.replace("arm0: 0-6, gripper0: 7", "arm0: 0-5, gripper0: 6").replace("arm0: 0-6", "arm0: 0-5")
     stated = ", ".join(d.robots) or "a robot that the source does not name"
     lines = [
         *_comment(f"{robot.why}. If it is one of those, name it below and remove this entry.", 2),
@@ -271,8 +288,11 @@ def _robots(draft: Draft) -> list[str]:
     lines.append(f"    cameras: [{', '.join(draft.views.slots) or 'base_0_rgb'}]")
     if robot.base != "none":
         lines.append(f"    base: {robot.base}")
-    for family in robot.families:
-        lines.append(f"    {family}: {{{ee if family == 'ee' else sides}}}")
+    for family, sides in robot.slots.items():
+        listed = [f"layout: {robot.layout}"] if robot.layout != LAYOUT else []
+        for side, slots in sides.items():
+            listed.append(f"{side}: {{{', '.join(f'{part}: {numbers}' for part, numbers in slots.items())}}}")
+        lines.append(f"    {family}: {{{', '.join(listed)}}}")
     return ["robots:", *lines, ""]
 
 
@@ -296,6 +316,8 @@ def _adapter(draft: Draft) -> list[str]:
             why = "" if draft.control_hz.is_open else draft.control_hz.why
             lines += [*_comment(why, 4), f"    control_hz: {_rate_value(draft)}"]
     lines += _value("units", p.units)
+    for key, (text, why) in d.entry.items():
+        lines += [*_comment(why, 4), f"    {key}: {text}"]
     lines += _cameras(draft.views) if draft.robot.name != FROM_LOG and not draft.known.is_of_logs else []
     shared = _shared(p)
     for side in ("state", "action"):
@@ -347,9 +369,10 @@ def _parts(side: str, parts: Mapping[str, PartDraft], shared: Mapping[str, _Shar
         said = text
         merged = [f"<<: *{anchors[0]}"] if len(anchors) == 1 else []
         merged = [f"<<: [{', '.join(f'*{name}' for name in anchors)}]"] if len(anchors) > 1 else merged
-        sources = [_scalar(source) for source in draft.sources]
+        sources = [_scalar(source) for source in ((draft.key,) if draft.names else draft.sources)]
         fields = [*merged, f"from: {sources[0] if len(sources) == 1 else '[' + ', '.join(sources) + ']'}"]
         fields += [f"{key}: {_scalar(guess.value)}" for key, guess in own.items()]
+        fields += [f"names: [{', '.join(map(_scalar, draft.names))}]"] if draft.names else []
         fields += ["next: true"] if draft.is_next else []
         yield f"      {part}: {{{', '.join(fields)}}}"
 

@@ -1,4 +1,4 @@
-"""Which native columns are the arms, grippers, base and torso of a robot, in the state and in the action."""
+"""Which native columns are the arms, grippers, base, torso, waist and head of a robot, in state and in action."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +40,8 @@ class Body:
     arms: Mapping[int, Arm]
     base: Block | None = None
     torso: Block | None = None
+    waist: Block | None = None
+    head: Block | None = None
     others: tuple[Block, ...] = ()
 
 
@@ -197,8 +199,11 @@ def _with_rest(family: Family, arms: Mapping[int, Arm], blocks: Sequence[Block])
     keys = {block.key for block in taken}
     base = next((block for block in blocks if block.kind == "base" and block.width in (2, 3)), None)
     torso = next((block for block in blocks if block.kind == "torso" and block.width == 1), None)
-    used = [*taken, *([base] if base else []), *([torso] if torso else [])]
+    # A waist turns in joints, a torso is lifted by one.
+    waist = next((block for block in blocks if block.kind == "torso" and block.width > 1), None)
+    head = next((block for block in blocks if block.kind == "head"), None)
+    used = [*taken, *(block for block in (base, torso, waist, head) if block)]
     taken_spans = {(block.key, i) for block in used for i in range(block.start, block.stop)}
     left = [block for block in blocks if block.key in keys]
     others = tuple(b for b in left if not any((b.key, i) in taken_spans for i in range(b.start, b.stop)))
-    return Body(family=family, arms=arms, base=base, torso=torso, others=others)
+    return Body(family=family, arms=arms, base=base, torso=torso, waist=waist, head=head, others=others)

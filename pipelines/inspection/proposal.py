@@ -1,11 +1,13 @@
 """How an input's columns can fill the slots: control mode, parts, units and polarity, each with its reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines.contract.layouts import LONG_ARM, Layout, get_layout
 from pipelines.contract.native import NativeEpisode
+from pipelines.contract.slots import LAYOUT
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import (
     Guess,
@@ -24,25 +26,43 @@ from pipelines.inspection.roles import Block
 from pipelines.mapping.dim_names import words_of
 
 _REACH_M = 3.0
+# Bases turn slower than this (rad/s); what is faster is in degrees.
+_MOST_TURN_RAD_S = 6.5
 # A slope within this factor of one is one; a delay between command and motion makes it inexact.
 _ABOUT = 2.0
+_KINDS = {
+    "vector": "dims that nothing names",
+    "joints": "joints, since poses are taken",
+    "hand": "a hand",
+    "leg": "legs",
+    "head": "a head",
+    "torso": "a waist",
+}
 _OPENS = frozenset("width opening aperture open openness gap distance".split())
 _CLOSES = frozenset("closed close closedness closing".split())
 _JOINT_WORDS = frozenset("joint joints".split())
 _POSE_WORDS = frozenset("eef effector tcp cartesian pose xyz position quaternion rpy".split())
-ROOM = {"arm": 6, "lone_arm": 7, "gripper": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartDraft:
-    """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key."""
+    """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key.
+
+    names: of the dims, where they and not the columns' numbers are to choose them.
+    """
 
     sources: tuple[str, ...]
     width: int
     guesses: Mapping[str, Guess] = field(default_factory=dict)
     why: str = ""
     ends: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
     is_next: bool = False
+
+    @property
+    def key(self) -> str:
+        """The native key of the first dims."""
+        return self.sources[0].partition("[")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +76,7 @@ class Proposal:
     widths: Mapping[str, int] = field(default_factory=dict)
     misfits: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    layout: str = LAYOUT
 
     @property
     def n_open(self) -> int:
@@ -67,38 +88,42 @@ class Proposal:
         return len(asked) + self.control_mode.is_open + self.units.is_open
 
 
-def propose(description: Description, episodes: Sequence[NativeEpisode]) -> Proposal | None:
-    """Returns the best reading of an input's keys as a robot; None where no key looks like one."""
+def propose(description: Description, episodes: Sequence[NativeEpisode], layout: str = LAYOUT) -> Proposal | None:
+    """Returns the best reading of an input's keys as a robot in a layout; None where no key looks like one."""
+    room = get_layout(layout)
     states, actions = find_bodies(description, episodes, "state"), find_bodies(description, episodes, "action")
     has_action = bool(actions.by_family)
     if not (has_action or states.by_family):
         return None
-    action_family, state_family = _choose(states, actions)
+    action_family, state_family = _choose(states, actions, room)
     action = (actions if has_action else states)[action_family]
     state = states[state_family] if state_family in states else None
     relation = _relation(episodes, state, action) if has_action else Relation(kind="absolute")
     family = _settle(description, episodes, (action_family, state_family), (action, state), states)
     mode, units, scale = _mode(family, relation, description.control_hz, has_action)
-    builder = _Builder(episodes=episodes, description=description)
+    builder = _Builder(episodes=episodes, description=description, layout=room)
     action_parts = builder.parts(action, family, mode, scale, is_next=not has_action, is_action=True)
     state_parts = builder.parts(state, family, mode, None, is_next=False, is_action=False) if state else {}
-    misfits = tuple(dict.fromkeys([*builder.misfits(state, family), *builder.misfits(action, family)]))
+    misfits: dict[str, list[str]] = {}
+    for kind, columns in (*builder.misfits(state, family), *builder.misfits(action, family)):
+        misfits.setdefault(kind, []).append(columns)
     return Proposal(
         control_mode=mode,
         units=units,
         state=state_parts,
         action=action_parts,
         widths=builder.widths([*state_parts.values(), *action_parts.values()]),
-        misfits=misfits,
-        others=_others(states, actions, action_family),
+        misfits=tuple(f"{kind}: {', '.join(dict.fromkeys(columns))}" for kind, columns in misfits.items()),
+        others=_others(states, actions, action_family, room),
+        layout=layout,
     )
 
 
-def _choose(states: Bodies, actions: Bodies) -> tuple[Family, Family]:
+def _choose(states: Bodies, actions: Bodies, room: Layout) -> tuple[Family, Family]:
     """The families of action and state: joints where both have them and they fit, else poses, else vectors."""
     own = actions if actions.by_family else states
     order: tuple[Family, ...] = ("joint", "ee", "unknown")
-    if "joint" in own and "ee" in own and not _fits(own["joint"]) and _fits(own["ee"]):
+    if "joint" in own and "ee" in own and not _fits(own["joint"], room) and _fits(own["ee"], room):
         order = ("ee", "joint", "unknown")
     family = next(
         (f for f in order if f in own and (f in states or "unknown" in states)), next(f for f in order if f in own)
@@ -110,9 +135,13 @@ def _choose(states: Bodies, actions: Bodies) -> tuple[Family, Family]:
     return family, "unknown"
 
 
-def _fits(body: Body) -> bool:
-    most = ROOM["arm"] if len(body.arms) > 1 else ROOM["lone_arm"]
-    return all(arm.width <= most for arm in body.arms.values())
+def _fits(body: Body, room: Layout) -> bool:
+    return body.family == "ee" or all(arm.width <= _most(body, room) for arm in body.arms.values())
+
+
+def _most(body: Body, room: Layout) -> int:
+    """The most joints that an arm may have."""
+    return LONG_ARM if len(body.arms) == 1 else len(room.parts["arm0"])
 
 
 def _settle(
@@ -199,15 +228,15 @@ def _mode_of_changes(family: Family, relation: Relation, hz: float | None) -> tu
     return ask(f"{relation.why}; ee_delta or joint_velocity"), metric, scale
 
 
-def _others(states: Bodies, actions: Bodies, taken: Family) -> tuple[str, ...]:
+def _others(states: Bodies, actions: Bodies, taken: Family, room: Layout) -> tuple[str, ...]:
     """Readings that fit, too, such as end-effector mode where joints were taken."""
     own = actions if actions.by_family else states
     found = []
     names = {"joint": "joint modes", "ee": "end-effector modes"}
     for family, body in own.by_family.items():
-        if family != taken and family in names and family in states and _fits(body):
+        if family != taken and family in names and family in states and _fits(body, room):
             keys = dict.fromkeys(block.key for arm in body.arms.values() for block in arm.blocks)
-            found.append(f"{names[family]} fit the 18 slots, too: {', '.join(keys)}")
+            found.append(f"{names[family]} fit the {room.n_slots} slots, too: {', '.join(keys)}")
     return tuple(found)
 
 
@@ -217,6 +246,7 @@ class _Builder:
 
     episodes: Sequence[NativeEpisode]
     description: Description
+    layout: Layout
 
     def parts(
         self, body: Body, family: Family, mode: Guess, scale: Guess | None, is_next: bool, is_action: bool
@@ -224,23 +254,43 @@ class _Builder:
         parts: dict[str, PartDraft] = {}
         for number, arm in sorted(body.arms.items()):
             if self._is_of_family(arm, family):
-                parts[f"arm{number}"] = self._arm(arm, family, mode, scale, is_next, lone=len(body.arms) == 1)
+                parts[f"arm{number}"] = self._arm(arm, family, mode, scale, is_next, _most(body, self.layout))
             if arm.gripper is not None:
                 parts[f"gripper{number}"] = self._gripper(arm.gripper, is_next)
         if body.base and is_action:
-            parts["base"] = PartDraft(sources=(body.base.selector,), width=body.base.width, why=_named(body.base))
-        if body.torso:
-            parts["torso"] = PartDraft(sources=(body.torso.selector,), width=1, why=_named(body.torso))
+            parts["base"] = self._base(body.base)
+        for part, block in (("torso", body.torso), ("waist", body.waist), ("head", body.head)):
+            if block and self._has_room(part, block):
+                parts[part] = self._other(part, block)
         return parts
+
+    def _base(self, block: Block) -> PartDraft:
+        guesses: dict[str, Guess] = {}
+        turn = _part_of(block, block.width - 1, block.width)
+        if any("theta" in words_of(name) for name in turn.names):
+            low, high = span_of([turn])
+            most = max(abs(low), abs(high))
+            # LeKiwi's base turns in degrees a second, and others call rad/s so.
+            guesses["units"] = (
+                Guess(value="degrees", why=f"it turns by up to {most:.3g} a second, too fast for rad")
+                if most > _MOST_TURN_RAD_S
+                else ask(f"it turns by up to {most:.3g} a second: rad or degrees")
+            )
+        return PartDraft(sources=(block.selector,), width=block.width, guesses=guesses, why=_named(block))
+
+    def _other(self, part: str, block: Block) -> PartDraft:
+        units = joint_units([block]) if part != "torso" else None
+        guesses = {"degrees": units} if units and (units.is_open or units.value) else {}
+        return PartDraft(sources=(block.selector,), width=block.width, guesses=guesses, why=_named(block))
 
     def _is_of_family(self, arm: Arm, family: Family) -> bool:
         """Whether an arm's columns can be of the family; joints are no pose, and are left out of end-effector modes."""
         kind = arm.blocks[0].kind
         return not (family == "ee" and kind == "joints") and not (family == "joint" and kind in ("pose", "position"))
 
-    def _arm(self, arm: Arm, family: Family, mode: Guess, scale: Guess | None, is_next: bool, lone: bool) -> PartDraft:
+    def _arm(self, arm: Arm, family: Family, mode: Guess, scale: Guess | None, is_next: bool, most: int) -> PartDraft:
         guesses: dict[str, Guess] = {}
-        blocks, most = arm.blocks, ROOM["lone_arm"] if lone else ROOM["arm"]
+        blocks = arm.blocks
         if family == "joint":
             is_speed = mode.value == "joint_velocity" and scale is not None
             units = joint_units(blocks) if not is_speed else None
@@ -251,9 +301,7 @@ class _Builder:
             guesses["form"] = self._form(blocks, family)
             low, high = span_of([_part_of(blocks[0], 0, 3)])
             if (far := max(abs(low), abs(high))) > _REACH_M and scale is None and family == "ee":
-                guesses["scale"] = ask(
-                    f"positions reach {far:.4g}: 0.001 for mm, 0.01 for cm (one number a dim, angles 1)"
-                )
+                guesses["units"] = ask(f"positions reach {far:.4g}, beyond any arm in m: mm, cm or m")
         if scale is not None:
             guesses["scale"] = scale
         why = _named(arm.blocks[0])
@@ -302,21 +350,24 @@ class _Builder:
             is_next=is_next,
         )
 
-    def misfits(self, body: Body | None, family: Family) -> list[str]:
-        """What has no slot: joints beyond those of an arm, legs, heads, hands, and columns that nothing names."""
+    def misfits(self, body: Body | None, family: Family) -> Iterator[tuple[str, str]]:
+        """What has no slot and its columns: joints beyond an arm's, legs, heads, hands, what nothing names or moves."""
         if body is None:
-            return []
-        found = []
-        most = ROOM["lone_arm"] if len(body.arms) == 1 else ROOM["arm"]
+            return
+        most = _most(body, self.layout)
         for arm in body.arms.values():
             if family == "joint" and arm.width > most:
                 block = arm.blocks[0]
-                names = (block.names or tuple(f"{block.key}[{i}]" for i in range(block.start, block.stop)))[most:]
-                found.append(f"{', '.join(names)} (an arm has {most} slots here)")
-        for block in body.others:
-            listed = f"{block.key}[{block.start}:{block.stop}]"
-            found.append(f"{_kind_of(block)} {listed}")
-        return found
+                names = block.names or tuple(f"{block.key}[{i}]" for i in range(block.start, block.stop))
+                yield f"joints beyond the {most} of an arm", ", ".join(names[most:])
+        rest = [("torso", body.torso), ("waist", body.waist), ("head", body.head)]
+        left_out = [block for part, block in rest if block and not self._has_room(part, block)]
+        for block in (*body.others, *left_out):
+            yield _kind_of(block), f"{block.key}[{block.start}:{block.stop}]"
+
+    def _has_room(self, part: str, block: Block) -> bool:
+        """Whether a part has slots enough and is more than zeros that a logger filled in."""
+        return block.width <= len(self.layout.parts.get(part, ())) and span_of([block]) != (0.0, 0.0)
 
     def widths(self, parts: Sequence[PartDraft]) -> dict[str, int]:
         """The native width of every key of which some columns are left out."""
@@ -362,6 +413,5 @@ def _named(block: Block) -> str:
 
 
 def _kind_of(block: Block) -> str:
-    return {"vector": "dims that nothing names", "hand": "a hand", "leg": "a leg", "head": "a head"}.get(
-        block.kind, block.kind
-    )
+    still = " (always 0)" if span_of([block]) == (0.0, 0.0) else ""
+    return _KINDS.get(block.kind, block.kind) + still

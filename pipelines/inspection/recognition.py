@@ -35,9 +35,10 @@ def recognize(source: str, format: str = "") -> Recognition:
     understood: list[tuple[Description, Sample]] = []
     near: dict[str, str] = {}
     others: dict[str, str] = {}
+    limit = ScanLimit(seconds=SCAN_S, n_found=MAX_FOUND)
     for name in [format] if format else _in_order():
         try:
-            sample = take_sample(name, source)
+            sample = take_sample(name, source, limit)
         except Misfit as misfit:
             (near if misfit.near else others)[name] = _without_path(str(misfit), source)
             continue

@@ -24,6 +24,8 @@ def use_lines(draft: Draft, file: str = "") -> list[str]:
     shown = f"{mode} of {draft.robot.name}: {', '.join(parts)}" if parts else "robot and parts as each log states them"
     lines = _wrapped(f"  slots      {shown}", 13)
     lines += [line for text in p.misfits for line in _wrapped(f"  no slot    {text}", 13)]
+    if draft.roomier:
+        lines += _wrapped(f"  layout     {draft.roomier} has room for more of it: --layout {draft.roomier}", 13)
     lines += [line for text in p.others for line in _wrapped(f"  or         {text}", 13)]
     sure = draft.known.sure
     listed = sure.name if sure else ", ".join(draft.known.entries[:_MOST_ENTRIES])

@@ -1,11 +1,12 @@
 """Which robot of the registry an input is of, by the name that its source states, and an entry where it is none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.errors import UsageError
-from pipelines.contract.slots import is_joint_mode
+from pipelines.contract.layouts import get_layout
+from pipelines.contract.slots import LAYOUT, is_joint_mode
 from pipelines.inspection.description import Description
 from pipelines.inspection.proposal import PartDraft, Proposal
 from pipelines.mapping.dim_names import words_of
@@ -38,19 +39,20 @@ _NAMES = {
     "piper": "arx_dual",
     "arx": "arx_dual",
 }
-# The slots of the parts of pi18/v1, in the form that entries have.
-_FIRST = {"arm0": 0, "gripper0": 6, "arm1": 7, "gripper1": 13, "base": 14, "torso": 17}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobotDraft:
-    """A robot: of the registry, or one whose entry is drafted. slots: side -> part -> slots such as 0-5."""
+    """A robot: of the registry, or one whose entry is drafted.
+
+    slots: of a new one, by family of modes (`joint`, `ee`) and side, part -> slots such as 0-5; None for a known one.
+    """
 
     name: str
     why: str
-    slots: Mapping[str, Mapping[str, str]] | None = None
-    families: tuple[str, ...] = ()
+    slots: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None
     base: str = "none"
+    layout: str = LAYOUT
 
 
 def choose_robot(description: Description, proposal: Proposal, name: str) -> RobotDraft:
@@ -59,7 +61,6 @@ def choose_robot(description: Description, proposal: Proposal, name: str) -> Rob
     for known in stated:
         if _fits(known, proposal):
             return RobotDraft(name=known, why=f"the source calls it {', '.join(description.robots)}")
-    slots = {side: _slots(getattr(proposal, side), proposal) for side in ("state", "action")}
     n_base = proposal.action["base"].width if "base" in proposal.action else 0
     said = f"the source calls it {', '.join(description.robots)}" if description.robots else "the source names no robot"
     why = f"{said}; a robot of the registry shares its statistics"
@@ -68,7 +69,8 @@ def choose_robot(description: Description, proposal: Proposal, name: str) -> Rob
     mode = str(proposal.control_mode.value)
     families = ("joint", "ee") if proposal.control_mode.is_open else ("joint" if is_joint_mode(mode) else "ee",)
     base = {2: "nonholonomic", 3: "holonomic"}.get(n_base, "none")
-    return RobotDraft(name=name, why=why, slots=slots, families=families, base=base)
+    slots = {family: _slots(proposal, family) for family in families}
+    return RobotDraft(name=name, why=why, slots=slots, base=base, layout=proposal.layout)
 
 
 def registered_names(robot: str) -> list[str]:
@@ -87,6 +89,8 @@ def _fits(robot: str, proposal: Proposal) -> bool:
             vectors = embodiment.vectors(mode)
         except UsageError:
             return False
+        if vectors.layout != proposal.layout:
+            return False
         for parts, slots in ((proposal.state, vectors.state), (proposal.action, vectors.action)):
             if any(
                 part not in slots or _is_other_width(part, draft, len(slots[part])) for part, draft in parts.items()
@@ -102,15 +106,28 @@ def _is_other_width(part: str, draft: PartDraft, n_slots: int) -> bool:
     return not part.startswith("gripper") and not is_pose and draft.width != n_slots
 
 
-def _slots(parts: Mapping[str, PartDraft], proposal: Proposal) -> dict[str, str]:
-    lone = "arm1" not in proposal.action and "arm1" not in proposal.state
-    arms = [draft for side in (proposal.state, proposal.action) for part, draft in side.items() if part == "arm0"]
-    has_seven = lone and any(draft.width == 7 and "form" not in draft.guesses for draft in arms)
-    slots = {}
-    for part, draft in parts.items():
-        first = 7 if part == "gripper0" and has_seven else _FIRST[part]
-        n = 1 if part.startswith("gripper") or part == "torso" else draft.width
-        if part.startswith("arm") and "form" in draft.guesses:
-            n = 6
-        slots[part] = f"{first}-{first + n - 1}" if n > 1 else str(first)
-    return slots
+def _slots(proposal: Proposal, family: str) -> dict[str, dict[str, str]]:
+    """Side -> part -> slots, as the layout has them; a pose has six dims, whatever its form."""
+    sides = {"state": proposal.state, "action": proposal.action}
+    n_dims: dict[str, int] = {}
+    for parts in sides.values():
+        for part, draft in parts.items():
+            n = 1 if part.startswith("gripper") else draft.width
+            n_dims[part] = max(n_dims.get(part, 0), 6 if part.startswith("arm") and family == "ee" else n)
+    fitted = get_layout(proposal.layout).fit(n_dims) or {}
+    return {side: {part: _runs(fitted[part]) for part in parts if part in fitted} for side, parts in sides.items()}
+
+
+def _runs(slots: Sequence[int]) -> str:
+    """Slots as entries write them.
+
+    >>> _runs((0, 1, 2, 3, 4, 5, 18)), _runs((6,))
+    ('0-5+18', '6')
+    """
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and slot == runs[-1][1] + 1:
+            runs[-1][1] = slot
+        else:
+            runs.append([slot, slot])
+    return "+".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,9 @@ MAX_FETCH_BYTES = 1 << 30
 
 class Probe(Adapter):
     """An entry that asks for no dim and has every camera read, each as it is stored."""
+
+    def __post_init__(self) -> None:
+        """Checks nothing: a probe is no entry that could convert."""
 
     def used_cameras(self, there: Collection[str]) -> set[str]:
         return set(there)
@@ -67,13 +70,18 @@ class Sample:
     is_cut: bool
 
 
-def take_sample(format: str, source: str) -> Sample:
-    """Looks at an input as one of `format`. Raises Misfit where no episode of it can be read so."""
+def take_sample(format: str, source: str, limit: ScanLimit) -> Sample:
+    """Looks at an input as one of `format`. Raises Misfit where no episode of it can be read so.
+
+    limit: of the scan; shared by the formats that try one input, so that a store is listed once.
+    """
     reader = reader_of(format)
-    probe = make_probe(Probe, format)
-    with limited_scan(ScanLimit(seconds=SCAN_S, n_found=MAX_FOUND)) as limit:
+    probe = make_probe(reader, Probe, source)
+    limit.was_reached = False
+    with limited_scan(limit):
         found = _find(reader, source, probe)
-    episodes, faults = _read_some(reader, format, found.episodes)
+        is_cut = limit.was_reached
+    episodes, faults = _read_some(reader, probe, found.episodes)
     if not episodes:
         raise Misfit(faults[0] if faults else "no episode could be read", near=True)
     about = (reader.__doc__ or format).partition("\n")[0].rstrip(".")
@@ -85,13 +93,29 @@ def take_sample(format: str, source: str) -> Sample:
         episodes=tuple(episodes),
         faults=tuple(faults),
         facts=facts,
-        is_cut=limit.was_reached,
+        is_cut=is_cut,
     )
 
 
-def make_probe(kind: type[Probe], format: str) -> Probe:
-    """An entry by which a format's reader reads all that is there."""
-    return kind(name="inspect", title="what is there", format=format, robot=FROM_LOG, control_mode="joint_position")
+def make_probe(reader: ModuleType, kind: type[Probe], source: str) -> Adapter:
+    """An entry by which a format's reader reads all that is there.
+
+    A reader that reads nothing without being asked (bags) completes it by its own `probe`. Raises Misfit where it
+    cannot.
+    """
+    format = reader.__name__.rpartition(".")[2]
+    probe: Adapter = kind(
+        name="inspect", title="what is there", format=format, robot=FROM_LOG, control_mode="joint_position"
+    )
+    if not hasattr(reader, "probe"):
+        return probe
+    try:
+        completed: Adapter = reader.probe(source, probe)
+    except UsageError as error:
+        raise Misfit(str(error), near=False) from error
+    except (EmbodimixError, *UNREADABLE) as error:
+        raise Misfit(str(error) or type(error).__name__, near=True) from error
+    return completed
 
 
 def _find(reader: ModuleType, source: str, probe: Adapter) -> Found:
@@ -109,7 +133,7 @@ def _find(reader: ModuleType, source: str, probe: Adapter) -> Found:
 
 
 def _read_some(
-    reader: ModuleType, format: str, located: Sequence[EpisodeLocation]
+    reader: ModuleType, probe: Adapter, located: Sequence[EpisodeLocation]
 ) -> tuple[list[NativeEpisode], list[str]]:
     """A few episodes from the beginning, the end and between, until time is up; and why others could not be read."""
     episodes: list[NativeEpisode] = []
@@ -123,7 +147,7 @@ def _read_some(
             continue
         try:
             for local in staged([chosen], reader.files_of, pictures=True):
-                episodes.append(_read(reader, format, local, faults))
+                episodes.append(_read(reader, probe, local, faults))
         except (EmbodimixError, *UNREADABLE) as error:
             faults.append(str(error) or type(error).__name__)
         if len(faults) > MAX_EPISODES // 2 and not episodes:
@@ -142,11 +166,12 @@ def spread(items: Sequence[Any], n: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
 
 
-def _read(reader: ModuleType, format: str, located: EpisodeLocation, faults: list[str]) -> NativeEpisode:
+def _read(reader: ModuleType, probe: Adapter, located: EpisodeLocation, faults: list[str]) -> NativeEpisode:
     try:
-        episode: NativeEpisode = reader.read(located, make_probe(Probe, format))
+        episode: NativeEpisode = reader.read(located, probe)
     except Rejected as error:
-        episode = reader.read(located, make_probe(BlindProbe, format))
+        values = {each.name: getattr(probe, each.name) for each in fields(probe)}
+        episode = reader.read(located, BlindProbe(**values))
         faults.append(str(error))
     return episode
 

@@ -31,12 +31,17 @@ class Scan:
 
 @dataclass(kw_only=True)
 class ScanLimit:
-    """When a scan ends early: after so many seconds, or when it has found so many. was_reached: whether one did."""
+    """When a scan ends early: after so many seconds, or when it has found so many. was_reached: whether one did.
+
+    n_listed: the objects of a store that are listed, once for all scans of one input.
+    """
 
     seconds: float
     n_found: int
+    n_listed: int = 20_000
     was_reached: bool = False
     _until_s: float = 0.0
+    _listed: dict[RemotePath, list[RemotePath]] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Starts the clock of one scan."""
@@ -46,6 +51,13 @@ class ScanLimit:
         """Whether a scan that has found so many is to end."""
         self.was_reached |= n_found >= self.n_found or time.monotonic() > self._until_s
         return n_found >= self.n_found or time.monotonic() > self._until_s
+
+    def list_first(self, root: RemotePath) -> list[RemotePath]:
+        """The first objects below a folder of a store."""
+        if root not in self._listed:
+            self._listed[root] = root.first(self.n_listed)
+        self.was_reached |= len(self._listed[root]) >= self.n_listed
+        return self._listed[root]
 
 
 _limit: ContextVar[ScanLimit | None] = ContextVar("scan limit", default=None)
@@ -109,7 +121,10 @@ def scan_files(root: StoragePath, *patterns: str) -> Scan:
     """Returns the files at or below `root` whose names match one of the patterns; rejects as `scan_folders`."""
     if isinstance(root, RemotePath):
         _check_folder(root)
-        matching = {path for pattern in patterns for path in root.rglob(pattern)}
+        if limit := _limit.get():
+            matching = {path for path in limit.list_first(root) if _matches(path.name, patterns)}
+        else:
+            matching = {path for pattern in patterns for path in root.rglob(pattern)}
         return Scan(found=tuple(sorted(matching, key=str)))
     _check_folder(root)
     walk, limit = _Walk(root), _begin()
@@ -311,7 +326,8 @@ def _all_found(scan: Scan) -> list[StoragePath]:
 def _find_remote_folders(root: RemotePath, is_episode: IsEpisode) -> list[StoragePath]:
     """Object stores list objects, not folders: folders are what their names begin with."""
     names: dict[str, set[str]] = {}
-    for path in root.rglob("*"):
+    limit = _limit.get()
+    for path in limit.list_first(root) if limit else root.rglob("*"):
         folder, name = path.url.rsplit("/", 1)
         while name not in names.setdefault(folder, set()):
             names[folder].add(name)

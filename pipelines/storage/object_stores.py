@@ -5,6 +5,7 @@ core. So GCS and S3 are asked through Beam's own clients of them, made once; oth
 """
 
 import copy
+import itertools
 import re
 import shutil
 import threading
@@ -32,16 +33,18 @@ class Object:
     modified_s: float
 
 
-def list_objects(pattern: str) -> list[Object]:
+def list_objects(pattern: str, most: int | None = None) -> list[Object]:
     """The objects that match a pattern of Beam, sorted by URL; a URL without stars is an object's own name.
 
-    Objects by which some tools mark folders are left out. Raises OSError when the store does not answer or refuses.
+    most: ends the listing after so many, which stores give in the order of their names. Objects by which some tools
+    mark folders are left out. Raises OSError when the store does not answer or refuses.
     """
     prefix = re.match(r"[^[*?]*", pattern)[0]  # type: ignore[index]
     with errors_named(pattern):
         client = _client(pattern)
         if client is None:
             found = _file_systems().match([pattern])[0].metadata_list
+            found = found[:most]
             every = [Object(url=f.path, n_bytes=f.size_in_bytes, modified_s=f.last_updated_in_seconds) for f in found]
         elif prefix == pattern:
             # The name itself comes before all that begin with it.
@@ -49,7 +52,7 @@ def list_objects(pattern: str) -> list[Object]:
             every = [_object(*first)] if first and first[0] == pattern else []
         else:
             wanted = re.compile(_file_systems().get_filesystem(pattern).translate_pattern(pattern))
-            listed = client.list_files(prefix, with_metadata=True)
+            listed = itertools.islice(client.list_files(prefix, with_metadata=True), most)
             every = [_object(*item) for item in listed if wanted.match(item[0])]
     return sorted(item for item in every if not item.url.endswith("/"))
 

@@ -76,9 +76,13 @@ class RemotePath:
         """
         return {RemotePath(f.url): RemoteStat(f.n_bytes, f.modified_s) for f in self._list(f"/{pattern}".rstrip("/"))}
 
-    def _list(self, pattern: str) -> list[Object]:
+    def first(self, n: int) -> list["RemotePath"]:
+        """The first n objects at any depth, in the order of their names."""
+        return [RemotePath(found.url) for found in self._list("/**", n)]
+
+    def _list(self, pattern: str, most: int | None = None) -> list[Object]:
         url = f"{self.url}{pattern}"
-        return self._asked(url, lambda: list_objects(url))
+        return self._asked(url, lambda: list_objects(url, most))
 
     def _asked(self, url: str, ask: Callable[[], Answer]) -> Answer:
         """Raises FailedWork when the store refuses, or does not answer."""

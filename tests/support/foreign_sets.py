@@ -170,3 +170,40 @@ def write_own_tfds(folder: Path, kind: str = "joints", n: int = 2) -> Path:
     """An own set of `rlds_dataset_builder`'s form, of joints or of pose deltas."""
     make = joint_record if kind == "joints" else delta_record
     return write_rlds(folder, {"train": [make(number) for number in range(n)]}, name="own_set")
+
+
+def write_humanoid(root: Path, t: int = T, poses: bool = False) -> Path:
+    """A LeRobot set of a humanoid: two arms of seven joints, two grippers, a waist of three, legs of zeros; no camera.
+
+    poses: whether the hands' poses are stored as well, in state and action.
+    """
+    names = [f"{side}_joint_{i}" for side in ("left", "right") for i in range(1, 8)]
+    names += ["left_gripper", "right_gripper", "waist_yaw", "waist_pitch", "waist_roll"]
+    names += [f"{side}_knee" for side in ("left", "right")]
+    rows = 0.7 * np.sin(np.arange(t)[:, None] / 15 + np.arange(len(names)))
+    rows[:, 14:16] = np.clip(0.5 + np.sin(np.arange(t)[:, None] / 9), 0, 1)
+    rows[:, -2:] = 0.0
+    keys = {"observation.state": (rows, names)}
+    if poses:
+        axes = ("x", "y", "z", "roll", "pitch", "yaw")
+        pose = 0.3 * np.sin(np.arange(t)[:, None] / 15 + np.arange(12))
+        keys["observation.eef_pose"] = (pose, [f"{side}_{axis}" for side in ("left", "right") for axis in axes])
+    columns: dict[str, pa.Array] = {}
+    features: dict[str, object] = {}
+    for key, (values, own) in keys.items():
+        action = key.replace("observation.state", "action").replace("observation.eef_pose", "action.eef_pose")
+        later = np.concatenate([values[1:], values[-1:]])
+        for name, numbers in ((key, values), (action, later)):
+            columns[name] = pa.array(list(numbers.astype(np.float32)), pa.list_(pa.float32()))
+            features[name] = {"dtype": "float32", "shape": [len(own)], "names": own}
+    columns["timestamp"] = pa.array((np.arange(t) / FPS).astype(np.float32))
+    columns |= {name: pa.array(np.zeros(t, np.int64)) for name in ("episode_index", "task_index")}
+    info = {"codebase_version": "v2.1", "robot_type": "walker", "fps": FPS, "features": features, "total_episodes": 1}
+    (root / "meta").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    write_lines(root / "meta/episodes.jsonl", [{"episode_index": 0, "tasks": ["wave"], "length": t}])
+    write_lines(root / "meta/tasks.jsonl", [{"task_index": 0, "task": "wave"}])
+    path = root / "data/chunk-000/episode_000000.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(columns), path)
+    return root

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.contract.facts import SourceFacts, StatedCamera, StatedFeature
 from pipelines.sources.folders import source_root
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
+from pipelines.sources.lerobot_files.modality import Modality
 from pipelines.sources.lerobot_files.records import read_metadata_json
 from pipelines.sources.lerobot_files.videos import is_depth
 from pipelines.storage.paths import StoragePath
@@ -22,7 +23,7 @@ def describe_dataset(source: str) -> SourceFacts:
 
 
 def _describe(root: StoragePath, meta: Meta) -> SourceFacts:
-    ranges, groups = _read_ranges(root), _read_groups(root)
+    ranges, groups = _read_ranges(root), _group_names(meta.modality)
     vectors = {key: spec for key, spec in meta.features.items() if not _is_camera(spec)}
     return SourceFacts(
         dialect=f"LeRobot {meta.info['codebase_version']}, {meta.layout}",
@@ -36,6 +37,7 @@ def _describe(root: StoragePath, meta: Meta) -> SourceFacts:
         cameras={key: _describe_camera(spec) for key, spec in meta.features.items() if _is_camera(spec)},
         tasks=tuple(meta.tasks.values()),
         notes=tuple(meta.inferred.values()),
+        repeats=frozenset({*meta.modality.parts, *meta.modality.cameras} - set(meta.features)),
     )
 
 
@@ -91,17 +93,15 @@ def _read_ranges(root: StoragePath) -> Mapping[str, Mapping[str, Any]]:
     return ranges
 
 
-def _read_groups(root: StoragePath) -> dict[str, tuple[str, ...]]:
+def _group_names(modality: Modality) -> dict[str, tuple[str, ...]]:
     """GR00T's names of dims, by groups such as `left_arm`: feature -> `left_arm[0]`, ... one a dim."""
-    path = root / "meta/modality.json"
-    content = read_metadata_json(path) if path.exists() else {}
-    found: dict[str, tuple[str, ...]] = {}
-    for side, usual in (("state", "observation.state"), ("action", "action")):
-        names: dict[str, dict[int, str]] = {}
-        for name, span in (content.get(side) or {}).items():
-            own = names.setdefault(span.get("original_key") or usual, {})
-            own |= {i: f"{name}[{i - span['start']}]" for i in range(span["start"], span["end"])}
-        for key, by_number in names.items():
-            if sorted(by_number) == list(range(len(by_number))):
-                found[key] = tuple(by_number[i] for i in range(len(by_number)))
-    return found
+    names: dict[str, dict[int, str]] = {}
+    for part, columns in modality.parts.items():
+        own = names.setdefault(columns.key, {})
+        group = part.partition(".")[2]
+        own |= {i: f"{group}[{i - columns.start}]" for i in range(columns.start, columns.stop)}
+    return {
+        key: tuple(by_number[i] for i in range(len(by_number)))
+        for key, by_number in names.items()
+        if sorted(by_number) == list(range(len(by_number)))
+    }

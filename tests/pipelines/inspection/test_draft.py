@@ -9,7 +9,7 @@ import pytest
 from pipelines.contract.errors import UsageError
 from pipelines.contract.registries import use_registries
 from pipelines.conversion.launch import ConversionRequest, convert
-from pipelines.inspection.draft import count_questions, free_name, make_draft, name_of, render
+from pipelines.inspection.draft import Draft, count_questions, free_name, make_draft, name_of, render
 from pipelines.inspection.recognition import recognize
 from pipelines.mapping.adapters import Adapter, find_adapter
 from pipelines.shards.dataset import Dataset
@@ -18,6 +18,7 @@ from tests.support.foreign_sets import (
     delta_record,
     so101_joints,
     write_aloha_hdf5,
+    write_humanoid,
     write_own_tfds,
     write_so101_v21,
     write_so101_v30,
@@ -176,3 +177,39 @@ def test_drafts_hold_no_number_that_was_not_seen_or_stated(tmp_path: Path, make:
     values = values_of(draft_of(make(tmp_path / "desk")))
     assert "control_hz" not in values
     assert "scale" not in values
+
+
+_LEGS = "legs (always 0): observation.state[19:20], observation.state[20:21], action[19:20], action[20:21]"
+
+
+def proposal_of(source: Path, layout: str = "pi18/v1") -> Draft:
+    ((description, sample), *_) = recognize(str(source)).understood
+    return make_draft(description, sample.episodes, layout=layout)
+
+
+def test_what_has_no_slot_is_named_and_so_is_the_layout_that_has_room(tmp_path: Path) -> None:
+    draft = proposal_of(write_humanoid(tmp_path / "walker"))
+    assert draft.proposal.misfits == (
+        "joints beyond the 6 of an arm: left_joint_7, right_joint_7",
+        _LEGS,
+        "a waist: observation.state[16:19], action[16:19]",
+    )
+    assert draft.roomier == "pi32/v1"
+
+
+def test_a_draft_for_the_wider_layout_holds_seven_joints_and_a_waist(tmp_path: Path) -> None:
+    draft = proposal_of(write_humanoid(tmp_path / "walker"), "pi32/v1")
+    assert draft.proposal.misfits == (_LEGS,)
+    slots = "{arm0: 0-5+18, gripper0: 6, arm1: 7-12+19, gripper1: 13, waist: 20-22}"
+    text = render(draft)
+    assert f"joint: {{layout: pi32/v1, state: {slots}, action: {slots}}}" in text
+    adapter = adapter_of(answer(text, ('open: "?", closed: "?"', "open: 1, closed: 0")), tmp_path)
+    assert str(adapter.action["waist"].sources[0]) == "action[16:19]"
+
+
+def test_poses_that_fit_are_taken_where_joints_do_not(tmp_path: Path) -> None:
+    draft = proposal_of(write_humanoid(tmp_path / "walker", poses=True))
+    assert draft.proposal.control_mode.value == "ee_absolute"
+    assert draft.proposal.action["arm1"].sources == ("action.eef_pose[6:9]", "action.eef_pose[9:12]")
+    assert draft.proposal.action["arm1"].guesses["form"].value == "xyz_rpy"
+    assert draft.proposal.misfits[0].startswith("joints, since poses are taken: observation.state[0:7], ")

@@ -9,8 +9,11 @@ import pytest
 from pipelines.inspection.recognition import recognize
 from pipelines.inspection.report import describe_lines
 from pipelines.inspection.sampling import MAX_EPISODES, spread
+from pipelines.sources.folders import ScanLimit, limited_scan, scan_files
+from pipelines.storage.mirror import forget_copies
 from tests.support.foreign_sets import write_aloha_hdf5, write_own_tfds, write_so101_v21, write_umi
 from tests.support.lerobot_writer import write_lines
+from tests.support.memory_store import MemoryStore
 from trainers.main import main
 
 
@@ -123,3 +126,29 @@ def test_few_episodes_are_read_of_many(tmp_path: Path) -> None:
     ((description, _),) = recognize(str(tmp_path)).understood
     assert (description.n_episodes, description.n_read) == (20, MAX_EPISODES)
     assert spread(range(20), 3) == [0, 10, 19]
+
+
+def test_an_object_store_is_described_by_a_part_of_it(tmp_path: Path) -> None:
+    MemoryStore.objects.clear()
+    forget_copies()
+    for source, name in (
+        (write_so101_v21(tmp_path / "desk"), "desk"),
+        (write_umi(tmp_path / "cup.zarr"), "u/cup.zarr"),
+    ):
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            MemoryStore.objects[f"mem://bucket/{name}/{path.relative_to(source)}"] = path.read_bytes()
+    ((desk, _),) = recognize("mem://bucket/desk").understood
+    ((umi, sample),) = recognize("mem://bucket/u").understood
+    forget_copies()
+    assert (desk.format, desk.n_episodes, len(desk.cameras)) == ("lerobot", 2, 2)
+    assert (umi.format, umi.n_episodes, umi.cameras[0].size) == ("dp", 2, (48, 48))
+    assert not sample.is_cut
+
+
+def test_a_scan_that_ends_early_says_that_there_is_more(tmp_path: Path) -> None:
+    for i in range(3):
+        write_aloha_hdf5(tmp_path / f"{i}/episode_{i}.hdf5", t=5)
+    with limited_scan(ScanLimit(seconds=60.0, n_found=2)) as limit:
+        assert len(scan_files(tmp_path, "*.hdf5").found) == 2
+    assert limit.was_reached
+    assert len(scan_files(tmp_path, "*.hdf5").found) == 3
