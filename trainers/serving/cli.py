@@ -65,7 +65,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--units", metavar="ENTRY", help="adapter entry whose numbers robots send and get; policy: the slots' own"
     )
     parser.add_argument(
-        "--together", type=int, default=4, metavar="N", help="robots of one kind in one computation, at most (4)"
+        "--together", type=int, default=1, metavar="N", help="robots of one kind in one computation, at most (1)"
     )
     parser.add_argument(
         "--device",

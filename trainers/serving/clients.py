@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.contract.errors import UsageError
-from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.adapters import find_adapter
 from trainers.robots import Robot
 from trainers.serving.native_units import NativeUnits
 
@@ -71,4 +71,4 @@ def native_units(robot: Robot, n_slots: int, units: str | None, client: str | No
             )
         units = known[robot.control_mode]
     assert units is not None
-    return NativeUnits(get_adapter(units), robot, n_slots)
+    return NativeUnits(find_adapter(units), robot, n_slots)

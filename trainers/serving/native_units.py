@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import FORMS, Adapter, PartSource, Selector
 from pipelines.mapping.forms import convert_part
@@ -39,7 +40,8 @@ class NativeUnits:
 
     def __init__(self, adapter: Adapter, robot: Robot, n_slots: int) -> None:
         """UsageError where the entry is of other parts or another control mode, or cannot be turned round."""
-        self.name, self._slots, self._n_slots = adapter.name, robot.parts, n_slots
+        self.name, self._n_slots = adapter.name, n_slots
+        self._slots: Mapping[str, tuple[int, ...]] = robot.parts
         if adapter.control_mode != robot.control_mode or set(adapter.action) != set(robot.parts):
             raise UsageError(
                 f"--units {adapter.name}: expected an entry of {robot.norm_key}, {robot.control_mode} of "
@@ -49,6 +51,8 @@ class NativeUnits:
             if source.relative or source.form not in (*ANGLES, *QUATERNIONS):
                 what = "a relative gripper" if source.relative else f"form {source.form}"
                 raise UsageError(f"--units {adapter.name}: {part}: {what} has no one inverse; leave --units out")
+        if unseen := set(adapter.state) - set(robot.parts):
+            self._slots = dict(robot.parts) | _measured_only(adapter, robot, sorted(unseen))
         self.state = _vector(adapter.state, self._slots, adapter.widths)
         self.action = _vector(adapter.action, self._slots, adapter.widths)
 
@@ -67,6 +71,17 @@ class NativeUnits:
             own = actions[:, _filled(source, self._slots[part])].astype(np.float64)
             native[:, list(self.action.columns[part])] = _inverse(own, source, len(self.action.columns[part]))
         return native.astype(np.float32)
+
+
+def _measured_only(adapter: Adapter, robot: Robot, parts: list[str]) -> dict[str, tuple[int, ...]]:
+    """Slots of parts that the robot senses and is not commanded; a run knows those of commanded parts alone."""
+    vectors = get_embodiment(adapter.robot).vectors(adapter.control_mode)
+    if any(tuple(vectors.action[part]) != tuple(slots) for part, slots in robot.parts.items()):
+        raise UsageError(
+            f"--units {adapter.name}: expected {robot.norm_key} in the robot's own layout, {vectors.layout}, to place "
+            f"its {', '.join(parts)}; found other slots. Leave --units out"
+        )
+    return {part: tuple(vectors.state[part]) for part in parts}
 
 
 def _vector(

@@ -12,8 +12,10 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from mixtures.actions.normalizer import Normalizer
 from model.inputs import CAMERAS
+from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
-from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.adapters import FORMS, Adapter, get_adapter, load_adapters
+from pipelines.mapping.forms import convert_part
 from pipelines.shards.statistics import summarize_episode
 from tests.support.policy_server import WAIT_S, ServerInThread
 from tests.support.toy_mixture import HORIZON, moved_params, quick_compilation, settings
@@ -269,3 +271,23 @@ def test_several_public_clients_at_once_are_each_answered(actor: Actor) -> None:
         thread.join(WAIT_S)
     running.end()
     assert len(answers) == 8 and all(np.isfinite(answer).all() for answer in answers)
+
+
+def turns_round(adapter: Adapter) -> bool:
+    sources = adapter.action.values()
+    return bool(sources) and not any(one.relative or one.form in ("matrix", "xyz_euler_zxy") for one in sources)
+
+
+@pytest.mark.parametrize("entry", [name for name, one in load_adapters().items() if turns_round(one)])
+def test_what_a_robot_gets_converts_back_into_what_the_policy_meant(entry: str) -> None:
+    adapter = get_adapter(entry)
+    slots = get_embodiment(adapter.robot).vectors(adapter.control_mode).action
+    parts = {part: tuple(slots[part]) for part in adapter.action}
+    robot = Robot(norm_key=f"{adapter.robot}/{adapter.control_mode}/pi18/v1", parts=parts, control_hz=(10.0,))
+    native = NativeUnits(adapter, robot, 32)
+    meant = np.random.default_rng(0).uniform(0.05, 0.6, (4, 32)).astype(np.float32)
+    sent = native.action_from_slots(meant).astype(np.float64)
+    for part, source in adapter.action.items():
+        back = convert_part(sent[:, list(native.action.columns[part])], source)
+        numbers = [parts[part][i] for i in FORMS[source.form][1]] if source.form in FORMS else list(parts[part])
+        np.testing.assert_allclose(back, meant[:, numbers], atol=1e-5)
