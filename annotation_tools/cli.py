@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipelines.contract.options import port, positive
 from pipelines.storage.paths import as_storage_path
 
 FORMATS = ("agibot", "calvin", "elan", "groot", "label_studio", "lerobot")
@@ -97,7 +98,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     review.add_argument("--out", type=as_storage_path, metavar="DIR", help="where the work is kept; DATASET/segments")
     review.add_argument("--double", type=float, default=0.0, metavar="F", help="share that two people mark blind")
     review.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
-    review.add_argument("--port", type=int, default=8765, help="port to listen on (8765); 0 takes a free one")
+    review.add_argument("--port", type=port, default=8765, help="port to listen on (8765); 0 takes a free one")
     token = review.add_mutually_exclusive_group()
     token.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token that the link must carry")
     token.add_argument("--no-token", action="store_true", help="let every user of this machine in, under any name")
@@ -157,7 +158,7 @@ def _add_label_options(label: argparse.ArgumentParser) -> None:
     label.add_argument(
         "--out", type=as_storage_path, metavar="DIR", help="where table and answers go; DATASET/segments"
     )
-    label.add_argument("--workers", type=int, default=4, help="questions in flight at once (4)")
+    label.add_argument("--workers", type=positive, default=4, help="questions in flight at once (4)")
     label.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="questions a minute (no limit)")
     label.add_argument("--usd-in", type=float, default=0.0, metavar="X", help="price of a million tokens sent")
     label.add_argument("--usd-out", type=float, default=0.0, metavar="X", help="price of a million tokens received")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipelines.contract.options import not_negative, positive
+
 PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000
   embodimix mix plan mixture.yaml --explain 'in_house/fold shirt@arx'
@@ -70,12 +72,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     preview = _action(actions, "preview", "make a page of decoded samples of every group", PREVIEW_EXAMPLE, run_preview)
     _add_spec(preview)
     preview.add_argument("--out", metavar="FILE", default="preview.html", help="the page; preview.html by default")
-    preview.add_argument("--samples", type=int, default=3, metavar="N", help="samples of each group; 3 by default")
+    preview.add_argument("--samples", type=positive, default=3, metavar="N", help="samples of each group; 3 by default")
     preview.add_argument("--split", default="train", choices=("train", "validation"), help="train by default")
 
     simulate = _action(actions, "simulate", "draw positions and count what comes", SIMULATE_EXAMPLE, run_simulate)
     _add_spec(simulate)
-    simulate.add_argument("--start", type=int, default=0, metavar="P", help="the first position; 0 by default")
+    simulate.add_argument("--start", type=not_negative, default=0, metavar="P", help="the first position; 0 by default")
     simulate.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     about = "propose weights from per-group excess loss"
@@ -125,12 +127,11 @@ def _long_texts(arguments: argparse.Namespace, mixture: Any) -> Any:
 
 def run_lock(arguments: argparse.Namespace) -> int:
     """Writes the lock of a mixture beside its spec, or compares it with one."""
-    from tqdm import tqdm
-
     from mixtures.mixture import open_mixture
     from mixtures.reports.compare import load_lock
     from mixtures.stores.arrow import is_remote
     from pipelines.contract.errors import UsageError
+    from pipelines.contract.progress import with_progress
     from pipelines.shards.dataset import Dataset
 
     mixture = open_mixture(arguments.spec, draws=arguments.draws, root=arguments.root, stage=arguments.stage)
@@ -138,7 +139,8 @@ def run_lock(arguments: argparse.Namespace) -> int:
         remote = [table.path for table in mixture.tables if is_remote(table.path)]
         if remote:
             raise UsageError(f"--verify reads local datasets; {remote[0]} is in an object store")
-        for path in tqdm(sorted({table.path for table in mixture.tables}), desc="verifying", unit="dataset"):
+        paths = sorted({table.path for table in mixture.tables})
+        for path in with_progress(paths, len(paths), "dataset", "verifying"):
             Dataset.open(path).verify_hashes()
     if arguments.check:
         mixture.check_lock(load_lock(arguments.check))
@@ -246,7 +248,7 @@ def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
-    parser.add_argument("--draws", type=int, metavar="N", help="samples that training will draw (steps * batch size)")
+    parser.add_argument("--draws", type=positive, metavar="N", help="samples that training draws (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     if has_stage:
         about = "with the spec's changes for this stage of training (`stages`)"

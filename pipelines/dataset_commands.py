@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 
 INDEX_EPILOG = """example:
   embodimix index data/bridge/1.0.0
@@ -63,13 +62,12 @@ def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_index(arguments: argparse.Namespace) -> int:
     """Rebuilds every sidecar of a dataset and prints what it wrote."""
-    from tqdm import tqdm
-
+    from pipelines.contract.progress import with_progress
     from pipelines.shards.rebuild import count_shards, rebuild_index
     from pipelines.storage.paths import as_storage_path
 
     path = as_storage_path(arguments.dataset)
-    shards = list(tqdm(rebuild_index(path), total=count_shards(path), unit="shard", desc="index", file=sys.stderr))
+    shards = list(with_progress(rebuild_index(path), count_shards(path), "shard", "index"))
     totals = {
         "index": str(path / "index"),
         "shards": len(shards),
@@ -98,14 +96,13 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints the findings of every check; 1 when there are any."""
-    from tqdm import tqdm
-
+    from pipelines.contract.progress import progress_bar
     from pipelines.quality.checks import inspect_dataset
     from pipelines.shards.dataset import Dataset
 
     dataset = Dataset.open(arguments.dataset)
     n_episodes = dataset.n_episodes
-    with tqdm(total=n_episodes, unit="episode", desc="check", file=sys.stderr) as bar:
+    with progress_bar(n_episodes, "episode", "check") as bar:
         report = inspect_dataset(dataset, on_episode=bar.update)
     if arguments.json:
         print(json.dumps({"dataset": str(dataset.path), "episodes": n_episodes} | report.to_json(), indent=1))
@@ -133,13 +130,12 @@ def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_card(arguments: argparse.Namespace) -> int:
     """Checks a dataset, writes its card, and prints the paths."""
-    from tqdm import tqdm
-
+    from pipelines.contract.progress import progress_bar
     from pipelines.quality.card import check_and_write_card
     from pipelines.shards.dataset import Dataset
 
     dataset = Dataset.open(arguments.dataset)
-    with tqdm(total=dataset.n_episodes, unit="episode", desc="card", file=sys.stderr) as bar:
+    with progress_bar(dataset.n_episodes, "episode", "card") as bar:
         paths, n_findings = check_and_write_card(dataset, on_episode=bar.update)
     print(json.dumps({"written": paths, "findings": n_findings}) if arguments.json else "\n".join(paths))
     return 0

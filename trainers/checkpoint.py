@@ -23,12 +23,15 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.storage.files import write_atomically
 from trainers import hosts
 from trainers.config import CheckpointConfig
 from trainers.step import TrainState
 
 Tree = Any
 PARTS = ("trained", "frozen", "optimizer", "ema")
+# Beside the folder of checkpoints, so that it outlives a folder that was lost or left behind by a copy.
+NEWEST_FILE = "newest_checkpoint.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,12 @@ class Progress:
     position: int = 0
     batches: str = ""
     draws: Mapping[str, int] = field(default_factory=dict)
+
+
+def newest_saved(directory: Path) -> int | None:
+    """The step of the newest checkpoint that a run noted when it was whole; None for none, or in older runs."""
+    path = directory.parent / NEWEST_FILE
+    return int(json.loads(path.read_text())["step"]) if path.exists() else None
 
 
 class Checkpoints:
@@ -105,6 +114,8 @@ class Checkpoints:
         """Returns when no checkpoint is being written. FailedWork if one could not be."""
         with self._failures_named():
             self._manager.wait_until_finished()
+            if self._started is not None and hosts.is_first():
+                write_atomically(self.directory.parent / NEWEST_FILE, json.dumps({"step": self._started}).encode())
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Progress]:
         """Reads one checkpoint into the form and the placement of `like`; FailedWork if it is damaged."""
@@ -121,8 +132,12 @@ class Checkpoints:
         return dataclasses.replace(like, step=_placed(progress.step, like), optimizer=None, **parts)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Progress] | None:
-        """Reads the newest checkpoint that is whole; moves damaged ones away, with a warning. None if there is none."""
+        """Reads the newest checkpoint that is whole; moves damaged ones away, with a warning. None if none was saved.
+
+        FailedWork where the run saved some and none is left or can be read.
+        """
         reasons = []
+        self._check_none_lost()
         for step in reversed(self.steps()):
             restored, reason = None, "another process could not read it"
             try:
@@ -139,6 +154,20 @@ class Checkpoints:
         if reasons:  # never start over by itself: days of training would be overwritten by step 1
             raise FailedWork("no checkpoint can be read: " + "; ".join(reasons))
         return None
+
+    def _check_none_lost(self) -> None:
+        """Compares the checkpoints that are there with the newest that this run noted when it was whole."""
+        saved = newest_saved(self.directory)
+        if saved is None:
+            return
+        steps = self.steps()
+        if not steps:  # as above: never start over by itself
+            raise FailedWork(
+                f"{self.directory}: expected the checkpoint of step {saved}, which this run saved; found none. Restore "
+                "the folder, or start a new run in another directory"
+            )
+        if steps[-1] < saved:
+            print(f"WARNING: checkpoint {saved} is gone; resuming from {steps[-1]}", file=sys.stderr)
 
     def close(self) -> None:
         """Finishes and closes; a failed write goes to stderr, since another error may be being raised."""

@@ -11,6 +11,7 @@ import yaml
 
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
+from pipelines.contract.options import positive
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix mix plan mixture.yaml
@@ -112,7 +113,11 @@ def run_train(arguments: argparse.Namespace) -> int:
     for variable, value in (("SHARD_CACHE", arguments.shard_cache), ("SHARD_CACHE_GB", arguments.shard_cache_gb)):
         if value is not None:
             os.environ[f"EMBODIMIX_{variable}"] = str(value)
-    summary = train(request)
+    try:
+        summary = train(request)
+    except KeyboardInterrupt:
+        arguments.after_interrupt = _what_is_lost(arguments.run_directory)
+        raise
     if arguments.json:
         print(json.dumps(vars(summary), default=str))
     elif summary.stopped_by:
@@ -120,6 +125,20 @@ def run_train(arguments: argparse.Namespace) -> int:
     else:
         print(f"step {summary.step}, loss {summary.loss:.4f}: {summary.run}")
     return 128 + summary.stopped_by if summary.stopped_by else 0
+
+
+def _what_is_lost(path: Path) -> str:
+    """What a second Ctrl-C costs: the steps since the newest checkpoint, and how to continue."""
+    from trainers.checkpoint import newest_saved
+    from trainers.metrics import last_logged_step
+    from trainers.run import RunDirectory
+
+    run = RunDirectory(path)
+    saved, done = newest_saved(run.checkpoints) or 0, last_logged_step(run.metrics_path)
+    if not done:
+        return "no step was finished; give --resume to start again"
+    kept = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was saved yet"
+    return f"{kept}, so --resume repeats {max(done - saved, 0)} steps of the {done} that were done"
 
 
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:
@@ -213,7 +232,6 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process-count", type=int, metavar="N", help="number of processes, with --coordinator")
     parser.add_argument("--process-index", type=int, metavar="N", help="this process, with --coordinator")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON, no progress bar")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -221,10 +239,10 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--spec", type=Path, help="another mixture whose validation episodes to use (the run's own)")
     parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
-    parser.add_argument("--samples", type=int, default=128, help="samples per group (128)")
-    parser.add_argument("--batch-size", type=int, default=32, help="samples at a time (32)")
+    parser.add_argument("--samples", type=positive, default=128, help="samples per group (128)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="samples at a time (32)")
     parser.add_argument(
-        "--flow-steps", type=int, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
+        "--flow-steps", type=positive, default=FLOW_STEPS, help="Euler steps from noise to action (%(default)s)"
     )
     parser.add_argument("--flow-sweep", metavar="N,N,...", help="also the error with other numbers of steps: 1,2,5,20")
     parser.add_argument("--seed", type=int, default=0, help="of noise and flow time (0)")

@@ -4,18 +4,15 @@ import argparse
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-import annotation_tools.cli
-import mixtures.cli
-import model.cli
-import pipelines.cli
-import trainers.cli
-import trainers.demo.cli
-import trainers.planning.where
-import trainers.serving.cli
 from pipelines.contract.errors import EmbodimixError
-from trainers.planning.prompt_tokens import tokens_by_model
+from pipelines.contract.progress import set_quiet
+from trainers.console.extras import check_packages, missing_package_message
 
 DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native logs to weighted pi0 training."
 # A write that fails for lack of room names no file, unlike one that fails to open.
@@ -26,6 +23,18 @@ EPILOG = """a first tour:
   embodimix mix plan mixture.yaml
   embodimix train pretrain mixture.yaml --model tiny --steps 1000 --run runs/a
 """
+# In the order of the help: from logs to a serving policy.
+PARTS = (
+    "pipelines.cli",
+    "mixtures.cli",
+    "trainers.exchange.cli",
+    "annotation_tools.cli",
+    "trainers.cli",
+    "trainers.planning.where",
+    "trainers.serving.cli",
+    "trainers.demo.cli",
+    "trainers.console.cli",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,30 +46,52 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for part in (
-        pipelines.cli,
-        mixtures.cli,
-        model.cli,
-        annotation_tools.cli,
-        trainers.cli,
-        trainers.planning.where,
-        trainers.serving.cli,
-        trainers.demo.cli,
-    ):
-        part.add_commands(commands)
+    for part in PARTS:
+        import_module(part).add_commands(commands)
+    _add_verbosity(commands)
     return parser
+
+
+def _add_verbosity(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Gives every command `-q` and `-v`."""
+    for parser in {id(choice): choice for choice in commands.choices.values()}.values():
+        below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        for action in below:
+            _add_verbosity(action)
+        if not below:
+            parser.add_argument("-q", "--quiet", action="store_true", help="no progress, only results and errors")
+            parser.add_argument("-v", "--verbose", action="store_true", help="also where an error came from")
+
+
+class _PrintVersion(argparse.Action):
+    """Asks for the version only when it is wanted: reading a package's metadata is slower than all of the parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from trainers.console.environment import installed_version
+
+        print(f"embodimix {installed_version()}")
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 fine, 1 findings or failed work, 2 wrong use."""
+    try:
+        # Before any import of them, which would fail for reasons that nobody sees.
+        check_packages(Path(__file__).resolve().parents[1])
+    except EmbodimixError as error:
+        print(f"embodimix: {error}", file=sys.stderr)
+        return error.exit_code
     parser = build_parser()
     # Beam options (--runner=..., --project=...) pass through `convert` as Beam's users write them.
     parsed, rest = parser.parse_known_args(arguments)
     if rest and not getattr(parsed, "takes_beam_options", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.beam_options = rest
-    parsed.tokens_by_model = tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
+    parsed.tokens_by_model = _tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
+    parsed.build_parser = build_parser
+    set_quiet(parsed.quiet)
     try:
         code = parsed.run(parsed)
         sys.stdout.flush()
@@ -70,8 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except EmbodimixError as error:
+        if parsed.verbose:
+            traceback.print_exc()
         print(f"embodimix {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        message = missing_package_message(error.name or "")
+        if message is None:
+            raise
+        print(f"embodimix {parsed.command}: {message}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"embodimix {parsed.command}: {_described(error)}", file=sys.stderr)
         return 1
@@ -81,8 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"embodimix {parsed.command}: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"embodimix {parsed.command}: interrupted; run the same command again to continue", file=sys.stderr)
+        advice = getattr(parsed, "after_interrupt", "run the same command again to continue")
+        print(f"embodimix {parsed.command}: interrupted; {advice}", file=sys.stderr)
         return 130
+
+
+def _tokens_by_model(*arguments: Any) -> Any:
+    """See `trainers.planning.prompt_tokens`; imported when prompts are counted."""
+    from trainers.planning.prompt_tokens import tokens_by_model
+
+    return tokens_by_model(*arguments)
 
 
 def _described(error: OSError) -> str:

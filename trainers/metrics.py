@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.progress import progress_bar
 from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig
 from trainers.run import RunDirectory
@@ -51,6 +51,17 @@ class MetricsWriter:
             self._wandb.finish()
 
 
+def last_logged_step(path: Path) -> int:
+    """The newest step of a metrics.jsonl; 0 where there is none. A line that a kill cut off does not count."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError):
+            continue
+    return 0
+
+
 def import_wandb(config: RunConfig) -> Any:
     """The package of Weights & Biases. UsageError where it is not installed."""
     try:
@@ -83,7 +94,7 @@ class ProgressBar:
     """A bar with loss, samples/s, the share of time spent waiting for data, and MFU; silent when `show` is False."""
 
     def __init__(self, *, start: int, steps: int, batch_size: int, show: bool) -> None:
-        self._bar = tqdm(initial=start, total=steps, unit="step", disable=not show, dynamic_ncols=True)
+        self._bar = progress_bar(steps, "step", "train", shown=show, initial=start)
         self._batch_size = batch_size
         self._since = time.monotonic()
         self._wait_s = 0.0

@@ -22,6 +22,7 @@ from mixtures.stream.audit import Audit, AuditReport
 from mixtures.stream.batches import Batch, Stream
 from model.params import param_count
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.progress import phase
 from trainers import hosts
 from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names
@@ -29,6 +30,7 @@ from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
 from trainers.mesh import build_mesh, place_batch, replicated, split_state, traced_on
 from trainers.optimizer import learning_rate
+from trainers.planning.memory import check_memory
 from trainers.prompts import open_tokenizer
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, record_run, set_up, start_or_restore
@@ -54,6 +56,7 @@ def train(request: TrainingRequest) -> Summary:
     with run.claimed() if hosts.is_first() else nullcontext():
         config, mixture = set_up(run, request)
         open_tokenizer(config)  # before the hours that a wrong one would cost
+        check_memory(config)
         mesh = build_mesh(config.fsdp, batch_size=config.batch_size, accumulate=config.accumulate)
         hosts.wait_for_all("the run directory is as it was found")
         checkpoints = Checkpoints(run.checkpoints, config.checkpoints)
@@ -114,6 +117,8 @@ class Loop:
             read = stream.batches(start=progress.position, stop=end, prefetch=config.batches_ahead or None)
             placed = placed_ahead(read, lambda batch: place_batch(self._mesh, to_train_batch(batch, stop_signal())))
             stack.callback(placed.close)
+            if self._show_progress and hosts.is_first():
+                phase("compiling the first step: seconds for tiny models, about a minute and more for full-size ones")
             for batch, on_device, wait_s in placed:
                 if progress.step == 0 and hosts.is_first():
                     page = self._run.path / "first_batch.html"

@@ -130,9 +130,9 @@ def _run(
             created,
             tool_version,
         )
-    from tqdm import tqdm
+    from pipelines.contract.progress import progress_bar
 
-    with tqdm(total=len(proposals), unit="episode", disable=arguments.json or None) as bar:
+    with progress_bar(len(proposals), "episode", "label", shown=not arguments.json) as bar:
         return label_run(
             store, labeler, proposals, cache, limits, created, tool_version, on_done=lambda _: bar.update()
         )

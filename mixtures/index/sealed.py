@@ -16,7 +16,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from pipelines.storage.files import write_atomically
+from pipelines.contract.errors import FailedWork
+from pipelines.storage.files import DiskFull, write_atomically
 
 SEAL_FILE, STATE_FILE = "seal.json", "compared.json"
 BLOCK_BYTES = 1 << 18
@@ -28,7 +29,8 @@ def ensure_sealed(folder: Path, write: Callable[[Path], None]) -> None:
     """Makes sure that a folder is there and whole: writes it with `write` where it is missing or damaged.
 
     It is written under another name, synced, sealed and renamed. If another process finished first, its result is kept.
-    A damaged folder is removed, with a line on stderr: all that it held can be compiled again.
+    A damaged folder is removed, with a line on stderr: all that it held can be compiled again. Raises FailedWork where
+    the disk is full or cannot be written.
     """
     damage = find_damage(folder)
     if damage is None:
@@ -38,14 +40,19 @@ def ensure_sealed(folder: Path, write: Callable[[Path], None]) -> None:
     if folder.exists():
         _remove(folder)
     scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir(parents=True)
     try:
+        scratch.mkdir(parents=True)
         write(scratch)
         seal(scratch)
         os.rename(scratch, folder)
-    except OSError:
+    except (OSError, DiskFull) as error:
         if find_damage(folder) is not None:
-            raise
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
+            # numpy says how many bytes it wrote of how many, and neither why nor where.
+            raise FailedWork(
+                f"{folder.parent}: expected a folder with room for compiled index files, found: "
+                f"{reason}. Free some space there, or name another folder: EMBODIMIX_CACHE=DIR"
+            ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """The plan of a mixture: what will be drawn, how often, and what looks wrong, before anything is trained."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,7 +21,7 @@ MANY_EPOCHS = 4.0
 FEW_EPOCHS = 0.05
 LARGE_SHARE = 0.4
 LITTLE_LANGUAGE = 0.5
-MOST_FLAGS = 40
+MOST_ALIKE = 3
 HEADER = (
     "group",
     "episodes",
@@ -41,6 +42,10 @@ LABEL_HEADER = ("texts", "median s", "labels by")
 DATASET_HEADER = ("dataset", "raw %", "final %")
 POOL_HEADER = ("pool of statistics", "steps", "units", "Hz", "rule", "datasets")
 SHARE_TOLERANCE = 1e-9
+NO_DRAWS = (
+    "Not checked without a number of draws: epochs of each group, repeats, max_epochs. Give --draws N, or `draws:` in "
+    "the spec (steps * batch size)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,18 +263,27 @@ def render(plan: MixturePlan) -> str:
         lines.append(f"Prompts: {plan.texts}.")
     lines += [f"! {sentence}" for sentence in flag_sentences(plan)]
     if plan.draws is None:
-        lines.append("Give --draws N (or `draws:` in the spec) to see expected draws and effective epochs.")
+        lines.append(NO_DRAWS)
     return "\n".join(lines)
 
 
 def flag_sentences(plan: MixturePlan) -> list[str]:
-    """Flags of groups, after the first 40 only the number of further ones, and last those of the whole mixture.
+    """Flags of groups, those of many groups as one line with their number, and last those of the whole mixture.
 
     The end of a long table is what a reader of a terminal sees.
     """
-    found = [f"{group.name}: {flag}" for group in plan.groups for flag in plan.flags(group)]
-    more = [f"and {len(found) - MOST_FLAGS} more flags"] if len(found) > MOST_FLAGS else []
-    return [*found[:MOST_FLAGS], *more, *plan.findings]
+    flagged: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for group in plan.groups:
+        for flag in plan.flags(group):
+            flagged[flag.partition(":")[0]].append((group.name, flag))
+    found: list[str] = []
+    for kind, rows in flagged.items():
+        if len(rows) > MOST_ALIKE:
+            names = ", ".join(name for name, _ in rows[:MOST_ALIKE])
+            found.append(f"{len(rows)} groups: {kind}: {names} and {len(rows) - MOST_ALIKE} more")
+        else:
+            found += [f"{name}: {flag}" for name, flag in rows]
+    return [*found, *plan.findings]
 
 
 def dataset_rows(plan: MixturePlan) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from mixtures.mixture import Mixture
 from mixtures.reports.plan import (
     DATASET_HEADER,
     HEADER,
+    NO_DRAWS,
     POOL_HEADER,
     MixturePlan,
     dataset_rows,
@@ -55,6 +56,8 @@ def _head(plan: MixturePlan) -> str:
 
 def _flags(plan: MixturePlan) -> str:
     items = "".join(f"<p class='flag'>{escape(sentence)}</p>" for sentence in flag_sentences(plan))
+    if plan.draws is None:
+        items += f"<p class='muted'>{escape(NO_DRAWS)}</p>"
     return f"<h2>Flags</h2>{items or '<p>Nothing looks wrong.</p>'}"
 
 

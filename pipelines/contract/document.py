@@ -379,7 +379,9 @@ class _Reader:
         fits = value == value and abs(value) != float("inf") and not (kind.integer and value != int(value))
         fits = fits and (kind.above is None or value > kind.above) and (kind.at_least is None or value >= kind.at_least)
         if not fits or (kind.at_most is not None and value > kind.at_most):
-            raise SpecError(self.mark(node), expected)
+            # A part of a whole that was written in percent.
+            hint = f". Did you mean {value / 100:g}?" if fits and kind.at_most == 1 and value <= 100 else ""
+            raise SpecError(self.mark(node), expected + hint)
         return int(value) if kind.integer else value
 
 

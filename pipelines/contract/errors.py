@@ -20,6 +20,12 @@ class FailedWork(EmbodimixError):
     """Work was tried and failed, or a check has findings. Exit code 1."""
 
 
+class MissingPath(FailedWork):
+    """There is nothing at a path that a person named. Exit code 2."""
+
+    exit_code = 2
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Names the known spellings nearest to `name`, as the end of an error sentence.
 

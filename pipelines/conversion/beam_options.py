@@ -32,6 +32,9 @@ def make_beam_options(flags: Sequence[str], n_workers: int | None = None) -> Pip
     runner = (known.runner or LOCAL_RUNNER).rsplit(".", 1)[-1]
     if runner in _REFUSED:
         raise UsageError(f"--runner={runner} is refused: {_REFUSED[runner]}. {_INSTEAD}")
+    _check_runner(known.runner or LOCAL_RUNNER)
+    if runner == "DataflowRunner":
+        _check_dataflow(known)
     options = list(flags)
     if known.save_main_session is None:
         # Workers import every function from the wheel; the launcher's own session holds nothing that they need.
@@ -43,6 +46,27 @@ def make_beam_options(flags: Sequence[str], n_workers: int | None = None) -> Pip
     elif n_workers:
         raise UsageError("--workers is for local runs without other worker options; found Beam's own, use those alone")
     return PipelineOptions(options)
+
+
+def _check_runner(name: str) -> None:
+    """Refuses a runner that Beam would not find, before the input is scanned; dotted names are classes of one's own."""
+    known = [runner.rsplit(".", 1)[-1] for runner in StandardOptions.ALL_KNOWN_RUNNERS]
+    if "." not in name and name.lower() not in {runner.lower() for runner in known}:
+        raise UsageError(
+            f"--runner={name}: no runner of Beam. {nearest(name, [r for r in known if r not in _REFUSED])}"
+        )
+
+
+def _check_dataflow(known: argparse.Namespace) -> None:
+    """Refuses a job of Dataflow that its service would refuse minutes later."""
+    lacking = [f"--{name}" for name in ("project", "temp_location") if not getattr(known, name)]
+    if lacking:
+        raise UsageError(
+            f"--runner=DataflowRunner: expected {' and '.join(lacking)} as well, such as --project=my-project "
+            "--region=europe-west4 --temp_location=gs://my-bucket/tmp"
+        )
+    if not known.temp_location.startswith("gs://"):
+        raise UsageError(f"--temp_location: expected gs://BUCKET/PATH for Dataflow, found {known.temp_location}")
 
 
 def is_local(options: PipelineOptions) -> bool:

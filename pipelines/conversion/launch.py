@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from pipelines.contract.native import Found, Reject
+from pipelines.contract.progress import phase
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.beam_options import check_reach, is_local, make_beam_options, writes_template
 from pipelines.conversion.cancelling import allow_writers, cancel_writers
@@ -166,6 +167,7 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
     with locked(conversion.directory):
         base = find_base(conversion)
         lists = read_lists(conversion.episodes, conversion.texts)
+        phase(f"convert {conversion.name}: scanning {conversion.source}")
         plan = plan_conversion(conversion, base, lists)
         job = make_job(conversion, plan, base, lists)
         if finished := read_finished(job, conversion, plan):
@@ -180,7 +182,8 @@ def run_conversion(conversion: ConversionRequest) -> Outcome:
         todo = tuple(shard for shard in every if load_result(job, shard) is None)
         before = load_measured(job)
         if todo or before is None:
-            with supervised(job, len(every), conversion.no_progress_s if is_local(beam_options) else 0):
+            planned = {shard: len(plan.shards[shard]) for shard in every}
+            with supervised(job, planned, conversion.no_progress_s if is_local(beam_options) else 0):
                 run_beam(ConvertAll(job, every, todo, before), beam_options)
             if writes_template(beam_options):
                 return Outcome(manifest=None)

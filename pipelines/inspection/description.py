@@ -104,6 +104,9 @@ def describe_sample(source: str, sample: Sample) -> Description:
     robots = [facts.robot, *(episode.robot or "" for episode in episodes if episode.robot != FROM_LOG)]
     inferred = (item for episode in episodes for item in episode.inferred.items())
     notes = dict.fromkeys([*facts.notes, *(text for name, text in inferred if name != "language")])
+    # What is shown as a key or a camera needs no note.
+    shown = {*facts.cameras, *(key for episode in episodes for key in episode.arrays)}
+    notes = {note: None for note in notes if note.partition(": ")[0] not in shown}
     return Description(
         source=source,
         format=sample.format,

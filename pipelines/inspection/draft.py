@@ -152,6 +152,8 @@ def _views(description: Description, known: Known, proposal: Proposal) -> Views:
 
 
 def _rate(description: Description, known: Known) -> Guess | None:
+    if "control_hz" in description.entry:
+        return None
     entry_hz = known.sure.control_hz if known.sure is not None else None
     stated = description.control_hz
     if stated and entry_hz and abs(stated / entry_hz - 1) < 0.1:
@@ -267,6 +269,8 @@ def _ends_of(members: Sequence[tuple[str, str, PartDraft]]) -> dict[str, Guess]:
 def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     low, high = members[0][2].ends or (0.0, 1.0)
     seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    if low == high:
+        return f"It never moved from {low:g} in what was read: which values are open and closed? {seen}"
     return (
         f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}. "
         f"Look at a picture with the hand open. {seen}"
@@ -299,7 +303,8 @@ def _robots(draft: Draft) -> list[str]:
 def _rate_value(draft: Draft) -> str:
     """The rate as YAML: of the draft, or the anchor of the question, or what the source states."""
     if draft.control_hz is None:
-        return _scalar(draft.description.control_hz)
+        stated, _ = draft.description.entry.get("control_hz", (_scalar(draft.description.control_hz), ""))
+        return stated
     return "*rate" if draft.control_hz.is_open else _scalar(draft.control_hz.value)
 
 

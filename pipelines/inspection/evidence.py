@@ -124,9 +124,14 @@ class Relation:
 
 
 def relate(episodes: Sequence[NativeEpisode], state: Block, action: Block) -> Relation:
-    """Compares the action's columns with the next states, and with their changes."""
+    """Compares the action's columns with the next states, and with their changes.
+
+    Columns of one name belong together: drivers publish states by the alphabet, commands from base to tool.
+    """
+    is_named = bool(state.names) and sorted(state.names) == sorted(action.names)
+    order = [action.names.index(name) for name in state.names] if is_named else list(range(action.width))
     pairs = [
-        (_columns(episode, state), _columns(episode, action))
+        (_columns(episode, state), _columns(episode, action)[:, order])
         for episode in episodes
         if state.key in episode.arrays and action.key in episode.arrays and episode.n_steps > 3
     ]

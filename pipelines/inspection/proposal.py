@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines.contract.embodiments import load_embodiments
 from pipelines.contract.layouts import LONG_ARM, Layout, get_layout
 from pipelines.contract.native import NativeEpisode
 from pipelines.contract.slots import LAYOUT
@@ -104,6 +105,7 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
     builder = _Builder(episodes=episodes, description=description, layout=room)
     action_parts = builder.parts(action, family, mode, scale, is_next=not has_action, is_action=True)
     state_parts = builder.parts(state, family, mode, None, is_next=False, is_action=False) if state else {}
+    state_parts, action_parts = _with_ends_of(state_parts, action_parts), _with_ends_of(action_parts, state_parts)
     misfits: dict[str, list[str]] = {}
     for kind, columns in (*builder.misfits(state, family), *builder.misfits(action, family)):
         misfits.setdefault(kind, []).append(columns)
@@ -117,6 +119,16 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
         others=_others(states, actions, action_family, room),
         layout=layout,
     )
+
+
+def _with_ends_of(parts: Mapping[str, PartDraft], others: Mapping[str, PartDraft]) -> dict[str, PartDraft]:
+    """The parts, of which a gripper that never moved has the ends of the other side's, if it is at one of them."""
+    found = dict(parts)
+    for name, part in parts.items():
+        ends = others[name].ends if name in others else None
+        if part.ends and ends and part.ends[0] == part.ends[1] and part.ends[0] in ends:
+            found[name] = replace(part, ends=ends)
+    return found
 
 
 def _choose(states: Bodies, actions: Bodies, room: Layout) -> tuple[Family, Family]:
@@ -304,7 +316,10 @@ class _Builder:
                 guesses["units"] = ask(f"positions reach {far:.4g}, beyond any arm in m: mm, cm or m")
         if scale is not None:
             guesses["scale"] = scale
-        why = _named(arm.blocks[0])
+        why, names = _named(arm.blocks[0]), self._names(blocks)
+        if names and family == "joint":
+            names, order = in_order(names)
+            why = f"{why}; {order}"
         if family == "joint" and "degrees" not in guesses and mode.value != "joint_velocity":
             why = f"{why}; {joint_units(arm.blocks).why}"
         return PartDraft(
@@ -312,8 +327,14 @@ class _Builder:
             width=sum(block.width for block in blocks),
             guesses=guesses,
             why=why,
+            names=names,
             is_next=is_next,
         )
+
+    def _names(self, blocks: Sequence[Block]) -> tuple[str, ...]:
+        """The names by which an entry is to choose dims; of topics, whose messages may come in another order."""
+        is_named = self.description.format == "bag" and len(blocks) == 1 and blocks[0].is_named
+        return blocks[0].names if is_named else ()
 
     def _form(self, blocks: Sequence[Block], family: Family) -> Guess:
         width = sum(block.width for block in blocks)
@@ -347,6 +368,7 @@ class _Builder:
             guesses={"open": opens, "closed": closes},
             why=_named(block),
             ends=(low, high),
+            names=self._names([block]),
             is_next=is_next,
         )
 
@@ -390,6 +412,27 @@ def _quaternion_form(rotation: Block, words: set[str]) -> Guess:
     return ask(
         "four numbers of length one, a quaternion: xyz_quat_xyzw (ROS, robosuite, scipy) or xyz_quat_wxyz (MuJoCo)"
     )
+
+
+def in_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The names of an arm's joints from its base to its tool, as far as that is known, and how.
+
+    Drivers of ROS publish joints by the alphabet, an elbow before a shoulder.
+
+    >>> in_order(["arm_joint_2", "arm_joint_1"])
+    (('arm_joint_1', 'arm_joint_2'), 'ordered by their numbers')
+    """
+    words = ["_".join(words_of(name)) for name in names]
+    registry = load_embodiments()
+    for robot in (registry[name] for name in registry if not registry.is_own(name)):
+        found = [[i for i, name in enumerate(words) if joint in name] for joint in robot.joint_names]
+        order = [at[0] for at in found if len(at) == 1]
+        if len(order) == len(names) == len(set(order)):
+            return tuple(names[i] for i in order), f"ordered from base to tool as {robot.name} has them"
+    numbers = [[int(word) for word in words_of(name) if word.isdigit()] for name in names]
+    if all(numbers) and len({tuple(found) for found in numbers}) == len(names):
+        return tuple(names[i] for i in sorted(range(len(names)), key=lambda i: numbers[i])), "ordered by their numbers"
+    return tuple(names), "in the order in which they are published: put them from base to tool"
 
 
 def _first(blocks: Sequence[Block], most: int) -> list[Block]:

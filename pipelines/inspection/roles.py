@@ -87,6 +87,9 @@ def is_used(feature: Feature) -> bool:
 def blocks_of(feature: Feature) -> list[Block]:
     """Returns the blocks of a key, by the names of its columns where these say what they are, else by its own name."""
     key_words = words_of(feature.key)
+    if feature.width <= 2 and _GRIPPER & set(key_words):
+        # A driver calls its only joint a finger.
+        return [Block(feature=feature, start=0, stop=feature.width, kind="gripper", arm=_arm_of(key_words))]
     every = {word for name in feature.names for word in words_of(name)}
     named = [_kind_of_name(words_of(name), key_words, every) for name in feature.names]
     if named and sum(kind is not None for kind, _ in named) > len(named) / 2:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pipelines.contract.errors import FailedWork
+from pipelines.contract.errors import FailedWork, MissingPath
 from pipelines.contract.slots import LAYOUT, layout_of
 from pipelines.shards.sidecar import ShardName, read_fingerprint
 from pipelines.shards.statistics import NormStatistics, load_statistics
@@ -80,7 +80,7 @@ class Dataset:
 def read_info(path: StoragePath) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads dataset_info.json and features.json. Raises FailedWork when the folder is no complete dataset."""
     if not path.is_dir():
-        raise FailedWork(f"{path}: expected the folder of a dataset, <root>/<name>/<version>, found none")
+        raise MissingPath(f"{path}: expected the folder of a dataset, <root>/<name>/<version>, found none")
     if not (path / INFO_FILE).exists():
         if any(path.glob("*.tfrecord-*")) or (path / "index").exists() or (path / "manifest.json").exists():
             raise FailedWork(f"{path}: the conversion is not finished; run the same convert command again to finish it")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pipelines.contract.errors import UsageError
+from pipelines.storage.reach import check_reachable, has_google_credentials, with_login_advice
 
 _EXTRAS = {"gs": "embodimix[dataflow]", "s3": "embodimix[s3]"}
 _MIME = "application/octet-stream"
@@ -149,7 +150,7 @@ def errors_named(url: str) -> Iterator[None]:
         if code == 404:
             raise FileNotFoundError(f"{url}: no such object") from error
         if code in (401, 403) or (code is None and _REFUSED.search(str(message))):
-            raise PermissionError(f"{url}: expected an object that these credentials may use: {message}") from error
+            raise PermissionError(with_login_advice(url, message)) from error
         if code is None or code == 429 or code >= 500:
             raise ConnectionError(f"{url}: {message}") from error
         raise OSError(f"{url}: {message}") from error
@@ -211,14 +212,27 @@ def _client(url: str) -> Any:
     options = _file_systems()._pipeline_options
     known = vars(_of_thread)
     if scheme not in known or known[scheme][0] is not options:
-        known[scheme] = options, _make_gcs(options) if scheme == "gs" else _make_s3(options)
+        client = _make_gcs(options) if scheme == "gs" else _make_s3(options)
+        check_reachable(f"{scheme}://{_bucket_and_name(url)[0]}", _endpoint(client))
+        known[scheme] = options, client
     return known[scheme][1]
 
 
-def _make_gcs(options: Any) -> Any:
-    from apache_beam.io.gcp.gcsio import GcsIO
+def _endpoint(client: Any) -> str:
+    """The URL that a client of Beam asks."""
+    library = client.client
+    endpoint: str = (
+        library._connection.API_BASE_URL if hasattr(library, "_connection") else library.client.meta.endpoint_url
+    )
+    return endpoint
 
-    return GcsIO(pipeline_options=options)
+
+def _make_gcs(options: Any) -> Any:
+    from apache_beam.io.gcp.gcsio import GcsIO, create_storage_client
+
+    # Beam looks for credentials that do not exist for twenty seconds, with a traceback a try.
+    client = create_storage_client(options, use_credentials=has_google_credentials())
+    return GcsIO(storage_client=client, pipeline_options=options)
 
 
 def _make_s3(options: Any) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints: the round trip, which ones stay, and damage that is found rather than trained on."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,3 +224,24 @@ def test_an_export_refuses_arrays_that_are_not_those_of_the_run(checkpoints: Che
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="5/ema: expected the arrays that the run saved; found others"):
         read_trained(run)
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over(checkpoints: Checkpoints) -> None:
+    saved(checkpoints, 5)
+    checkpoints.close()
+    shutil.rmtree(checkpoints.directory)
+    again = Checkpoints(checkpoints.directory, CheckpointConfig(every=1, keep=2))
+    with pytest.raises(FailedWork, match=r"expected the checkpoint of step 5, which this run saved; found none"):
+        again.restore_newest(state_of(0.0))
+    again.close()
+
+
+def test_a_missing_newest_checkpoint_is_named(checkpoints: Checkpoints, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(checkpoints, 4, 5)
+    checkpoints.close()
+    shutil.rmtree(checkpoints.directory / "5")
+    again = Checkpoints(checkpoints.directory, CheckpointConfig(every=1, keep=2))
+    restored = again.restore_newest(state_of(0.0))
+    again.close()
+    assert restored is not None and restored[1].step == 4
+    assert "checkpoint 5 is gone; resuming from 4" in capsys.readouterr().err

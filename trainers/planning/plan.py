@@ -11,11 +11,13 @@ from jax.sharding import AbstractMesh
 from mixtures.mixture import Mixture
 from mixtures.stream.text_shares import LongTexts, count_long_texts, text_shares
 from model.params import param_count
+from pipelines.contract.slots import IMAGE_SIZE
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
 from trainers.planning.work import forward_flops
 from trainers.prompts import PromptEncoder
 from trainers.setup import abstract_state
+from trainers.step import TrainState
 
 SCHEMA = "embodimix.train_plan/v1"
 Tree = Any
@@ -74,13 +76,6 @@ def plan_training(
     """device_tflops: what one device attains, for the hours. prompts: see `count_prompts`."""
     devices = jax.device_count()
     state = abstract_state(config)
-    mesh = AbstractMesh((max(devices // config.fsdp, 1), config.fsdp), AXES)
-    held = {
-        "parameters": (state.trained, state.frozen),
-        "gradients": state.trained,
-        "optimizer": state.optimizer,
-        "moving_average": state.ema,
-    }
     draws = config.steps * config.batch_size
     flops = forward_flops(config.policy, len(config.cameras)) * (4 if config.policy.remat == "full" else 3)
     return TrainPlan(
@@ -88,8 +83,8 @@ def plan_training(
         devices=devices,
         fsdp=config.fsdp,
         parameters=ParameterCounts(trained=param_count(state.trained), frozen=param_count(state.frozen)),
-        device_gib={name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()},
-        batch_mib=config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
+        device_gib=device_gib(config, state),
+        batch_mib=config.batch_size * len(config.cameras) * IMAGE_SIZE**2 * 3 / 2**20,
         steps=config.steps,
         batch_size=config.batch_size,
         samples=draws,
@@ -106,6 +101,18 @@ def plan_training(
         ),
         prompts=prompts,
     )
+
+
+def device_gib(config: RunConfig, state: TrainState) -> dict[str, float]:
+    """GiB that one device holds of a state and its gradients, by part; activations come on top."""
+    mesh = AbstractMesh((max(jax.device_count() // config.fsdp, 1), config.fsdp), AXES)
+    held = {
+        "parameters": (state.trained, state.frozen),
+        "gradients": state.trained,
+        "optimizer": state.optimizer,
+        "moving_average": state.ema,
+    }
+    return {name: device_bytes(mesh, tree) / 2**30 for name, tree in held.items()}
 
 
 def count_prompts(mixture: Mixture, encoder: PromptEncoder) -> LongTexts:

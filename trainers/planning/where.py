@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.contract.errors import UsageError
+from pipelines.contract.options import not_negative, positive
 
 if TYPE_CHECKING:
     from mixtures.mixture import Mixture
@@ -32,11 +33,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, metavar="SPEC|RUN", help="a mixture spec (YAML) or a run directory")
-    parser.add_argument("position", type=int, nargs="?", metavar="POSITION", help="a position of the global order")
-    parser.add_argument("--step", type=int, metavar="N", help="a step of a run instead: all samples of its batch")
+    parser.add_argument(
+        "position", type=not_negative, nargs="?", metavar="POSITION", help="in the global order, from 0"
+    )
+    parser.add_argument("--step", type=positive, metavar="N", help="a step of a run instead: all samples of its batch")
     parser.add_argument("--split", default="train", choices=("train", "validation"), help="train by default")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write the sample's pictures, as one JPEG")
-    parser.add_argument("--draws", type=int, metavar="N", help="samples that training draws, where SPEC does not say")
+    parser.add_argument("--draws", type=positive, metavar="N", help="samples that training draws (the spec's)")
     parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON")
     parser.set_defaults(run=run_where)

@@ -120,7 +120,7 @@ class Actor:
         )
 
     def act(self, robot: Robot, observation: RobotObservation, device: int = 0) -> NDArray[np.float32]:
-        """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units.
+        """The next chunk, float32 [h, k]: the robot's `slots` of `action_mask`, absolute, in their units.
 
         NotFinite if the policy computes anything that is no number.
         """
@@ -145,8 +145,8 @@ class Actor:
         rows = np.concatenate([numbers, np.repeat(numbers[-1:], size - len(observations))])
         keys = jax.vmap(jax.random.fold_in, (None, 0))(self._key, rows)
         chunks = self._chunks(robot, filled, keys, device, len(observations))
-        mask = self.action_mask(robot)
-        return [chunk[:, mask] if np.isfinite(chunk).all() else _not_finite(robot) for chunk in chunks]
+        slots = robot.slots(self.action_mask(robot))
+        return [chunk[:, slots] if np.isfinite(chunk).all() else _not_finite(robot) for chunk in chunks]
 
     def act_together(
         self, robot: Robot, observations: Sequence[RobotObservation], key: jax.Array

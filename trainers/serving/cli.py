@@ -5,6 +5,7 @@ from pathlib import Path
 
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
+from pipelines.contract.options import port, positive
 
 EPILOG = """a worked example:
   embodimix serve runs/laundry --robot arx_dual              prints one line of JSON when it is ready
@@ -76,11 +77,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="device to act on; several share the robots",
     )
     parser.add_argument(
-        "--flow-steps", type=int, default=FLOW_STEPS, metavar="N", help="Euler steps to an action (%(default)s)"
+        "--flow-steps", type=positive, default=FLOW_STEPS, metavar="N", help="Euler steps to an action (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that actions start from (0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port (8000; 0: any free one)")
+    parser.add_argument("--port", type=port, default=8000, metavar="N", help="port (8000; 0: any free one)")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with the key that clients must send")
     parser.set_defaults(run=run_serve)
 

@@ -191,12 +191,13 @@ def _state(values: list[Any], form: ObservationForm) -> NDArray[np.float32]:
         raise UsageError(f"{expected}{whole}; found shape {cut(str(list(vector.shape)), 60)}")
     if form.native is not None and np.isfinite(vector).all():
         vector = form.native.state_to_slots(vector)
-    measured = vector[mask] if len(vector) == n_slots else vector
+    slots = form.robot.slots(mask)
+    measured = vector[slots] if len(vector) == n_slots else vector
     if not np.isfinite(measured).all():
         raise UsageError(f"{expected}; found a number that is not finite")
     _check_range(measured, form)
     state = np.zeros(n_slots, np.float32)
-    state[mask] = measured
+    state[slots] = measured
     return state
 
 
@@ -210,7 +211,8 @@ def _expected_state(form: ObservationForm) -> str:
 
 def _check_range(measured: NDArray[np.float64], form: ObservationForm) -> None:
     """UsageError for a number that the robot cannot be at: the policy would answer it with any motion at all."""
-    low, high = form.low[form.state_mask], form.high[form.state_mask]
+    slots = form.robot.slots(form.state_mask)
+    low, high = form.low[slots], form.high[slots]
     outside = np.flatnonzero((measured < low) | (measured > high))
     if len(outside):
         k = outside[0]

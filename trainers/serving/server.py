@@ -258,7 +258,7 @@ class PolicyServer:
             return chunk
         mask = self._actor.action_mask(robot)
         slots = np.zeros((len(chunk), len(mask)), np.float32)
-        slots[:, mask] = chunk
+        slots[:, robot.slots(mask)] = chunk
         return native.action_from_slots(slots)
 
     def _native(self, robot: Robot) -> NativeUnits | None:

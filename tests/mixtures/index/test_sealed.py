@@ -14,7 +14,9 @@ from mixtures.index.mapped import map_file
 from mixtures.index.sealed import BLOCK_BYTES, ensure_sealed, find_damage
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Batch, Stream
+from pipelines.contract.errors import FailedWork
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.toy_mixture import file_size_limit
 
 
 def first_batch(folder: Path) -> Batch:
@@ -103,7 +105,7 @@ def test_what_cannot_be_compiled_leaves_nothing(tmp_path: Path) -> None:
         (scratch / "half").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FailedWork, match="found: No space left on device. .*EMBODIMIX_CACHE"):
         ensure_sealed(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
 
@@ -175,3 +177,16 @@ def test_a_cut_note_of_times_is_made_again(folder: Path) -> None:
     note.write_text(note.read_text()[:4])
     first_batch(folder)
     assert len(json.loads(note.read_text())) == 1
+
+
+def test_a_full_disk_names_another_folder_to_choose(folder: Path) -> None:
+    with file_size_limit(4096), pytest.raises(FailedWork, match=r"room for compiled index .*EMBODIMIX_CACHE=DIR"):
+        first_batch(folder)
+    assert list((folder / "cache").rglob(".*")) == []
+    assert len(first_batch(folder).step) == 8
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder: Path) -> None:
+    (folder / "cache").write_text("a file")
+    with pytest.raises(FailedWork, match="found: (Not a directory|File exists)"):
+        first_batch(folder)

@@ -98,3 +98,24 @@ def test_a_published_plan_needs_sizes_or_statistics(tmp_path: Path, capsys: pyte
     bad = write_spec(tmp_path, "datasets: [{path: none/1.0.0}]\n")
     assert main(["mix", "plan", str(bad), "--published"]) == 2
     assert "mixture.yaml:3:19: expected `sizes` in the spec or" in capsys.readouterr().err
+
+
+def test_without_draws_the_plan_says_what_it_could_not_check(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "plan", spec, "--html", spec.parent / "plan.html")
+    assert text.splitlines()[-1].startswith("Not checked without a number of draws: epochs of each group")
+    page = (spec.parent / "plan.html").read_text()
+    assert "Not checked without a number of draws" in page and "Nothing looks wrong" not in page
+    assert "Not checked" not in run(capsys, "plan", spec, "--draws", 96)
+
+
+def test_a_flag_of_many_groups_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, "a", [make_episode(i, task=f"task {i}") for i in range(5)])
+    spec = write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\n")
+    flags = [line for line in run(capsys, "plan", spec, "--draws", 6000).splitlines() if line.startswith("! ")]
+    assert flags == ["! 5 groups: over 4 epochs: task 0@arx, task 1@arx, task 2@arx and 2 more"]
+
+
+def test_a_share_in_percent_is_offered_as_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_spec(tmp_path, "groups: [{name: a, share: 10, datasets: [{path: a/1.0.0}]}]\n")
+    assert main(["mix", "plan", str(spec)]) == 2
+    assert "(above 0, at most 1), found '10'. Did you mean 0.1?" in capsys.readouterr().err

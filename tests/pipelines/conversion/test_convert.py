@@ -385,7 +385,7 @@ def test_a_share_of_train_moves_to_val_by_hash(source: Path, tmp_path: Path) -> 
 
 
 def test_a_hung_run_is_given_up(watched: Job, gave_up: list[str]) -> None:
-    with supervised(watched, n_shards=1, no_progress_s=0.3):
+    with supervised(watched, {}, no_progress_s=0.3):
         wait_for(lambda: gave_up)
     assert gave_up[0].startswith("no worker has made progress for ")
 
@@ -394,7 +394,7 @@ def test_a_run_whose_worker_was_killed_is_given_up(watched: Job, gave_up: list[s
     def run_worker() -> None:
         raise RuntimeError("Worker subprocess exited with return code 137")
 
-    with supervised(watched, n_shards=1, no_progress_s=600):
+    with supervised(watched, {}, no_progress_s=600):
         threading.Thread(target=run_worker).start()
         wait_for(lambda: gave_up)
     assert gave_up[0].startswith("a worker process was killed (SIGKILL)")

@@ -55,7 +55,7 @@ def test_what_is_no_time_is_no_sign_of_work(job: Job) -> None:
 def test_a_clock_that_is_set_forward_is_no_lack_of_progress(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A supervisor that gives up ends the process, and with it this test."""
     (Path(job.directory) / ".work" / "results").mkdir(parents=True)
-    with supervised(job, 1, no_progress_s=5.0):
+    with supervised(job, {}, no_progress_s=5.0):
         monkeypatch.setattr(time, "time", lambda: 4e9)
         time.sleep(0.6)
         monkeypatch.setattr(time, "time", lambda: 0.0)

@@ -96,3 +96,16 @@ def test_actions_that_follow_nothing_are_of_no_kind() -> None:
     rng = np.random.default_rng(0)
     state, action = np.sin(PHASE + np.arange(6)), rng.normal(size=(T, 6))
     assert relate([episode(state=state, action=action)], block(-1, 1), block(-1, 1, "action")).kind == ""
+
+
+def test_columns_of_one_name_are_compared_whatever_their_order() -> None:
+    state = np.cumsum(np.sin(PHASE * np.arange(1, 4)), axis=0)
+    action = np.concatenate([state[1:], state[-1:]])[:, [2, 0, 1]]
+    blocks = [named_block("state", ("a", "b", "c")), named_block("action", ("c", "a", "b"))]
+    assert relate([episode(state=state, action=action)], *blocks).kind == "absolute"
+
+
+def named_block(key: str, names: tuple[str, ...]) -> Block:
+    n = len(names)
+    feature = Feature(key=key, dtype="f4", width=n, names=names, low=np.zeros(n), high=np.ones(n))
+    return Block(feature=feature, start=0, stop=n, kind="joints", is_named=True)

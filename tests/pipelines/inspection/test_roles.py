@@ -77,6 +77,10 @@ def test_a_key_says_what_its_columns_are_where_they_have_no_names(key: str, widt
     assert [block.kind for block in blocks_of(feature(key, width=width))] == [kind]
 
 
+def test_a_gripper_whose_joint_is_called_a_finger_is_a_gripper() -> None:
+    assert [block.kind for block in blocks_of(feature("/gripper/state", "finger_joint"))] == ["gripper"]
+
+
 def test_names_that_say_nothing_leave_it_to_the_key() -> None:
     assert [block.kind for block in blocks_of(feature("state", "motor_0", "value_1", "dim_2"))] == ["vector"]
 
