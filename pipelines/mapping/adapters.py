@@ -12,6 +12,7 @@ from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.registries import Registry, Stamp, add_registry, own_entries, own_stamps, shipped_entries
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
+from pipelines.mapping.bag_form import BagForm, parse_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, When
 from pipelines.mapping.formats import list_formats
@@ -127,6 +128,7 @@ class Adapter:
     note: what a reader should know, for example readings that the source does not state.
     idle_when: native flag -> the value that marks a step as no motion.
     shift_before: dates before which actions are paired with the next observation (an ISO date).
+    bag: of the format `bag`, which clock counts, and where episodes and their labels are found.
     """
 
     name: str
@@ -162,6 +164,7 @@ class Adapter:
     sparse_chunks: bool = False
     note: str = ""
     shift_before: str = ""
+    bag: BagForm | None = None
 
     def __post_init__(self) -> None:
         where = f"adapter {self.name}"
@@ -336,6 +339,10 @@ def _build(name: str, content: MarkedValue) -> Adapter:
         values[key] = {slot: choice.names for slot, choice in choices.items()}
         values["drawn"] |= {slot: choice.each for slot, choice in choices.items() if choice.each}
         values["camera_forms"] |= {slot: choice.form for slot, choice in choices.items() if choice.form != CameraForm()}
+    if "bag" in entry:
+        values["bag"] = _at(content["bag"], parse_bag, f"adapter {name}: bag", entry["bag"])
+    if entry["format"] == "bag" or "bag" in entry:
+        _check_bag(f"adapter {name}", entry)
     adapter = Adapter(name=name, **values)
     if adapter.robot != FROM_LOG:
         adapter.check_robot(_at(content["robot"], get_embodiment, adapter.robot))
@@ -350,6 +357,17 @@ def _at(spec: MarkedValue, build: Callable[..., Built], *arguments: Any) -> Buil
         if not spec.mark.line or isinstance(error, SpecError):
             raise
         raise SpecError(spec.mark, str(error)) from error
+
+
+def _check_bag(where: str, entry: Mapping[str, Any]) -> None:
+    """Raises UsageError where an entry of bags does not state what no bag states, or another states how bags are read.
+
+    Without the rate, the steps would be another robot's."""
+    if entry["format"] != "bag" or "bag" not in entry:
+        expected = "expected `bag: {stamp: header}` or `log` where the format is bag, and only there"
+        raise UsageError(f"{where}: bag: {expected}; the format is {entry['format']}")
+    if "control_hz" not in entry or entry["robot"] == FROM_LOG:
+        raise UsageError(f"{where}: bag: expected `control_hz` and a robot of the registry in the entry")
 
 
 def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:

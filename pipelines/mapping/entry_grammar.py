@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pipelines.contract.document import AnyOf, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.registries import REPLACES
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
+from pipelines.mapping.bag_form import BAG
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
 from pipelines.mapping.part_units import ANGLES, LENGTHS
 
@@ -103,6 +104,7 @@ ENTRY = Fields(
         "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
         "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
+        "bag": BAG,
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
         "replaces": REPLACES,
     },

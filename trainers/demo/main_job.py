@@ -184,7 +184,7 @@ class Demo:
         from trainers.demo.results import findings, read_results
 
         self._begin()
-        train = self._train_stages()
+        train = self.train_stages()
         late = ("posttrained",) + ("segments",) * self.ablation
         steps = (
             self._log_stages(),
@@ -288,7 +288,7 @@ class Demo:
         )
         return [Stage(name="label", title="label segments", arguments=command)] * self.ablation
 
-    def _train_stages(self) -> dict[str, Stage]:
+    def train_stages(self) -> dict[str, Stage]:
         """The training of each run, by its name: two of them start from nothing."""
         common = (
             "--batch-size",

@@ -18,6 +18,7 @@ from trainers.demo.results import Results, Shown
 # What this page has beyond the style of all pages: strips of pictures, and bars inside table cells.
 STYLE = """<style>
 .strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); }
+.judged { white-space: nowrap; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 12px; }
 .films figure { margin: 0; } .films video { width: 100%; border-radius: 6px; }
 .bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
@@ -79,7 +80,7 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
     rates = " → ".join(f"{100 * _success(results, run):.0f}" for run in ("scratch", "pretrained", "posttrained"))
     numbers = (
         (f"{rates} %", "success on the tasks: from scratch → pretrained → post-trained"),
-        (len(results.kept), "datasets of four native formats"),
+        (len(results.kept), "datasets, from native logs"),
         (len({s.robot for s in results.shown}), "robots"),
         (episodes, "episodes kept"),
         (rejects, "rejected, by name"),
@@ -101,8 +102,9 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
 
 def _judgement(results: Results, faults: Sequence[str]) -> str:
     rows = [
-        f"<tr><td class='{'good' if claim.holds else 'bad'}'><b>{'holds' if claim.holds else 'fails'}</b></td>"
-        f"<td>{html.escape(claim.text)}</td><td class='number'>{html.escape(claim.found)}</td></tr>"
+        f"<tr><td class='judged {'good' if claim.holds else 'bad'}'><b>{'holds' if claim.holds else 'fails'}</b></td>"
+        f"<td>{html.escape(claim.text)}</td>"
+        f"<td class='number'>{html.escape(claim.found).replace(' against ', '<br>against ')}</td></tr>"
         for claim in results.claims
     ]
     table = f"<div class='card'>{_table(('', 'claim', '#found, with 95 % interval'), rows)}</div>" if rows else ""
@@ -189,8 +191,8 @@ def _rollouts(results: Results) -> str:
         rows.append(f"<tr><td>{html.escape(case[0])}@{case[1]}{ASKED[case[2]]}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy observes, carries out its chunk, and observes again, until something is lifted or time is "
-        "over. With two cubes on the table, the sentence decides which one counts.</p>"
+        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted or "
+        "time is over. With two cubes on the table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in by_run)), rows)}</div>"
     )
 

@@ -80,6 +80,7 @@ def roll_out(
     conditions: Sequence[Condition],
     videos: Path | None = None,
     flow_steps: int = FLOW_STEPS,
+    carried_out_s: float = CARRIED_OUT_S,
 ) -> list[RolloutOutcome]:
     """Lets a run's policy act in new scenes of each series; the same seed gives every run the same scenes.
 
@@ -91,7 +92,7 @@ def roll_out(
         for number, one in enumerate(series):
             trials = [new_trial(one, (seed, SCENES + number, k)) for k in range(episodes)]
             film = Film(one.body, min(FILMED, episodes) if videos and condition is conditions[0] else 0)
-            ends = run_trials(actor, one.body, condition, trials, jax.random.key(seed), watch=film)
+            ends = run_trials(actor, one.body, condition, trials, jax.random.key(seed), film, carried_out_s)
             names = film.write(videos, trials[0].scene.task) if videos else ()
             outcomes.append(outcome_of(one, condition.name, ends, names))
     return outcomes
@@ -166,11 +167,12 @@ def run_trials(
     trials: Sequence[Trial],
     key: jax.Array,
     watch: Watch = unwatched,
+    carried_out_s: float = CARRIED_OUT_S,
 ) -> list[Trial]:
-    """Acts in every world until something is lifted or `DURATION_S` is over; the first `CARRIED_OUT_S` of each chunk
+    """Acts in every world until something is lifted or `DURATION_S` is over; the first `carried_out_s` of each chunk
     are carried out open loop, then comes the next observation."""
     robot = actor.robots[norm_key(body.robot, CONTROL_MODE)]
-    steps = min(actor.config.policy.horizon, round(CARRIED_OUT_S * body.control_hz))
+    steps = min(actor.config.policy.horizon, round(carried_out_s * body.control_hz))
     now, seen = list(trials), dict[int, RobotObservation]()
     for number in range(round(DURATION_S * body.control_hz / steps)):
         acting = [k for k, trial in enumerate(now) if not trial.is_over]
@@ -242,6 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("seed", type=int)
     parser.add_argument("robots", nargs="*", default=["ur5e"])
     parser.add_argument("--flow-steps", type=int, default=FLOW_STEPS, help="Euler steps from noise to action")
+    parser.add_argument(
+        "--carried-out-s",
+        type=float,
+        default=CARRIED_OUT_S,
+        help="seconds of each chunk before the next observation (%(default)s)",
+    )
     parser.add_argument("--videos", type=Path, metavar="DIR", help="folder for videos of the first scenes")
     parser.add_argument("--blank", action="store_true", help="also let it act with black pictures")
     parser.add_argument(

@@ -8,7 +8,7 @@ from trainers.demo.main_job import CONVERSIONS, Demo, mixtures
 
 
 def arguments_of(run: str) -> tuple[str, ...]:
-    return Demo(out=Path("demo"))._train_stages()[run].arguments
+    return Demo(out=Path("demo")).train_stages()[run].arguments
 
 
 def after(arguments: tuple[str, ...], flag: str) -> str:
