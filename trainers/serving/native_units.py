@@ -47,6 +47,12 @@ class NativeUnits:
                 f"--units {adapter.name}: expected an entry of {robot.norm_key}, {robot.control_mode} of "
                 f"{', '.join(robot.parts)}; found {adapter.control_mode} of {', '.join(adapter.action) or 'no parts'}"
             )
+        for part, source in (*adapter.state.items(), *adapter.action.items()):
+            if source.names:
+                raise UsageError(
+                    f"--units {adapter.name}: {part}: the entry picks dims by name and states no order of a whole "
+                    f"vector; leave --units out, or write an entry with numbers such as {source.sources[0].key}[0:6]"
+                )
         for part, source in adapter.action.items():
             if source.relative or source.form not in (*ANGLES, *QUATERNIONS):
                 what = "a relative gripper" if source.relative else f"form {source.form}"

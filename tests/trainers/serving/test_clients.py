@@ -275,7 +275,20 @@ def test_several_public_clients_at_once_are_each_answered(actor: Actor) -> None:
 
 def turns_round(adapter: Adapter) -> bool:
     sources = adapter.action.values()
-    return bool(sources) and not any(one.relative or one.form in ("matrix", "xyz_euler_zxy") for one in sources)
+    named = any(one.names for one in (*adapter.state.values(), *sources))
+    awkward = any(one.relative or one.form in ("matrix", "xyz_euler_zxy") for one in sources)
+    return bool(sources) and not named and not awkward
+
+
+def test_an_entry_that_picks_dims_by_name_is_refused() -> None:
+    adapter = get_adapter("lerobot_openarm")
+    vectors = get_embodiment(adapter.robot).vectors(adapter.control_mode)
+    key = f"{adapter.robot}/{adapter.control_mode}/pi32/v1"
+    robot = Robot(
+        norm_key=key, parts={part: tuple(vectors.action[part]) for part in adapter.action}, control_hz=(30.0,)
+    )
+    with pytest.raises(UsageError, match="the entry picks dims by name and states no order"):
+        NativeUnits(adapter, robot, 32)
 
 
 @pytest.mark.parametrize("entry", [name for name, one in load_adapters().items() if turns_round(one)])
