@@ -191,8 +191,8 @@ def _rollouts(results: Results) -> str:
         rows.append(f"<tr><td>{html.escape(case[0])}@{case[1]}{ASKED[case[2]]}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted or "
-        "time is over. With two cubes on the table, the sentence decides which one counts.</p>"
+        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted "
+        "or time is over. With two cubes on the table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in by_run)), rows)}</div>"
     )
 
