@@ -9,7 +9,7 @@ EPILOG = """a worked example:
   embodimix demo --ablation                  and what pretraining and segment language are good for; about 18 minutes
   embodimix demo --out runs/other --seed 7   other demonstrations
 
-It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
+It writes demonstrations of five robots in five native log formats, and runs on them the commands that you would
 run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
 OUT/stages/. The same command resumes an interrupted demo, and prints the results of a finished one again.
 Another --seed, --quick or another version of the code starts over in the same folder.

@@ -1,8 +1,8 @@
-"""The demo's native logs: which demonstrations are made, and their `inhouse_log/v1` and RLDS forms."""
+"""The demo's native logs: which demonstrations are made, and their `inhouse_log/v1`, bag and RLDS forms."""
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipelines.shards.tfrecord import write_record
+from trainers.demo.bags import ENTRY_FILE, entry_text, write_bag
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.raw_logs import end_effector_steps, write_bridge, write_droid
 from trainers.demo.script import Recording, Task, demonstration
 from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E, UR5E_DUAL, WIDOWX, Body
 
-Format = Literal["rlds", "bridge", "droid", "zarr"]
+Format = Literal["rlds", "bridge", "droid", "zarr", "bag"]
 Flaw = Literal["none", "fails", "nan", "one_step"]
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -71,7 +72,7 @@ FULL = (
     ),
     Series(format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=("blue", "red"), episodes=50),
     Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=40),
-    Series(format="zarr", folder="in_house", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=24),
+    Series(format="bag", folder="mobile", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=24),
 )
 # The same way end to end with fewer episodes.
 QUICK = tuple(
@@ -106,7 +107,13 @@ def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) ->
             continue
         folder = root / series.folder
         made = recordings(series, seed, number)
-        writers = {"rlds": write_rlds, "bridge": write_bridge, "droid": write_droid, "zarr": write_inhouse}
+        writers: dict[Format, Callable[[Path, Iterable[tuple[Recording, Flaw]]], int]] = {
+            "rlds": write_rlds,
+            "bridge": write_bridge,
+            "droid": write_droid,
+            "zarr": write_inhouse,
+            "bag": write_bags,
+        }
         written = writers[format](folder, made)
         lines.append(
             {
@@ -138,6 +145,21 @@ def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
                 values[len(values) // 2, 1] = np.nan
             chunks = (min(16, len(values)), *values.shape[1:]) if values.ndim == 4 else values.shape
             group.create_array(name, data=values, chunks=chunks, compressors=ZstdCodec(level=1))
+        written += 1
+    return written
+
+
+def write_bags(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
+    """Writes what in-house logs hold as MCAP files, one an episode, and beside them the entry that reads them."""
+    written = 0
+    for k, (recording, _) in enumerate(made):
+        start = START + timedelta(minutes=7 * k)
+        attributes = _inhouse_attributes(recording, start)
+        random = np.random.default_rng([k, 18])
+        arrays = _inhouse_arrays(recording, int(start.timestamp() * 1e9), random)
+        write_bag(root / recording.scene.task.replace(" ", "_") / f"{start:%Y%m%d}_{k:03d}.mcap", attributes, arrays)
+        entry = entry_text(attributes["robot"], attributes["control_hz"], attributes["joint_names"])
+        (root / ENTRY_FILE).write_text(entry)
         written += 1
     return written
 
