@@ -20,7 +20,7 @@ from model.arrays import Array
 from model.attention import attention_mask, takes_cudnn, token_positions
 from model.config import FLOW_STEPS, Pi0Config
 from model.gemma import Cache, PrefixView, embed_text, gemma_specs, run_expert, run_prefix_cache
-from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
+from model.inputs import CAMERAS, Observation, check_observation, check_shape, shrink_images, to_unit_range
 from model.layers import Execution
 from model.packing import PackedRows, Packing, place_images, place_tokens, valid_first
 from model.params import ParameterSpec, Params, draw, fan_in, flatten, normal, prefixed, unflatten, zeros
@@ -208,7 +208,7 @@ def embed_prefix(
     """Tokens of the cameras that are there, in `CAMERAS` order, then of the prompt, with their mask."""
     pixels, there = stack_cameras(observation)
     batch = pixels.shape[0]
-    images = embed_images(config, params, to_unit_range(pixels.reshape(-1, *pixels.shape[2:])))
+    images = embed_images(config, params, pixels.reshape(-1, *pixels.shape[2:]))
     text = embed_prompt(params, observation).astype(images.dtype)
     tokens = jnp.concatenate([images.reshape(batch, -1, images.shape[-1]), text], axis=1)
     return tokens, valid_tokens(config, there, observation.tokenized_prompt_mask)
@@ -221,7 +221,7 @@ def embed_packed(
     pixels, there = stack_cameras(observation)
     places = place_images(packing, there)
     packed = places.pack(pixels.reshape(packing.groups, -1, *pixels.shape[2:]))
-    images = embed_images(config, params, to_unit_range(packed.reshape(-1, *packed.shape[2:])))
+    images = embed_images(config, params, packed.reshape(-1, *packed.shape[2:]))
     text = embed_prompt(params, observation).astype(images.dtype)
     groups = [array.reshape(packing.groups, -1, array.shape[-1]) for array in (images, text)]
     valid = valid_tokens(config, places.kept.reshape(there.shape), observation.tokenized_prompt_mask)
@@ -236,9 +236,10 @@ def stack_cameras(observation: Observation) -> tuple[Shaped[Array, "b n y x c"],
     return pixels, jnp.stack([observation.image_masks[name] for name in names], axis=1)
 
 
-def embed_images(config: Pi0Config, params: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:
-    """Image tokens in the prefix's width."""
-    return encode_images(config.siglip, params["PaliGemma"]["img"], images, dtype=config.dtype, how=execution(config))
+def embed_images(config: Pi0Config, params: Params, images: Shaped[Array, "b y x c"]) -> Float[Array, "b s e"]:
+    """Image tokens in the prefix's width, of pixels as `Observation` holds them."""
+    pixels = to_unit_range(shrink_images(images, config.image_size))
+    return encode_images(config.siglip, params["PaliGemma"]["img"], pixels, dtype=config.dtype, how=execution(config))
 
 
 def embed_prompt(params: Params, observation: Observation) -> Float[Array, "b s e"]:

@@ -19,7 +19,7 @@ from model.config import FLOW_STEPS, Pi0SmallConfig
 from model.distilbert import distilbert_specs, encode_text
 from model.dit import chunk_positions, cross_cache, dit_specs, run_dit
 from model.gemma import Cache
-from model.inputs import CAMERAS, Observation, check_observation, check_shape, to_unit_range
+from model.inputs import CAMERAS, Observation, check_observation, check_shape, shrink_images, to_unit_range
 from model.layers import Execution
 from model.params import ParameterSpec, Params, draw, fan_in, ones, prefixed, zeros
 from model.siglip import block_specs, dense, encode_images, layer_norm, run_blocks, siglip_specs
@@ -115,7 +115,7 @@ def encode(config: Pi0SmallConfig, params: Params, observation: Observation) -> 
         encode_images(
             config.vit,
             params["vit"][name],
-            to_unit_range(observation.images[name]),
+            to_unit_range(shrink_images(observation.images[name], config.image_size)),
             dtype=config.dtype,
             how=how,
         )

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # Reasons whose advice a summary prints; the docs list all.
 _MOST_ADVICE = 3
+# Entries that a message names all of.
+_MOST_KNOWN = 12
 
 CONVERT_EPILOG = """examples:
   embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
@@ -304,17 +307,32 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     if name is None and format == "lerobot":
         from pipelines.sources.lerobot import explain_misfit
 
-        raise UsageError(f"--adapter: expected an entry for {explain_misfit(source)}. {nearest('lerobot', known)}")
+        found = explain_misfit(source)
+        raise UsageError(f"--adapter: expected an entry for {found}. {_draft_hint(source)}")
     if name is None and format == "hdf5":
         from pipelines.sources.hdf5 import explain_keys
 
-        raise UsageError(f"--adapter: expected an entry that names the keys of {explain_keys(source)}")
+        found = explain_keys(source)
+        raise UsageError(f"--adapter: expected an entry that names the keys of {found}. {_draft_hint(source)}")
     if name is None:
-        raise UsageError(f"--adapter: expected an entry for {source}. {nearest(Path(source).name, known)}")
+        name = Path(source).name
+        raise UsageError(f"--adapter: expected an entry for {source}. {_known(name, known)}{_draft_hint(source)}")
     adapter = find_adapter(name)
     if adapter.format != format:
         raise UsageError(f"--adapter {name}: expected one of format {format}, found one of format {adapter.format}")
     return adapter
+
+
+def _known(name: str, known: Sequence[str]) -> str:
+    """The entries nearest to a name, or all of a few; nothing where there are a hundred, none of them near."""
+    from pipelines.contract.errors import nearest
+
+    text = nearest(name, known)
+    return "" if text.startswith("Known:") and len(known) > _MOST_KNOWN else f"{text} "
+
+
+def _draft_hint(source: str) -> str:
+    return f"embodimix inspect {shlex.quote(source)} --draft my.yaml says what is there and drafts an entry"
 
 
 def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from model.config import NAMED, DType, Pi0Config, PolicyConfig, config_from_dict, named_config
+from model.published.files import find_tokenizer
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.layouts import get_layout
 from pipelines.contract.slots import LAYOUT
@@ -191,6 +192,9 @@ def resolve_config(
         )
     if init_config is not None:
         given.setdefault("tokenizer", init_config.tokenizer)
+    if given.get("weights") is not None and given.get("tokenizer") is None:
+        beside = find_tokenizer(Path(checked("weights", given["weights"], str)))
+        given["tokenizer"] = None if beside is None else str(beside)
     for file in ("weights", "tokenizer"):
         if given.get(file) is not None:
             # Absolute, since a run is resumed, evaluated and served from other folders.

@@ -27,7 +27,7 @@ EPILOG = """a first tour:
 PARTS = (
     "pipelines.cli",
     "mixtures.cli",
-    "model.cli",
+    "trainers.exchange.cli",
     "annotation_tools.cli",
     "trainers.cli",
     "trainers.planning.where",

@@ -51,15 +51,19 @@ class Robot:
         """The unit of each slot of the state or the action, '' where it has none."""
         return key_units(self.norm_key, self.parts, side, self.n_slots)
 
+    def slots(self, mask: NDArray[np.bool_]) -> list[int]:
+        """The slots of mask, part by part: an arm's seven joints stand together, wherever their slots are."""
+        return [slot for slot in get_layout(self.layout).by_part if mask[slot]]
+
     def slot_names(self, mask: NDArray[np.bool_], side: Side) -> list[str]:
-        """The slots of mask, ascending, as `arm0[2] (rad)`; one that no part claims is named by its number."""
+        """The `slots` of mask as `arm0[2] (rad)`; one that no part claims is named by its number."""
         units = self.units(side)
         named = {
             slot: f"{part}[{index}]" if len(slots) > 1 else part
             for part, slots in self.parts.items()
             for index, slot in enumerate(slots)
         }
-        return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in np.flatnonzero(mask).tolist()]
+        return [f"{named.get(slot, f'slot {slot}')} ({units[slot]})" for slot in self.slots(mask)]
 
 
 def state_range(seen: ArrayStatistics, units: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,10 +97,17 @@ def open_loop_steps(control_hz: float, horizon: int) -> int:
 def write_robots(path: Path, mixture: Mixture) -> None:
     """Writes parts and rates of every norm key of the mixture; a mixture that resamples has that one rate."""
     rate = mixture.spec.action.rate_hz
-    robots = {}
-    for key, parts in mixture.parts.items():
-        robots[key] = {"parts": parts, "control_hz": list(mixture.rates_of(key)) if rate is None else [rate]}
-    content = {"schema": SCHEMA, "layout": mixture.layout, "robots": robots}
+    robots = {
+        key: Robot(norm_key=key, parts=parts, control_hz=tuple(mixture.rates_of(key)) if rate is None else (rate,))
+        for key, parts in mixture.parts.items()
+    }
+    save_robots(path, robots, mixture.layout)
+
+
+def save_robots(path: Path, robots: Mapping[str, Robot], layout: str) -> None:
+    """Writes robots of one layout by norm key."""
+    written = {key: {"parts": robot.parts, "control_hz": list(robot.control_hz)} for key, robot in robots.items()}
+    content = {"schema": SCHEMA, "layout": layout, "robots": written}
     write_atomically(path, json.dumps(content, indent=1).encode())
 
 

@@ -139,6 +139,8 @@ def _frozen_statistics(run: RunDirectory, init: Path | None) -> Path | None:
 
 def _resumed(run: RunDirectory, request: TrainingRequest, mixture: Mixture) -> RunConfig:
     saved = run.read_config()
+    if not saved.mixture:
+        raise UsageError(f"--resume: {run.path} was imported and trained nowhere here; start from it with --init")
     if saved.stage != request.stage:
         raise UsageError(f"--resume: {run.path} is a {saved.stage} run; found `train {request.stage}`")
     # A position means the same sample only in the same mixture.

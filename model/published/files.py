@@ -33,6 +33,10 @@ FAMILIES: Mapping[str, tuple[Layout, ...]] = {
 }
 
 
+# As openpi, LeRobot and Hugging Face name PaliGemma's SentencePiece model, and BERT's vocabulary.
+TOKENIZERS = ("paligemma_tokenizer.model", "tokenizer.model", "vocab.txt")
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsFile:
     """arrays: by our flat names, functions that read one each. unread: names that the model has nothing for."""
@@ -70,6 +74,13 @@ def open_weights(path: Path, config: Pi0Config | None) -> WeightsFile:
     )
 
 
+def find_tokenizer(weights: Path) -> Path | None:
+    """The tokenizer's file in the folder of weights, its assets, or the folder above; None if there is none."""
+    folder = weights if weights.is_dir() else weights.parent
+    folders = (folder, folder / "assets", folder.parent)
+    return next((f / name for f in folders for name in TOKENIZERS if (f / name).is_file()), None)
+
+
 def orbax_folder(path: Path) -> Path | None:
     """The folder of parameters in an openpi checkpoint: the path itself or its `params`; None if it is neither."""
     return next((folder for folder in (path, path / "params") if (folder / "_METADATA").is_file()), None)
@@ -85,6 +96,11 @@ def read_orbax(folder: Path) -> Arrays:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restored = reader.restore(folder.absolute(), restore_args=as_numpy)
     return {_name_in_orbax(name): np.asarray(array) for name, array in flatten(restored).items() if array is not None}
+
+
+def orbax_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a folder that orbax wrote, by our names."""
+    return {_name_in_orbax(name): tuple(about.shape) for name, about in _orbax_metadata(folder).items()}
 
 
 def read_config_json(path: Path) -> dict[str, Any]:
@@ -134,15 +150,18 @@ def _read_npz(path: Path, name: str) -> np.ndarray:
 
 
 def _open_orbax(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
+    return {
+        _name_in_orbax(name): partial(_read_orbax_array, folder, name, about)
+        for name, about in _orbax_metadata(folder).items()
+    }
+
+
+def _orbax_metadata(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(folder.absolute()).item_metadata.tree
-    return {
-        _name_in_orbax(name): partial(_read_orbax_array, folder, name, about)
-        for name, about in flatten(tree).items()
-        if about is not None
-    }
+    return {name: about for name, about in flatten(tree).items() if about is not None}
 
 
 def _name_in_orbax(name: str) -> str:

@@ -58,14 +58,18 @@ class Layout:
     sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        used = [slot for slots in (*self.parts.values(), self.reserved) for slot in slots]
-        if sorted(used) != list(range(self.n_slots)):
+        if (used := sorted(self.by_part)) != list(range(self.n_slots)):
             raise UsageError(
                 f"layout {self.name}: expected every slot from 0 to {self.n_slots - 1} in one part or reserved, "
-                f"found {sorted(used)}"
+                f"found {used}"
             )
         if {slot for slots in self.lone_arm.values() for slot in slots} & set(self._behind_arms):
             raise UsageError(f"layout {self.name}: lone_arm_of_7: expected slots of arms and grippers only")
+
+    @property
+    def by_part(self) -> tuple[int, ...]:
+        """All slots in the order in which people read them: part by part, whatever their numbers."""
+        return tuple(slot for slots in (*self.parts.values(), self.reserved) for slot in slots)
 
     @property
     def _behind_arms(self) -> tuple[int, ...]:

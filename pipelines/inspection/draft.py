@@ -152,6 +152,8 @@ def _views(description: Description, known: Known, proposal: Proposal) -> Views:
 
 
 def _rate(description: Description, known: Known) -> Guess | None:
+    if "control_hz" in description.entry:
+        return None
     entry_hz = known.sure.control_hz if known.sure is not None else None
     stated = description.control_hz
     if stated and entry_hz and abs(stated / entry_hz - 1) < 0.1:
@@ -301,7 +303,8 @@ def _robots(draft: Draft) -> list[str]:
 def _rate_value(draft: Draft) -> str:
     """The rate as YAML: of the draft, or the anchor of the question, or what the source states."""
     if draft.control_hz is None:
-        return _scalar(draft.description.control_hz)
+        stated, _ = draft.description.entry.get("control_hz", (_scalar(draft.description.control_hz), ""))
+        return stated
     return "*rate" if draft.control_hz.is_open else _scalar(draft.control_hz.value)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.layouts import Slots
-from pipelines.contract.slots import CAMERAS, METRIC, is_joint_mode
+from pipelines.contract.slots import CAMERAS, LAYOUT, METRIC, is_joint_mode
 from pipelines.contract.units import describe_unit, part_quantities
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, load_adapters
 from pipelines.mapping.to_slots import Parts, parts_of
@@ -30,6 +30,7 @@ def explain_adapter(adapter: Adapter, robot: str = "") -> str:
     lines = [f"{adapter.name}: {adapter.title}"]
     lines.append(
         f"  format {adapter.format}; robot {embodiment.name}; {adapter.control_mode}; {hz:g} Hz; {adapter.units} units"
+        + (f"; layout {vectors.layout}" if vectors.layout != LAYOUT else "")
     )
     if adapter.aliases:
         lines.append(f"  also known as {', '.join(adapter.aliases)}")
@@ -57,7 +58,7 @@ def registry_table() -> str:
         cells = [
             f"`{name}`",
             adapter.format,
-            adapter.robot,
+            _robot(adapter),
             adapter.control_mode,
             f"{adapter.control_hz or 0:g}",
             adapter.units,
@@ -133,9 +134,18 @@ def _parts(parts: Parts) -> str:
     """The native dims of each part in short."""
     return "; ".join(
         f"{part} {' + '.join(map(str, source.sources))}".replace("observation/", "")
+        + (f"[{source.names[0]}{' .. ' + source.names[-1] if len(source.names) > 1 else ''}]" if source.names else "")
         + (f" ({source.form})" if source.form not in ("joints", "value", "xyz_rpy") else "")
         for part, source in parts.items()
     )
+
+
+def _robot(adapter: Adapter) -> str:
+    """The robot, with its layout where that is not the default one."""
+    if adapter.robot == FROM_LOG:
+        return adapter.robot
+    layout = get_embodiment(adapter.robot).vectors(adapter.control_mode).layout
+    return adapter.robot if layout == LAYOUT else f"{adapter.robot} ({layout})"
 
 
 def _camera(adapter: Adapter, usual: tuple[str, ...], camera: str) -> str:

@@ -2,7 +2,7 @@
 
 `tails/v2` is the rule of new statistics. It has to hold against two opposite faults: a few glitches must not shrink a
 slot that moves, and a slot that seldom moves must not explode. Both look alike at the extremes, so neither the largest
-value nor the 1st and 99th percentiles alone can decide; see `_tails`.
+value nor the 1st and 99th percentiles alone can decide; see `_tails`. `published/v1` takes another program's map.
 """
 
 import math
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines.shards.summaries import SlotSummary
 
 Normalization = Literal["quantile", "zscore"]
-Rule = Literal["span/v1", "tails/v2"]
+Rule = Literal["span/v1", "tails/v2", "published/v1"]
 RULES: tuple[str, ...] = get_args(Rule)
 Floats = NDArray[np.float64]
 
@@ -81,6 +81,9 @@ def _slot_map(slot: SlotSummary, quantity: str, normalization: Normalization, ru
     """Center and half range of one slot."""
     if not slot.count:
         return 0.0, 1.0
+    if rule == "published/v1":
+        # The map that published weights were trained with, whatever its sense; see `pipelines.shards.published`.
+        return slot.mean, math.sqrt(slot.m2 / slot.count)
     if rule == "tails/v2" and quantity == GRIPPER and _is_canonical(slot):
         # 0 is open and 1 closed for every source, so that no data need to say it: a gripper that closes in few steps,
         # or in none, still has its two ends at -1 and 1.

@@ -117,8 +117,11 @@ class ArrayStatistics:
     def merge(self, other: "ArrayStatistics") -> "ArrayStatistics":
         """Returns the statistics of both sets of steps; the order does not matter, bit for bit.
 
-        The newer of two rules holds: summaries of both files can be put to it.
+        The newer of two rules holds: summaries of both files can be put to it. Raises ValueError for published
+        statistics, which are a map alone.
         """
+        if "published/v1" in (self.rule, other.rule):
+            raise ValueError("statistics: expected counts of values; found published ones, which cannot be merged")
         return ArrayStatistics(
             slots=tuple(a.merge(b) for a, b in zip(self.slots, other.slots, strict=True)),
             quantities=tuple(_both(a, b) for a, b in zip(self.quantities, other.quantities, strict=True)),

@@ -5,7 +5,7 @@ two), quantiles come from integer counts of logarithmic buckets (the constructio
 a relative error of at most 0.25 %.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -92,6 +92,20 @@ def summarize_slot(values: NDArray[np.float32]) -> SlotSummary:
         high=float(values.max()),
         keys=keys.astype(np.int32),
         counts=counts.astype(np.int64),
+    )
+
+
+def summary_of_moments(mean: float, std: float, low: float, high: float) -> SlotSummary:
+    """The summary of two values with this mean and deviation, to the last digit of a float64, and these extremes."""
+    unit = 1 << _UNIT_EXPONENT
+    middle, square = Fraction(mean), Fraction(std) ** 2 + Fraction(mean) ** 2
+    ends = summarize_slot(np.array([low, high], np.float32))
+    return replace(
+        ends,
+        total=round(2 * middle * unit),
+        total_squares=round(2 * square * unit * unit),
+        low=float(low),
+        high=float(high),
     )
 
 

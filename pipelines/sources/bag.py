@@ -99,8 +99,8 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     aligned = align(streams, stamps, clock, adapter.control_hz, reference.uri)
     for key, stream in streams.items():
         if stream.is_interpolated:
-            during = stream.times[slice(*np.searchsorted(stream.times, aligned.grid[[0, -1]]))]
-            check_pauses(during, form.max_gap_s, f"{reference.uri}: {key}: expected states")
+            what = f"{reference.uri}: {key}: expected states"
+            check_pauses(_around(stream.times, aligned.grid), form.max_gap_s, what)
     task = clean_instruction(_read_instruction(log, form, reference, start_ns, stop_ns, bag.distro))
     return NativeEpisode(
         reference=reference,
@@ -259,6 +259,12 @@ def _frames(
         return PacketFrames(log, pictures, numbers, keys)
     # What is still to be turned or to have its colours exchanged must not become a JPEG before.
     return TopicPictures(log, pictures, numbers, is_plain=adapter.form_of(pictures.topic) == CameraForm())
+
+
+def _around(times: NDArray[np.int64], grid: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stamps from the last before an episode's first step to the first behind its last."""
+    first = max(int(np.searchsorted(times, grid[0], side="right")) - 1, 0)
+    return times[first : int(np.searchsorted(times, grid[-1])) + 1]
 
 
 def _read_instruction(log: Log, form: BagForm, reference: Reference, start: int, stop: int, distro: str) -> str:

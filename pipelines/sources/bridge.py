@@ -27,8 +27,10 @@ from pipelines.storage.retry import transient_cause
 USUAL_ADAPTER = "bridge_raw"
 _SESSION = re.compile(r"(\d{4}-\d{2}-\d{2})_\d{2}-\d{2}-\d{2}")
 _PICTURE = re.compile(r"im_(\d+)\.jpg")
+# Depth and masks lie beside the pictures in folders of other names.
+_CAMERA = re.compile(r"images\d+")
 _TRAJECTORY = re.compile(r"traj_group\d+[\\/]traj\d+$")
-_WANTED = re.compile(r"(obs_dict|policy_out|agent_data)\.pkl|lang\.txt|images\d[^/]*/im_\d+\.jpg")
+_WANTED = re.compile(r"(obs_dict|policy_out|agent_data)\.pkl|lang\.txt|images\d+/im_\d+\.jpg")
 # The observation of these keys becomes the episode's arrays; the rest of obs_dict is bookkeeping.
 _STATE_KEYS = ("full_state", "state", "desired_state", "qpos", "qvel")
 
@@ -169,7 +171,7 @@ def _list_frames(folder: Path, t: int) -> tuple[dict[str, Sequence[Image]], tupl
     """Frames by topic and by folder name, and the topics without a folder."""
     topics = _read_topics(folder)
     frames: dict[str, Sequence[Image]] = {}
-    for path in sorted(folder.glob("images[0-9]*")):
+    for path in sorted(path for path in folder.glob("images[0-9]*") if _CAMERA.fullmatch(path.name)):
         numbers = {int(match[1]) for file in path.glob("im_*.jpg") if (match := _PICTURE.fullmatch(file.name))}
         if lacking := sorted(set(range(t)) - numbers):
             expected = f"expected {t} frames im_0.jpg to im_{t - 1}.jpg"

@@ -91,13 +91,13 @@ def _find_stores(root: StoragePath) -> Scan:
 
 
 def files_of(located: EpisodeLocation, listing: Listing, pictures: bool) -> Files:
-    """The chunks of the episode's rows and the arrays' metadata; of a zip, all of it."""
+    """The chunks of the episode's rows, the arrays' metadata and the episode's videos; of a zip, all of it."""
     store = as_storage_path(located.reference.uri)
     assert isinstance(store, RemotePath)
-    if store.name.endswith(".zip"):
-        return own_file(located, listing, pictures)
-    every, (start, end) = listing.below(store), located.place
     videos = remote_videos(store, _number_of(located), listing)
+    if store.name.endswith(".zip"):
+        return {**own_file(located, listing, pictures), **videos}
+    every, (start, end) = listing.below(store), located.place
     metadata = {path: stat for path, stat in every.items() if path.name in METADATA}
     with fetched(metadata):
         arrays = {path.parent.url: _read_json(local_path(path)) for path in metadata}

@@ -3,6 +3,7 @@
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Reference
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.facts import SourceFacts
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.float_pictures import note_floats
@@ -36,6 +38,8 @@ _PICTURE_STARTS = (b"\xff\xd8", b"\x89PNG")
 # How a file or an episode states its own rate.
 _RATES = ("control_hz", "control_freq", "fps")
 _LISTED = 24
+# What groups of an episode each are called.
+_EPISODE_WORDS = ("demo", "traj", "episode", "ep_", "rollout", "run")
 
 
 def find(source: str, adapter: Adapter) -> Found:
@@ -210,17 +214,70 @@ def _count_steps(found: Mapping[str, h5py.Dataset], adapter: Adapter, where: str
 
 def _hint_at_groups(found: Mapping[str, h5py.Dataset]) -> str:
     """Where a file looks like one of many episodes, how to say so: groups of one parent that hold the same keys."""
+    pattern, groups = _alike_groups(found)
+    if not pattern:
+        return ""
+    return f". It holds {len(groups)} groups alike: say `episodes: {pattern}` if each is an episode"
+
+
+def _alike_groups(found: Mapping[str, h5py.Dataset]) -> tuple[str, list[str]]:
+    """A pattern of groups of one parent that hold the same keys, and these groups; empty where there are none."""
     for depth in (1, 2):
         keys: dict[tuple[str, ...], set[str]] = {}
         for parts in (key.split("/") for key in found):
             if len(parts) > depth:
                 keys.setdefault(tuple(parts[:depth]), set()).add("/".join(parts[depth:]))
         for parent in dict.fromkeys(group[:-1] for group in keys):
-            inside = [held for group, held in keys.items() if group[:-1] == parent]
-            if len(inside) > 1 and all(held == inside[0] for held in inside):
-                pattern = "/".join((*parent, "*"))
-                return f". It holds {len(inside)} groups alike: say `episodes: {pattern}` if each is an episode"
-    return ""
+            inside = {group: held for group, held in keys.items() if group[:-1] == parent}
+            first = next(iter(inside.values()))
+            if len(inside) > 1 and all(held == first for held in inside.values()):
+                return "/".join((*parent, "*")), ["/".join(group) for group in inside]
+    return "", []
+
+
+def probe(source: str, probe: Adapter) -> Adapter:
+    """Completes an entry that asks for nothing: where the first file holds an episode a group, it says so."""
+    return replace(probe, episodes=_look_at_groups(source)[0])
+
+
+def describe(source: str, found: Found) -> SourceFacts:
+    """Returns what an entry has to say besides its keys, for `embodimix inspect`."""
+    pattern, n, is_sure = _look_at_groups(source)
+    if not pattern:
+        return SourceFacts(dialect="HDF5, an episode a file")
+    why = f"the file holds {n} groups with the same keys"
+    entry = f'"{pattern}"' if is_sure else '"?"'
+    why += ": each is an episode" if is_sure else f": {pattern} if each is an episode, remove the key if not"
+    return SourceFacts(dialect=f"HDF5, an episode a group ({pattern})", entry={"episodes": (entry, why)})
+
+
+def _look_at_groups(source: str) -> tuple[str, int, bool]:
+    """The pattern of an input's episodes within a file, how many groups match in the first, and whether that is sure.
+
+    Groups count where they hold every array of the file and are numbered; sure are those that are called episodes, or
+    differ in length, as parts of one robot would not. Empty where the first file holds no such groups.
+    """
+    root = source_root(source)
+    path = root if _is_file(root) else next(iter(scan_files(root, *_PATTERNS).found), None)
+    if path is None:
+        return "", 0, False
+    try:
+        with open_hdf5_log(path) as file:
+            found = _datasets_below(file["/"])
+            pattern, groups = _alike_groups(found)
+            outside = [key for key in found if not any(key.startswith(f"{group}/") for group in groups)]
+            lengths = {group: max(map(len, _arrays_in(found, group)), default=0) for group in groups}
+    except READ_ERRORS:
+        return "", 0, False
+    names = [group.rpartition("/")[2] for group in groups]
+    if not pattern or outside or not all(any(letter.isdigit() for letter in name) for name in names):
+        return "", 0, False
+    is_called_so = all(any(word in name.lower() for word in _EPISODE_WORDS) for name in names)
+    return pattern, len(groups), is_called_so or len(set(lengths.values())) > 1
+
+
+def _arrays_in(found: Mapping[str, h5py.Dataset], group: str) -> list[h5py.Dataset]:
+    return [dataset for key, dataset in found.items() if key.startswith(f"{group}/") and dataset.ndim]
 
 
 def _read_numbers(found: Mapping[str, h5py.Dataset], t: int, adapter: Adapter, where: str) -> dict[str, NDArray]:

@@ -17,6 +17,7 @@ from pipelines.contract.reject_reasons import RejectReason
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources.camera_rows import CameraRows, keep_paired
 from pipelines.sources.folders import key_of, source_root
+from pipelines.sources.lerobot_files.arrow import runs_of
 from pipelines.sources.lerobot_files.facts import describe_dataset
 from pipelines.sources.lerobot_files.meta import Meta, find_root, flatten_names, load_meta, malformed_metadata_named
 from pipelines.sources.lerobot_files.records import (
@@ -25,7 +26,13 @@ from pipelines.sources.lerobot_files.records import (
     reject_episode,
     split_of,
 )
-from pipelines.sources.lerobot_files.tables import ColumnFrames, TableRows, read_row_texts, read_rows, runs_of
+from pipelines.sources.lerobot_files.tables import (
+    INSTRUCTION,
+    ColumnFrames,
+    TableRows,
+    read_row_texts,
+    read_rows,
+)
 from pipelines.sources.lerobot_files.videos import (
     RowTimes,
     describe_video_cameras,
@@ -88,7 +95,7 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     arrays = {name: array[kept] for name, array in rows.arrays.items()}
     arrays |= meta.modality.arrays_by_name(arrays, str(episode.data))
     dim_names = {key: flatten_names(spec.get("names")) for key, spec in meta.features.items()}
-    language = read_tasks(meta, episode, arrays)
+    language = read_tasks(meta, episode, arrays) or _read_sentences(rows)
     step_text = read_row_texts(meta, rows, times.seconds)
     return NativeEpisode(
         reference=located.reference,
@@ -132,7 +139,8 @@ def _explain_misfit(root: StoragePath, meta: Meta) -> str:
     if state is None:
         listed = ", ".join(f"{key} {list(spec.get('shape') or ())}" for key, spec in meta.features.items())
         return f"robot_type {robot}, whose features are {listed or 'not listed in info.json'}"
-    width = int(np.prod(meta.features[state]["shape"]))
+    shape = meta.features[state].get("shape")
+    width = int(np.prod(shape)) if shape else "unstated"
     parts = {name.removeprefix("state."): part for name, part in meta.modality.parts.items() if name[:6] == "state."}
     dims = {name: [f"{name}[{i}]" for i in range(part.stop - part.start)] for name, part in parts.items()}
     sides = {"left_arm": "arm0", "left_hand": "gripper0", "right_arm": "arm1", "right_hand": "gripper1"}
@@ -156,6 +164,12 @@ def read_tasks(meta: Meta, episode: EpisodeFiles, arrays: Mapping[str, NDArray])
     named = [meta.tasks[int(i)] for i in indices if int(i) in meta.tasks]
     listed = [] if _contradicts(episode.tasks, named) else [text for text in episode.tasks if " " in text.strip()]
     cleaned = (clean_instruction(text) for text in [*named, *listed])
+    return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def _read_sentences(rows: TableRows) -> tuple[str, ...]:
+    """The instructions of the rows' own column, where no task is listed."""
+    cleaned = (clean_instruction(text or "") for text in rows.columns.get(INSTRUCTION, ()))
     return tuple(dict.fromkeys(text for text in cleaned if text))
 
 

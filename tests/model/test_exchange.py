@@ -1,7 +1,7 @@
-"""Weights that other programs load and save: LeRobot's and transformers' own pi0, each in an environment of its own.
+"""Weights that other programs load and save: openpi, LeRobot, transformers' pi0, each in an environment of its own.
 
-EMBODIMIX_LEROBOT and EMBODIMIX_TRANSFORMERS name Python interpreters that have them, several with ':' between;
-`docs/model.md` says how to make them. Recorded truth are the actions that openpi sampled from the same weights.
+EMBODIMIX_OPENPI, EMBODIMIX_LEROBOT and EMBODIMIX_TRANSFORMERS name Python interpreters that have them, several with ':'
+between; `docs/model.md` says how to make them. Recorded truth are the actions that openpi sampled of the same weights.
 """
 
 import json
@@ -25,6 +25,7 @@ from tests.support.checkout import ROOT
 
 pytestmark = pytest.mark.shared
 LEROBOTS = [path for path in os.environ.get("EMBODIMIX_LEROBOT", "").split(":") if path]
+OPENPIS = [path for path in os.environ.get("EMBODIMIX_OPENPI", "").split(":") if path]
 TRANSFORMERS = [path for path in os.environ.get("EMBODIMIX_TRANSFORMERS", "").split(":") if path]
 
 
@@ -97,6 +98,18 @@ def test_transformers_loads_every_key_samples_the_same_and_is_read_back(
     assert found["missing"].tolist() == found["unexpected"].tolist() == []
     np.testing.assert_allclose(found["actions"], case.outputs["sample_actions_steps10"], atol=1e-4)
     assert_read_back(saved, case.config, flatten(case.params), "hf-pi0")
+
+
+@pytest.mark.parametrize("python", OPENPIS or [pytest.param("", marks=pytest.mark.skip("EMBODIMIX_OPENPI unset"))])
+@pytest.mark.parametrize("name", ["pi0_d32", "pi05_d32"])
+def test_openpi_restores_every_key_and_samples_the_same(shared: Path, tmp_path: Path, python: str, name: str) -> None:
+    case = load_case(shared / "goldens/openpi" / name)
+    export_params(case.config, case.params, tmp_path / "out", "openpi")
+    sizes, inputs = write_sizes(tmp_path / "sizes.json", case.config), inputs_of(case, tmp_path / "in.npz")
+    run(python, "foreign_openpi.py", tmp_path / "out", sizes, inputs, tmp_path / "found.npz")
+    found = np.load(tmp_path / "found.npz")
+    assert int(found["keys"]) == len(flatten(case.params))
+    np.testing.assert_allclose(found["actions"], case.outputs["sample_actions_steps10"], atol=1e-4)
 
 
 def assert_read_back(saved: Path, config: Pi0Config, expected: dict[str, Any], layout: str) -> None:

@@ -17,6 +17,8 @@ import torch
 
 
 def main() -> None:
+    # Several of these run beside each other on few cores.
+    torch.set_num_threads(1)
     folder, sizes, inputs, outputs = (Path(argument) for argument in sys.argv[1:5])
     kind = json.loads((folder / "config.json").read_text())["type"]
     modeling = importlib.import_module(f"lerobot.policies.{kind}.modeling_{kind}")
@@ -117,7 +119,7 @@ def load_processors(folder: Path, policy):
 
 def through_processors(policy, pre, post, arrays: dict) -> dict:
     """The normalized state, the prompts and the action chunk in the robot's own units."""
-    tensor = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensor = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "prompts"}
     observation = {key: tensor[f"image/{key.rpartition('.')[2]}"] for key in policy.config.image_features} | {
         "observation.state": tensor["state_physical"]
     }
@@ -125,7 +127,7 @@ def through_processors(policy, pre, post, arrays: dict) -> dict:
     batch = pre(observation)
     batch["observation.language.tokens"] = tensor["tokenized_prompt"].long()
     batch["observation.language.attention_mask"] = tensor["tokenized_prompt_mask"].bool()
-    policy.model.sample_noise = lambda shape, device: tensor["sample_noise"]
+    policy.model.sample_noise = lambda shape, device: tensor["noise"]
     chunk = policy.predict_action_chunk(batch)
     return {
         "normalized_state": batch["observation.state"].numpy(),

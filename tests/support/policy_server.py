@@ -22,8 +22,8 @@ HANDSHAKE = (
 class ServerInThread:
     """A server in a thread of the test; `ended_in_time` is what its `finish` returned."""
 
-    def __init__(self, actor: Actor, **options: Any) -> None:
-        self.server = PolicyServer(ServerRequest(run=Path("runs/toy"), port=0, robot="toy_arm", **options), actor)
+    def __init__(self, actor: Actor, robot: str = "toy_arm", **options: Any) -> None:
+        self.server = PolicyServer(ServerRequest(run=Path("runs/toy"), port=0, robot=robot, **options), actor)
         self.ended_in_time: bool | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))

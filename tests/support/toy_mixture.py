@@ -234,8 +234,8 @@ def file_size_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def train_toy(folder: Path) -> Path:
-    """One step on the toy mixture; returns the run's folder."""
+def train_toy(folder: Path, **changes: Any) -> Path:
+    """One step on the toy mixture; returns the run's folder. changes: of the settings, with `__` for the dot."""
     from trainers.setup import TrainingRequest
     from trainers.train import train
 
@@ -245,7 +245,7 @@ def train_toy(folder: Path) -> Path:
         spec=folder / "toy.yaml",
         run=folder / "run",
         show_progress=False,
-        overrides=settings(batch_size=4, steps=1),
+        overrides=settings(**{"batch_size": 4, "steps": 1} | changes),
     )
     with pytest.MonkeyPatch.context() as patch:
         stand_in(patch.setattr)

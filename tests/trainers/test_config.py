@@ -117,6 +117,8 @@ def test_sizes_of_the_model_change_together() -> None:
         ({"seed": 1.5}, r"seed: expected int; found 1.5"),
         ({"policy.siglip.widht": 8}, r"unknown setting 'policy.siglip.widht'. Did you mean 'width'"),
         ({"steps": 5, "optimizer.warmup_steps": 5}, r"warmup_steps: expected fewer than decay_steps \(5\); found 5"),
+        ({"freeze": [1]}, r"freeze: expected "),
+        ({"checkpoints.keep_every": -1}, r"keep_every: expected zero or more; found -1"),
         ({"init": "runs/a"}, r"init is set by the command"),
     ],
 )

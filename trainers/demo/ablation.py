@@ -1,10 +1,10 @@
 """The demo's ablation: what pretraining and segment language contribute, one row per policy and kind of prompt."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+from trainers.demo.claims import wilson
 from trainers.demo.results import Results
 
 NAMES = {
@@ -17,6 +17,7 @@ CONDITIONS = {
     "task": "the task's sentence",
     "script": "segment sentences of a script that knows the scene",
     "high_level": "segment sentences of a high-level policy",
+    "blank": "the task's sentence, with black pictures",
 }
 HEADS = (
     "policy",
@@ -27,7 +28,6 @@ HEADS = (
     "lifted the other",
     "held-out error",
 )
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,6 @@ class AblationRow:
         return wilson(self.successes, self.episodes)
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate (E. B. Wilson, 1927).
-
-    >>> [round(bound, 3) for bound in wilson(8, 10)]
-    [0.49, 0.943]
-    """
-    rate, z2 = successes / n, Z_95**2
-    centre, half = rate + z2 / (2 * n), Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-
-
 def ablation_rows(results: Results) -> list[AblationRow]:
     """The table, in the order in which policies were trained."""
     return [row for run in results.rollouts for row in _rows(results, run)]
@@ -69,8 +58,7 @@ def ablation_rows(results: Results) -> list[AblationRow]:
 
 def _rows(results: Results, run: str) -> Iterator[AblationRow]:
     tasks = [row.policies[run] for row in results.errors if row.is_task]
-    trained = {name.rsplit("/", 1)[-1] for name in results.task_groups}  # without the mixture's groups around them
-    outcomes = [one for one in results.rollouts[run] if f"{one.task}@{one.robot}" in trained]
+    outcomes = [one for one in results.rollouts[run] if f"{one.task}@{one.robot}" in results.tasks]
     for condition in dict.fromkeys(one.condition for one in outcomes):
         of_it = [one for one in outcomes if one.condition == condition]
         yield AblationRow(

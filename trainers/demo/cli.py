@@ -4,15 +4,17 @@ import argparse
 from pathlib import Path
 
 EPILOG = """a worked example:
-  embodimix demo                             about 8 minutes on two cores; then open runs/demo/report.html
-  embodimix demo --quick                     the same way end to end in about 2 minutes, too short to learn much
-  embodimix demo --ablation                  and what pretraining and segment language are good for; about 18 minutes
+  embodimix demo                             about 10 minutes on two cores; then open runs/demo/report.html
+  embodimix demo --quick                     the same way end to end in about 4 minutes, too short to claim anything
+  embodimix demo --ablation                  and what segment language is good for; about 15 minutes
   embodimix demo --out runs/other --seed 7   other demonstrations
 
 It writes demonstrations of five robots in five native log formats, and runs on them the commands that you would
 run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
-OUT/stages/. The same command resumes an interrupted demo, and prints the results of a finished one again.
-Another --seed, --quick or another version of the code starts over in the same folder.
+OUT/stages/. It claims that the post-trained policy succeeds, and that both stages add to its success, in a simulator;
+a claim that does not hold is red on the page and makes the exit code 1. The same command resumes an interrupted demo,
+and prints the results of a finished one again. Another --seed, --quick or another version of the code starts over in
+the same folder.
 """
 
 
@@ -30,7 +32,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--ablation",
         action="store_true",
-        help="also post-train with segment sentences and train from scratch; compare all under three kinds of prompts",
+        help="also post-train with segment sentences; compare all policies under three kinds of prompts",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the demonstrations and the training (0)")

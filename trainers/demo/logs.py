@@ -5,8 +5,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from pipelines.shards.tfrecord import write_record
 from trainers.demo.bags import ENTRY_FILE, entry_text, write_bag
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.raw_logs import end_effector_steps, write_bridge, write_droid
-from trainers.demo.script import Recording, Task, demonstration
+from trainers.demo.script import Manner, Recording, Task, demonstration
 from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E, UR5E_DUAL, WIDOWX, Body
 
 Format = Literal["rlds", "bridge", "droid", "zarr", "bag"]
@@ -35,7 +36,7 @@ class Series:
     """Demonstrations of one task by one robot, in one log.
 
     episodes: how many; the last `failures` of them miss the target. flaws: further episodes that no dataset should
-    keep, added after them.
+    keep, added after them. manner: pretraining's demonstrations hesitate, slip and recover, post-training's are fluent.
     """
 
     format: Format
@@ -46,38 +47,42 @@ class Series:
     episodes: int
     failures: int = 0
     flaws: tuple[Flaw, ...] = ()
+    manner: Manner = "hesitant"
+
+
+def _two_cubes(meant: str, other: str, **changes: Any) -> Series:
+    """The UR5e's demonstrations of one cube among two."""
+    series = Series(
+        format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=(meant, other), episodes=25
+    )
+    return replace(series, **changes)
 
 
 FULL = (
-    Series(format="rlds", folder="rlds", body=WIDOWX, task="lift_one", colours=("green",), episodes=60),
+    Series(format="rlds", folder="rlds", body=WIDOWX, task="lift_one", colours=("green",), episodes=30),
     Series(
         format="bridge",
         folder="bridge",
         body=WIDOWX,
         task="lift_one",
         colours=("red",),
-        episodes=36,
+        episodes=24,
         flaws=("one_step",),
     ),
-    Series(format="droid", folder="droid", body=FRANKA, task="lift_one", colours=("blue",), episodes=36, failures=2),
-    Series(
-        format="zarr",
-        folder="in_house",
-        body=UR5E,
-        task="lift_one_of_two",
-        colours=("red", "blue"),
-        episodes=50,
-        failures=2,
-        flaws=("nan",),
-    ),
-    Series(format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=("blue", "red"), episodes=50),
-    Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=40),
-    Series(format="bag", folder="mobile", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=24),
+    Series(format="droid", folder="droid", body=FRANKA, task="lift_one", colours=("blue",), episodes=24, failures=2),
+    _two_cubes("red", "blue", failures=2, flaws=("nan",)),
+    _two_cubes("blue", "red"),
+    _two_cubes("red", "green"),
+    _two_cubes("blue", "yellow"),
+    _two_cubes("green", "red"),
+    _two_cubes("yellow", "blue"),
+    Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=20),
+    Series(format="bag", folder="mobile", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=12),
+    _two_cubes("red", "blue", folder="curated", manner="fluent", episodes=40),
+    _two_cubes("blue", "red", folder="curated", manner="fluent", episodes=40),
 )
 # The same way end to end with fewer episodes.
-QUICK = tuple(
-    replace(series, episodes=max(8, series.episodes // 4), failures=min(1, series.failures)) for series in FULL
-)
+QUICK = tuple(replace(series, episodes=8, failures=min(1, series.failures)) for series in FULL)
 PLANS = {"full": FULL, "quick": QUICK}
 
 
@@ -93,31 +98,36 @@ def recordings(series: Series, seed: int, number: int) -> Iterator[tuple[Recordi
         # Robots of the Bridge kind begin with one null action; every eighth demonstration begins with a still stretch.
         wait_s = 1.0 / series.body.control_hz if series.body is WIDOWX else 0.8 if k % 8 == 7 else 0.0
         miss_m = 0.12 if flaw == "fails" else 0.0
-        yield (
-            demonstration(series.body, series.task, series.colours, (seed, number, k), miss_m=miss_m, wait_s=wait_s),
-            flaw,
+        shown = demonstration(
+            series.body,
+            series.task,
+            series.colours,
+            (seed, number, k),
+            manner=series.manner,
+            miss_m=miss_m,
+            wait_s=wait_s,
         )
+        yield shown, flaw
 
 
-def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) -> list[dict[str, Any]]:
-    """Writes the series of one format under root; returns one line of counts per series."""
+def write_logs(root: Path, plan: Iterable[Series], seed: int, folder: str) -> list[dict[str, Any]]:
+    """Writes the series of one folder under root; returns one line of counts per series."""
     lines = []
     for number, series in enumerate(plan):
-        if series.format != format:
+        if series.folder != folder:
             continue
-        folder = root / series.folder
         made = recordings(series, seed, number)
-        writers: dict[Format, Callable[[Path, Iterable[tuple[Recording, Flaw]]], int]] = {
+        writers: dict[Format, Callable[..., int]] = {
             "rlds": write_rlds,
             "bridge": write_bridge,
             "droid": write_droid,
-            "zarr": write_inhouse,
+            "zarr": partial(write_inhouse, day=number),
             "bag": write_bags,
         }
-        written = writers[format](folder, made)
+        written = writers[series.format](root / series.folder, made)
         lines.append(
             {
-                "format": format,
+                "format": series.format,
                 "folder": series.folder,
                 "robot": series.body.robot,
                 "episodes": written,
@@ -128,15 +138,18 @@ def write_logs(root: Path, plan: Iterable[Series], seed: int, format: Format) ->
     return lines
 
 
-def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
-    """Writes `inhouse_log/v1`: one zarr group per episode, every stream with its own rate, offset and jitter."""
+def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]], day: int = 0) -> int:
+    """Writes `inhouse_log/v1`: one zarr group per episode, every stream with its own rate, offset and jitter.
+
+    day: which one it is since `START`, so that two series of one task are apart.
+    """
     import zarr
     from zarr.codecs import ZstdCodec
 
     written = 0
     for k, (recording, flaw) in enumerate(made):
         body, slug = recording.body, recording.scene.task.replace(" ", "_")
-        start = START + timedelta(minutes=7 * k)
+        start = START + timedelta(days=day, minutes=7 * k)
         group = zarr.open_group(root / body.robot / slug / f"{start:%Y%m%d}_{k:03d}.zarr", mode="w", zarr_format=3)
         group.attrs.update(_inhouse_attributes(recording, start))
         random = np.random.default_rng([k, 18])
@@ -194,14 +207,14 @@ def write_rlds(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the logs of one format: `python -m trainers.demo.logs ROOT FORMAT PLAN SEED`."""
+    """Writes the logs of one folder: `python -m trainers.demo.logs ROOT FOLDER PLAN SEED`."""
     parser = argparse.ArgumentParser(description="Write demonstrations of the demo's world as native logs.")
     parser.add_argument("root", type=Path)
-    parser.add_argument("format", choices=get_args(Format))
+    parser.add_argument("folder", choices=dict.fromkeys(series.folder for series in FULL))
     parser.add_argument("plan", choices=PLANS)
     parser.add_argument("seed", type=int)
     parsed = parser.parse_args(arguments)
-    for line in write_logs(parsed.root, PLANS[parsed.plan], parsed.seed, parsed.format):
+    for line in write_logs(parsed.root, PLANS[parsed.plan], parsed.seed, parsed.folder):
         print(json.dumps(line))
 
 

@@ -21,6 +21,7 @@ MADE = (
     "data",
     "runs",
     "stages",
+    "videos",
     *(f"{name}.yaml" for name in MIXTURES),
     "plan.json",
     "report.html",
@@ -30,16 +31,22 @@ MADE = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConversion:
-    """One native log and the dataset it becomes. adapter: an entry's name, or its file in the log's folder."""
+    """One native log and the dataset it becomes."""
 
     format: str
     logs: str
     name: str
     adapter: str | None = None
 
+    @property
+    def folder(self) -> str:
+        """The folder of logs that it converts from, or from a part of."""
+        return self.logs.split("/")[0]
+
 
 CONVERSIONS = (
     DemoConversion(format="zarr", logs="in_house", name="in_house"),
+    DemoConversion(format="zarr", logs="curated", name="ur5e_curated"),
     DemoConversion(format="rlds", logs="rlds/bridge_orig/1.0.0", name="widowx_rlds", adapter="bridge_orig"),
     DemoConversion(format="droid", logs="droid", name="franka_droid"),
     DemoConversion(format="bridge", logs="bridge", name="widowx_raw"),
@@ -47,7 +54,7 @@ CONVERSIONS = (
 )
 VERSION = "1.0.0"
 LABELER = "steps"
-LABELS = f"data/in_house/{VERSION}/segments/{LABELER}.parquet"
+LABELS = f"data/ur5e_curated/{VERSION}/segments/{LABELER}.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +69,25 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=2000, posttrain_steps=1600, batch_size=16, eval_samples=128, rollouts=32)
+FULL = Scale(plan="full", pretrain_steps=7000, posttrain_steps=2000, batch_size=16, eval_samples=128, rollouts=128)
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
+# As many actions as a robot of 20 Hz carries out before it looks again: a chunk of 50 costs twice as much a step.
+HORIZON = 16
+# A quarter of the width of the stored pictures: things here are large, and a step then costs a third.
+MODEL = (
+    "--set",
+    "policy.siglip.image_size=56",
+    "--set",
+    "policy.siglip.patch_size=14",
+    "--set",
+    "policy.max_tokens=16",
+)
+FRESH_RATE, WARM_RATE = 3e-3, 1.5e-3
 # Chunks here are smooth and short runs must learn to use the pictures: see `model.flow.sample_time`.
-FLOW_TIME_SHIFT = 30.0
-# Things here are large, so few tokens per picture do, at half the cost of a step.
-PATCH_SIZE = 56
+FLOW_TIME_SHIFT = 10.0
+# Near noise few long Euler steps are enough, and nearer to the demonstrations than ten short ones.
+FLOW_STEPS = 2
 ROLLOUT_ROBOTS = ("ur5e", "ur5e_dual")
 
 ALL_ROBOTS = """\
@@ -87,10 +106,15 @@ groups:
     datasets:
       - {{path: data/in_house/1.0.0}}
       - {{path: data/mobile_bag/1.0.0}}
-filters: [{{drop: idle}}, {{drop: failure}}]
+{curated}filters: [{{drop: idle}}, {{drop: failure}}]
 language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
-action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
+action: {{horizon: {horizon}, mode: relative_to_first_state, normalization: quantile}}
+"""
+CURATED = """\
+  - name: curated
+    datasets:
+      - {path: data/ur5e_curated/1.0.0}
 """
 ONE_ROBOT = """\
 # One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift.
@@ -99,39 +123,42 @@ name: demo_{name}
 seed: {seed}
 weighting: {{rule: power, alpha: 0.43, group_by: [task, robot], count: steps}}
 groups:
-  - name: in_house
+  - name: curated
     datasets:
-      - {{path: data/in_house/1.0.0{segments}}}
-filters: [{{keep: {{robot: [ur5e]}}}}, {{drop: idle}}, {{drop: failure}}]
+      - {{path: data/ur5e_curated/1.0.0{segments}}}
+filters: [{{drop: idle}}, {{drop: failure}}]
 language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
-action: {{horizon: 50, mode: relative_to_first_state, normalization: quantile}}
+action: {{horizon: {horizon}, mode: relative_to_first_state, normalization: quantile}}
 """
 
 
 def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
     """The mixture specs, by name: `evaluate` asks by the task's sentence alone."""
+    common = {"seed": seed, "horizon": HORIZON}
     specs = {
         "pretrain": ALL_ROBOTS.format(
             comment="Every robot, whatever the format it was logged in; each task-robot group weighs n ** 0.43.",
             name="pretrain",
-            seed=seed,
+            curated="",
             language="{segment: 0.2, task: 0.8}",
+            **common,
         ),
-        "posttrain": ONE_ROBOT.format(name="posttrain", seed=seed, segments="", language="{segment: 0, task: 1}"),
+        "posttrain": ONE_ROBOT.format(name="posttrain", segments="", language="{segment: 0, task: 1}", **common),
         "evaluate": ALL_ROBOTS.format(
             comment="The held-out episodes of every group, with the task's sentence as the prompt.",
             name="evaluate",
-            seed=seed,
+            curated=CURATED,
             language="{segment: 0, task: 1}",
+            **common,
         ),
     }
     if ablation:
         specs["posttrain_segments"] = ONE_ROBOT.format(
             name="posttrain_segments",
-            seed=seed,
             segments=f", segments: [{LABELS}]",
             language="{segment: 0.5, task: 0.5}",
+            **common,
         )
     return specs
 
@@ -160,20 +187,21 @@ class Demo:
         from trainers.demo.results import findings, read_results
 
         self._begin()
+        train = self.train_stages()
+        late = ("posttrained",) + ("segments",) * self.ablation
         steps = (
             self._log_stages(),
             self._convert_stages(),
-            self._plan_stages(),
-            self._label_stages(),
-            *self._train_stages(),
-            self._eval_stages(),
-            self._rollout_stages(),
+            self._plan_stages() + self._label_stages(),
+            # Two processes at a time, each on one core: small models gain little from a second one.
+            [train["pretrained"], train["scratch"], *self._measure_stages("scratch")],
+            [*(train[run] for run in late), *self._measure_stages("pretrained")],
+            self._measure_stages(*late),
         )
         runner = Runner(self.out / "stages", n_stages=sum(len(stages) for stages in steps))
         for stages in steps:
             runner.run(stages, width=2)
-        runs = tuple(run.name for run in self._runs)
-        results = read_results(self.out, runs=runs, quick=self.quick, seconds=runner.seconds)
+        results = read_results(self.out, runs=self.runs, quick=self.quick, seconds=runner.seconds)
         faults = findings(results)
         page = write_report(self.out / "report.html", results, faults)
         if self.ablation:
@@ -210,12 +238,12 @@ class Demo:
     def _log_stages(self) -> list[Stage]:
         return [
             Stage(
-                name=f"logs_{conversion.format}",
-                title=f"write {conversion.format} logs",
+                name=f"logs_{conversion.folder}",
+                title=f"write {conversion.folder} logs",
                 arguments=(
                     "trainers.demo.logs",
                     str(self.out / "logs"),
-                    conversion.format,
+                    conversion.folder,
                     self.scale.plan,
                     str(self.seed),
                 ),
@@ -226,8 +254,8 @@ class Demo:
     def _convert_stages(self) -> list[Stage]:
         return [
             Stage(
-                name=f"convert_{conversion.format}",
-                title=f"convert {conversion.format} logs",
+                name=f"convert_{conversion.name}",
+                title=f"convert {conversion.folder} logs",
                 arguments=(
                     "trainers.main",
                     "convert",
@@ -245,6 +273,7 @@ class Demo:
         ]
 
     def _adapter_option(self, conversion: DemoConversion) -> tuple[str, ...]:
+        """The entry by its name, or by its file in the folder of the logs."""
         if conversion.adapter is None:
             return ()
         own = self.out / "logs" / conversion.logs / conversion.adapter
@@ -261,7 +290,7 @@ class Demo:
             "trainers.main",
             "annotate",
             "label",
-            str(self.out / "data" / "in_house" / VERSION),
+            str(self.out / "data" / "ur5e_curated" / VERSION),
             "--name",
             LABELER,
             "--command",
@@ -269,7 +298,8 @@ class Demo:
         )
         return [Stage(name="label", title="label segments", arguments=command)] * self.ablation
 
-    def _train_stages(self) -> list[list[Stage]]:
+    def train_stages(self) -> dict[str, Stage]:
+        """The training of each run, by its name: two of them start from nothing."""
         common = (
             "--batch-size",
             str(self.scale.batch_size),
@@ -279,121 +309,67 @@ class Demo:
             f"flow_time_shift={FLOW_TIME_SHIFT}",
             "--resume",
         )
-        fresh = ("--model", "tiny", "--set", f"policy.siglip.patch_size={PATCH_SIZE}", "--learning-rate", "3e-3")
-        pretrain = (
+        fresh = ("--model", "tiny", *MODEL, "--learning-rate", str(FRESH_RATE))
+        warm = ("--init", str(self.out / "runs" / "pretrained"), "--learning-rate", str(WARM_RATE))
+
+        def stage(run: str, title: str, kind: str, spec: str, steps: int, *start: str) -> Stage:
+            paths = (str(self.out / f"{spec}.yaml"), "--run", str(self.out / "runs" / run))
+            arguments = ("trainers.main", "train", kind, *paths, "--steps", str(steps), *start, *common)
+            return Stage(name=run, title=title, arguments=arguments)
+
+        before, after = self.scale.pretrain_steps, self.scale.posttrain_steps
+        return {
+            "pretrained": stage("pretrained", "pretrain on every robot", "pretrain", "pretrain", before, *fresh),
+            "scratch": stage("scratch", "train on the tasks alone", "pretrain", "posttrain", after, *fresh),
+            "posttrained": stage("posttrained", "post-train on two tasks", "posttrain", "posttrain", after, *warm),
+            "segments": stage(
+                "segments", "post-train with segment language", "posttrain", "posttrain_segments", after, *warm
+            ),
+        }
+
+    def _eval_stage(self, run: str) -> Stage:
+        """A policy on the same held-out episodes of every group."""
+        arguments = (
             "trainers.main",
-            "train",
-            "pretrain",
-            str(self.out / "pretrain.yaml"),
-            *fresh,
-            "--run",
-            str(self.pretrained),
-            "--steps",
-            str(self.scale.pretrain_steps),
-            *common,
+            "eval",
+            str(self.out / "runs" / run),
+            "--spec",
+            str(self.out / "evaluate.yaml"),
+            "--samples",
+            str(self.scale.eval_samples),
+            "--flow-steps",
+            str(FLOW_STEPS),
+            "--json",
         )
-        posttrain, segments = (
-            (
-                "trainers.main",
-                "train",
-                "posttrain",
-                str(self.out / f"{spec}.yaml"),
-                "--init",
-                str(self.pretrained),
-                "--run",
-                str(run),
-                "--steps",
-                str(self.scale.posttrain_steps),
-                "--learning-rate",
-                "2e-3",
-                *common,
-            )
-            for spec, run in (("posttrain", self.posttrained), ("posttrain_segments", self.segments))
+        output = self.out / "stages" / f"eval_{run}.json"
+        return Stage(name=f"eval_{run}", title=f"evaluate the {run} policy", arguments=arguments, output=output)
+
+    def _rollout_stage(self, run: str) -> Stage:
+        """A policy controls the simulator, in the same new scenes as every other."""
+        extra: tuple[str, ...] = ("--labels", str(self.out / LABELS)) if self.ablation else ()
+        if run == "posttrained":
+            extra += ("--blank", "--videos", str(self.out / "videos"))
+        arguments = (
+            "trainers.demo.rollout",
+            str(self.out / "runs" / run),
+            str(self.out / "evaluate.yaml"),
+            str(self.scale.rollouts),
+            str(self.seed),
+            *(ROLLOUT_ROBOTS if run == "pretrained" else ROLLOUT_ROBOTS[:1]),
+            "--flow-steps",
+            str(FLOW_STEPS),
+            *extra,
         )
-        scratch = (
-            "trainers.main",
-            "train",
-            "pretrain",
-            str(self.out / "posttrain.yaml"),
-            *fresh,
-            "--run",
-            str(self.scratch),
-            "--steps",
-            str(self.scale.posttrain_steps),
-            *common,
-        )
-        stages = [
-            [Stage(name="pretrain", title="pretrain on every robot", arguments=pretrain)],
-            [Stage(name="posttrain", title="post-train on one task", arguments=posttrain)],
-        ]
-        if self.ablation:
-            stages += [
-                [Stage(name="segments", title="post-train with segment language", arguments=segments)],
-                [Stage(name="scratch", title="train on the task alone", arguments=scratch)],
-            ]
-        return stages
+        output = self.out / "stages" / f"rollout_{run}.json"
+        return Stage(name=f"rollout_{run}", title=f"let the {run} policy act", arguments=arguments, output=output)
 
-    def _eval_stages(self) -> list[Stage]:
-        """Every policy on the same held-out episodes of every group."""
-        return [
-            Stage(
-                name=f"eval_{run.name}",
-                title=f"evaluate the {run.name} policy",
-                arguments=(
-                    "trainers.main",
-                    "eval",
-                    str(run),
-                    "--spec",
-                    str(self.out / "evaluate.yaml"),
-                    "--samples",
-                    str(self.scale.eval_samples),
-                    "--json",
-                ),
-                output=self.out / "stages" / f"eval_{run.name}.json",
-            )
-            for run in self._runs
-        ]
-
-    def _rollout_stages(self) -> list[Stage]:
-        """Every policy controls the simulator in the same new scenes."""
-        labels = ("--labels", str(self.out / LABELS)) if self.ablation else ()
-        return [
-            Stage(
-                name=f"rollout_{run.name}",
-                title=f"let the {run.name} policy act",
-                arguments=(
-                    "trainers.demo.rollout",
-                    str(run),
-                    str(self.out / "evaluate.yaml"),
-                    str(self.scale.rollouts * (1 + self.ablation)),
-                    str(self.seed),
-                    *ROLLOUT_ROBOTS,
-                    *labels,
-                ),
-                output=self.out / "stages" / f"rollout_{run.name}.json",
-            )
-            for run in self._runs
-        ]
+    def _measure_stages(self, *runs: str) -> list[Stage]:
+        return [make(run) for run in runs for make in (self._rollout_stage, self._eval_stage)]
 
     @property
-    def pretrained(self) -> Path:
-        return self.out / "runs" / "pretrained"
-
-    @property
-    def posttrained(self) -> Path:
-        return self.out / "runs" / "posttrained"
-
-    @property
-    def segments(self) -> Path:
-        return self.out / "runs" / "segments"
-
-    @property
-    def scratch(self) -> Path:
-        return self.out / "runs" / "scratch"
-
-    @property
-    def _runs(self) -> tuple[Path, ...]:
-        return (self.pretrained, self.posttrained) + (self.segments, self.scratch) * self.ablation
+    def runs(self) -> tuple[str, ...]:
+        """The names of the runs, in the order of the page."""
+        return ("pretrained", "posttrained", "scratch") + ("segments",) * self.ablation
 
 
 def demo_code_hash() -> str:

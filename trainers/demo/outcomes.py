@@ -10,7 +10,7 @@ class RolloutOutcome:
     """How a policy did on one task in `episodes` new scenes.
 
     condition: the kind of prompt. went_to_meant: its hands came nearest to the object that the sentence means.
-    lifted_other: it lifted what the sentence did not mean.
+    lifted_other: it lifted what the sentence did not mean. videos: names of files, of the first scenes.
     """
 
     task: str
@@ -20,6 +20,12 @@ class RolloutOutcome:
     successes: int
     went_to_meant: int
     lifted_other: int
+    videos: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "RolloutOutcome":
+        """Reads what `trainers.demo.rollout` prints."""
+        return cls(**{**row, "videos": tuple(row["videos"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The demo's one page of results: a self-contained HTML file with its pictures and plots inside."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,13 +11,19 @@ from pipelines.pages.charts import legend, lines, svg
 from pipelines.pages.page import figure, image, page
 from pipelines.storage.files import write_atomically
 from trainers.demo.ablation import HEADS, ablation_rows, cells
+from trainers.demo.claims import wilson
+from trainers.demo.outcomes import RolloutOutcome
 from trainers.demo.results import Results, Shown
 
 # What this page has beyond the style of all pages: strips of pictures, and bars inside table cells.
 STYLE = """<style>
 .strip { display: flex; gap: 4px; margin: 6px 0; } .strip img { width: calc((100% - 20px) / 6); }
+.judged { white-space: nowrap; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 12px; }
+.films figure { margin: 0; } .films video { width: 100%; border-radius: 6px; }
 .bar { display: inline-block; height: 9px; border-radius: 3px; vertical-align: middle; }
 </style>"""
+ASKED = {"task": "", "blank": "<div class='muted'>with black pictures</div>"}
 KIND_COLOURS = {"subtask": "#7aa6d8", "recovery": "#e8a35c", "idle": "#d5d8de"}
 SEGMENT_COLOURS = ("#7aa6d8", "#9cc3a5", "#c7a6d8", "#e3c27a", "#8fc7cc", "#dba0a0")
 BASELINES = {"repeat_state": ("repeat the state", "#c9ccd3"), "mean_action": ("training mean", "#9aa1ad")}
@@ -32,8 +39,9 @@ def write_report(path: Path, results: Results, faults: Sequence[str]) -> Path:
     """Writes the page and returns its path."""
     sections = (
         _verdict(results, faults),
-        _errors(results),
         _rollouts(results),
+        _videos(results),
+        _errors(results),
         _ablation(results),
         _logged(results),
         _rejects(results),
@@ -67,46 +75,67 @@ def _limits(results: Results) -> str:
 
 
 def _verdict(results: Results, faults: Sequence[str]) -> str:
+    """What the demo claims and whether it holds, above everything else."""
     episodes, rejects = sum(k.episodes for k in results.kept), sum(len(k.rejects) for k in results.kept)
-    tasks = [row for row in results.errors if row.is_task]
-    before, after = (float(np.mean([row.policies[run] for row in tasks])) for run in ("pretrained", "posttrained"))
+    rates = " → ".join(f"{100 * _success(results, run):.0f}" for run in ("scratch", "pretrained", "posttrained"))
     numbers = (
-        (len(results.kept), "native formats"),
+        (f"{rates} %", "success on the tasks: from scratch → pretrained → post-trained"),
+        (len(results.kept), "datasets, from native logs"),
         (len({s.robot for s in results.shown}), "robots"),
         (episodes, "episodes kept"),
         (rejects, "rejected, by name"),
-        (f"{before:.2f} → {after:.2f}", "error on the task: pretrained → post-trained"),
-        (f"{sum(results.seconds.values()):.0f} s", "of stages"),
+        (f"{results.cpu_s:.0f} s", "of CPU in all stages, which run two at a time"),
     )
     cards = "".join(
         f'<div class="card"><div class="big">{number}</div><div class="muted">{text}</div></div>'
         for number, text in numbers
     )
-    checks = "".join(f'<li class="bad">{html.escape(fault)}</li>' for fault in faults)
-    if checks:
-        verdict = f'<p class="bad"><b>Not all is as it should be:</b></p><ul>{checks}</ul>'
-    elif results.quick:
-        verdict = (
-            '<p><b class="good">Every stage ran, the counts add up, and the losses fell.</b> A quick demo trains too '
-            "shortly to ask for skill; <code>embodimix demo</code> without <code>--quick</code> does.</p>"
-        )
-    else:
-        verdict = (
-            '<p><b class="good">On held-out episodes, averaged over slots in units of the normalization, the '
-            "pretrained policy beats both baselines in every group; on its task the post-trained policy beats them "
-            f"and the pretrained one.</b></p>{_limits(results)}"
-        )
     return (
         "<h1>From native robot logs to a post-trained policy</h1>"
         '<p class="muted">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
-        "DROID raw, in-house zarr logs and MCAP bags; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a tiny "
-        "pi0 pretrained on all of them and post-trained on one task. Things lie elsewhere in every episode and only "
-        f'the pictures show where.</p><div class="cards">{cards}</div>{verdict}'
+        "DROID raw, in-house zarr logs and MCAP bags; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a "
+        "tiny pi0 pretrained on hesitant demonstrations of all robots and post-trained on fluent ones of two tasks. "
+        "Things lie elsewhere in every episode and only the pictures show where.</p>"
+        f'{_judgement(results, faults)}<div class="cards">{cards}</div>'
     )
+
+
+def _judgement(results: Results, faults: Sequence[str]) -> str:
+    rows = [
+        f"<tr><td class='judged {'good' if claim.holds else 'bad'}'><b>{'holds' if claim.holds else 'fails'}</b></td>"
+        f"<td>{html.escape(claim.text)}</td>"
+        f"<td class='number'>{html.escape(claim.found).replace(' against ', '<br>against ')}</td></tr>"
+        for claim in results.claims
+    ]
+    table = f"<div class='card'>{_table(('', 'claim', '#found, with 95 % interval'), rows)}</div>" if rows else ""
+    known = {f"{claim.text}: found {claim.found}" for claim in results.claims}
+    others = "".join(f'<li class="bad">{html.escape(fault)}</li>' for fault in faults if fault not in known)
+    if faults:
+        failed = sum(not claim.holds for claim in results.claims)
+        first = f"{failed} of {len(rows)} claims do not hold." if failed else "Not all is as it should be."
+        return f'<p class="bad"><b>{first}</b></p>{table}{f"<ul>{others}</ul>" if others else ""}'
+    if results.quick:
+        return (
+            '<p><b class="good">Every stage ran, the counts add up, and the losses fell.</b> A quick demo trains too '
+            "briefly to claim anything about success; <code>embodimix demo</code> without <code>--quick</code> "
+            "does.</p>"
+        )
+    return f'<p class="good"><b>All {len(rows)} claims hold.</b></p>{table}'
+
+
+def _success(results: Results, run: str) -> float:
+    """The part of the trials on the post-training tasks that succeeded, asked by the task's sentence."""
+    of_it = [
+        one for one in results.rollouts[run] if one.condition == "task" and f"{one.task}@{one.robot}" in results.tasks
+    ]
+    return sum(one.successes for one in of_it) / max(1, sum(one.episodes for one in of_it))
 
 
 def _errors(results: Results) -> str:
     """Open-loop error per group beside the baselines, as bars and in physical units."""
+    pages = ", ".join(
+        f'<a href="{html.escape(path)}">{POLICIES[run][0]}</a>' for run, path in results.evaluation_pages.items()
+    )
     cases = BASELINES | {run: POLICIES[run] for run in results.evals}
     values = [
         {"repeat_state": row.repeat_state, "mean_action": row.mean_action, **row.policies} for row in results.errors
@@ -137,9 +166,11 @@ def _errors(results: Results) -> str:
     )
     return (
         "<h2>Error on held-out episodes</h2><p>Mean absolute difference between the predicted and the demonstrated "
-        "chunk of 50 actions, open loop. Left: in units of the normalization. Right: in physical units, "
+        "chunk of actions, open loop. A lower error is no success: compare with the table above. Left: in units of the "
+        "normalization. Right: in physical units, "
         f"<i>repeat the state / training mean → {order}</i>; grippers are a fraction from open to "
-        f"closed.</p><div class='card'><p>{legend}</p><table>{''.join(rows)}</table></div>"
+        f"closed. By slot and sample: {pages}.</p>{_limits(results)}"
+        f"<div class='card wide'><p>{legend}</p><table>{''.join(rows)}</table></div>"
     )
 
 
@@ -149,29 +180,54 @@ def _tint(run: str, is_task: bool) -> str:
 
 def _rollouts(results: Results) -> str:
     """Success in closed loop: how often each policy lifted what the sentence meant."""
-    runs = list(results.rollouts)
-    by_task = [[one for one in outcomes if one.condition == "task"] for outcomes in results.rollouts.values()]
+    by_run = {
+        run: {(one.task, one.robot, one.condition): one for one in outcomes}
+        for run, outcomes in results.rollouts.items()
+    }
+    cases = [case for case in dict.fromkeys(c for of_run in by_run.values() for c in of_run) if case[2] in ASKED]
     rows = []
-    for outcomes in zip(*by_task, strict=True):
-        cells = "".join(
-            f"<td class='number'><b>{100 * one.successes / one.episodes:.0f} %</b> <span class='muted'>"
-            f"{one.successes}/{one.episodes}"
-            + (f", {one.lifted_other} the other one" if one.lifted_other else "")
-            + "</span></td>"
-            for one in outcomes
-        )
-        rows.append(f"<tr><td>{html.escape(outcomes[0].task)}@{outcomes[0].robot}</td>{cells}</tr>")
+    for case in cases:
+        cells = "".join(_outcome_cell(of_run.get(case)) for of_run in by_run.values())
+        rows.append(f"<tr><td>{html.escape(case[0])}@{case[1]}{ASKED[case[2]]}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy observes, carries out the first part of its chunk, and observes again. With two cubes on "
-        "the table, the sentence decides which one counts.</p>"
-        f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in runs)), rows)}</div>"
+        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted "
+        "or time is over. With two cubes on the table, the sentence decides which one counts.</p>"
+        f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in by_run)), rows)}</div>"
+    )
+
+
+def _outcome_cell(one: RolloutOutcome | None) -> str:
+    if one is None:
+        return "<td></td>"
+    low, high = wilson(one.successes, one.episodes)
+    other = f"<br>{one.lifted_other} lifted the other one" if one.lifted_other else ""
+    return (
+        f"<td class='number'><b>{100 * one.successes / one.episodes:.0f} %</b><br><span class='muted'>"
+        f"{100 * low:.0f}-{100 * high:.0f} %, {one.successes}/{one.episodes}{other}</span></td>"
+    )
+
+
+def _videos(results: Results) -> str:
+    """The first scenes of each task, as the post-trained policy acted in them."""
+    figures = [
+        f'<figure><video controls muted loop preload="metadata" src="data:video/mp4;base64,'
+        f'{base64.b64encode(video.content).decode()}"></video><figcaption class="muted">{html.escape(video.caption)} '
+        f'(<a href="videos/{html.escape(video.name)}">file</a>)</figcaption></figure>'
+        for video in results.videos
+    ]
+    if not figures:
+        return ""
+    return (
+        "<h2>Rollouts to watch</h2><p>The first new scenes of each task, whatever came of them, with the post-trained "
+        "policy at the controls: what its cameras see, at its own speed.</p>"
+        f"<div class='films'>{''.join(figures)}</div>"
     )
 
 
 def _ablation(results: Results) -> str:
     """The ablation's table and how to read it, where the ablation was run."""
-    if "scratch" not in results.rollouts:
+    if "segments" not in results.rollouts:
         return ""
     heads = (*HEADS[:2], *(f"#{head}" for head in HEADS[2:]))
     rows = []
@@ -296,16 +352,18 @@ def _curves(results: Results) -> str:
 
 def _times(results: Results) -> str:
     rows = [
-        f"<tr><td>{name.replace('_', ' ')}</td><td class='number'>{seconds:.1f}</td></tr>"
+        f"<tr><td><a href='stages/{name}.log'>{name.replace('_', ' ')}</a></td>"
+        f"<td class='number'>{seconds.cpu:.1f}</td><td class='number'>{seconds.wall:.1f}</td></tr>"
         for name, seconds in results.seconds.items()
     ]
     return (
         "<h2>Seconds per stage</h2><p>Some run two at a time; the commands are printed by <code>embodimix demo</code>, "
-        f"their output is in <code>stages/</code>.</p><div class='card'>{_table(('stage', '#seconds'), rows)}</div>"
+        "their output is behind the links.</p>"
+        f"<div class='card'>{_table(('stage', '#of CPU', '#of wall time'), rows)}</div>"
     )
 
 
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table; heads that begin with # stand over numbers."""
     cells = "".join(f"<th class='number'>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
-    return f"<table><tr>{cells}</tr>{''.join(rows)}</table>"
+    return f"<div class='wide'><table><tr>{cells}</tr>{''.join(rows)}</table></div>"

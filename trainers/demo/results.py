@@ -13,8 +13,10 @@ from pipelines.contract.slots import CAMERAS
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.storage.paths import StoragePath
+from trainers.demo.claims import Claim, claims
 from trainers.demo.logs import PLANS
 from trainers.demo.outcomes import PlannedShare, RolloutOutcome
+from trainers.demo.stages import Seconds
 from trainers.evaluation.records import EvaluationReport, GroupReport
 from trainers.metrics import read_metrics
 
@@ -51,13 +53,23 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Video:
+    """A rollout to watch. name: of the file in `videos/`. content: MP4."""
+
+    name: str
+    caption: str
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything on the page. seconds: per stage. drawn: each group's part of what pretraining drew.
     task_groups: those that post-training trained on. losses: per run, (step, loss) rows. evals: reports by run.
-    rollouts: per run, the outcomes of `trainers.demo.rollout`."""
+    rollouts: per run, the outcomes of `trainers.demo.rollout`. evaluation_pages: by run, relative to the demo's folder.
+    """
 
     quick: bool
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, Seconds]
     kept: tuple[Kept, ...]
     shown: tuple[Shown, ...]
     plan: tuple[PlannedShare, ...]
@@ -66,6 +78,8 @@ class Results:
     losses: Mapping[str, np.ndarray]
     evals: Mapping[str, EvaluationReport]
     rollouts: Mapping[str, Sequence[RolloutOutcome]]
+    evaluation_pages: Mapping[str, str]
+    videos: tuple[Video, ...]
 
     def summary(self) -> str:
         """The numbers that matter, as a few lines."""
@@ -75,14 +89,32 @@ class Results:
             cells = (row.repeat_state, row.mean_action, *row.policies.values())
             name = f"{'* ' if row.is_task else '  '}{row.group}"
             lines.append(f"{name:<78} " + " ".join(f"{cell:>11.3f}" for cell in cells))
+        lines += [f"{'holds' if claim.holds else 'FAILS'}: {claim.text}: {claim.found}" for claim in self.claims]
+        if self.quick:
+            lines.append("a quick demo trains too briefly to claim anything about success")
         for run, outcomes in self.rollouts.items():
             for condition in dict.fromkeys(outcome.condition for outcome in outcomes):
                 of_it = [outcome for outcome in outcomes if outcome.condition == condition]
                 counts = ", ".join(f"{one.task} {one.successes}/{one.episodes}" for one in of_it)
                 lines.append(f"closed loop, {run}, asked by {condition}: {counts}")
         kept, lost = sum(k.episodes for k in self.kept), sum(len(k.rejects) for k in self.kept)
-        lines.append(f"{kept} episodes kept, {lost} rejected by name; {sum(self.seconds.values()):.0f} s of stages")
+        lines.append(f"{kept} episodes kept, {lost} rejected by name; {self.cpu_s:.0f} s of CPU in all stages")
         return "\n".join(lines)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What post-training trained on, as task@robot: without the mixture's groups around them."""
+        return tuple(name.rsplit("/", 1)[-1] for name in self.task_groups)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all stages."""
+        return sum(seconds.cpu for seconds in self.seconds.values())
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What the demo claims; a quick one claims nothing."""
+        return [] if self.quick else claims(self.rollouts, self.tasks)
 
     @property
     def errors(self) -> list["GroupError"]:
@@ -112,9 +144,10 @@ class GroupError:
     physical: tuple[tuple[str, float, float, Mapping[str, float]], ...]
 
 
-def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mapping[str, float]) -> Results:
+def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mapping[str, Seconds]) -> Results:
     """Reads what the stages left under `out`; runs: pretrained, posttrained, and perhaps segments and scratch."""
     datasets = [Dataset.open(path) for path in sorted((out / "data").glob("*/*/"))]
+    rollouts = {run: tuple(map(RolloutOutcome.from_json, _printed(out, "rollout", run))) for run in runs}
     return Results(
         quick=quick,
         seconds=seconds,
@@ -125,13 +158,16 @@ def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mappin
         task_groups=_trained_groups(out / "runs" / "posttrained"),
         losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in runs},
         evals={run: EvaluationReport.from_json(_printed(out, "eval", run)) for run in runs},
-        rollouts={run: tuple(RolloutOutcome(**row) for row in _printed(out, "rollout", run)) for run in runs},
+        rollouts=rollouts,
+        evaluation_pages={run: _evaluation_page(out, run) for run in runs},
+        videos=_videos(out / "videos", rollouts["posttrained"]),
     )
 
 
 def findings(results: Results) -> list[str]:
     """The failed checks, as sentences. A quick demo trains too briefly to require skill."""
-    faults = [f"{run}: the loss did not fall" for run, rows in results.losses.items() if not _falls(rows)]
+    faults = [f"{claim.text}: found {claim.found}" for claim in results.claims if not claim.holds]
+    faults += [f"{run}: the loss did not fall" for run, rows in results.losses.items() if not _falls(rows)]
     faults += _miscounted(results)
     if results.quick:
         return faults
@@ -240,6 +276,19 @@ def _episode(dataset: Dataset, shard: StoragePath, row: Mapping[str, Any]) -> Sh
 def _printed(out: Path, stage: str, run: str) -> Any:
     """The JSON that a stage printed for a run."""
     return json.loads((out / "stages" / f"{stage}_{run}.json").read_text())
+
+
+def _evaluation_page(out: Path, run: str) -> str:
+    pages = sorted((out / "runs" / run / "eval").glob("*.html"), key=lambda path: path.stat().st_mtime)
+    return str(pages[-1].relative_to(out))
+
+
+def _videos(folder: Path, outcomes: Sequence[RolloutOutcome]) -> tuple[Video, ...]:
+    return tuple(
+        Video(name=name, caption=f"{one.task}, scene {number}", content=(folder / name).read_bytes())
+        for one in outcomes
+        for number, name in enumerate(one.videos)
+    )
 
 
 def _trained_groups(run: Path) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ from trainers.demo.world import (
 )
 
 Task = Literal["lift_one", "lift_one_of_two", "lift_box", "drive_and_lift_box"]
+# How a demonstration is given: straight to the goal, or with detours, slips and their recoveries.
+Manner = Literal["fluent", "hesitant"]
+Phase = tuple[float, Array, float]
 
 CUBE_M = 0.12
 BOX = Item(colour="orange", size=(0.12, 0.34, 0.10), handles=((0.0, 0.15, 0.0), (0.0, -0.15, 0.0)))
@@ -28,6 +31,11 @@ HOME = (0.28, 0.0, 0.24)
 HOVER_M = 0.12
 LIFT_M = 0.18
 NEAR_M, FAR_M, SIDE_M = 0.30, 0.50, 0.22
+# Of hesitant demonstrations: how far the first approach ends beside the goal (standard deviation), how many close
+# beside the thing first and have to try again, and how far beside.
+ASTRAY_M, SLIPS, SLIP_M = 0.05, 0.25, (0.09, 0.13)
+START_M = {"fluent": 0.04, "hesitant": 0.10}
+TEMPO = {"fluent": (0.9, 1.1), "hesitant": (0.8, 1.4)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +81,9 @@ def draw_scene(task: Task, colours: Sequence[str], random: np.random.Generator) 
     return Scene(items=items, target=0, task=f"lift the {colours[0]} cube"), np.stack(places)
 
 
-def first_state(body: Body, places: Array, random: np.random.Generator) -> State:
+def first_state(body: Body, places: Array, random: np.random.Generator, manner: Manner = "fluent") -> State:
     """The robot near its home pose, a mobile one some way back from the table."""
-    hands = _home(body) + random.uniform(-0.04, 0.04, (body.n_arms, 3))
+    hands = _home(body) + random.uniform(-START_M[manner], START_M[manner], (body.n_arms, 3))
     back_m = random.uniform(0.05, 0.18) if body.is_mobile else 0.0
     side_m = random.uniform(-0.06, 0.06) if body.is_mobile else 0.0
     return State(
@@ -88,13 +96,21 @@ def first_state(body: Body, places: Array, random: np.random.Generator) -> State
 
 
 def scripted_commands(
-    body: Body, scene: Scene, state: State, random: np.random.Generator, *, miss_m: float = 0.0, wait_s: float = 0.0
+    body: Body,
+    scene: Scene,
+    state: State,
+    random: np.random.Generator,
+    *,
+    manner: Manner = "fluent",
+    miss_m: float = 0.0,
+    wait_s: float = 0.0,
 ) -> list[Command]:
     """The commands that lift the target: drive, hover over it, go down, close, lift, hold.
 
+    A hesitant demonstration first hovers beside the target, or even closes beside it, and then recovers.
     miss_m: how far to the side the hands close, for a demonstration that fails. wait_s: a still stretch at the start.
     """
-    tempo = body.pace * random.uniform(0.9, 1.1)
+    tempo = body.pace * random.uniform(*TEMPO[manner])
     commands = _still(body, state, wait_s)
     drive = _drive(body, scene, state, tempo)
     commands += drive
@@ -102,8 +118,12 @@ def scripted_commands(
     item = scene.items[scene.target]
     handles = world_to_base(base, state.items[scene.target] + np.array(item.handles)) + np.array([0.0, miss_m, 0.0])
     up, over = np.array([0.0, 0.0, LIFT_M]), np.array([0.0, 0.0, HOVER_M])
+    hover_s, detour = 1.5, list[Phase]()
+    if manner == "hesitant":
+        hover_s, detour = 0.6, _detour(handles, over, _free_side(state.items, scene.target, random), random)
     phases = (
-        (1.5, handles + over, 0.0),
+        *detour,
+        (hover_s, handles + over, 0.0),
         (0.5, handles, 0.0),
         (0.35, handles, 1.0),
         (0.55, handles + up, 1.0),
@@ -119,6 +139,23 @@ def scripted_commands(
     return commands
 
 
+def _detour(handles: Array, over: Array, side: Array, random: np.random.Generator) -> list[Phase]:
+    """A first approach that ends beside the target, and sometimes closes there and lets go again."""
+    if random.random() < SLIPS:
+        beside = handles + random.uniform(*SLIP_M) * side
+        return [(1.3, beside + over, 0.0), (0.5, beside, 0.0), (0.35, beside, 1.0), (0.4, beside + over, 0.0)]
+    astray = np.append(random.normal(0.0, ASTRAY_M, 2), random.uniform(-0.03, 0.06))
+    return [(1.3, handles + over + astray, 0.0)]
+
+
+def _free_side(items: Array, target: int, random: np.random.Generator) -> Array:
+    """A level direction [3] from the target that leads to no other thing."""
+    angle = random.uniform(-np.pi, np.pi)
+    side = np.array([np.cos(angle), np.sin(angle), 0.0])
+    others = np.delete(items, target, axis=0) - items[target]
+    return side * np.where((others @ side > 0).any(), -1.0, 1.0)
+
+
 def record_commands(body: Body, scene: Scene, state: State, commands: Sequence[Command]) -> Recording:
     """Plays commands into the world and keeps every state."""
     states = [state]
@@ -128,15 +165,21 @@ def record_commands(body: Body, scene: Scene, state: State, commands: Sequence[C
 
 
 def demonstration(
-    body: Body, task: Task, colours: Sequence[str], seed: Sequence[int], *, miss_m: float = 0.0, wait_s: float = 0.0
+    body: Body,
+    task: Task,
+    colours: Sequence[str],
+    seed: Sequence[int],
+    *,
+    manner: Manner = "fluent",
+    miss_m: float = 0.0,
+    wait_s: float = 0.0,
 ) -> Recording:
     """One demonstration, the same for the same seed."""
     random = np.random.default_rng(list(seed))
     scene, places = draw_scene(task, colours, random)
-    state = first_state(body, places, random)
-    return record_commands(
-        body, scene, state, scripted_commands(body, scene, state, random, miss_m=miss_m, wait_s=wait_s)
-    )
+    state = first_state(body, places, random, manner)
+    commands = scripted_commands(body, scene, state, random, manner=manner, miss_m=miss_m, wait_s=wait_s)
+    return record_commands(body, scene, state, commands)
 
 
 def _place(random: np.random.Generator) -> Array:

@@ -42,6 +42,14 @@ class Stage:
         return shlex.join([*name, *rest])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """What a stage took. cpu: of its process and those it waited for; on an idle machine they decide the wall time."""
+
+    wall: float
+    cpu: float
+
+
 class Runner:
     """Runs stages, up to `width` side by side, and keeps the seconds of each in `times.json`."""
 
@@ -49,9 +57,10 @@ class Runner:
         self._folder, self._n_stages, self._begun = folder, n_stages, 0
         self._times_path = folder / "times.json"
         folder.mkdir(parents=True, exist_ok=True)
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, Seconds] = {}
         if self._times_path.exists():
-            self.seconds = json.loads(self._times_path.read_text())
+            times = json.loads(self._times_path.read_text())
+            self.seconds = {name: Seconds(**seconds) for name, seconds in times.items()}
 
     def run(self, stages: Sequence[Stage], width: int = 1) -> None:
         """Runs stages that are not done yet. FailedWork, with the end of its log, if one fails; the others end."""
@@ -75,7 +84,7 @@ class Runner:
                 task.process.wait()
 
     def _is_over(self, task: "_Running") -> bool:
-        code = task.process.poll()
+        code = task.poll()
         if code is None:
             task.show_progress()
             return False
@@ -85,9 +94,11 @@ class Runner:
                 f"{task.stage.title} failed with exit code {code}:\n  $ {task.stage.shown}\n"
                 f"{_tail(task.log, TAIL_LINES)}\nIts whole output: {task.log}. The same command resumes at this stage."
             )
-        self.seconds[task.stage.name] = round(time.monotonic() - task.start, 1)
-        write_atomically(self._times_path, json.dumps(self.seconds, indent=1).encode())
-        print(f"      {task.stage.title}: {self.seconds[task.stage.name]:.0f} s", flush=True)
+        taken = Seconds(wall=round(time.monotonic() - task.start, 1), cpu=round(task.cpu_s, 1))
+        self.seconds[task.stage.name] = taken
+        times = {name: vars(seconds) for name, seconds in self.seconds.items()}
+        write_atomically(self._times_path, json.dumps(times, indent=1).encode())
+        print(f"      {task.stage.title}: {taken.wall:.0f} s, {taken.cpu:.0f} s of CPU", flush=True)
         return True
 
 
@@ -96,7 +107,7 @@ class _Running:
 
     def __init__(self, stage: Stage, log: Path) -> None:
         self.stage, self.log, self.start = stage, log, time.monotonic()
-        self._shown_at = self.start
+        self._shown_at, self.cpu_s = self.start, 0.0
         self._files: list[IO[bytes]] = [open(log, "wb")]
         if stage.output is not None:
             self._files.append(open(stage.output, "wb"))
@@ -108,6 +119,16 @@ class _Running:
             stderr=self._files[0],
             env=environment,
         )
+
+    def poll(self) -> int | None:
+        """The exit code once the process has ended, and then `cpu_s` as well."""
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.cpu_s = usage.ru_utime + usage.ru_stime
+        # The process is reaped here, where its usage is known, and `subprocess` must not wait for it again.
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return self.process.returncode
 
     def show_progress(self) -> None:
         """Prints the last line of the log at intervals."""

@@ -173,11 +173,16 @@ def step(body: Body, scene: Scene, state: State, command: Command) -> State:
     return last
 
 
+def lifted(scene: Scene, state: State) -> NDArray[np.bool_]:
+    """Which objects hang clear of the table, bool [items]."""
+    heights = zip(state.items[:, 2], scene.items, strict=True)
+    return np.array([centre - item.size[2] / 2 > LIFTED_M for centre, item in heights])
+
+
 def is_success(scene: Scene, state: State) -> bool:
     """Returns whether the object that the sentence means, and no other one, is lifted clear of the table."""
-    heights = zip(state.items[:, 2], scene.items, strict=True)
-    lifted = np.array([centre - item.size[2] / 2 > LIFTED_M for centre, item in heights])
-    return bool(lifted[scene.target] and lifted.sum() == 1)
+    up = lifted(scene, state)
+    return bool(up[scene.target] and up.sum() == 1)
 
 
 def _physics_step(body: Body, scene: Scene, state: State, command: Command, duration_s: float) -> State:

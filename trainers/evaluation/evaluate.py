@@ -135,6 +135,8 @@ def open_evaluation_mixture(
     run: RunDirectory, config: RunConfig, spec: Path | None, stage: Stage | None = None
 ) -> Mixture:
     """Opens the run's own mixture, which must match its lock, or another one with the run's statistics."""
+    if spec is None and not config.mixture:
+        raise UsageError(f"{run.path} was imported and has no mixture of its own; name one with --spec")
     mixture = open_mixture(
         spec or Path(config.mixture), statistics=run.recorded_statistics(), stage=stage or config.stage
     )

@@ -7,10 +7,9 @@ from model.config import Pi0Config
 from model.published.files import FAMILIES, Layout, open_weights
 from model.published.weights import SLOTS_FROM_OPENPI
 from trainers.config import RunConfig
+from trainers.exchange.statistics import find_openpi_assets
 
 OPENPI_DIMS = 32
-# As openpi, LeRobot and Hugging Face name PaliGemma's SentencePiece model, and BERT's vocabulary.
-TOKENIZERS = ("paligemma_tokenizer.model", "tokenizer.model", "vocab.txt")
 
 
 def layouts_of(family: str | None) -> Sequence[Layout]:
@@ -36,8 +35,8 @@ def find_slot_map(config: RunConfig) -> Sequence[int] | None:
     return SLOTS_FROM_OPENPI if is_openpis else None
 
 
-def find_tokenizer(weights: Path) -> Path | None:
-    """The tokenizer's file in the folder of weights, its assets, or the folder above; None if there is none."""
+def find_norm_statistics(weights: Path) -> list[str]:
+    """Norm statistics in the folder of weights: openpi's asset ids, and LeRobot's preprocessor."""
     folder = weights if weights.is_dir() else weights.parent
-    folders = (folder, folder / "assets", folder.parent)
-    return next((f / name for f in folders for name in TOKENIZERS if (f / name).is_file()), None)
+    assets = list(find_openpi_assets(folder))
+    return assets + [file.name for file in folder.glob("policy_preprocessor.json")]

@@ -5,6 +5,7 @@ No device and no host ever holds all of them: they are read, drawn and placed ar
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from model.params import flatten, unflatten
 from model.published.weights import LORA, LoadReport, load_params, load_text_encoder
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig
-from trainers.exchange.beside import find_slot_map, layouts_of
+from trainers.exchange.beside import find_norm_statistics, find_slot_map, layouts_of
 from trainers.optimizer import merge_params
 from trainers.step import TrainState
 
@@ -113,6 +114,10 @@ def summary(config: RunConfig, report: LoadReport) -> str:
     lines = [f"{kept}{len(report.unread)} of the file left over", *report.dropped]
     lines += [f"drawn: {name}" for name in report.fresh]
     lines += [f"left over: {name}" for name in report.unread]
+    lines.append(f"tokenizer: {config.tokenizer or 'the built-in one'}")
+    assert config.weights is not None
+    if beside := find_norm_statistics(Path(config.weights)):
+        lines.append(f"norm statistics beside it, not used here ({', '.join(beside)}): embodimix import keeps them")
     return "\n".join(lines)
 
 

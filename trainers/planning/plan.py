@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh
 from mixtures.mixture import Mixture
 from mixtures.stream.text_shares import LongTexts, count_long_texts, text_shares
 from model.params import param_count
+from pipelines.contract.slots import IMAGE_SIZE
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
 from trainers.planning.work import forward_flops
@@ -83,7 +84,7 @@ def plan_training(
         fsdp=config.fsdp,
         parameters=ParameterCounts(trained=param_count(state.trained), frozen=param_count(state.frozen)),
         device_gib=device_gib(config, state),
-        batch_mib=config.batch_size * len(config.cameras) * config.policy.image_size**2 * 3 / 2**20,
+        batch_mib=config.batch_size * len(config.cameras) * IMAGE_SIZE**2 * 3 / 2**20,
         steps=config.steps,
         batch_size=config.batch_size,
         samples=draws,

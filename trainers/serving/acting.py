@@ -97,13 +97,13 @@ class Actor:
         return ObservationForm(robot=robot, cameras=self.cameras, state_mask=self.state_mask(robot), low=low, high=high)
 
     def act(self, robot: Robot, observation: RobotObservation) -> NDArray[np.float32]:
-        """The next chunk, float32 [h, d]: the slots of `action_mask` ascending, absolute, in their units.
+        """The next chunk, float32 [h, k]: the robot's `slots` of `action_mask`, absolute, in their units.
 
         NotFinite if the policy computes anything that is no number.
         """
         key = jax.random.fold_in(self._key, self._number)
         self._number += 1
-        return self.act_together(robot, [observation], key)[0][:, self.action_mask(robot)]
+        return self.act_together(robot, [observation], key)[0][:, robot.slots(self.action_mask(robot))]
 
     def act_together(
         self, robot: Robot, observations: Sequence[RobotObservation], key: jax.Array

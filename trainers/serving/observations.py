@@ -164,18 +164,20 @@ def _state(values: list[Any], form: ObservationForm) -> NDArray[np.float32]:
         raise UsageError(f"{expected}; found {', '.join(type(value).__name__ for value in values)}") from None
     if vector.shape not in ((int(mask.sum()),), mask.shape):
         raise UsageError(f"{expected}, or all {len(mask)} slots; found shape {cut(str(list(vector.shape)), 60)}")
-    measured = vector[mask] if vector.shape == mask.shape else vector
+    slots = robot.slots(mask)
+    measured = vector[slots] if vector.shape == mask.shape else vector
     if not np.isfinite(measured).all():
         raise UsageError(f"{expected}; found a number that is not finite")
     _check_range(measured, form)
     state = np.zeros(len(mask), np.float32)
-    state[mask] = measured
+    state[slots] = measured
     return state
 
 
 def _check_range(measured: NDArray[np.float64], form: ObservationForm) -> None:
     """UsageError for a number that the robot cannot be at: the policy would answer it with any motion at all."""
-    low, high = form.low[form.state_mask], form.high[form.state_mask]
+    slots = form.robot.slots(form.state_mask)
+    low, high = form.low[slots], form.high[slots]
     outside = np.flatnonzero((measured < low) | (measured > high))
     if len(outside):
         k = outside[0]

@@ -16,7 +16,7 @@ from pipelines.sources.bags.log import MAX_BLOCK_BYTES, MAX_TIME_NS, ByteSource,
 Found = tuple[int, int, int, int]
 Parse = Callable[[memoryview], Iterator[Found]]
 # Blocks that are kept unpacked for the cameras that share them.
-_KEPT_BYTES = 1 << 25
+_KEPT_BYTES = 1 << 24
 # LZ4 packs no more than 255 bytes into one.
 _LZ4_RATIO = 255
 _UNPACK_ERRORS = (zstandard.ZstdError, RuntimeError, OSError, EOFError, ValueError)

@@ -24,6 +24,8 @@ LOOK_S = 20.0
 _MOST_MESSAGES = 200_000
 # Topics that come less often are events.
 _STREAM_HZ = 2.0
+# A rate so near a whole number is that number; headers so far from the log are of another clock.
+_USUAL_RATE, _SANE_LATE_MS = 0.02, 10_000.0
 _WORDS_OF_COMMANDS = ("command", "cmd", "action", "target", "leader", "desired", "goal")
 
 
@@ -81,7 +83,7 @@ def probe_of(topics: Mapping[str, TopicFacts], probe: Adapter) -> Adapter:
     if not streams:
         there = ", ".join(f"{name} ({facts.type})" for name, facts in topics.items()) or "none"
         raise Rejected("missing_key", f"expected topics of numbers that come twice a second or more; found {there}")
-    clock = min(streams, key=lambda name: (not _is_command(name), streams[name].rate_hz))
+    clock = _clock_of(streams)
     form = BagForm(stamp="header", clock=clock, on_change=tuple(streams), max_gap_s=1e9)
     parts = {name: PartSource(sources=(Selector(key=name),)) for name in streams}
     return replace(probe, bag=form, control_hz=round(streams[clock].rate_hz, 3), state=parts, action={})
@@ -92,7 +94,7 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
     kinds = {"mcap": "MCAP", "bag": "ROS 1 bag", "active": "ROS 1 bag that was not closed", "db3": "rosbag2 of SQLite"}
     dialect = kinds.get(bag.files[0].name.rpartition(".")[2], "bag")
     if bag.path not in bag.files:
-        dialect = f"{dialect}, {len(bag.files)} files in a folder{f', ROS 2 {bag.distro}' if bag.distro else ''}"
+        dialect = f"{dialect}, files of one folder: {len(bag.files)}{f', ROS 2 {bag.distro}' if bag.distro else ''}"
     return SourceFacts(
         dialect=dialect,
         n_episodes=n_bags,
@@ -106,11 +108,38 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
             for name, facts in topics.items()
             if facts.is_camera
         },
+        entry=_entry_of(topics),
         notes=(
             "an episode is taken to be a file; `episodes` of the entry's `bag` cuts them by markers or pauses",
             *(f"{name}: {_about(facts)}" for name, facts in topics.items()),
         ),
     )
+
+
+def _entry_of(topics: Mapping[str, TopicFacts]) -> dict[str, tuple[str, str]]:
+    """What an entry of the bag must state beside its parts, each with the reason."""
+    streams = {name: facts for name, facts in topics.items() if facts.width and facts.rate_hz >= _STREAM_HZ}
+    if not streams:
+        return {}
+    clock = _clock_of(streams)
+    rate = streams[clock].rate_hz
+    usual = float(round(rate)) if abs(rate / max(round(rate), 1) - 1) < _USUAL_RATE else round(rate, 2)
+    late = [facts.late_ms for facts in topics.values() if facts.late_ms is not None]
+    # A clock that was never set, or another machine's, lies hours apart.
+    is_header = bool(late) and max(map(abs, late)) < _SANE_LATE_MS
+    why = (
+        f"headers' stamps lie {min(late):.3g} to {max(late):.3g} ms before the log" if late else "no topic has a header"
+    )
+    stamp = "header" if is_header else "log"
+    return {
+        "control_hz": (f"{usual:g}", f"the rate of {clock}, whose messages are the steps"),
+        "bag": (f'{{stamp: {stamp}, clock: "{clock}"}}', f"{why}; an episode is a file (docs/bags.md has other ways)"),
+    }
+
+
+def _clock_of(streams: Mapping[str, TopicFacts]) -> str:
+    """The likeliest command, the slowest of them, and of these the one of most joints."""
+    return min(streams, key=lambda name: (not _is_command(name), round(streams[name].rate_hz), -streams[name].width))
 
 
 def _is_command(name: str) -> bool:

@@ -9,12 +9,14 @@ from typing import Any
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Reject
 from pipelines.sources.folders import key_of
+from pipelines.sources.lerobot_files.first_version import INFO, is_first_version, list_episodes, read_info
 from pipelines.sources.lerobot_files.listing import list_promised, list_shared, list_single
 from pipelines.sources.lerobot_files.modality import Modality, read_modality
 from pipelines.sources.lerobot_files.records import EpisodeFiles, read_lines, read_metadata_json, read_table
 from pipelines.sources.lerobot_files.templates import Info, Layout, layout_of, read_templates
 from pipelines.storage.paths import StoragePath
 
+_METADATA = ("meta", "meta_data")
 VERSIONS = ("v2.0", "v2.1", "v3.0", "v3.1")
 # What metadata raises that is JSON or a table, but not LeRobot's.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -66,8 +68,10 @@ def find_root(source: StoragePath) -> StoragePath:
     """Returns the folder of the one dataset at or below `source`. Raises UsageError when there are none, or several."""
     roots = (
         [source]
-        if (source / "meta/info.json").exists()
-        else sorted((path.parent.parent for path in source.rglob("info.json") if path.parent.name == "meta"), key=str)
+        if (source / "meta/info.json").exists() or is_first_version(source)
+        else sorted(
+            {path.parent.parent for path in source.rglob("info.json") if path.parent.name in _METADATA}, key=str
+        )
     )
     if len(roots) != 1:
         _refuse_bare_tables(source, roots)
@@ -106,12 +110,13 @@ def flatten_names(names: Any) -> tuple[str, ...]:
 
 
 def _load_meta(root: StoragePath) -> Meta:
+    if not (root / "meta/info.json").exists() and is_first_version(root):
+        return _load_first_version(root)
     info = read_metadata_json(root / "meta/info.json")
     version = str(info.get("codebase_version"))
     if version not in VERSIONS:
         raise UsageError(f"{root}: LeRobot version {version!r} is unknown. {nearest(version, VERSIONS)}")
-    if not 0 < float(info.get("fps") or 0) < float("inf"):
-        raise FailedWork(f"{root}/meta/info.json: expected fps above 0, found {info.get('fps')!r}")
+    _check_rate(root / "meta/info.json", info)
     layout = layout_of(root, info)
     templates = read_templates(info, layout)
     there = {path for folder in templates.folders for path in (root / folder).rglob("*") if "." in path.name}
@@ -134,6 +139,24 @@ def _load_meta(root: StoragePath) -> Meta:
         inferred=inferred,
         modality=read_modality(root),
     )
+
+
+def _load_first_version(root: StoragePath) -> Meta:
+    info = read_info(root)
+    _check_rate(root / INFO, info)
+    listing = list_episodes(root, info)
+    return Meta(
+        info=info,
+        layout="files of many episodes",
+        episodes=dict(sorted(listing.episodes.items())),
+        tasks={},
+        rejects=listing.rejects,
+    )
+
+
+def _check_rate(path: StoragePath, info: Info) -> None:
+    if not 0 < float(info.get("fps") or 0) < float("inf"):
+        raise FailedWork(f"{path}: expected fps above 0, found {info.get('fps')!r}")
 
 
 def _read_texts(root: StoragePath, name: str, column: str) -> dict[int, str]:

@@ -17,15 +17,17 @@ from pipelines.contract.images import CorruptImage
 from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import Rejected, check_array_size
 from pipelines.sources.folders import check_regular
+from pipelines.sources.lerobot_files.arrow import is_arrow, map_arrow
 from pipelines.sources.lerobot_files.meta import Meta
 from pipelines.sources.lerobot_files.records import PARQUET_ERRORS, EpisodeFiles
 from pipelines.storage.mirror import local_path
-from pipelines.storage.paths import StoragePath
 
 # Columns of GR00T's datasets that hold the number of a task text for each step.
 _TASK_COLUMNS = ("task_index", "annotation.human.action.task_description", "annotation.human.task_description")
 _SUBTASK_TEXTS = ("subtask", "subtask_text")
 _PERSISTENT = "language_persistent"
+# The column of the sentence in v1.6, and in tables without tasks.
+INSTRUCTION = "language_instruction"
 # Pictures that are decoded from a column at a time: a row group may hold a whole dataset's.
 _BATCH = 16
 
@@ -103,12 +105,7 @@ def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Tab
     assert episode.data is not None
     path = local_path(episode.data)
     try:
-        check_regular(path)
-        with pq.ParquetFile(path) as file:
-            check_array_size(str(path), (file.metadata.num_rows,), 8)
-            pictures = tuple(field.name for field in file.schema_arrow if holds_pictures(field.type))
-            names = [field.name for field in file.schema_arrow if field.name not in pictures]
-            first, table = _read_range(file, names, start or 0, file.metadata.num_rows if stop is None else stop)
+        first, table, pictures = _read_table(path, start or 0, stop)
     except PARQUET_ERRORS as error:
         raise Rejected("unreadable_parquet", f"{episode.data}: {error}") from error
     numbers = first + np.arange(table.num_rows)
@@ -128,29 +125,6 @@ def read_rows(episode: EpisodeFiles, start: int | None, stop: int | None) -> Tab
     texts = {name: table[name].to_pylist() for name in table.column_names if _is_text(name, table[name].type)}
     rows = TableRows(path=path, arrays=arrays, numbers=numbers, columns=texts, pictures=pictures)
     return _in_order(rows, episode)
-
-
-def runs_of(path: StoragePath) -> list[tuple[int, int, int]]:
-    """The episodes of a file of many: number, first row, row behind its last, by the file's `episode_index` column.
-
-    An episode whose rows do not lie together is there several times. Empty where the file has no such column. Raises
-    Rejected where the file cannot be read.
-    """
-    try:
-        if isinstance(path, Path):
-            check_regular(path)
-        with path.open("rb") as file:
-            parquet = pq.ParquetFile(file)
-            if "episode_index" not in parquet.schema_arrow.names:
-                return []
-            check_array_size(str(path), (parquet.metadata.num_rows,), 8)
-            numbers = parquet.read(columns=["episode_index"])["episode_index"].to_numpy()
-    except PARQUET_ERRORS as error:
-        raise Rejected("unreadable_parquet", f"{path}: {error}") from error
-    edges = np.flatnonzero(np.diff(numbers)) + 1
-    starts = [0, *edges.tolist()] if len(numbers) else []
-    stops = [*starts[1:], len(numbers)]
-    return [(int(numbers[start]), start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
 def to_array(column: pa.ChunkedArray) -> NDArray[np.float64] | None:
@@ -184,10 +158,29 @@ def read_row_texts(meta: Meta, rows: TableRows, times_s: NDArray[np.float64]) ->
     for name in _SUBTASK_TEXTS:
         if name in rows.columns:
             return tuple(clean_instruction(text or "") for text in rows.columns[name])
+    if len(set(rows.columns.get(INSTRUCTION, ()))) > 1:
+        return tuple(clean_instruction(text or "") for text in rows.columns[INSTRUCTION])
     for name in _TASK_COLUMNS:
         if name in rows.arrays and len(np.unique(rows.arrays[name])) > 1:
             return _look_up(rows.arrays[name], meta.tasks)
     return None
+
+
+def _read_table(path: Path, start: int, stop: int | None) -> tuple[int, pa.Table, tuple[str, ...]]:
+    """Rows `start` up to `stop` (None: the end) without pictures: where they begin, the table, and what holds those."""
+    if is_arrow(path):
+        whole = map_arrow(path)
+        check_array_size(str(path), (whole.num_rows,), 8)
+        pictures = tuple(field.name for field in whole.schema if holds_pictures(field.type))
+        names = [name for name in whole.column_names if name not in pictures]
+        stop = whole.num_rows if stop is None else stop
+        return start, whole.select(names).slice(start, max(stop - start, 0)), pictures
+    check_regular(path)
+    with pq.ParquetFile(path) as file:
+        check_array_size(str(path), (file.metadata.num_rows,), 8)
+        pictures = tuple(field.name for field in file.schema_arrow if holds_pictures(field.type))
+        names = [field.name for field in file.schema_arrow if field.name not in pictures]
+        return *_read_range(file, names, start, file.metadata.num_rows if stop is None else stop), pictures
 
 
 def _read_range(file: pq.ParquetFile, names: list[str], start: int, stop: int) -> tuple[int, pa.Table]:
@@ -250,6 +243,11 @@ def _in_order(rows: TableRows, episode: EpisodeFiles) -> TableRows:
 
 def _iterate_column(path: Path, column: str, first: int) -> Iterator[tuple[int, Any]]:
     """Row numbers and values of a column, from the row group that holds row `first` on, a few rows at a time."""
+    if is_arrow(path):
+        values = map_arrow(path)[column]
+        for number in range(first, len(values)):
+            yield number, values[number].as_py()
+        return
     with pq.ParquetFile(path) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         starts = [0, *itertools.accumulate(sizes)]

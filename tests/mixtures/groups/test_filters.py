@@ -112,3 +112,9 @@ def test_labels_are_those_of_the_episodes_that_are_drawn_from(folder: Path) -> N
 def test_parts_are_told_from_the_largest_on() -> None:
     assert parts_in_words({"human": 0.2, "proposal": 0.8}) == "proposal 80 human 20"
     assert parts_in_words({}) == "-"
+
+
+def test_the_idle_part_of_an_episode_is_a_fraction_of_its_steps(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "a", [make_episode(i, idle=range(3 * i)) for i in range(3)], n_shards=1)
+    kept = {limit: sorted(steps_of(opened(tmp_path, f"{{keep: {{max_idle: {limit}}}}}"))) for limit in (0, 0.25, 0.5)}
+    assert kept == {0: [0], 0.25: [0, 1], 0.5: [0, 1, 2]}

@@ -1,11 +1,16 @@
 """Which sentences hold for some steps of an episode only."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mixtures.index.stated import stated_runs
+from mixtures.index.tables import open_table
+from pipelines.contract.episode import Segment
 from pipelines.shards.sidecar import INSTRUCTION, SEGMENT
+from tests.support.mixture_data import make_episode, write_dataset
 
 
 def rows(task: str, instructions: list[tuple[int, int, str]], own: list[tuple[int, int, str, str]] = ()) -> Any:  # type: ignore[assignment]
@@ -44,3 +49,10 @@ def test_where_a_merge_replaced_the_segments_the_instructions_stay() -> None:
 def test_one_sentence_that_is_not_the_task_or_not_everywhere_is_of_its_steps() -> None:
     assert stated_runs(rows("", [(0, 10, "open")])) == [(0, (0, 10, "open"))]
     assert stated_runs(rows("open", [(0, 4, "open")])) == [(0, (0, 4, "open"))]
+
+
+def test_a_step_before_the_first_sentence_has_none(tmp_path: Path) -> None:
+    steps = Segment(start=4, end=8, text="open the drawer", source="source")
+    write_dataset(tmp_path, "a", [replace(make_episode(0, language=(), task=""), segments=(steps,))], n_shards=1)
+    table = open_table(str(tmp_path / "a/1.0.0"), "train", tmp_path / "cache")
+    assert [table.source_text_at(step) for step in (0, 3, 4, 7, 8, 11)] == ["", "", *["open the drawer"] * 2, "", ""]

@@ -6,7 +6,7 @@ import pytest
 
 from mixtures.specs.filters import Filter
 from mixtures.specs.grammar import mixture_json_schema
-from mixtures.specs.spec import Weighting, load_spec
+from mixtures.specs.spec import ActionRule, Weighting, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
 
@@ -218,3 +218,26 @@ def test_merges_of_merges_are_counted(tmp_path: Path) -> None:
 def test_a_file_without_end_is_refused() -> None:
     with pytest.raises(UsageError, match="/dev/zero: expected a readable mixture spec of at most 16777216 characters"):
         load_spec("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("draws: 1.5\ndatasets: [{path: a}]\n", "whole, at least 1"),
+        ("datasets: [{path: a}]\nfilters: [{keep: {min_steps: -1}}]\n", "at least 0"),
+        ("datasets: [{path: a}]\nfilters: [{keep: {max_idle: -0.5}}]\n", "at least 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(body: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"schema: embodimix.mixture/v1\nname: test\n{body}")
+    with pytest.raises(UsageError, match=message):
+        load_spec(path)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [ActionRule(mode="relative_to_first_state"), ActionRule(rate_hz=10.0), ActionRule(rotation="relative_rotvec")],
+)
+def test_each_way_of_changing_actions_asks_for_statistics_of_chunks(rule: ActionRule) -> None:
+    assert rule.changes_actions and not ActionRule().changes_actions

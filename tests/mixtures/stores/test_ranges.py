@@ -122,6 +122,14 @@ def read(server: ScriptedServer, *ranges: tuple[str, int, int], in_flight: int =
         reader.close()
 
 
+def test_closing_an_idle_reader_takes_no_wait(server: ScriptedServer) -> None:
+    reader = RangeReader(server.request, 2)
+    reader.fetch([("a", 0, 3)]).get(0)
+    began = time.monotonic()
+    reader.close()
+    assert time.monotonic() - began < 5
+
+
 def test_every_range_comes_back_in_its_place(server: ScriptedServer) -> None:
     ranges = [("a", start, 3 + start % 5) for start in range(200)]
     expected = [bytes(i % 256 for i in range(start, start + length)) for _, start, length in ranges]

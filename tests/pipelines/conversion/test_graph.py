@@ -10,9 +10,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines.contract.episode import Episode, Reference
+from pipelines.contract.errors import FailedWork
 from pipelines.conversion.graph import ConvertAll, ConvertShard, MergeMeasured
 from pipelines.conversion.launch import ConversionRequest, make_job, plan_conversion
-from pipelines.conversion.measure import Measured, PendingVectors, merge_measured
+from pipelines.conversion.measure import Measured, PendingVectors, check_layout, merge_measured
 from pipelines.conversion.plan import Job, save_plan
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.sidecar import ShardId
@@ -58,6 +59,26 @@ def test_measurements_merge_in_any_order_and_grouping(order: tuple[int, ...], tm
     save_statistics(tmp_path / "a.json", merged.statistics)
     save_statistics(tmp_path / "b.json", merge_measured(parts).statistics)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_dataset_has_one_layout() -> None:
+    """In-house logs of two robots may be of two: their vectors have no common width."""
+    keys = {"ur5e/joint_position/pi18/v1": 18, "openarm_dual/joint_position/pi32/v1": 32}
+    measured = {}
+    for key, n in keys.items():
+        values, mask = np.zeros((3, n), np.float32), np.ones(n, bool)
+        measured[key] = summarize_episode(key, values, values, mask, mask)
+        check_layout({key: measured[key]})
+    expected = r"pi18/v1: ur5e/joint_position/pi18/v1; pi32/v1: openarm_dual/joint_position/pi32/v1. Convert the robots"
+    with pytest.raises(FailedWork, match=expected):
+        check_layout(measured)
+
+
+def test_statistics_of_another_width_normalize_nothing() -> None:
+    """Those of a run hold the vectors of 18 slots in the 32 of its mixture."""
+    key, values, mask = "ur5e/joint_position/pi18/v1", np.zeros((3, 32), np.float32), np.ones(32, bool)
+    with pytest.raises(FailedWork, match=f"statistics of {key}: expected 18 slots, found 32"):
+        check_layout({key: summarize_episode(key, values, values, mask, mask)})
 
 
 def test_vectors_summarized_together_are_those_summarized_one_by_one(tmp_path: Path) -> None:

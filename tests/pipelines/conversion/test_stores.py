@@ -16,13 +16,14 @@ from pipelines.conversion.beam_options import check_reach, make_beam_options
 from pipelines.conversion.launch import ConversionRequest, convert, find_episodes, make_job
 from pipelines.conversion.measure import measure_shard
 from pipelines.conversion.plan import make_plan, save_plan
-from pipelines.mapping.adapters import get_adapter
+from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import jpeg_offsets, read_sidecar
 from pipelines.sources import bridge, dp, rlds
 from pipelines.sources.folders import find_folders, key_of
 from pipelines.storage.mirror import Listing, forget_copies
 from pipelines.storage.paths import RemotePath, as_storage_path
+from tests.pipelines.sources import test_hdf5, test_replay_videos
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
@@ -48,8 +49,9 @@ def upload(folder: Path, url: str) -> None:
         MemoryStore.objects[f"{url}/{path.relative_to(folder)}"] = path.read_bytes()
 
 
-def run(source: str, adapter: str, root: str, **changes: Any) -> Dataset:
-    options: dict[str, Any] = {"name": "x", "version": "1.0.0", "adapter": get_adapter(adapter), "n_shards": 2}
+def run(source: str, adapter: str | Adapter, root: str, **changes: Any) -> Dataset:
+    entry = get_adapter(adapter) if isinstance(adapter, str) else adapter
+    options: dict[str, Any] = {"name": "x", "version": "1.0.0", "adapter": entry, "n_shards": 2}
     convert(ConversionRequest(source=source, output_root=root, **options | changes))
     return Dataset.open(as_storage_path(root) / "x" / "1.0.0")
 
@@ -74,11 +76,18 @@ def in_folder(write: Callable[[Path], Path], name: str) -> Callable[[Path], obje
     return write_into
 
 
-SOURCES: dict[str, tuple[str, Callable[[Path], object], dict[str, str]]] = {
+def write_hdf5_groups(folder: Path) -> Path:
+    return test_hdf5.write(folder / "a.hdf5", ("data/0", "data/1"))
+
+
+SOURCES: dict[str, tuple[str | Adapter, Callable[[Path], object], dict[str, str]]] = {
     "rlds": ("bridge_orig", lambda d: write_rlds(d / "1.0.0", {"train": [bridge_features(i) for i in range(5)]}), {}),
     "zarr": ("inhouse_log", lambda d: [write_log(d / f"ur5e/lift/{name}.zarr") for name in "abcde"], {}),
     "dp": ("dp_replay", in_folder(write_buffer, "a.zarr"), {"task": "push"}),
     "dp zip": ("dp_replay", write_zipped, {"task": "push"}),
+    "dp videos": (test_replay_videos.entry(), test_replay_videos.record, {"task": "push"}),
+    "hdf5": (test_hdf5.entry(), in_folder(test_hdf5.write, "a.hdf5"), {}),
+    "hdf5 groups": (test_hdf5.entry(episodes="data/*"), write_hdf5_groups, {}),
     "aloha": ("aloha_hdf5", in_folder(write_aloha, "episode_0.hdf5"), {"task": "fold"}),
     "robomimic": ("robomimic", in_folder(write_robomimic, "image.hdf5"), {"task": "lift"}),
     "lerobot v2": ("lerobot_aloha", write_v2, {}),
@@ -124,7 +133,11 @@ def test_a_store_holds_the_same_episodes_as_a_disk(store: dict[str, bytes], tmp_
     # Both passes, and all episodes of a file, are served by one transfer; the launcher looks into files of several
     # episodes, of LeRobot's tables for the column of their numbers.
     data = Counter(url for url in MemoryStore.opened if _DATA.search(url))
-    looked_into = {url for url in data if name == "robomimic" or (name == "lerobot v3" and url.endswith(".parquet"))}
+    looked_into = {
+        url
+        for url in data
+        if name in ("robomimic", "hdf5 groups") or (name == "lerobot v3" and url.endswith(".parquet"))
+    }
     assert data == {url: 2 if url in looked_into else 1 for url in data}
 
 

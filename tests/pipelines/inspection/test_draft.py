@@ -1,8 +1,9 @@
 """Drafts of registry entries: guesses with reasons, open questions, and conversions after the answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -213,3 +214,35 @@ def test_poses_that_fit_are_taken_where_joints_do_not(tmp_path: Path) -> None:
     assert draft.proposal.action["arm1"].sources == ("action.eef_pose[6:9]", "action.eef_pose[9:12]")
     assert draft.proposal.action["arm1"].guesses["form"].value == "xyz_rpy"
     assert draft.proposal.misfits[0].startswith("joints, since poses are taken: observation.state[0:7], ")
+
+
+def write_groups(path: Path, names: Sequence[str], lengths: Sequence[int]) -> Path:
+    """An HDF5 file with a group an episode: seven joints, a gripper, their commands, and a camera."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, t in zip(names, lengths, strict=True):
+            steps = np.arange(t)[:, None]
+            joints = 0.8 * np.sin(steps / 12 + np.arange(7))
+            gripper = np.clip(0.5 + np.sin(steps / 9), 0, 1)
+            for key, rows in (("joint_positions", joints), ("gripper_position", gripper)):
+                file[f"{name}/{key}"] = rows
+                file[f"{name}/action/{key}"] = np.concatenate([rows[1:], rows[-1:]])
+            file[f"{name}/cams/front"] = np.full((t, 16, 16, 3), 90, np.uint8)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "lengths", "line"),
+    [
+        (("traj_0", "traj_1"), (40, 40), 'episodes: "*"'),
+        (("a0", "a1"), (40, 41), 'episodes: "*"'),
+        (("robot_0", "robot_1"), (40, 40), 'episodes: "?"'),
+    ],
+)
+def test_groups_of_one_file_are_episodes_where_their_names_or_lengths_say_so(
+    tmp_path: Path, names: Sequence[str], lengths: Sequence[int], line: str
+) -> None:
+    write_groups(tmp_path / "logs/all.h5", names, lengths)
+    text = draft_of(tmp_path / "logs")
+    assert line in text
+    assert "arm0: {from: joint_positions}" in text

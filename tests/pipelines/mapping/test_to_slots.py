@@ -9,11 +9,12 @@ from scipy.spatial.transform import Rotation
 
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.episode import Episode, Reference, Segment
+from pipelines.contract.errors import UsageError
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.mapping.forms import convert_part, matrix_to_pose, relative_to_absolute, turns_between
 from pipelines.mapping.steps import keep_steps
-from pipelines.mapping.to_slots import mark_idle, source_segments, to_episode
+from pipelines.mapping.to_slots import inhouse_parts, mark_idle, source_segments, to_episode
 from pipelines.mapping.validate import find_fault
 
 BRIDGE = get_adapter("bridge_orig")
@@ -479,3 +480,43 @@ def test_a_dropped_first_step_takes_its_text_with_it() -> None:
     assert source_segments(keep_steps(native, np.arange(3) >= 1, "first_step").step_text or (), 2) == (
         Segment(start=0, end=2, text="close", source="source"),
     )
+
+
+def test_a_waist_that_lifts_and_bends_fills_a_height_and_an_angle() -> None:
+    """AgiBot G1 as LeRobot's copies name its dims (info.json of agibot_alpha_world): waist pitch in rad, lift in m."""
+    arms = [[f"{side}_joint_{i}" for i in range(7)] + [f"{side}_gripper"] for side in ("left", "right")]
+    names = ("head_yaw", "head_pitch", *arms[0], *arms[1], "waist_pitch", "waist_lift")
+    moves = (*names, "velocity_x", "yaw_rate")
+    native = NativeEpisode(
+        reference=Reference(uri="u", key="k"),
+        n_steps=2,
+        arrays={
+            "observation.state": np.tile(np.arange(20) / 100, (2, 1)),
+            "action": np.tile(np.arange(22) / 100, (2, 1)),
+        },
+        frames={},
+        dim_names={"observation.state": names, "action": moves},
+    )
+    episode = to_episode(native, get_adapter("agibot_world"), get_embodiment("agibot_g1"), [])
+    assert episode.layout == "pi32/v1"
+    assert {slot: round(float(episode.state[0, slot]), 2) for slot in (0, 5, 18, 7, 19, 17, 20, 24, 25)} == {
+        0: 0.02,
+        5: 0.07,
+        18: 0.08,
+        7: 0.10,
+        19: 0.16,
+        17: 0.19,  # lift
+        20: 0.18,  # pitch
+        24: 0.00,
+        25: 0.01,
+    }
+    # No source says which of the state's millimetres are open, so that its grippers are masked; the command's are not.
+    assert not episode.state_mask[[6, 13]].any() and episode.action_mask[[6, 13]].all()
+    assert episode.action[0, [14, 15]].round(2).tolist() == pytest.approx([0.20, 0.21])
+    assert np.flatnonzero(episode.action_mask).tolist() == [*range(16), 17, 18, 19, 20, 24, 25]
+
+
+def test_in_house_logs_have_no_array_for_a_waist() -> None:
+    slots = get_embodiment("agibot_g1").vectors("joint_position").state
+    with pytest.raises(UsageError, match="inhouse_log/v1 has no array for a waist"):
+        inhouse_parts(slots, "joints/position", "gripper/position", "base/velocity", "torso/position")

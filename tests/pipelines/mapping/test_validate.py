@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.contract.embodiments import get_embodiment, slot_mask
 from pipelines.contract.episode import DroppedSteps, Episode, Reference
-from pipelines.mapping.validate import find_fault, find_loss
+from pipelines.mapping.validate import find_fault, find_loss, judged_quantities
 
 T = 5
 
@@ -100,6 +100,19 @@ def test_what_robots_do_passes(robot: str, mode: str, side: str, slot: int, valu
 def test_a_joint_in_degrees_is_asked_about() -> None:
     fault = find_fault(with_value(make_episode(), "state", 0, 1, -95.0))
     assert fault is not None and fault[1].endswith("found -95; are these degrees?")
+
+
+def test_a_joint_in_servo_ticks_is_asked_about() -> None:
+    fault = find_fault(with_value(make_episode(), "state", 0, 1, 2048.0))
+    assert fault is not None and fault[1].endswith("found 2048; are these raw servo ticks?")
+
+
+@pytest.mark.parametrize("units", ["aloha_own", "zeta"])
+def test_of_actions_in_a_source_s_own_units_only_grippers_are_judged(units: str) -> None:
+    parts = {"arm0": (0, 1, 2, 3, 4, 5), "gripper0": (6,)}
+    assert judged_quantities("joint_position", parts, "action", units) == {6: "gripper"}
+    assert sorted(judged_quantities("joint_position", parts, "state", units)) == [0, 1, 2, 3, 4, 5, 6]
+    assert sorted(judged_quantities("joint_position", parts, "action", "metric")) == [0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import base64
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.quality.card import make_card, make_short_card, write_card
+from pipelines.quality.card import _MOST_TEXTS, _texts, make_card, make_short_card, write_card
 from pipelines.quality.card_facts import gather_facts
 from pipelines.quality.card_page import Heading, PageTable, Paragraph, to_html, to_markdown
 from pipelines.quality.checks import CheckReport, inspect_dataset
@@ -136,3 +137,10 @@ def test_the_card_command_prints_what_it_wrote(dataset: Dataset, capsys: pytest.
     paths = [str(dataset.path / name) for name in ("card.md", "card.html")]
     assert json.loads(capsys.readouterr().out) == {"written": paths, "findings": 0}
     assert all(Path(path).stat().st_size > 1000 for path in paths)
+
+
+@pytest.mark.parametrize(("n_texts", "said"), [(3, False), (_MOST_TEXTS, False), (_MOST_TEXTS + 1, True)])
+def test_texts_beyond_the_most_common_are_counted(n_texts: int, said: bool) -> None:
+    blocks = _texts("text", Counter({f"fold {n}": 1 for n in range(n_texts)}), "episodes")
+    assert [block for block in blocks if block == Paragraph("and 1 more")] == [Paragraph("and 1 more")] * said
+    assert len(blocks) == 1 + said

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pipelines.contract.episode import Episode, Segment
 from pipelines.contract.slots import CONTROL_MODES
 from pipelines.segments import propose
-from pipelines.segments.propose import ProposeParameters, motion_of, propose_segments
+from pipelines.segments.motion import PartMotion
+from pipelines.segments.propose import ProposeParameters, _starts_and_stops, motion_of, propose_segments
 from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
 from tests.support.annotation_scores import boundary_f1, find_with_proposals
 
@@ -202,3 +203,18 @@ def test_known_boundaries_are_found_within_a_quarter_of_a_second(
     control_mode: str, control_hz: float, two_arms: bool
 ) -> None:
     assert boundary_f1(find_with_proposals, control_hz, control_mode, two_arms, 10) >= 0.9
+
+
+def test_a_move_that_runs_from_the_first_step_has_no_start_of_its_own() -> None:
+    speed = np.r_[np.ones(10), np.zeros(10), np.ones(3), np.zeros(7), np.ones(10)]
+    part = PartMotion(
+        part="arm0",
+        path=np.zeros((40, 1)),
+        velocity=np.zeros((40, 1)),
+        speed=speed,
+        still_speed=0.1,
+        is_pose=False,
+        is_measured=True,
+    )
+    # From step 0: no start. Three steps at 10 Hz are shorter than half a second.
+    assert _starts_and_stops(part, 10.0) == [10, 23, 30]

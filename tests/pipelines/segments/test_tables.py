@@ -110,6 +110,14 @@ def test_faults_fail_the_work_by_name_and_gaps_do_not() -> None:
         check_segments([annotation(0, 5), annotation(4, 20)], EPISODES, "labels.parquet")
 
 
+@pytest.mark.parametrize(("n", "end"), [(1, "found 1 fault:"), (10, "found 10 faults:"), (11, "\n  and 1 more")])
+def test_faults_beyond_ten_are_counted(n: int, end: str) -> None:
+    with pytest.raises(FailedWork) as failed:
+        check_segments([annotation(i, i + 1, " ") for i in range(n)], EPISODES, "labels.parquet")
+    assert end in str(failed.value)
+    assert ("more" in str(failed.value)) == (n > 10)
+
+
 def test_the_last_table_with_an_episode_decides() -> None:
     first = [annotation(0, 20, "first"), annotation(0, 8, "only", episode="e2")]
     second = [annotation(0, 10, "a"), annotation(10, 20, "b")]

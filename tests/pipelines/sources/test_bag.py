@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from pipelines.contract.episode import Episode
+from pipelines.contract.native import Rejected
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
 from pipelines.conversion.used_entries import robots_for
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import JOINTS, WRITERS, demonstration
+from tests.support.bag_writers import JOINTS, MS, WRITERS, demonstration, joint_state, write_mcap
 
 ENTRY: dict[str, Any] = {
     "title": "a UR5e in a bag",
@@ -47,6 +48,18 @@ def read_only(root: Path, adapter: Adapter) -> Episode:
     reader = bag if adapter.format == "bag" else zarr
     (located,) = reader.find(str(root), adapter).episodes
     return read_episode(job_of(adapter), located, ("base_0_rgb",))
+
+
+@pytest.mark.parametrize(("quiet", "gap"), [((0, 560), "0.56"), ((300, 900), "0.62")])
+def test_states_that_are_silent_for_too_long_reject_the_episode(
+    tmp_path: Path, quiet: tuple[int, int], gap: str
+) -> None:
+    first = joint_state("/joint_states", 0, JOINTS, [0.0] * 6)
+    kept = [m for m in demonstration() if not quiet[0] * MS < (m.stamp_ns or 0) < quiet[1] * MS]
+    others = [m for m in demonstration() if m.topic != "/joint_states"]
+    write_mcap(tmp_path / "a.mcap", [first, *(m for m in kept if m.topic == "/joint_states"), *others])
+    with pytest.raises(Rejected, match=rf"joint_gap: .* /joint_states.*: expected states .*, a gap is {gap} s"):
+        read_only(tmp_path, entry())
 
 
 @pytest.mark.parametrize("kind", WRITERS)

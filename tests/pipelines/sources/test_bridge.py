@@ -62,6 +62,16 @@ def test_cameras_go_by_their_topics(sample: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
+def test_depth_and_masks_beside_the_pictures_are_not_read(sample: Path, tmp_path: Path) -> None:
+    before = read_only(tmp_path)
+    for name in ("depth_images0", "masks0", "images0_depth"):
+        (sample / name).mkdir()
+        (sample / name / "im_0.png").write_bytes(b"no picture")
+    after = read_only(tmp_path)
+    assert list(after.frames) == list(before.frames) and after.missing_cameras == before.missing_cameras
+
+
+@pytest.mark.shared
 def test_before_the_camera_fix_an_action_goes_with_the_next_observation(shared: Path) -> None:
     root = shared / "data/sim/bridge_raw/sim/sim_tabletop2"
     native = read_only(root)

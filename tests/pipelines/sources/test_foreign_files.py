@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.foreign_files import check_zarr, open_hdf5
+from pipelines.sources.foreign_files import check_zarr, codecs_of, open_hdf5
 
 SECRET = b"a file of this machine that is no input"
 
@@ -114,3 +114,8 @@ def test_deep_metadata_is_an_error_with_a_name(tmp_path: Path) -> None:
     (tmp_path / "zarr.json").write_text("[" * 100_000)
     with pytest.raises(Rejected, match="zarr.json: expected JSON"):
         check_zarr(tmp_path)
+
+
+def test_codecs_inside_of_lists_are_found() -> None:
+    nested = {"attributes": [{"zarr_format": 2, "compressor": {"id": "pickle"}}]}
+    assert list(codecs_of(nested)) == ["pickle"]

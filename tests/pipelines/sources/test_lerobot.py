@@ -285,6 +285,19 @@ def test_the_humanoid_is_read_with_an_entry_that_picks(shared: Path) -> None:
 
 
 @pytest.mark.shared
+def test_the_humanoid_s_whole_arms_are_read_in_the_wide_layout(shared: Path) -> None:
+    adapter = get_adapter("gr1_upper_body")
+    native = read(find(str(shared / "data/real/gr1_lerobot_v2"), adapter).episodes[1], adapter)
+    episode = to_episode(native, adapter, get_embodiment("gr1_upper_body"), ["base_0_rgb"])
+    state = native.arrays["observation.state"]
+    assert (episode.layout, episode.norm_key) == ("pi32/v1", "gr1_upper_body/joint_position/pi32/v1")
+    assert np.allclose(episode.state[:, [0, 1, 2, 3, 4, 5, 18]], state[:, :7])
+    assert np.allclose(episode.state[:, [7, 8, 9, 10, 11, 12, 19]], state[:, 22:29])
+    assert np.flatnonzero(episode.action_mask).tolist() == [*range(14), 18, 19]
+    assert find_fault(episode) is None
+
+
+@pytest.mark.shared
 def test_a_renamed_camera_is_an_error_and_no_empty_dataset(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

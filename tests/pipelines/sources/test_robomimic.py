@@ -273,6 +273,27 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> 
         robomimic.find(str(tmp_path), ROBOMIMIC)
 
 
+def test_what_mimicgen_adds_to_a_demonstration_changes_nothing(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        # As mimicgen/scripts/generate_dataset.py leaves it: poses of objects, and the numbers of source demonstrations.
+        demo["datagen_info/eef_pose"] = np.tile(np.eye(4), (T, 1, 1))
+        demo["datagen_info/object_poses/cube"] = np.tile(np.eye(4), (T, 1, 1))
+        demo["src_demo_inds"], demo["src_demo_labels"] = np.zeros(2), np.zeros((T, 1))
+        demo["states"] = np.zeros((T, 45))
+    adapter = get_adapter("robomimic")
+    native = robomimic.read(robomimic.find(str(tmp_path), adapter).episodes[0], adapter)
+    assert native.n_steps == T and "obs/robot0_eef_pos" in native.arrays and list(native.frames) == ["agentview_image"]
+
+
 def test_a_folder_without_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at or below it, found none"):
         robomimic.find(str(tmp_path), ROBOMIMIC)
+
+
+def test_a_file_whose_name_holds_the_separator_is_read(tmp_path: Path) -> None:
+    write_robomimic(tmp_path / "take#2.hdf5")
+    found = robomimic.find(str(tmp_path), ROBOMIMIC)
+    assert [e.reference.key for e in found.episodes] == ["take#2.hdf5#demo_0", "take#2.hdf5#demo_1"]
+    assert robomimic.read(found.episodes[1], ROBOMIMIC).success == 1

@@ -19,8 +19,8 @@ MOBILE = Series(format="bag", folder="x", body=MOBILE_DUAL, task="drive_and_lift
 
 
 def test_a_bag_and_a_log_of_one_demonstration_are_the_same_episode(tmp_path: Path) -> None:
-    write_logs(tmp_path / "bags", [MOBILE], 0, "bag")
-    write_logs(tmp_path / "logs", [replace(MOBILE, format="zarr")], 0, "zarr")
+    write_logs(tmp_path / "bags", [MOBILE], 0, "x")
+    write_logs(tmp_path / "logs", [replace(MOBILE, format="zarr")], 0, "x")
     content = yaml.safe_load((tmp_path / "bags/x" / ENTRY_FILE).read_text())
     entry = parse_adapter(ENTRY_NAME, content["adapters"][ENTRY_NAME])
     cameras = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from trainers.demo.logs import FULL, QUICK, Series, write_logs
-from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E_DUAL, WIDOWX
+from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E, UR5E_DUAL, WIDOWX
 
 SMALL = (
     Series(
@@ -33,8 +33,8 @@ SMALL = (
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("logs")
-    for format in ("bridge", "droid", "zarr"):
-        write_logs(root, SMALL, 0, format)
+    for folder in ("bridge", "droid", "in_house"):
+        write_logs(root, SMALL, 0, folder)
     return root
 
 
@@ -167,3 +167,23 @@ def test_plans_hold_every_format_and_several_embodiments() -> None:
         assert {series.format for series in plan} == {"rlds", "bridge", "droid", "zarr", "bag"}
         assert {series.body.robot for series in plan} == {"widowx", "franka", "ur5e", "ur5e_dual", "mobile_fibocom"}
     assert [replace(s, episodes=0, failures=0) for s in QUICK] == [replace(s, episodes=0, failures=0) for s in FULL]
+
+
+def test_series_of_one_task_lie_side_by_side(tmp_path: Path) -> None:
+    pair = [
+        Series(format="zarr", folder="in_house", body=UR5E, task="lift_one_of_two", colours=("red", other), episodes=2)
+        for other in ("blue", "green")
+    ]
+    write_logs(tmp_path, pair, 0, "in_house")
+    names = sorted(path.name for path in (tmp_path / "in_house/ur5e/lift_the_red_cube").iterdir())
+    assert names == ["20260302_000.zarr", "20260302_001.zarr", "20260303_000.zarr", "20260303_001.zarr"]
+
+
+def test_pretraining_hesitates_and_post_training_is_fluent() -> None:
+    assert {(s.folder, s.manner) for s in FULL} == {
+        ("rlds", "hesitant"),
+        ("bridge", "hesitant"),
+        ("droid", "hesitant"),
+        ("in_house", "hesitant"),
+        ("curated", "fluent"),
+    }

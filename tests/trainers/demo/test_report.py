@@ -12,7 +12,8 @@ from trainers.demo.ablation import ablation_markdown, ablation_rows
 from trainers.demo.logs import PLANS
 from trainers.demo.outcomes import PlannedShare, RolloutOutcome
 from trainers.demo.report import write_report
-from trainers.demo.results import Kept, Results, Shown, findings
+from trainers.demo.results import Kept, Results, Shown, Video, findings
+from trainers.demo.stages import Seconds
 from trainers.evaluation.records import Errors, EvaluationReport
 
 WRITTEN = sum(series.episodes + len(series.flaws) for series in PLANS["full"])
@@ -29,9 +30,9 @@ def outcome(successes: int, condition: str = "task", lifted_other: int = 0) -> R
         task="a",
         robot="x",
         condition=condition,
-        episodes=8,
+        episodes=128,
         successes=successes,
-        went_to_meant=7,
+        went_to_meant=120,
         lifted_other=lifted_other,
     )
 
@@ -54,7 +55,7 @@ def good() -> Results:
     rejects = tuple((f"episode {k}", "non_finite", "action: found nan") for k in range(FLAWED))
     return Results(
         quick=False,
-        seconds={"pretrain": 12.5},
+        seconds={"pretrain": Seconds(wall=12.5, cpu=20.0)},
         kept=(Kept(name="in_house", episodes=WRITTEN - FLAWED, steps=900, robots=("ur5e",), rejects=rejects),),
         shown=(shown,),
         plan=(group,),
@@ -66,9 +67,12 @@ def good() -> Results:
             "posttrained": evaluation(0.1, "b@y", "in_house/a@x"),
         },
         rollouts={
-            "pretrained": [outcome(2, lifted_other=1)],
-            "posttrained": [outcome(6)],
+            "pretrained": [outcome(64, lifted_other=11)],
+            "posttrained": [outcome(112, lifted_other=2), outcome(9, "blank")],
+            "scratch": [outcome(40)],
         },
+        evaluation_pages={run: f"runs/{run}/eval/step_9.html" for run in ("pretrained", "posttrained")},
+        videos=(Video(name="x_a_0.mp4", caption="a, scene 0", content=b"film"),),
     )
 
 
@@ -108,10 +112,45 @@ def test_a_loss_that_rises_is_a_finding_also_in_a_quick_demo(good: Results) -> N
     assert not any("baseline" in fault for fault in findings(quick))
 
 
+def test_a_claim_that_does_not_hold_is_a_finding_and_leads_the_page(good: Results, tmp_path: Path) -> None:
+    worse = dict(good.rollouts) | {"posttrained": [outcome(100, lifted_other=8), outcome(9, "blank")]}
+    results = replace(good, rollouts=worse)
+    faults = findings(results)
+    assert faults == [
+        "a@x: post-trained, the policy succeeds in at least 80 % of new scenes: found 78 % (70-84 %, 100/128)",
+        "post-trained, of the cubes that it lifts at least 95 % are those that the sentence means: "
+        "found 93 % (86-96 %, 100/108)",
+    ]
+    page = write_report(tmp_path / "report.html", results, faults).read_text()
+    assert '<p class="bad"><b>2 of 6 claims do not hold.</b></p>' in page and "All 6 claims hold" not in page
+    assert page.index("claims do not hold") < page.index("Success in closed loop") < page.index("Error on held-out")
+
+
+def test_claims_that_hold_are_said_first(good: Results, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", good, []).read_text()
+    assert '<p class="good"><b>All 6 claims hold.</b></p>' in page and "<b>fails</b>" not in page
+    assert "88 % (81-92 %, 112/128)" in page and "31 → 50 → 88 %" in page
+
+
+def test_a_quick_demo_claims_nothing(good: Results, tmp_path: Path) -> None:
+    hopeless = {run: [outcome(0), outcome(0, "blank")] for run in ("pretrained", "posttrained", "scratch")}
+    quick = replace(good, quick=True, rollouts=hopeless)
+    assert quick.claims == [] and not any("new scenes" in fault for fault in findings(quick))
+    page = write_report(tmp_path / "report.html", quick, []).read_text()
+    assert "too briefly to claim anything about success" in page and "<b>holds</b>" not in page
+    assert "too briefly to claim anything" in quick.summary()
+
+
+def test_the_page_links_logs_and_evaluations_and_holds_the_videos(good: Results, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "report.html", good, []).read_text()
+    assert "<a href='stages/pretrain.log'>" in page and '<a href="runs/posttrained/eval/step_9.html">' in page
+    assert 'src="data:video/mp4;base64,ZmlsbQ=="' in page and '<a href="videos/x_a_0.mp4">' in page
+
+
 def test_the_page_is_one_file_and_escapes_what_it_shows(good: Results, tmp_path: Path) -> None:
     page = write_report(tmp_path / "report.html", good, ["a fault"]).read_text()
     assert "lift the &lt;red&gt; cube" in page and "<red>" not in page
-    assert "a fault" in page and "41.0 %" in page and "75 %" in page and "data:image/jpeg;base64," in page
+    assert "a fault" in page and "41.0 %" in page and "88 %" in page and "data:image/jpeg;base64," in page
     assert "<svg" in page and 'src="http' not in page and "<link" not in page
     assert list(tmp_path.iterdir()) == [tmp_path / "report.html"]
 
@@ -134,19 +173,21 @@ def test_the_ablation_has_a_row_per_policy_and_way_of_asking(good: Results, tmp_
     evals = dict(good.evals) | {run: evaluation(0.2, "b@y", "in_house/a@x") for run in ("segments", "scratch")}
     asked = [outcome(5), outcome(7, "script"), outcome(4, "high_level")]
     elsewhere = replace(outcome(0), robot="z")
-    rollouts = dict(good.rollouts) | {"segments": asked, "scratch": [outcome(1)]}
+    rollouts = dict(good.rollouts) | {"segments": asked}
     rollouts = {run: [*outcomes, elsewhere] for run, outcomes in rollouts.items()}
     results = replace(good, evals=evals, rollouts=rollouts)
     rows = ablation_rows(results)
     assert [(row.policy, row.condition, row.successes, row.episodes, row.error) for row in rows] == [
-        ("pretrained", "task", 2, 8, 0.3),
-        ("posttrained", "task", 6, 8, 0.1),
-        ("segments", "task", 5, 8, 0.2),
-        ("segments", "script", 7, 8, 0.2),
-        ("segments", "high_level", 4, 8, 0.2),
-        ("scratch", "task", 1, 8, 0.2),
+        ("pretrained", "task", 64, 128, 0.3),
+        ("posttrained", "task", 112, 128, 0.1),
+        ("posttrained", "blank", 9, 128, 0.1),
+        ("scratch", "task", 40, 128, 0.2),
+        ("segments", "task", 5, 128, 0.2),
+        ("segments", "script", 7, 128, 0.2),
+        ("segments", "high_level", 4, 128, 0.2),
     ]
-    cells = "| from scratch, task sentences | the task's sentence | 1/8 | 2-47 % | 88 % | 0 % | 0.200 |"
+    cells = "| from scratch, task sentences | the task's sentence | 40/128 | 24-40 % | 94 % | 0 % | 0.200 |"
     assert cells in ablation_markdown(rows).splitlines()
     page = write_report(tmp_path / "report.html", results, []).read_text()
-    assert "<td class=number>1/8</td><td class=number>2-47 %</td>" in page and "segment language are good for" in page
+    assert "<td class=number>40/128</td><td class=number>24-40 %</td>" in page
+    assert "segment language are good for" in page

@@ -60,6 +60,27 @@ def test_scripted_policy_succeeds_wherever_things_lie(body: Body, task: str, col
     assert all(demonstration(body, task, colours, (7, seed)).success for seed in range(12))
 
 
+@pytest.mark.parametrize(("body", "task", "colours"), TASKS, ids=lambda value: getattr(value, "robot", None))
+def test_hesitant_demonstrations_recover_and_take_longer(body: Body, task: str, colours: tuple[str, ...]) -> None:
+    hesitant, fluent = (
+        [demonstration(body, task, colours, (7, seed), manner=manner) for seed in range(12)]
+        for manner in ("hesitant", "fluent")
+    )
+    assert all(recording.success for recording in hesitant)
+    length = np.mean([len(recording.commands) for recording in hesitant])
+    assert length > 1.15 * np.mean([len(recording.commands) for recording in fluent])
+
+
+def test_some_hesitant_demonstrations_close_beside_the_thing_first() -> None:
+    def closings(recording: Recording) -> int:
+        closed = np.array([command.gripper[0] > 0.5 for command in recording.commands])
+        return int((np.diff(closed.astype(int)) == 1).sum())
+
+    made = [demonstration(UR5E, "lift_one", ("red",), (8, seed), manner="hesitant") for seed in range(40)]
+    assert sorted({closings(recording) for recording in made}) == [1, 2]
+    assert 4 <= sum(closings(recording) == 2 for recording in made) <= 20
+
+
 def test_closing_beside_the_thing_fails() -> None:
     recording = demonstration(UR5E, "lift_one", ("red",), (0,), miss_m=0.12)
     assert not recording.success

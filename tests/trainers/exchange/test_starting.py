@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,39 @@ def test_slots_that_weights_lack_are_random_too(tmp_path: Path, plain: tuple[Pat
     np.testing.assert_array_equal(flatten(state.params)["action_in_proj/kernel"][:17], expected[:17])
     with pytest.raises(UsageError, match="freeze: action_in_proj/kernel would stay as drawn"):
         start(config_of(tmp_path, weights=str(plain[0]), slot_map=fresh, freeze=["action_in_proj/kernel"]))
+
+
+def test_what_lies_beside_weights_is_found_and_named(
+    tmp_path: Path, plain: tuple[Path, Params], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(plain[0], folder)
+    asset = folder / "assets/trossen/norm_stats.json"
+    asset.parent.mkdir(parents=True)
+    asset.write_text("{}")
+    words = ["[CLS]", "[SEP]", "[UNK]", *map(str, range(1021))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    config = config_of(tmp_path, weights=str(folder))
+    assert config.tokenizer == str(folder / "vocab.txt") and config.tokenizer_hash is not None
+    start(config)
+    report = capsys.readouterr().err
+    assert f"tokenizer: {folder}/vocab.txt" in report
+    assert "norm statistics beside it, not used here (trossen): embodimix import keeps them" in report
+
+
+def test_openpis_32_dims_meet_18_slots_by_its_own_order(
+    tmp_path: Path, plain: tuple[Path, Params], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tmp_path).policy
+    assert isinstance(config, Pi0Config)
+    wide = dataclasses.replace(config, action_dim=32)
+    params = jax.jit(lambda: policy.init_params(wide, jax.random.key(4)))()
+    export_params(wide, params, tmp_path / "openpi", "openpi")
+    state = start(config_of(tmp_path, weights=str(tmp_path / "openpi")))
+    found, expected = (np.asarray(flatten(t)["action_out_proj/kernel"]) for t in (state.params, params))
+    np.testing.assert_array_equal(found[:, :16], expected[:, :16])
+    assert not np.isin(found[:, 16:], expected).any()
+    assert "action_out_proj/bias: dims [16, 17, 18, 19, 20" in capsys.readouterr().err
 
 
 def test_another_layout_than_the_named_one_is_refused(tmp_path: Path, plain: tuple[Path, Params]) -> None:

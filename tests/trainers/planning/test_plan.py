@@ -47,6 +47,13 @@ def test_frozen_parameters_have_no_gradient(tmp_path: Path) -> None:
     assert plan.device_gib["gradients"] < plan.device_gib["parameters"]
 
 
+def test_adapters_of_the_full_size_leave_room_on_a_card_of_24_gb(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, model="pi0-lora", batch_size=8)
+    assert plan.parameters == ParameterCounts(trained=467_996_418, frozen=2_819_996_672)
+    held = {name: round(size, 2) for name, size in plan.device_gib.items()}
+    assert held == {"parameters": 7.98, "gradients": 1.74, "optimizer": 3.49, "moving_average": 1.74}
+
+
 def test_draws_and_epochs_follow_the_shares(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, steps=100, batch_size=50)
     assert [(group.draws, group.epochs) for group in plan.groups] == [(2500, 0.005)] * 2
