@@ -185,5 +185,6 @@ def test_pretraining_hesitates_and_post_training_is_fluent() -> None:
         ("bridge", "hesitant"),
         ("droid", "hesitant"),
         ("in_house", "hesitant"),
+        ("mobile", "hesitant"),
         ("curated", "fluent"),
     }
