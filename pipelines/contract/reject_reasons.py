@@ -152,7 +152,7 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "missing_key": Explanation("a native key that the entry names and the episode lacks", _ENTRY),
     "unknown_robot": Explanation(
         "a robot that is not in the registry, or does not fit the entry",
-        "Give `--robot`, or add an entry to the embodiment registry.",
+        "Give `--robot`, or an entry of your own (docs/registries.md).",
     ),
     "bad_rotation": Explanation("a matrix or quaternion that is no rotation", _ENTRY),
     "all_zero_matrix": Explanation(

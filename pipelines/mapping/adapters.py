@@ -106,7 +106,7 @@ class PartSource:
 class Adapter:
     """How one source dataset enters the slots; see `docs/convert.md` for every key.
 
-    robot: a name of the embodiment registry, or `from_log`. cameras: slot -> native names, of which the first that an
+    robot: a name of the registries, or `from_log`. cameras: slot -> native names, of which the first that an
     episode has counts; at least one episode must have one. optional_cameras: the same, but may be absent everywhere.
     drawn: slots whose camera is drawn among its native names instead, at each step or once an episode.
     state, action: per part its native dims; empty where the robot comes from the log. widths: the exact native width

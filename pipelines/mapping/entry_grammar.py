@@ -81,7 +81,7 @@ ENTRY = Fields(
     fields={
         "title": TextKind(about="a line on what the dataset is"),
         "format": TextKind(about="a format of the input"),
-        "robot": TextKind(about="a robot of the embodiment registry, or from_log"),
+        "robot": TextKind(about="a robot of the registries, or from_log"),
         "control_mode": TextKind(about="a control mode", choices=CONTROL_MODES),
         "control_hz": Number(about="a rate in Hz", above=0),
         "units": TextKind(about="the units of vectors", choices=("metric", "native")),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.facts import SourceFacts, StatedCamera, StatedFeature
 from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter, PartSource, Selector
-from pipelines.mapping.bag_form import BagForm
+from pipelines.mapping.bag_form import BagForm, LabelSource
 from pipelines.sources.bags.definitions import normal_type, types_of
 from pipelines.sources.bags.inputs import Bag
 from pipelines.sources.bags.log import MAX_TIME_NS, Channel, Log
@@ -26,6 +26,7 @@ _MOST_MESSAGES = 200_000
 _STREAM_HZ = 2.0
 # A rate so near a whole number is that number; headers so far from the log are of another clock.
 _USUAL_RATE, _SANE_LATE_MS = 0.02, 10_000.0
+_WORDS_OF_TASKS = ("task", "instruction", "language", "prompt")
 _WORDS_OF_COMMANDS = ("command", "cmd", "action", "target", "leader", "desired", "goal")
 
 
@@ -84,7 +85,8 @@ def probe_of(topics: Mapping[str, TopicFacts], probe: Adapter) -> Adapter:
         there = ", ".join(f"{name} ({facts.type})" for name, facts in topics.items()) or "none"
         raise Rejected("missing_key", f"expected topics of numbers that come twice a second or more; found {there}")
     clock = _clock_of(streams)
-    form = BagForm(stamp="header", clock=clock, on_change=tuple(streams), max_gap_s=1e9)
+    task = LabelSource(topic=_task_of(topics)) if _task_of(topics) else None
+    form = BagForm(stamp="header", clock=clock, on_change=tuple(streams), max_gap_s=1e9, instruction=task)
     parts = {name: PartSource(sources=(Selector(key=name),)) for name in streams}
     return replace(probe, bag=form, control_hz=round(streams[clock].rate_hz, 3), state=parts, action={})
 
@@ -131,15 +133,25 @@ def _entry_of(topics: Mapping[str, TopicFacts]) -> dict[str, tuple[str, str]]:
         f"headers' stamps lie {min(late):.3g} to {max(late):.3g} ms before the log" if late else "no topic has a header"
     )
     stamp = "header" if is_header else "log"
+    task = f", instruction: {{topic: {name}}}" if (name := _task_of(topics)) else ""
     return {
         "control_hz": (f"{usual:g}", f"the rate of {clock}, whose messages are the steps"),
-        "bag": (f'{{stamp: {stamp}, clock: "{clock}"}}', f"{why}; an episode is a file (docs/bags.md has other ways)"),
+        "bag": (
+            f'{{stamp: {stamp}, clock: "{clock}"{task}}}',
+            f"{why}; an episode is a file (docs/bags.md has other ways)",
+        ),
     }
 
 
 def _clock_of(streams: Mapping[str, TopicFacts]) -> str:
     """The likeliest command, the slowest of them, and of these the one of most joints."""
     return min(streams, key=lambda name: (not _is_command(name), round(streams[name].rate_hz), -streams[name].width))
+
+
+def _task_of(topics: Mapping[str, TopicFacts]) -> str:
+    """The topic of texts that is called as instructions are; "" if there is none."""
+    texts = [name for name, facts in topics.items() if facts.type == "std_msgs/msg/String"]
+    return next((name for name in texts if any(word in name.lower() for word in _WORDS_OF_TASKS)), "")
 
 
 def _is_command(name: str) -> bool:

@@ -29,7 +29,7 @@ def test_the_entry_that_is_drafted_states_rate_and_clock(tmp_path: Path) -> None
     write_rosbag2(tmp_path / "a", demonstration())
     facts = bag.describe(str(tmp_path), bag.find(str(tmp_path), bag.probe(str(tmp_path), BLANK)))
     assert facts.entry["control_hz"][0] == "20"
-    assert facts.entry["bag"][0] == '{stamp: header, clock: "/command/joints"}'
+    assert facts.entry["bag"][0] == '{stamp: header, clock: "/command/joints", instruction: {topic: /task}}'
     assert facts.dialect == "rosbag2 of SQLite, files of one folder: 1, ROS 2 rosbags"
     assert list(facts.cameras) == ["/camera/image_raw"]
 
