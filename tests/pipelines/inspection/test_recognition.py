@@ -84,7 +84,7 @@ def test_an_unknown_folder_says_what_it_holds_and_which_formats_nearly_fit(
     shown = capsys.readouterr().out
     assert "1 .csv" in shown
     assert "not aloha" in shown and "unreadable_hdf5" in shown
-    assert "has no files of bridge, " in shown
+    assert "has no files of bag, bridge, " in shown
 
 
 def test_the_command_tells_success_from_misfits_and_missing_paths(
@@ -95,8 +95,9 @@ def test_the_command_tells_success_from_misfits_and_missing_paths(
     content = json.loads(capsys.readouterr().out)
     assert content["format"] == "rlds" and content["n_episodes"] == 2
     assert {feature["key"]: feature["width"] for feature in content["features"]}["action"] == 8
-    assert main(["inspect", str(tmp_path / "nothing")]) == 2
-    assert "found nothing" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "own_st")]) == 2
+    assert "found nothing; " in (shown := capsys.readouterr().err)
+    assert "Did you mean 'own_set'?" in shown
 
 
 def test_a_draft_never_replaces_a_file_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
