@@ -1,11 +1,14 @@
 """What `inspect` says of inputs of every format, and of those that are of none."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from pipelines.contract.errors import UsageError
 from pipelines.inspection.recognition import recognize
 from pipelines.inspection.report import describe_lines
 from pipelines.inspection.sampling import MAX_EPISODES, spread
@@ -85,6 +88,24 @@ def test_an_unknown_folder_says_what_it_holds_and_which_formats_nearly_fit(
     assert "1 .csv" in shown
     assert "not aloha" in shown and "unreadable_hdf5" in shown
     assert "has no files of bag, bridge, " in shown
+
+
+def test_a_format_whose_package_is_missing_says_so_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reader_of(format: str) -> ModuleType:
+        if format == "bag":
+            raise UsageError("rosbags is not installed")
+        return import_module(f"pipelines.sources.{format}")
+
+    monkeypatch.setattr("pipelines.inspection.sampling.reader_of", reader_of)
+    write_own_tfds(tmp_path / "own_set/1.0.0")
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags/a.mcap").write_bytes(b"")
+    assert main(["inspect", str(tmp_path / "own_set")]) == 0
+    assert "rosbags" not in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "bags")]) == 1
+    assert "not bag        rosbags is not installed" in capsys.readouterr().out
 
 
 def test_the_command_tells_success_from_misfits_and_missing_paths(
