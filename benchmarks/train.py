@@ -32,7 +32,7 @@ from mixtures.stream.batches import Batch, Stream
 from trainers.batches import build_batcher
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
-from trainers.mesh import build_mesh, place_batch, replicated, split_state
+from trainers.mesh import build_mesh, place_batch, replicated, split_state, traced_on
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
 from trainers.setup import TrainingRequest, start_or_restore
@@ -184,7 +184,7 @@ class BareStep:
         self._checkpoints = Checkpoints(folder, config.checkpoints)
         self._state, self._progress = start_or_restore(config, mesh, self._checkpoints)
         self._step = jax.jit(
-            build_train_step(config),
+            traced_on(mesh, build_train_step(config)),
             donate_argnums=0,
             out_shardings=(split_state(mesh, self._state), replicated(mesh)),
         )

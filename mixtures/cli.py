@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contract.options import not_negative, positive
+from pipelines.contract.registries import add_registry_option
 
 PLAN_EXAMPLE = """example:
   embodimix mix plan mixture.yaml --draws 22400000
@@ -39,10 +40,16 @@ SCHEMA_EXAMPLE = """example:
   # and as the first line of a spec:
   # yaml-language-server: $schema=embodimix.mixture.schema.json
 """
+FILE_SCHEMA_EXAMPLE = """example:
+  embodimix schema registry > embodimix.registry.schema.json
+  # and as the first line of embodimix.yaml:
+  # yaml-language-server: $schema=embodimix.registry.schema.json
+"""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds this part's commands to the parser of `embodimix`."""
+    _add_schema(commands)
     mix = commands.add_parser("mix", help="plan, lock, compare and preview mixtures", allow_abbrev=False)
     actions = mix.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = _action(actions, "plan", "show what a mixture will draw, and what looks wrong", PLAN_EXAMPLE, run_plan)
@@ -89,6 +96,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     optimize.add_argument("--out", required=True, metavar="FILE", help="the new spec, in the folder of SPEC")
 
     _action(actions, "schema", "print the JSON Schema of mixture specs", SCHEMA_EXAMPLE, run_schema)
+
+
+def _add_schema(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "print the JSON Schema of adapters, robots, own registries or mixture specs, for editors"
+    parser = _action(commands, "schema", about, FILE_SCHEMA_EXAMPLE, run_file_schema)
+    parser.add_argument("kind", choices=("adapter", "robot", "registry", "mixture"), help="the kind of file")
+
+
+def run_file_schema(arguments: argparse.Namespace) -> int:
+    """Prints the JSON Schema of one kind of file."""
+    if arguments.kind == "mixture":
+        return run_schema(arguments)
+    from pipelines.mapping.schemas import registry_json_schema
+
+    print(json.dumps(registry_json_schema(arguments.kind), indent=1))
+    return 0
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -243,13 +266,14 @@ def _action(
 
 
 def _add_spec(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
-    parser.add_argument("spec", metavar="SPEC", help="a mixture spec (YAML)")
+    parser.add_argument("spec", metavar="SPEC", help="a mixture spec (YAML), or embodimix:NAME of a shipped one")
     _add_options(parser, has_stage)
 
 
 def _add_options(parser: argparse.ArgumentParser, has_stage: bool = True) -> None:
     parser.add_argument("--draws", type=positive, metavar="N", help="samples that training draws (steps * batch size)")
     parser.add_argument("--root", metavar="DIR", help="base of relative dataset paths (default: the spec's root)")
+    add_registry_option(parser)
     if has_stage:
         about = "with the spec's changes for this stage of training (`stages`)"
         parser.add_argument("--stage", choices=("pretrain", "posttrain"), help=about)

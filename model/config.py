@@ -97,6 +97,44 @@ class Pi0Config:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CameraAugmentation:
+    """How far one camera's training pictures may be changed (`model.augmentation`); by default not at all.
+
+    crop: share of each side that a random crop keeps, then enlarged again. rotation_deg: largest turn either way.
+    brightness, contrast, hue: largest change either way, hue in turns; recoloured_share: of the pictures whose colours
+    change at all.
+    """
+
+    crop: float = 1.0
+    rotation_deg: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    hue: float = 0.0
+    recoloured_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "recoloured_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a number above 0, at most 1; found {getattr(self, name)}")
+        for name, most in (("rotation_deg", 180), ("brightness", 1), ("contrast", 1), ("hue", 0.5)):
+            # At 1 a contrast is a step and a brightness one colour, and a slant of 0 or infinity gives NaN.
+            if not 0 <= getattr(self, name) < most:
+                raise ValueError(f"{name}: expected 0 to below {most}; found {getattr(self, name)}")
+
+    @property
+    def moves_pixels(self) -> bool:
+        return self.crop < 1 or self.rotation_deg > 0
+
+    @property
+    def changes_colours(self) -> bool:
+        return self.brightness > 0 or self.contrast > 0 or self.hue > 0
+
+    @property
+    def is_on(self) -> bool:
+        return self.moves_pixels or self.changes_colours
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Sizes of a plain transformer stack: the text encoder, the observation encoder, the DiT expert."""
 

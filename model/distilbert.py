@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from model.arrays import Array
 from model.config import DType, EncoderConfig
-from model.layers import Execution
+from model.layers import Execution, narrow_weights, whole_weights
 from model.params import ParameterSpec, Params, normal, ones, prefixed, zeros
 from model.siglip import dense, layer_norm, multi_head_attention
 
@@ -55,12 +55,13 @@ def encode_text(
     x = layer_norm(x, embeddings["norm"], EPS).astype(dtype)
 
     def block(x: Float[Array, "b s e"], layer: Params) -> tuple[Float[Array, "b s e"], None]:
+        layer = whole_weights(layer)
         attended = multi_head_attention(layer["attention"], x, x, mask[:, None], how.attention)
         x = layer_norm(x + attended, layer["attention_norm"], EPS)
         hidden = jax.nn.gelu(dense(x, layer["lin1"]), approximate=False)
         return layer_norm(x + dense(hidden, layer["lin2"]), layer["output_norm"], EPS), None
 
-    return how.scan(block, x, params["layers"])[0]
+    return how.scan(block, x, narrow_weights(params["layers"], x.dtype))[0]
 
 
 def distilbert_from_huggingface(

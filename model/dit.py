@@ -11,7 +11,7 @@ from model.arrays import Array
 from model.attention import attend
 from model.config import EncoderConfig
 from model.gemma import Cache
-from model.layers import Execution
+from model.layers import Execution, narrow_weights, whole_weights
 from model.params import ParameterSpec, Params, fan_in, prefixed, zeros
 from model.siglip import dense, join_heads, mlp, multi_head_attention, split_heads
 
@@ -46,9 +46,12 @@ def cross_cache(layers: Params, seen: Float[Array, "b t f"], how: Execution) -> 
     """Keys and values of what the expert attends to, for all layers, computed once per observation."""
 
     def body(_: None, layer: Params) -> tuple[None, Cache]:
+        layer = whole_weights(layer)
         return None, Cache(k=split_heads(layer["key"], seen), v=split_heads(layer["value"], seen))
 
-    return how.scan(body, None, {name: layers["cross"][name] for name in ("key", "value")})[1]
+    return how.scan(body, None, narrow_weights({name: layers["cross"][name] for name in ("key", "value")}, seen.dtype))[
+        1
+    ]
 
 
 def run_dit(
@@ -63,6 +66,7 @@ def run_dit(
 
     def block(x: Float[Array, "b s e"], layer_and_cache: tuple[Params, Cache]) -> tuple[Float[Array, "b s e"], None]:
         layer, seen = layer_and_cache
+        layer = whole_weights(layer)
         shifts = jnp.split(dense(cond.astype(x.dtype), layer["modulation"])[:, None], 3 * BRANCHES, axis=-1)
         normed = modulated_norm(x, shifts[0], shifts[1])
         x = x + shifts[2] * multi_head_attention(layer["self"], normed, normed, None, how.attention)
@@ -71,7 +75,7 @@ def run_dit(
         x = x + shifts[5] * join_heads(layer["cross"]["out"], mixed)
         return x + shifts[8] * mlp(layer["mlp"], modulated_norm(x, shifts[6], shifts[7])), None
 
-    x, _ = how.scan(block, tokens, (params["layers"], cache))
+    x, _ = how.scan(block, tokens, (narrow_weights(params["layers"], tokens.dtype), cache))
     shift, scale = jnp.split(dense(cond.astype(x.dtype), params["final_modulation"])[:, None], 2, axis=-1)
     return modulated_norm(x, shift, scale)
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from model.arrays import Array
 from model.attention import apply_rope, attend
 from model.config import GemmaConfig
-from model.layers import PLAIN, Execution
+from model.layers import PLAIN, Execution, narrow_weights, whole_weights
 from model.packing import PackedRows
 from model.params import ParameterSpec, Params, fan_in, normal, zeros
 
@@ -88,12 +88,13 @@ def run_expert(
 
     Keys are those of `past` followed by the tokens' own, which is the column order of `mask`.
     """
-    layers = expert_layers(params["layers"], index)
+    layers = narrow_weights(expert_layers(params["layers"], index), tokens.dtype)
 
     def body(
         x: Float[Array, "b s e"], layer_and_past: tuple[Params, Cache | None]
     ) -> tuple[Float[Array, "b s e"], Cache]:
         layer, seen = layer_and_past
+        layer = whole_weights(layer)
         normed, gate = rms_norm(x, layer["pre_attention_norm"], cond)
         own = keys_values(layer, normed, positions)
         x = residual(x, attention(layer, normed, mask, positions, own, seen, how), gate)
@@ -136,7 +137,7 @@ def run_prefix_cache(
     full size the copy is 7.5 GB for every request. Only without a gradient: that of a picked layer is an array of the
     whole stack's size, and the backward pass would add one up for every layer.
     """
-    layers = expert_layers(params["layers"], 0)
+    layers = narrow_weights(expert_layers(params["layers"], 0), tokens.dtype)
     rows, positions = view.rows, view.positions
 
     def own_keys_values(layer: Params, x: Float[Array, "g p e"]) -> tuple[Float[Array, "g p e"], Cache]:
@@ -145,6 +146,7 @@ def run_prefix_cache(
         return normed, own if rows is None else jax.tree.map(rows.unpack, own)
 
     def body(x: Float[Array, "g p e"], layer: Params) -> tuple[Float[Array, "g p e"], Cache]:
+        layer = whole_weights(layer)
         normed, own = own_keys_values(layer, x)
         query = queries(layer, normed, positions)
         query = query if rows is None else rows.unpack(query)
@@ -160,7 +162,7 @@ def run_prefix_cache(
         x, own = how.scan(body, tokens, jax.tree.map(lambda p: p[:-1], layers))
     # Skipped work of the last layer is 4.6 % of a forward pass.
     last = jax.tree.map(lambda p: p[-1], {name: layers[name] for name in ("pre_attention_norm", "kv_einsum")})
-    _, final = own_keys_values(last, x)
+    _, final = own_keys_values(whole_weights(last), x)
     return jax.tree.map(lambda seen, end: jnp.concatenate([seen, end[None]]), own, final)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from model.arrays import Array
 from model.attention import attend
 from model.config import Attention, DType, SiglipConfig
-from model.layers import PLAIN, Execution
+from model.layers import PLAIN, Execution, narrow_weights, whole_weights
 from model.params import ParameterSpec, Params, fan_in, ones, prefixed, zeros
 
 EPS = 1e-6
@@ -86,12 +86,13 @@ def run_blocks(
     """Runs pre-norm blocks: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def block(x: Float[Array, "b s e"], layer: Params) -> tuple[Float[Array, "b s e"], None]:
+        layer = whole_weights(layer)
         normed = layer_norm(x, layer["LayerNorm_0"])
         attention = layer["MultiHeadDotProductAttention_0"]
         x = x + multi_head_attention(attention, normed, normed, mask, how.attention)
         return x + mlp(layer["MlpBlock_0"], layer_norm(x, layer["LayerNorm_1"])), None
 
-    return how.scan(block, x, layers)[0]
+    return how.scan(block, x, narrow_weights(layers, x.dtype))[0]
 
 
 def patch_tokens(patch: int, embedding: Params, images: Float[Array, "b y x c"]) -> Float[Array, "b s e"]:

@@ -1,10 +1,14 @@
 """The commands of `pipelines`; heavy modules are imported only when a command runs."""
 
 import argparse
+import atexit
 import json
 import logging
 import os
-import shlex
+import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import dataset_commands, inspect_command
 from pipelines.contract.errors import UsageError
+from pipelines.contract.registries import add_registry_option, use_registries
 
 if TYPE_CHECKING:
     from pipelines.conversion.launch import Outcome
@@ -22,11 +27,9 @@ if TYPE_CHECKING:
 
 # Reasons whose advice a summary prints; the docs list all.
 _MOST_ADVICE = 3
-# Entries that a message names all of.
-_MOST_KNOWN = 12
 
 CONVERT_EPILOG = """examples:
-  embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge --version 1.0.0 --adapter bridge_orig
+  embodimix convert rlds oxe/bridge_dataset/1.0.0 data/ --name bridge_v2 --version 1.0.0 --adapter bridge_orig
   embodimix convert zarr logs/ data/ --name in_house --version 1.0.0 --workers 8
   embodimix convert droid droid_raw/1.0.1 data/ --name droid --version 1.0.0 --runner=DataflowRunner \\
       --project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp
@@ -170,24 +173,30 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.set_defaults(run=run_convert, takes_beam_options=True)
 
 
-def add_registry_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--registry` to a command that looks entries up; it then calls `use_registries(arguments.registry)`."""
-    parser.add_argument(
-        "--registry",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="adapters and robots of your own, over the shipped ones, besides embodimix.yaml here and "
-        "$EMBODIMIX_REGISTRY; may be repeated",
-    )
+def local_registry(path: str) -> Path:
+    """A registry file on this machine: one that lies in an object store is copied, as a template's launcher needs it.
+
+    Raises UsageError where it is not there.
+    """
+    if "://" not in path:
+        return Path(path)
+    from pipelines.storage.paths import as_storage_path
+
+    folder = Path(tempfile.mkdtemp(prefix="embodimix-registry-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    source = as_storage_path(path)
+    try:
+        (folder / source.name).write_bytes(source.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--registry {path}: expected a registry, found: {error}") from error
+    return folder / source.name
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Converts, or explains an adapter; see `embodimix convert --help`."""
-    from pipelines.contract.registries import use_registries
     from pipelines.mapping.adapters import find_adapter, with_channels, with_sparse_chunks
 
-    use_registries(arguments.registry)
+    use_registries([local_registry(path) for path in arguments.registry])
     if arguments.explain:
         from pipelines.mapping.explain import explain_adapter, registry_table
 
@@ -257,6 +266,7 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
     # Beam warns on the root logger about extras that it does not need here.
     logging.getLogger().setLevel(logging.ERROR)
     from pipelines.conversion.launch import ConversionRequest, run_conversion
+    from pipelines.sources.tfds.registered_names import explain_clash
 
     conversion = ConversionRequest(
         source=arguments.input,
@@ -283,6 +293,9 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
         input_cache_gb=arguments.input_cache,
         beam_flags=tuple(arguments.beam_options),
     )
+    check_input(arguments.input)
+    if clash := explain_clash(arguments.name):
+        print(f"embodimix convert: --name {arguments.name}: {clash}", file=sys.stderr)
     outcome = run_conversion(conversion)
     if arguments.json:
         print(json.dumps(outcome.to_json() | {"path": str(conversion.directory)}))
@@ -293,46 +306,54 @@ def _run_convert(arguments: argparse.Namespace, adapter: "Adapter") -> int:
 
 def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
     """Returns the adapter asked for, or the format's usual one. Raises UsageError when it is of another format."""
-    from pipelines.contract.errors import nearest
+    from pipelines.contract.errors import advising, draft_advice, nearest
     from pipelines.mapping.adapters import find_adapter, load_adapters
     from pipelines.mapping.formats import list_formats
 
     formats = list_formats()
     if format not in formats:
-        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)}")
+        raise UsageError(f"FORMAT {format!r} is unknown. {nearest(format, formats)} {draft_advice(source)}")
     name = name or formats[format] or None
     if name is None:
         known = load_adapters().names_with("format", format)
         name = next((part for part in reversed(Path(source).parts) if part in known), None)
+    if name is None:
+        check_input(source)
     if name is None and format == "lerobot":
         from pipelines.sources.lerobot import explain_misfit
 
-        found = explain_misfit(source)
-        raise UsageError(f"--adapter: expected an entry for {found}. {_draft_hint(source)}")
+        with advising(source):
+            found = explain_misfit(source)
+        raise UsageError(f"--adapter: expected an entry for {found}. {draft_advice(source)}")
     if name is None and format == "hdf5":
         from pipelines.sources.hdf5 import explain_keys
 
-        found = explain_keys(source)
-        raise UsageError(f"--adapter: expected an entry that names the keys of {found}. {_draft_hint(source)}")
+        with advising(source):
+            found = explain_keys(source)
+        raise UsageError(f"--adapter: expected an entry that names the keys of {found}. {draft_advice(source)}")
     if name is None:
-        name = Path(source).name
-        raise UsageError(f"--adapter: expected an entry for {source}. {_known(name, known)}{_draft_hint(source)}")
+        # The folder above a version is the dataset's name.
+        wanted = next((part for part in reversed(Path(source).parts) if not re.fullmatch(r"[\d.]+", part)), source)
+        close = nearest(wanted, known)
+        raise UsageError(f"--adapter: no entry of format {format} is named {wanted!r}. {close} {draft_advice(source)}")
     adapter = find_adapter(name)
     if adapter.format != format:
         raise UsageError(f"--adapter {name}: expected one of format {format}, found one of format {adapter.format}")
     return adapter
 
 
-def _known(name: str, known: Sequence[str]) -> str:
-    """The entries nearest to a name, or all of a few; nothing where there are a hundred, none of them near."""
-    from pipelines.contract.errors import nearest
+def check_input(source: str) -> None:
+    """Raises UsageError where an input on a disk is not there, with the names beside it that are nearest."""
+    from pipelines.contract.errors import draft_advice, nearest
 
-    text = nearest(name, known)
-    return "" if text.startswith("Known:") and len(known) > _MOST_KNOWN else f"{text} "
-
-
-def _draft_hint(source: str) -> str:
-    return f"embodimix inspect {shlex.quote(source)} --draft my.yaml says what is there and drafts an entry"
+    path = Path(source)
+    if "://" in source or path.exists():
+        return
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    missing = path.absolute().relative_to(there).parts[0]
+    beside = [item.name for item in there.iterdir()] or ["nothing"]
+    found = f"{there} has no {missing!r}. {nearest(missing, beside)}"
+    raise UsageError(f"INPUT {source}: expected a file or folder, found none; {found} {draft_advice('PATH')}")
 
 
 def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:

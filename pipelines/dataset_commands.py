@@ -4,17 +4,17 @@ import argparse
 import json
 
 INDEX_EPILOG = """example:
-  embodimix index data/bridge/1.0.0
+  embodimix index data/bridge_v2/1.0.0
 
-The index lies in data/bridge/1.0.0/index, one Parquet file beside each shard: per episode its metadata, physical
+The index lies in data/bridge_v2/1.0.0/index, one Parquet file beside each shard: per episode its metadata, physical
 state and action, segments, and the byte range of every picture inside the shard. Rebuilding it gives the same bytes
 that the conversion wrote. RLDS shards of other writers get an index of their records, language and pictures.
 """
 
 
 CHECK_EPILOG = """example:
-  embodimix check data/bridge/1.0.0
-  embodimix check data/bridge/1.0.0 --json > findings.json
+  embodimix check data/bridge_v2/1.0.0
+  embodimix check data/bridge_v2/1.0.0 --json > findings.json
 
 Each finding says what is wrong, where (norm key, camera or split, and episodes), the numbers that show it, and what to
 do. An error teaches a policy something false, a warning wastes data or may be meant so. Exit code 1 if there are any.
@@ -22,17 +22,17 @@ do. An error teaches a policy something false, a warning wastes data or may be m
 
 
 CARD_EPILOG = """example:
-  embodimix card data/bridge/1.0.0
+  embodimix card data/bridge_v2/1.0.0
 
-Writes data/bridge/1.0.0/card.md and card.html: episodes and hours, every slot with its plot, sample frames, languages,
-the findings of `embodimix check`, what was left out, and where everything came from.
+Writes data/bridge_v2/1.0.0/card.md and card.html: episodes and hours, every slot with its plot, sample frames,
+languages, the findings of `embodimix check`, what was left out, and where everything came from.
 """
 
 
 REJECTS_EPILOG = """example:
-  embodimix rejects data/bridge/1.0.0
-  embodimix rejects data/bridge/1.0.0 --reason truncated_file --reason missing_file --all
-  embodimix rejects data/bridge/1.0.0 --key '*/2021-07-*' --json
+  embodimix rejects data/bridge_v2/1.0.0
+  embodimix rejects data/bridge_v2/1.0.0 --reason truncated_file --reason missing_file --all
+  embodimix rejects data/bridge_v2/1.0.0 --key '*/2021-07-*' --json
 
 Also of a conversion that kept nothing. Exit code 0 whatever was left out.
 """

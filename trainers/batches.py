@@ -1,5 +1,6 @@
 """From the stream's batches to the model's inputs: prompts as tokens, the mixture's cameras, and packed images."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 
@@ -15,12 +16,19 @@ from trainers.config import RunConfig
 from trainers.prompts import PromptEncoder
 from trainers.step import TrainBatch
 
+DISTURBANCE = 0xD157  # keeps these draws apart from others of the same seed and position
 
-def build_batcher(config: RunConfig) -> Callable[..., TrainBatch]:
-    """Returns the function (batch of the stream, stop signal or 0) -> host arrays for the step."""
+
+def build_batcher(config: RunConfig, *, training: bool = False) -> Callable[..., TrainBatch]:
+    """Returns the function (batch of the stream, stop signal or 0) -> host arrays for the step.
+
+    training: with the run's noise and dropout of states and prompts; measurements are made without.
+    """
     observe = build_observer(config)
+    disturbs = training and config.augmentation.changes_numbers_or_words
 
     def to_train_batch(batch: Batch, stop_signal: int = 0) -> TrainBatch:
+        batch = disturbed(config, batch) if disturbs else batch
         return TrainBatch(
             observation=observe(batch),
             actions=batch.action,
@@ -51,6 +59,23 @@ def build_observer(config: RunConfig) -> Callable[[Batch], Observation]:
         )
 
     return observe
+
+
+def disturbed(config: RunConfig, batch: Batch) -> Batch:
+    """States with noise, and without; empty prompts: as `config.augmentation` has them, by each sample's position.
+
+    Here and not in the compiled step, since pi0.5 reads its state as words of the prompt.
+    """
+    settings, slots = config.augmentation, batch.state.shape[1]
+    # All numbers are drawn whatever is switched on, so that one option does not change what another one does.
+    drawn = [np.random.default_rng((config.seed, DISTURBANCE, position)) for position in batch.position.tolist()]
+    shares = np.stack([random.random(2) for random in drawn])
+    noise = np.stack([random.standard_normal(slots, np.float32) for random in drawn])
+    state = batch.state + np.float32(settings.state_noise) * noise * batch.state_mask
+    state[shares[:, 0] < settings.state_dropout] = 0.0
+    kept = shares[:, 1] >= settings.prompt_dropout
+    language = [text if kept[row] else "" for row, text in enumerate(batch.language)]
+    return dataclasses.replace(batch, state=state.astype(np.float32), language=language)
 
 
 def packs_images(config: RunConfig) -> bool:

@@ -216,6 +216,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze", action="append", metavar="PATTERN", help="parameters to keep, such as */img/*; !PATTERN: not these"
     )
+    parser.add_argument(
+        "--augmentation", choices=("none", "openpi"), help="changes of pictures (openpi; tiny models: none)"
+    )
     parser.add_argument("--plan", action="store_true", help="print parameters, memory, work and epochs; train nothing")
     parser.add_argument(
         "--device-tflops", type=float, metavar="X", help="TFLOP/s that a device attains, for --plan's hours"
@@ -263,9 +266,10 @@ def _add(
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settings by dotted name: the YAML file, then --set, then the flags."""
-    from trainers.config import read_overrides
+    from trainers.config import augmentation_settings, read_overrides
 
-    overrides = read_overrides(arguments.config) if arguments.config else {}
+    overrides = augmentation_settings(arguments.augmentation) if arguments.augmentation else {}
+    overrides |= read_overrides(arguments.config) if arguments.config else {}
     for text in arguments.set:
         name, equals, value = text.partition("=")
         if not equals:

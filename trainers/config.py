@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
-from model.config import NAMED, DType, Pi0Config, PolicyConfig, config_from_dict, named_config
+from model.config import NAMED, CameraAugmentation, DType, Pi0Config, PolicyConfig, config_from_dict, named_config
 from model.published.files import find_tokenizer
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.layouts import get_layout
-from pipelines.contract.slots import LAYOUT
+from pipelines.contract.slots import CAMERAS, LAYOUT
 from trainers.config_document import read_config, read_settings
 
 SCHEMA = "embodimix.run/v1"
@@ -78,6 +78,54 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Random changes of training's inputs, drawn by (seed, position); validation, evaluation and serving have none.
+
+    By camera, see `model.augmentation`. state_noise: standard deviation that is added to measured slots of the
+    normalized state. state_dropout: share of samples whose state is 0, the middle of its range. prompt_dropout: share
+    of samples whose prompt is empty.
+    """
+
+    base_0_rgb: CameraAugmentation = CameraAugmentation()
+    left_wrist_0_rgb: CameraAugmentation = CameraAugmentation()
+    right_wrist_0_rgb: CameraAugmentation = CameraAugmentation()
+    state_noise: float = 0.0
+    state_dropout: float = 0.0
+    prompt_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.state_noise >= 0:
+            raise ValueError(f"state_noise: expected zero or more; found {self.state_noise}")
+        for name in ("state_dropout", "prompt_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share of 0 to 1; found {getattr(self, name)}")
+
+    @property
+    def cameras(self) -> dict[str, CameraAugmentation]:
+        return {name: getattr(self, name) for name in CAMERAS}
+
+    @property
+    def changes_pictures(self) -> bool:
+        return any(camera.is_on for camera in self.cameras.values())
+
+    @property
+    def changes_numbers_or_words(self) -> bool:
+        return max(self.state_noise, self.state_dropout, self.prompt_dropout) > 0
+
+
+_COLOURS = CameraAugmentation(brightness=0.3, contrast=0.4, hue=0.1)
+AUGMENTATIONS: Mapping[str, AugmentationConfig] = {
+    "none": AugmentationConfig(),
+    # openpi's `preprocess_observation`: crops and turns not on wrist cameras, whose view is fixed to the hand.
+    "openpi": AugmentationConfig(
+        base_0_rgb=dataclasses.replace(_COLOURS, crop=0.95, rotation_deg=5.0),
+        left_wrist_0_rgb=_COLOURS,
+        right_wrist_0_rgb=_COLOURS,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything a run's result depends on, beside the mixture's lock and the statistics.
 
@@ -130,6 +178,7 @@ class RunConfig:
     wandb: str | None = None
     optimizer: OptimizerConfig
     checkpoints: CheckpointConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every", "eval_samples"):
@@ -224,6 +273,7 @@ def resolve_config(
         steps=steps,
         optimizer=_built(OptimizerConfig, optimizer, "optimizer."),
         checkpoints=_built(CheckpointConfig, _taken(given, "checkpoints."), "checkpoints."),
+        augmentation=replaced(_augmentation_default(name), _taken(given, "augmentation."), "augmentation."),
         **_checked_fields(RunConfig, given, ""),
     )
 
@@ -282,7 +332,10 @@ def replaced(config: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
             fields[head] = checked(prefix + name, value, hints[head])
     for head, nested in inner.items():
         fields[head] = replaced(getattr(config, head), nested, f"{prefix}{head}.")
-    return dataclasses.replace(config, **fields)
+    try:
+        return dataclasses.replace(config, **fields)
+    except ValueError as error:
+        raise UsageError(f"{prefix.removesuffix('.')}: {error}") from error
 
 
 def lookup(config: Any, name: str) -> Any:
@@ -325,6 +378,8 @@ def from_yaml(path: Path) -> RunConfig:
     except (TypeError, ValueError) as error:
         raise UsageError(f"{path}: policy: {error}") from error
     nested = {"optimizer": OptimizerConfig(**tree["optimizer"]), "checkpoints": CheckpointConfig(**tree["checkpoints"])}
+    if "augmentation" in tree:  # runs before version 0.2 have none
+        nested["augmentation"] = replaced(AugmentationConfig(), flattened(tree["augmentation"]), "augmentation.")
     names = {name: checked(name, tree[name], tuple[str, ...]) for name in ("cameras", "freeze") if name in tree}
     slots = {"slot_map": tuple(tree.get("slot_map", ()))}
     return RunConfig(**tree | nested | names | slots | {"policy": policy})
@@ -382,10 +437,19 @@ def _adopted_policy(name: str, init_config: RunConfig, init: Path | None) -> Pol
 
 
 def _replaced_policy(policy: PolicyConfig, changes: Mapping[str, Any]) -> PolicyConfig:
-    try:
-        return replaced(policy, changes, "policy.")
-    except ValueError as error:
-        raise UsageError(f"policy: {error}") from error
+    return replaced(policy, changes, "policy.")
+
+
+def augmentation_settings(name: str) -> dict[str, Any]:
+    """All settings of a named augmentation, by dotted name; UsageError for another name."""
+    if name not in AUGMENTATIONS:
+        raise UsageError(f"--augmentation: unknown choice {name!r}. {nearest(name, AUGMENTATIONS)}")
+    return flattened({"augmentation": dataclasses.asdict(AUGMENTATIONS[name])})
+
+
+def _augmentation_default(model: str) -> AugmentationConfig:
+    """openpi's for the full sizes; none for small models, which learn from drawn pictures."""
+    return AUGMENTATIONS["none" if "tiny" in model else "openpi"]
 
 
 def _optimizer_defaults(stage: Stage, model: str, steps: int) -> dict[str, Any]:

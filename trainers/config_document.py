@@ -83,6 +83,8 @@ def kind_of(name: str, hint: Any, *, required: bool) -> Kind:
         if len(inner) < len(arguments):
             return Maybe(kind=kind_of(name, inner[0], required=required))
         return _merged(name, [fields_of(one, name, required=False) for one in inner])
+    if origin is tuple and arguments[0] is int:
+        return ListOf(about=name, item=Number(about=f"a number in {name}", integer=True), may_be_empty=True)
     if origin is tuple:
         item = TextKind(about=f"a name in {name}")
         return AnyOf(about=f"{name}, a list of names", kinds=(ListOf(about=name, item=item, may_be_empty=True), item))

@@ -76,6 +76,13 @@ class _PrintVersion(argparse.Action):
         parser.exit()
 
 
+def _use_registries(paths: Sequence[str]) -> None:
+    # Imported late, like all that needs packages besides Python's own.
+    from pipelines.contract.registries import use_registries
+
+    use_registries(paths)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 fine, 1 findings or failed work, 2 wrong use."""
     try:
@@ -93,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed.tokens_by_model = _tokens_by_model  # `mix plan` counts prompts, and mixtures know no model
     parsed.build_parser = build_parser
     set_quiet(parsed.quiet)
+    _use_registries(getattr(parsed, "registry", []))
     try:
         code = parsed.run(parsed)
         sys.stdout.flush()

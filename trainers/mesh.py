@@ -1,15 +1,19 @@
 """Devices as a mesh: samples are split over all of them, large parameters over its `fsdp` axis."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from model.layers import WEIGHTS_AXIS
 from pipelines.contract.errors import UsageError
 
 Tree = Any
-AXES = ("data", "fsdp")
+Function = TypeVar("Function", bound=Callable[..., Any])
+AXES = ("data", WEIGHTS_AXIS)
 # Smaller arrays are copied to every device: splitting them saves nothing and costs a gather each.
 MIN_SPLIT_BYTES = 4 * 2**20
 
@@ -71,6 +75,17 @@ def place_batch(mesh: Mesh, batch: Tree) -> Tree:
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def traced_on(mesh: Mesh, function: Function) -> Function:
+    """The function, traced for this mesh: the model keeps its activations split by samples (`model.layers`)."""
+
+    @wraps(function)
+    def traced(*inputs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*inputs)
+
+    return traced  # type: ignore[return-value]
 
 
 def with_placement(mesh: Mesh, shapes: Tree) -> Tree:

@@ -18,8 +18,13 @@ def sample_masked(config: RunConfig, params: Tree, batch: TrainBatch, key: jax.A
 
     Trained on the masked loss, a policy never saw noise in those slots (`trainers.step.draw_noise`), so it must not see
     any here; trained on openpi's loss, it learned to take the noise away, so there it gets noise everywhere.
+    key: one for all, or one for each sample, whose actions then do not depend on those beside it.
     """
-    noise = jax.random.normal(key, batch.actions.shape, jnp.float32)
+    shape = batch.actions.shape
+    if key.ndim:
+        noise = jax.vmap(lambda own: jax.random.normal(own, shape[1:], jnp.float32))(key)
+    else:
+        noise = jax.random.normal(key, shape, jnp.float32)
     if config.loss == "openpi":
         return policy.sample_actions(config.policy, params, batch.observation, noise, flow_steps)
     noise = noise * batch.action_mask[:, None, :]

@@ -12,6 +12,7 @@ from flax import struct
 
 from model import flow, policy
 from model.arrays import Array
+from model.augmentation import augment, sample_keys
 from model.inputs import Observation
 from trainers.config import Loss, RunConfig
 from trainers.optimizer import build_optimizer, merge_params, move_average, split_params
@@ -116,11 +117,11 @@ def draw_noise(key: Array, batch: TrainBatch, loss: Loss, time_shift: float = 1.
 def build_train_step(config: RunConfig) -> Callable[..., tuple[TrainState, StepReport]]:
     """Returns the pure function (state, batch, seed key, learning rate) -> (state, report).
 
-    Noise and flow time follow from (seed, step) alone, so a resumed run is exact.
+    Noise, flow time and changes of pictures follow from (seed, step) alone, so a resumed run is exact.
     """
     optimizer, gradients = build_optimizer(config.optimizer), build_gradients(config)
 
-    def train_step(state: TrainState, batch: TrainBatch, seed: Array, rate: Array) -> tuple[TrainState, StepReport]:
+    def train_step(state: TrainState, batch: TrainBatch, seed: jax.Array, rate: Array) -> tuple[TrainState, StepReport]:
         grads, loss, sample_loss = gradients(state, batch, seed)
         directions, optimizer_state = optimizer.update(grads, state.optimizer, state.trained)
         # The rate is an argument, so that schedules of other lengths share one compiled step.
@@ -158,14 +159,19 @@ def build_flow_loss(config: RunConfig) -> Callable[[Tree, TrainBatch, Array], Ar
 def build_gradients(config: RunConfig) -> Callable[..., tuple[Tree, Array, Array]]:
     """Returns the function (state, batch, seed key) -> (gradients, loss, loss of each sample) of its next step."""
 
-    def gradients(state: TrainState, batch: TrainBatch, seed: Array) -> tuple[Tree, Array, Array]:
+    def gradients(state: TrainState, batch: TrainBatch, seed: jax.Array) -> tuple[Tree, Array, Array]:
         # The step is folded in: with the seed alone, every step would learn to remove one and the same noise.
-        return _gradients(config, state, batch, jax.random.fold_in(seed, state.step))
+        picture_keys = None
+        if config.augmentation.changes_pictures:
+            picture_keys = sample_keys(seed, state.step, batch.actions.shape[0])
+        return _gradients(config, state, batch, jax.random.fold_in(seed, state.step), picture_keys)
 
     return gradients
 
 
-def _gradients(config: RunConfig, state: TrainState, batch: TrainBatch, key: Array) -> tuple[Tree, Array, Array]:
+def _gradients(
+    config: RunConfig, state: TrainState, batch: TrainBatch, key: Array, picture_keys: Array | None
+) -> tuple[Tree, Array, Array]:
     """Gradients of the weighted mean over the whole batch, its loss, and each sample's, part by part."""
     noise, time = draw_noise(key, batch, config.loss, config.flow_time_shift)
     weights = element_weights(config.loss, batch.action_mask, batch.chunk_mask)
@@ -174,13 +180,16 @@ def _gradients(config: RunConfig, state: TrainState, batch: TrainBatch, key: Arr
     total = jnp.maximum(weights.sum(), 1e-6)
 
     def part_loss(trained: Tree, part: tuple[Any, ...]) -> tuple[Array, Array]:
-        observation, actions, part_noise, part_time, part_weights = part
+        observation, actions, part_noise, part_time, part_weights, part_keys = part
+        # Of a part, not of the batch: changed pictures are float32, four times the bytes of those that were sent.
+        if part_keys is not None:
+            observation = augment(config.augmentation.cameras, observation, part_keys)
         params = merge_params(trained, state.frozen)
         squared = policy.loss_elements(config.policy, params, observation, actions, part_noise, part_time)
         return (squared * part_weights).sum() / total, _sample_mean(squared, part_weights)
 
     gradient = jax.value_and_grad(part_loss, has_aux=True)
-    whole = (batch.observation, batch.actions, noise, time, weights)
+    whole = (batch.observation, batch.actions, noise, time, weights, picture_keys)
     if config.accumulate == 1:
         (loss, sample_loss), grads = gradient(state.trained, whole)
         return grads, loss, sample_loss

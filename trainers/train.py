@@ -28,7 +28,7 @@ from trainers.batch_page import write_batch_page
 from trainers.batches import build_batcher, chain_names
 from trainers.checkpoint import Checkpoints, Progress
 from trainers.config import RunConfig
-from trainers.mesh import build_mesh, place_batch, replicated, split_state
+from trainers.mesh import build_mesh, place_batch, replicated, split_state, traced_on
 from trainers.optimizer import learning_rate
 from trainers.planning.memory import check_memory
 from trainers.prompts import open_tokenizer
@@ -106,7 +106,7 @@ class Loop:
     def go(self, state: TrainState, progress: Progress) -> Summary:
         """Trains from `progress` to the last step; returns early, saved, after a signal."""
         config = self._config
-        to_train_batch = build_batcher(config)
+        to_train_batch = build_batcher(config, training=True)
         validation = Validation(config, self._mesh, self._mixture) if config.eval_every else None
         watch = Watch(self._run, config, self._group_names, progress, self._show_progress)
         audit = Audit(self._mixture)
@@ -156,7 +156,7 @@ class Loop:
                 f"{param_count(state.trained):,} parameters train, {param_count(state.frozen):,} stay", file=sys.stderr
             )
         return jax.jit(
-            build_train_step(self._config),
+            traced_on(self._mesh, build_train_step(self._config)),
             # The old state's memory becomes the new one's; without it the state would be there twice, 52 GB for pi0.
             donate_argnums=0,
             out_shardings=(split_state(self._mesh, state), replicated(self._mesh)),

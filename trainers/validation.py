@@ -12,7 +12,7 @@ from model.arrays import Array
 from pipelines.contract.errors import UsageError
 from trainers.batches import build_batcher
 from trainers.config import RunConfig
-from trainers.mesh import place_batch, replicated
+from trainers.mesh import place_batch, replicated, traced_on
 from trainers.step import TrainBatch, TrainState, build_flow_loss
 
 
@@ -34,7 +34,7 @@ class Validation:
         def sample_loss(state: TrainState, batch: TrainBatch, key: jax.Array) -> Array:
             return flow_loss(state.best_params, batch, key)
 
-        self._sample_loss = jax.jit(sample_loss, out_shardings=replicated(mesh))
+        self._sample_loss = jax.jit(traced_on(mesh, sample_loss), out_shardings=replicated(mesh))
 
     def measure(self, state: TrainState) -> dict[str, Any]:
         """Returns {"loss": over the groups by their shares, "group_loss": {name: mean}}."""

@@ -175,10 +175,13 @@ class Stream:
         """This host's rows of the batch that begins at a position of the global order."""
         return self._finish(self._start(position))
 
-    def batches(self, start: int = 0, stop: int | None = None, prefetch: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, start: int = 0, stop: int | None = None, prefetch: int | None = None, every: int = 1
+    ) -> Iterator[Batch]:
         """Batches from position `start`, whole ones before `stop`; `prefetch` of them are read ahead.
 
-        By default that is two, or as many more as keep an object store busy, in `AHEAD_BYTES` of memory.
+        By default that is two, or as many more as keep an object store busy, in `AHEAD_BYTES` of memory. every: only
+        each so many-th batch, for processes that take turns.
         """
         if prefetch is None:
             prefetch = self.default_prefetch
@@ -188,7 +191,7 @@ class Stream:
             while len(ahead) <= prefetch and (stop is None or position + self.batch_size <= stop):
                 # Only this thread submits work: loaders that refill from their workers' callbacks can deadlock.
                 ahead.append(self._start(position))
-                position += self.batch_size
+                position += every * self.batch_size
             if not ahead:
                 return
             yield self._finish(ahead.popleft())
@@ -203,6 +206,23 @@ class Stream:
         group, epoch, index, episode, step = (column[cut] for column in columns)
         return Samples(position=positions, group=group, epoch=epoch, index=index, episode=episode, step=step)
 
+    def batch_of(self, positions: Sequence[int]) -> Batch:
+        """The samples at any positions of the global order, in the order given and whatever host this is.
+
+        `next_position` is -1, since nothing follows from it. Raises UsageError for a position below 0.
+        """
+        position = np.asarray(positions, np.int64)
+        if (position < 0).any():
+            raise UsageError(f"expected positions of the global order, 0 or more; found {position.min()}")
+        window, row = np.divmod(position, WINDOW)
+        drawn = np.empty((5, len(position)), np.int64)
+        for number in np.unique(window).tolist():
+            mine = window == number
+            drawn[:, mine] = [column[row[mine]] for column in self._window(number)]
+        group, epoch, index, episode, step = drawn
+        samples = Samples(position=position, group=group, epoch=epoch, index=index, episode=episode, step=step)
+        return self._finish(self._read(samples, -1, self._loose_images(len(position))))
+
     def gather(self, episodes: Sequence[int], steps: Sequence[int]) -> Batch:
         """The samples at the given steps of rows of `episodes()`; their texts are those of the position 0.
 
@@ -212,10 +232,9 @@ class Stream:
         self._check_samples(episode, step)
         group = np.searchsorted(self.index.group_edges, episode, side="right") - 1
         position = np.full(len(episode), -1, np.int64)
-        images = np.empty((len(episode), len(CAMERAS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         none = np.zeros(len(episode), np.int64)
         samples = Samples(position=position, group=group, epoch=none, index=none, episode=episode, step=step)
-        return self._finish(self._read(samples, -1, images))
+        return self._finish(self._read(samples, -1, self._loose_images(len(episode))))
 
     def episodes(self, group: str | None = None) -> list[EpisodeRow]:
         """The episodes of this split, or of one of its groups."""
@@ -281,6 +300,11 @@ class Stream:
         # Hosts take consecutive rows of one global batch, so that the order of samples does not depend on their number.
         samples = self.samples(position + self._first_row, self._rows_per_host)
         return self._read(samples, position + self.batch_size, self._pool.take().swapaxes(0, 1))
+
+    def _loose_images(self, n_samples: int) -> NDArray[np.uint8]:
+        """Pictures [b, n, y, x, c] outside the pool, each camera's side by side, for a batch of another size."""
+        shape = len(CAMERAS), n_samples, IMAGE_SIZE, IMAGE_SIZE, 3
+        return np.empty(shape, np.uint8).swapaxes(0, 1)
 
     def _read(self, samples: Samples, next_position: int, images: NDArray[np.uint8]) -> "_Pending":
         table, row = self.index.table[samples.episode], self.index.row[samples.episode]

@@ -54,8 +54,8 @@ def _from_torch(shapes: Shapes, config: Mapping[str, Any], overrides: dict[str, 
 def _siglip(shapes: Shapes, config: Mapping[str, Any], heads: int | None) -> SiglipConfig:
     width, _, patch, _ = shapes["vision.embeddings.patch_embedding.weight"]
     tokens = shapes["vision.embeddings.position_embedding.weight"][0]
-    told = config.get("vlm_config", {}).get("vision_config", {}).get("num_attention_heads")
-    found = heads or told or (SO400M_HEADS if width == SO400M_WIDTH else None)
+    stated = config.get("vlm_config", {}).get("vision_config", {}).get("num_attention_heads")
+    found = heads or stated or (SO400M_HEADS if width == SO400M_WIDTH else None)
     if found is None:
         raise ValueError(
             f"SigLIP of width {width}: expected the number of its heads; no shape says it: --siglip-heads N"

@@ -223,7 +223,9 @@ def read_document(
     except yaml.MarkedYAMLError as error:
         found = error.problem_mark or error.context_mark
         mark = Mark(file=str(path), line=found.line + 1 if found else 1, column=found.column + 1 if found else 1)
-        raise SpecError(mark, f"not valid YAML: {error.problem or error.context}") from error
+        is_question = _character_at(text, mark) == OPEN_QUESTION
+        hint = f'; a value that is not known yet is "{OPEN_QUESTION}", in quotes' if is_question else ""
+        raise SpecError(mark, f"not valid YAML: {error.problem or error.context}{hint}") from error
     except (yaml.YAMLError, RecursionError) as error:  # a NUL byte; brackets by the thousand
         fault = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise SpecError(Mark(file=str(path), line=1, column=1), f"not valid YAML: {fault}") from None
@@ -402,7 +404,8 @@ def json_schema(kind: Kind) -> dict[str, Any]:
     elif isinstance(kind, ListOf):
         schema |= {"type": "array", "items": json_schema(kind.item), "minItems": 0 if kind.may_be_empty else 1}
     elif isinstance(kind, TextKind):
-        schema |= {"type": "string"} | ({"enum": list(kind.choices)} if kind.choices else {})
+        # A bare 6 is a number in YAML, and read as the text that it is written as.
+        schema |= {"type": "string", "enum": list(kind.choices)} if kind.choices else {"type": ["string", "number"]}
     elif isinstance(kind, (Flag, Scalar)):
         schema["type"] = "boolean" if isinstance(kind, Flag) else ["boolean", "number"]
     elif isinstance(kind, Number):
@@ -410,6 +413,11 @@ def json_schema(kind: Kind) -> dict[str, Any]:
         schema |= {"type": "integer" if kind.integer else "number"}
         schema |= {name: limit for name, limit in limits.items() if limit is not None}
     return schema
+
+
+def _character_at(text: str, mark: Mark) -> str:
+    lines = text.splitlines()[mark.line - 1 : mark.line]
+    return lines[0][mark.column - 1 : mark.column] if lines else ""
 
 
 def _readable(what: str) -> str:

@@ -1,7 +1,9 @@
 """The errors that the embodimix command reports without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class EmbodimixError(Exception):
@@ -26,6 +28,27 @@ class MissingPath(FailedWork):
     exit_code = 2
 
 
+# More names than fit on a few lines tell nobody which one was meant.
+_MOST_NAMES = 12
+
+
+def draft_advice(source: str = "INPUT") -> str:
+    """What to do where no entry, robot or format of an input is known, as a sentence."""
+    command = f"embodimix inspect {shlex.quote(source)} --draft my.yaml"
+    return f"To see what is there, and to draft an entry of your own: {command}"
+
+
+@contextmanager
+def advising(source: str) -> Iterator[None]:
+    """Adds what to do to the error of a reader that finds no file of its format."""
+    try:
+        yield
+    except UsageError as error:
+        if not str(error).endswith("found none"):
+            raise
+        raise UsageError(f"{error}. {draft_advice(source)}") from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Names the known spellings nearest to `name`, as the end of an error sentence.
 
@@ -38,4 +61,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if len(names) > _MOST_NAMES:
+        return f"None of {len(names)} known names is near."
     return "Known: " + ", ".join(names) + "."

@@ -4,6 +4,7 @@ Own files are, in this order: `embodimix.yaml` of the working directory, the pat
 that a command names. Each entry is read when it is first used, so that a mistake in one stops only what uses it.
 """
 
+import argparse
 import functools
 import os
 import re
@@ -30,7 +31,7 @@ from pipelines.contract.document import (
     open_questions,
     read_document,
 )
-from pipelines.contract.errors import UsageError, nearest
+from pipelines.contract.errors import UsageError, draft_advice, nearest
 
 ADAPTERS_SCHEMA = "embodimix.adapters/v1"
 ROBOTS_SCHEMA = "embodimix.embodiments/v1"
@@ -132,7 +133,8 @@ class Registry(Mapping[str, Built], Generic[Built]):
             # Whoever replaces an entry replaces it under all its names.
             own = over
         if not shipped and not own:
-            raise UsageError(f"{self._what} {name!r} is not in the registry. {nearest(name, self.names())}")
+            known = nearest(name, self.names())
+            raise UsageError(f"{self._what} {name!r} is not in the registry. {known} {draft_advice()}")
         found = own or shipped
         if len(found) > 1:
             raise SpecError(found[1].mark, f"{name!r} names two {self._what}s; the other one is at {found[0].mark}")
@@ -180,6 +182,18 @@ def check_answered(what: str, content: MarkedValue) -> None:
     listed = "; ".join(f"{mark.file}:{mark.line} {path}" for path, mark in questions.values())
     first = next(mark for _, mark in questions.values())
     raise SpecError(first, f'{what}: expected an answer in place of each "?", found {len(questions)} open: {listed}')
+
+
+def add_registry_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--registry` to a command that looks entries up; it then calls `use_registries(arguments.registry)`."""
+    parser.add_argument(
+        "--registry",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="adapters and robots of your own, over the shipped ones, besides embodimix.yaml here and "
+        "$EMBODIMIX_REGISTRY; may be repeated",
+    )
 
 
 def use_registries(paths: Sequence[str | Path]) -> None:

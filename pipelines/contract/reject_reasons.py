@@ -45,6 +45,7 @@ RejectReason = Literal[
     "unlistable_folder",
     "unlisted",
     "unreadable",
+    "unreadable_bag",
     "unreadable_config",
     "unreadable_frame",
     "unreadable_hdf5",
@@ -104,6 +105,7 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "corrupt_image": Explanation("a picture that cannot be decoded whole", _DAMAGED),
     "unreadable_frame": Explanation("a picture that cannot be decoded, of a form that is not known", _DAMAGED),
     "unreadable": Explanation("anything else that the reader could not read; the detail has its words", _DAMAGED),
+    "unreadable_bag": Explanation("a bag, a chunk or a message of one that cannot be read", _DAMAGED),
     "unreadable_config": Explanation("an episode's configuration file that cannot be read", _DAMAGED),
     "unreadable_hdf5": Explanation("an HDF5 file that cannot be read", _DAMAGED),
     "unreadable_metadata": Explanation("an episode's metadata that cannot be read", _DAMAGED),
@@ -150,7 +152,7 @@ EXPLANATIONS: Mapping[RejectReason, Explanation] = {
     "missing_key": Explanation("a native key that the entry names and the episode lacks", _ENTRY),
     "unknown_robot": Explanation(
         "a robot that is not in the registry, or does not fit the entry",
-        "Give `--robot`, or add an entry to the embodiment registry.",
+        "Give `--robot`, or an entry of your own (docs/registries.md).",
     ),
     "bad_rotation": Explanation("a matrix or quaternion that is no rotation", _ENTRY),
     "all_zero_matrix": Explanation(

@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.contract.embodiments import get_embodiment
-from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
+from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError, advising
 from pipelines.contract.native import Found, Reject
 from pipelines.contract.progress import phase
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
@@ -252,8 +252,11 @@ def with_units(conversion: ConversionRequest) -> ConversionRequest:
     """Settles the entry where a source may have one of several units. Raises UsageError where neither states which."""
     if not conversion.adapter.by_units and not conversion.units:
         return conversion
+    from pipelines.sources.lerobot_files.meta import find_root
     from pipelines.sources.lerobot_files.units import choose_units
 
+    with advising(conversion.source):
+        find_root(source_root(conversion.source))
     return replace(conversion, adapter=choose_units(conversion.source, conversion.adapter, conversion.units))
 
 
@@ -302,7 +305,8 @@ def find_episodes(conversion: ConversionRequest) -> Found:
     if find is None:
         raise UsageError(f"--partial: format {conversion.adapter.format} promises no files; leave the option out")
     try:
-        found: Found = with_retries(lambda: find(conversion.source, conversion.adapter), conversion.source)
+        with advising(conversion.source):
+            found: Found = with_retries(lambda: find(conversion.source, conversion.adapter), conversion.source)
     except OSError as error:
         raise FailedWork(f"{conversion.source}: expected an input that can be read, found: {error}") from error
     if conversion.task and len(found.tasks) > 1:

@@ -79,8 +79,18 @@ def episodes_at_hand(job: Job, references: Sequence[EpisodeLocation], *, picture
 
 
 def reader_of(format: str) -> ModuleType:
-    """The module that finds and reads a format; imported late, since each needs other libraries."""
-    return importlib.import_module(f"pipelines.sources.{format}")
+    """The module that finds and reads a format; imported late, since each needs other libraries.
+
+    Raises UsageError where one of them is not installed.
+    """
+    try:
+        return importlib.import_module(f"pipelines.sources.{format}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("", "pipelines"):
+            raise
+        extra = "pipelines,bag" if format == "bag" else "pipelines"
+        advice = f"pip install 'embodimix[{extra}]'"
+        raise UsageError(f"format {format}: expected the package {error.name}; install it: {advice}") from error
 
 
 def _embodiment_of(job: Job, native: NativeEpisode) -> Embodiment:

@@ -75,7 +75,11 @@ def take_sample(format: str, source: str, limit: ScanLimit) -> Sample:
 
     limit: of the scan; shared by the formats that try one input, so that a store is listed once.
     """
-    reader = reader_of(format)
+    try:
+        reader = reader_of(format)
+    except UsageError as error:
+        # What is not installed reads nothing; the other formats are tried.
+        raise Misfit(str(error), near=False) from error
     probe = make_probe(reader, Probe, source)
     limit.was_reached = False
     with limited_scan(limit):

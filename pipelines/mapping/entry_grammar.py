@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from pipelines.contract.document import AnyOf, Fields, Flag, ListOf, MapOf, Number, Scalar, TextKind
 from pipelines.contract.registries import REPLACES
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, Part
+from pipelines.mapping.bag_form import BAG
 from pipelines.mapping.cameras import Channels, DrawEach, Flip
 from pipelines.mapping.part_units import ANGLES, LENGTHS
 
@@ -80,7 +81,7 @@ ENTRY = Fields(
     fields={
         "title": TextKind(about="a line on what the dataset is"),
         "format": TextKind(about="a format of the input"),
-        "robot": TextKind(about="a robot of the embodiment registry, or from_log"),
+        "robot": TextKind(about="a robot of the registries, or from_log"),
         "control_mode": TextKind(about="a control mode", choices=CONTROL_MODES),
         "control_hz": Number(about="a rate in Hz", above=0),
         "units": TextKind(about="the units of vectors", choices=("metric", "native")),
@@ -103,6 +104,7 @@ ENTRY = Fields(
         "published_size": ListOf(about="height and width", item=Number(about="pixels", integer=True, above=0)),
         "relabel": TextKind(about="what replaces the actions", choices=("never", "reached_states")),
         "note": TextKind(about="what a reader should know"),
+        "bag": BAG,
         "shift_before": TextKind(about="a date, such as 2021-07-23"),
         "replaces": REPLACES,
     },

@@ -72,9 +72,9 @@ def picture_stats(pictures: Sequence[NDArray[np.uint8]], with_quantiles: bool) -
         counts = [_histogram(n, e) for n, e in zip(levels, edges, strict=True)]
         stats = _collected(low, high, mean, squares, len(pixels), len(pictures), counts, edges)
     else:
-        mean = levels @ values / len(pixels)
-        variance = (levels * (values - mean[:, None]) ** 2).sum(1) / len(pixels)
-        stats = {"min": low, "max": high, "mean": mean, "std": np.sqrt(variance), "count": np.array([len(pictures)])}
+        center = levels @ values / len(pixels)
+        variance = (levels * (values - center[:, None]) ** 2).sum(1) / len(pixels)
+        stats = {"min": low, "max": high, "mean": center, "std": np.sqrt(variance), "count": np.array([len(pictures)])}
     return {name: v if name == "count" else (v / 255.0).reshape(3, 1, 1) for name, v in stats.items()}
 
 

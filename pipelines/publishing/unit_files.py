@@ -77,10 +77,8 @@ def write_unit(publication: Publication, unit: int) -> int:
 
 def arrow_schema(publication: Publication) -> pa.Schema:
     """The columns of the tables, in LeRobot's order."""
-    fields = [
-        pa.field(KEYS[side], pa.float32() if n == 1 else pa.list_(pa.float32(), n))
-        for side, n in (("state", len(publication.state.names)), ("action", len(publication.action.names)))
-    ]
+    widths = {KEYS["state"]: len(publication.state.names), KEYS["action"]: len(publication.action.names)}
+    fields = [pa.field(key, pa.float32() if n == 1 else pa.list_(pa.float32(), n)) for key, n in widths.items()]
     if publication.form.video is None:
         fields += [pa.field(camera_key(camera), _PICTURE) for camera in publication.cameras]
     if publication.has_subtasks:

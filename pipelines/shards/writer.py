@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from pipelines.contract.episode import Episode, Reference
@@ -35,7 +35,7 @@ OnReject = Callable[[Reference, str, str], None]
 class ShardSummary:
     """What a finished shard holds. n_rejected: episodes left out because their frames could not be encoded.
 
-    episode_ids: of its records in their order; empty where a shard that was there is only looked at.
+    episode_ids: of its records in their order; empty, and equal all the same, where a shard is only looked at.
     """
 
     n_episodes: int
@@ -43,7 +43,7 @@ class ShardSummary:
     n_bytes: int
     sha256: str
     n_rejected: int = 0
-    episode_ids: tuple[str, ...] = ()
+    episode_ids: tuple[str, ...] = field(default=(), compare=False)
 
 
 def write_shard(

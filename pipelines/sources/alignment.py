@@ -1,11 +1,13 @@
 """Streams with their own rates and clocks brought to one control rate, with a report of skew, gaps and lost frames."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.episode import DroppedSteps
+from pipelines.contract.native import Rejected
 from pipelines.contract.reject_reasons import RejectReason
 
 Nanoseconds = NDArray[np.int64]
@@ -109,6 +111,122 @@ def _nearest(rows_s: Floats, frames_s: Floats, period_s: float) -> Pairing:
 def _rounded(seconds: float) -> float:
     """To a microsecond: below that, differences are those of float arithmetic."""
     return round(float(seconds), 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Samples of numbers with their own clock: stamps (ns) that strictly increase, and values [n, k].
+
+    is_interpolated: between two samples the values pass through those between; otherwise the last one holds, as for
+    commands and grippers. source: whose clock it is, for notes. lasts: its last sample holds to the end, as where a
+    value is published only when it changes; otherwise for a usual period.
+    """
+
+    times: Nanoseconds
+    values: Floats
+    is_interpolated: bool
+    source: str
+    lasts: bool = False
+
+    @property
+    def end(self) -> int | None:
+        """Until when (ns) it has a value; None for ever."""
+        if self.lasts or (len(self.times) < 2 and not self.is_interpolated):
+            return None
+        return int(self.times[-1]) if self.is_interpolated else end_of_hold(self.times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned:
+    """Streams at the steps of one episode.
+
+    grid: stamps of the steps (ns). arrays: per stream its values [t, k]. dropped: steps for which a command was given
+    and some stream had not begun, or had ended. is_clock: whether the steps are the clock's own samples. notes: per
+    stream and camera its gaps, lost samples and longest pause while the episode lasts, and the greatest and the mean
+    age of a sample, in ms.
+    """
+
+    grid: Nanoseconds
+    arrays: Mapping[str, Floats]
+    dropped: tuple[DroppedSteps, ...]
+    is_clock: bool
+    notes: Mapping[str, float]
+
+
+def align(
+    streams: Mapping[str, Stream],
+    cameras: Mapping[str, Nanoseconds],
+    clock: Nanoseconds,
+    control_hz: float,
+    where: str,
+) -> Aligned:
+    """Brings streams to the steps of an episode, where each of them and each camera [n] has begun and not ended.
+
+    clock: stamps of the commands. Raises Rejected (`no_overlap`) where there is no such time.
+    """
+    first, last = _span(streams, cameras)
+    # Of an episode that is a stretch of a longer log, other streams go on.
+    last = min(last, end_of_hold(clock))
+    grid = make_grid(clock, first, last, control_hz)
+    if len(grid) == 0:
+        raise Rejected("no_overlap", f"{where}: expected streams that overlap in time, found none that do")
+    begins_late = any(int(times[0]) == first for times in cameras.values())
+    ends_early = any(end_of_hold(times) == last for times in cameras.values())
+    return Aligned(
+        grid=grid,
+        arrays={
+            key: interpolate_columns(stream.times, stream.values, grid)
+            if stream.is_interpolated
+            else hold(stream.times, stream.values, grid)
+            for key, stream in streams.items()
+        },
+        dropped=lost_at_ends(
+            clock,
+            grid,
+            control_hz,
+            before="missing_frames" if begins_late else "no_overlap",
+            after="missing_frames" if ends_early else "no_overlap",
+        ),
+        is_clock=np.array_equal(grid, clock[(clock >= grid[0]) & (clock <= grid[-1])]),
+        notes=_note_streams({stream.source: stream.times for stream in streams.values()} | dict(cameras), grid),
+    )
+
+
+def end_of_hold(times: Nanoseconds) -> int:
+    """Until when (ns) a stream that is held has a value: a period after its last sample."""
+    return int(times[-1] + np.median(np.diff(times))) if len(times) > 1 else int(times[-1])
+
+
+def check_pauses(times: Nanoseconds, longest_s: float, what: str) -> None:
+    """Raises Rejected (`joint_gap`) where states are silent for longer: nothing is known of what was between."""
+    longest = float(np.diff(times).max(initial=0) / 1e9)
+    if longest > longest_s:
+        raise Rejected("joint_gap", f"{what} every {longest_s:g} s, a gap is {longest:.2f} s")
+
+
+def _span(streams: Mapping[str, Stream], cameras: Mapping[str, Nanoseconds]) -> tuple[int, int]:
+    """From when to when (ns) every stream and camera has a value."""
+    ends = [stream.end for stream in streams.values()] + [
+        end_of_hold(times) if len(times) > 1 else None for times in cameras.values()
+    ]
+    begins = [int(stream.times[0]) for stream in streams.values()] + [int(times[0]) for times in cameras.values()]
+    return max(begins), min((end for end in ends if end is not None), default=max(begins))
+
+
+def _note_streams(stamps: Mapping[str, Nanoseconds], grid: Nanoseconds) -> dict[str, float]:
+    notes: dict[str, float] = {}
+    for name, times in stamps.items():
+        # Only while the episode lasts: a camera that started a minute earlier has no gap in it.
+        first = max(int(latest_index(times, grid[:1])[0]), 0)
+        report = report_stream(times[first : int(np.searchsorted(times, grid[-1], side="right")) + 1])
+        notes[f"{name}/n_gaps"] = report.n_gaps
+        notes[f"{name}/n_lost"] = report.n_lost
+        notes[f"{name}/longest_pause_ms"] = round(report.longest_pause_ms, 3)
+    for name, times in stamps.items():
+        age = grid - times[np.maximum(latest_index(times, grid), 0)]
+        notes[f"{name}/skew_ms_max"] = round(float(age.max() / 1e6), 3)
+        notes[f"{name}/skew_ms_mean"] = round(float(age.mean() / 1e6), 3)
+    return notes
 
 
 def make_grid(command: Nanoseconds, first: int, last: int, control_hz: float) -> Nanoseconds:

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipelines.contract.episode import DroppedSteps, Image, Reference
+from pipelines.contract.episode import Image, Reference
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.facts import SourceFacts
 from pipelines.contract.flags import parse_flag
@@ -21,7 +21,7 @@ from pipelines.contract.instructions import clean_instruction
 from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected, check_array_size
 from pipelines.mapping.adapters import Adapter
 from pipelines.mapping.cameras import CameraForm
-from pipelines.sources.alignment import hold, interpolate_columns, latest_index, lost_at_ends, make_grid, report_stream
+from pipelines.sources.alignment import Stream, align, check_pauses, latest_index
 from pipelines.sources.folders import key_of, make_scan_reject, read_regular, scan_folders, source_root
 from pipelines.sources.zarr_store import READ_ERRORS, Store, check_chunks, open_arrays, open_camera
 from pipelines.storage.mirror import Files, Listing, local_path
@@ -135,9 +135,6 @@ def read(located: EpisodeLocation, adapter: Adapter) -> NativeEpisode:
     return _align(located.reference, attributes, streams, opened, missing)
 
 
-Stream = tuple[NDArray[np.int64], NDArray[np.float64]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Camera:
     """One camera of a log: stamps int64 [n] (ns) and pictures uint8 [n, y, x, 3]."""
@@ -166,26 +163,18 @@ def _align(
     control_hz = attributes.get("control_hz")
     if not isinstance(control_hz, (int, float)) or not 0 < control_hz <= MAX_CONTROL_HZ:
         raise Rejected("wrong_attributes", f"{path}: expected control_hz above 0, at most 1000, found {control_hz!r}")
-    _check_joint_gap(path, streams["joints/position"][0])
-    first, last = _span(streams, cameras)
-    command, _ = streams["command/joint_position"]
-    grid = make_grid(command, first, last, control_hz)
-    if len(grid) == 0:
-        raise Rejected("no_overlap", f"{path}: expected streams that overlap in time, found none that do")
-    arrays = {}
-    for key, (times, values) in streams.items():
-        # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
-        # state.
-        arrays[key] = interpolate_columns(times, values, grid) if _STATES.get(key, False) else hold(times, values, grid)
+    check_pauses(streams["joints/position"].times, MAX_JOINT_GAP_S, f"{path}: expected joints")
+    times = {slot: camera.times for slot, camera in cameras.items()}
+    aligned = align(streams, times, streams["command/joint_position"].times, control_hz, path)
     stated_task = attributes.get("task") or ""
     if not isinstance(stated_task, str):
         raise Rejected("wrong_attributes", f"{path}: task: expected one text, found {str(stated_task)[:80]}")
     task = clean_instruction(stated_task)
-    is_command = np.array_equal(grid, command[(command >= grid[0]) & (command <= grid[-1])])
+    grid = aligned.grid
     return NativeEpisode(
         reference=reference,
         n_steps=len(grid),
-        arrays=arrays,
+        arrays=aligned.arrays,
         frames={slot: camera.frames_at(grid) for slot, camera in cameras.items()},
         robot=str(attributes.get("robot")),
         dim_names=_dim_names(attributes, streams, path),
@@ -195,9 +184,9 @@ def _align(
         language=(task,) if task else (),
         success=parse_flag(attributes.get("success")),
         missing_cameras=missing,
-        dropped=_lost_steps(streams, cameras, grid, control_hz),
-        notes=_make_notes(streams, cameras, grid),
-        inferred={} if is_command else {"resampled": _RESAMPLED},
+        dropped=aligned.dropped,
+        notes=aligned.notes,
+        inferred={} if aligned.is_clock else {"resampled": _RESAMPLED},
     )
 
 
@@ -221,7 +210,7 @@ def _dim_names(attributes: Mapping[str, Any], streams: Mapping[str, Stream], pat
     for attribute, keys in _NAMED.items():
         stated = attributes.get(attribute) or ()
         for key in keys if stated else ():
-            width = streams[key][1].shape[1]
+            width = streams[key].values.shape[1]
             if not isinstance(stated, (list, tuple)) or len(stated) != width:
                 raise Rejected(
                     "wrong_dims", f"{path}: {attribute}: expected {width} names, one a column, found {stated}"
@@ -270,7 +259,9 @@ def _read_streams(numbers: Mapping[str, NDArray], path: str) -> dict[str, Stream
         values = np.asarray(numbers[key], np.float64)
         if values.ndim != 2 or len(values) != len(times):
             raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
-        streams[key] = times, values
+        # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
+        # state.
+        streams[key] = Stream(times=times, values=values, is_interpolated=_STATES.get(key, False), source=name)
     return streams
 
 
@@ -301,68 +292,3 @@ def _open_cameras(
             )
         cameras[slot] = times, array
     return cameras, tuple(missing)
-
-
-def _span(streams: Mapping[str, Stream], cameras: Mapping[str, Camera]) -> tuple[int, int]:
-    """From when to when (ns) every stream has a value; one that is held has it for a period after its last sample."""
-    interpolated = [times for key, (times, _) in streams.items() if _STATES.get(key, False)]
-    held = [times for key, (times, _) in streams.items() if not _STATES.get(key, False)]
-    held += [camera.times for camera in cameras.values()]
-    ends = [int(times[-1]) for times in interpolated]
-    ends += [int(times[-1] + np.median(np.diff(times))) for times in held if len(times) > 1]
-    return max(int(times[0]) for times in interpolated + held), min(ends)
-
-
-def _lost_steps(
-    streams: Mapping[str, Stream],
-    cameras: Mapping[str, Camera],
-    grid: NDArray[np.int64],
-    control_hz: float,
-) -> tuple[DroppedSteps, ...]:
-    """The steps at both ends for which a command was given and some stream had not begun, or had ended."""
-    command, _ = streams["command/joint_position"]
-    first, last = _span(streams, cameras)
-    begins_late = any(int(camera.times[0]) == first for camera in cameras.values())
-    ends_early = any(_end_of(camera.times) == last for camera in cameras.values())
-    return lost_at_ends(
-        command,
-        grid,
-        control_hz,
-        before="missing_frames" if begins_late else "no_overlap",
-        after="missing_frames" if ends_early else "no_overlap",
-    )
-
-
-def _end_of(times: NDArray[np.int64]) -> int:
-    """Until when (ns) a stream that is held has a value: a period after its last sample."""
-    return int(times[-1] + np.median(np.diff(times))) if len(times) > 1 else int(times[-1])
-
-
-def _check_joint_gap(path: str, times: NDArray[np.int64]) -> None:
-    longest = float(np.diff(times).max(initial=0) / 1e9)
-    if longest > MAX_JOINT_GAP_S:
-        raise Rejected("joint_gap", f"{path}: expected joints every {MAX_JOINT_GAP_S} s, a gap is {longest:.2f} s")
-
-
-def _make_notes(
-    streams: Mapping[str, Stream], cameras: Mapping[str, Camera], grid: NDArray[np.int64]
-) -> dict[str, float]:
-    """Per stream its gaps, lost samples and longest pause while the episode lasts, and the greatest age of a sample.
-
-    Pauses and ages are in ms.
-    """
-    stamps = {key.split("/")[0]: times for key, (times, _) in streams.items()}
-    stamps |= {slot: camera.times for slot, camera in cameras.items()}
-    notes: dict[str, float] = {}
-    for name, times in stamps.items():
-        # Only while the episode lasts: a camera that started a minute earlier has no gap in it.
-        first = max(int(latest_index(times, grid[:1])[0]), 0)
-        report = report_stream(times[first : int(np.searchsorted(times, grid[-1], side="right")) + 1])
-        notes[f"{name}/n_gaps"] = report.n_gaps
-        notes[f"{name}/n_lost"] = report.n_lost
-        notes[f"{name}/longest_pause_ms"] = round(report.longest_pause_ms, 3)
-    for name, times in stamps.items():
-        age = grid - times[np.maximum(latest_index(times, grid), 0)]
-        notes[f"{name}/skew_ms_max"] = round(float(age.max() / 1e6), 3)
-        notes[f"{name}/skew_ms_mean"] = round(float(age.mean() / 1e6), 3)
-    return notes

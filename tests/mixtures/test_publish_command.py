@@ -13,8 +13,8 @@ from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
 def test_filters_choose_and_what_is_held_out_is_a_split_of_its_own(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, "a", [make_episode(i, success=i % 2) for i in range(8)])
-    write_dataset(tmp_path, "b", [make_episode(i, success=1) for i in range(8, 10)])
-    body = "filters: [{keep: success}]\nvalidation: {fraction: 0.25, by: episode, min_per_group: 1}\ndatasets: [{path: a/1.0.0}]\n"
+    held_out = "validation: {fraction: 0.25, by: episode, min_per_group: 1}\n"
+    body = f"filters: [{{keep: success}}]\n{held_out}datasets: [{{path: a/1.0.0}}]\n"
     (choice,) = choose_episodes(str(write_spec(tmp_path, body)), cache=str(tmp_path / "cache"))
     wanted = {episode.episode_id for episode in iter_stored(Dataset.open(folder)) if episode.success == 1}
     assert choice.splits is not None

@@ -9,7 +9,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from mixtures.stream.batches import Batch
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.slots import CAMERAS
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics, summarize_episode
-from trainers.config import flattened
+from trainers.config import RunConfig, flattened
 
 HORIZON = 4
 # Settings of a model that compiles in a few seconds.
@@ -194,6 +194,31 @@ class ToyStream:
         )
         physical = self.mixture.unnormalize_batch_action(batch, action)
         return Batch(**{**vars(batch), "action_physical": physical})
+
+
+def moved_params(config: RunConfig) -> Any:
+    """Parameters moved off their start, where the last layers of some variants are zero and nothing passes."""
+    import jax
+
+    from model import policy
+
+    drawn = jax.jit(policy.init_params, static_argnums=0)(config.policy, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(drawn)
+    rng = np.random.default_rng(1)
+    return tree.unflatten([leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
+
+
+def stream_batch(folder: Path) -> Batch:
+    """Two samples with random pictures of all cameras and random states."""
+    (folder / "toy.yaml").write_text("toy")
+    mixture = ToyMixture(path=folder / "toy.yaml", statistics=toy_statistics(1.0), cameras=CAMERAS)
+    batch = ToyStream(mixture, batch_size=2).batch_at(0)
+    rng = np.random.default_rng(0)
+    return replace(
+        batch,
+        images=rng.integers(0, 256, batch.images.shape, np.uint8),
+        state=rng.uniform(-1, 1, batch.state.shape).astype(np.float32) * batch.state_mask,
+    )
 
 
 def settings(**changes: Any) -> dict[str, Any]:

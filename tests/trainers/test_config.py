@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from model.config import Pi0Config
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig, from_yaml, read_overrides, resolve_config, resumed, to_yaml
 
@@ -132,3 +133,42 @@ def test_a_resumed_run_may_go_further_and_be_watched_otherwise() -> None:
     assert (config.steps, config.log_every, config.optimizer.decay_steps) == (9, 3, 5)
     with pytest.raises(UsageError, match="optimizer.b2 is 0.95 in run/config.yaml; found 0.9"):
         resumed(resolved(steps=5), {"optimizer.b2": 0.9}, Path("run"))
+
+
+def test_weights_are_named_by_path_or_by_layout_and_path() -> None:
+    from trainers.cli import _weights
+
+    assert _weights(["a/b"]) == {"weights": "a/b"}
+    assert _weights(["lerobot", "a/b"]) == {"weights": "a/b", "weights_layout": "lerobot"}
+    with pytest.raises(UsageError, match="expected a path, or one of openpi, lerobot, hf, big_vision and a path"):
+        _weights(["a/b", "mixture.yaml"])
+
+
+def test_a_run_of_a_model_starts_one_with_its_adapters_and_no_other(tmp_path: Path) -> None:
+    def post(model: str) -> RunConfig:
+        return resolve_config(
+            stage="posttrain",
+            mixture=tmp_path / "m.yaml",
+            horizon=50,
+            cameras=("base_0_rgb",),
+            overrides={"model": model},
+            init=tmp_path,
+            init_config=resolved(model="tiny"),
+        )
+
+    config = post("tiny-lora")
+    assert isinstance(config.policy, Pi0Config)
+    assert (config.model, config.policy.prefix.lora_rank, config.policy.expert.lora_rank) == ("tiny-lora", 4, 4)
+    with pytest.raises(UsageError, match="--model pi0-lora: expected 'tiny', the model of .*, or the same with adapt"):
+        post("pi0-lora")
+
+
+def test_weights_that_stay_have_the_activations_type_in_new_runs_and_float32_in_old_ones(tmp_path: Path) -> None:
+    assert resolved(model="pi0-lora").frozen_dtype == "bfloat16"
+    assert resolved(model="tiny-lora").frozen_dtype == "float32"
+    text = to_yaml(resolved(model="pi0-lora", slot_map=[0, 1, -1]))
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert from_yaml(path).slot_map == (0, 1, -1)
+    path.write_text(text.replace("frozen_dtype: bfloat16\n", ""))
+    assert from_yaml(path).frozen_dtype == "float32"

@@ -11,16 +11,15 @@ import pytest
 
 from mixtures.actions.normalizer import Normalizer
 from mixtures.stream.batches import Batch
-from model import policy
 from pipelines.contract.slots import CAMERAS
 from tests.support.toy_mixture import (
     HORIZON,
     NORM_KEYS,
     PARTS,
     SMALL,
-    ToyMixture,
-    ToyStream,
+    moved_params,
     quick_compilation,
+    stream_batch,
     toy_statistics,
 )
 from trainers.batches import build_batcher
@@ -55,26 +54,6 @@ def config_of(variant: str, folder: Path) -> RunConfig:
         horizon=HORIZON,
         cameras=CAMERAS,
         overrides=flattened(VARIANTS[variant]),
-    )
-
-
-def moved_params(config: RunConfig) -> Any:
-    """Parameters moved off their start, where the last layers of some variants are zero and nothing passes."""
-    drawn = jax.jit(policy.init_params, static_argnums=0)(config.policy, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(drawn)
-    rng = np.random.default_rng(1)
-    return tree.unflatten([leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves])
-
-
-def stream_batch(folder: Path) -> Batch:
-    (folder / "toy.yaml").write_text("toy")
-    mixture = ToyMixture(path=folder / "toy.yaml", statistics=toy_statistics(1.0), cameras=CAMERAS)
-    batch = ToyStream(mixture, batch_size=2).batch_at(0)
-    rng = np.random.default_rng(0)
-    return dataclasses.replace(
-        batch,
-        images=rng.integers(0, 256, batch.images.shape, np.uint8),
-        state=rng.uniform(-1, 1, batch.state.shape).astype(np.float32) * batch.state_mask,
     )
 
 

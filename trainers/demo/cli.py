@@ -9,7 +9,7 @@ EPILOG = """a worked example:
   embodimix demo --ablation                  and what segment language is good for; about 15 minutes
   embodimix demo --out runs/other --seed 7   other demonstrations
 
-It writes demonstrations of five robots in four native log formats, and runs on them the commands that you would
+It writes demonstrations of five robots in five native log formats, and runs on them the commands that you would
 run on your own: convert, mix plan, train pretrain, train posttrain, eval. Each is printed, and its output is in
 OUT/stages/. It claims that the post-trained policy succeeds, and that both stages add to its success, in a simulator;
 a claim that does not hold is red on the page and makes the exit code 1. The same command resumes an interrupted demo,

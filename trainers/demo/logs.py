@@ -1,4 +1,4 @@
-"""The demo's native logs: which demonstrations are made, and their `inhouse_log/v1` and RLDS forms."""
+"""The demo's native logs: which demonstrations are made, and their `inhouse_log/v1`, bag and RLDS forms."""
 
 import argparse
 import json
@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.shards.tfrecord import write_record
+from trainers.demo.bags import ENTRY_FILE, entry_text, write_bag
 from trainers.demo.pictures import draw_base, draw_wrist
 from trainers.demo.raw_logs import end_effector_steps, write_bridge, write_droid
 from trainers.demo.script import Manner, Recording, Task, demonstration
 from trainers.demo.world import FRANKA, MOBILE_DUAL, UR5E, UR5E_DUAL, WIDOWX, Body
 
-Format = Literal["rlds", "bridge", "droid", "zarr"]
+Format = Literal["rlds", "bridge", "droid", "zarr", "bag"]
 Flaw = Literal["none", "fails", "nan", "one_step"]
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -76,7 +77,7 @@ FULL = (
     _two_cubes("green", "red"),
     _two_cubes("yellow", "blue"),
     Series(format="zarr", folder="in_house", body=UR5E_DUAL, task="lift_box", colours=(), episodes=20),
-    Series(format="zarr", folder="in_house", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=12),
+    Series(format="bag", folder="mobile", body=MOBILE_DUAL, task="drive_and_lift_box", colours=(), episodes=12),
     _two_cubes("red", "blue", folder="curated", manner="fluent", episodes=40),
     _two_cubes("blue", "red", folder="curated", manner="fluent", episodes=40),
 )
@@ -121,6 +122,7 @@ def write_logs(root: Path, plan: Iterable[Series], seed: int, folder: str) -> li
             "bridge": write_bridge,
             "droid": write_droid,
             "zarr": partial(write_inhouse, day=number),
+            "bag": write_bags,
         }
         written = writers[series.format](root / series.folder, made)
         lines.append(
@@ -156,6 +158,21 @@ def write_inhouse(root: Path, made: Iterable[tuple[Recording, Flaw]], day: int =
                 values[len(values) // 2, 1] = np.nan
             chunks = (min(16, len(values)), *values.shape[1:]) if values.ndim == 4 else values.shape
             group.create_array(name, data=values, chunks=chunks, compressors=ZstdCodec(level=1))
+        written += 1
+    return written
+
+
+def write_bags(root: Path, made: Iterable[tuple[Recording, Flaw]]) -> int:
+    """Writes what in-house logs hold as MCAP files, one an episode, and beside them the entry that reads them."""
+    written = 0
+    for k, (recording, _) in enumerate(made):
+        start = START + timedelta(minutes=7 * k)
+        attributes = _inhouse_attributes(recording, start)
+        random = np.random.default_rng([k, 18])
+        arrays = _inhouse_arrays(recording, int(start.timestamp() * 1e9), random)
+        write_bag(root / recording.scene.task.replace(" ", "_") / f"{start:%Y%m%d}_{k:03d}.mcap", attributes, arrays)
+        entry = entry_text(attributes["robot"], attributes["control_hz"], attributes["joint_names"])
+        (root / ENTRY_FILE).write_text(entry)
         written += 1
     return written
 

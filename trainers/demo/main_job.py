@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.contract.errors import UsageError
 from pipelines.storage.files import write_atomically
+from trainers.demo.bags import ENTRY_FILE
 from trainers.demo.stages import Runner, Stage
 
 SCHEMA = "embodimix.demo/v1"
@@ -49,6 +50,7 @@ CONVERSIONS = (
     DemoConversion(format="rlds", logs="rlds/bridge_orig/1.0.0", name="widowx_rlds", adapter="bridge_orig"),
     DemoConversion(format="droid", logs="droid", name="franka_droid"),
     DemoConversion(format="bridge", logs="bridge", name="widowx_raw"),
+    DemoConversion(format="bag", logs="mobile", name="mobile_bag", adapter=ENTRY_FILE),
 )
 VERSION = "1.0.0"
 LABELER = "steps"
@@ -103,6 +105,7 @@ groups:
   - name: in_house
     datasets:
       - {{path: data/in_house/1.0.0}}
+      - {{path: data/mobile_bag/1.0.0}}
 {curated}filters: [{{drop: idle}}, {{drop: failure}}]
 language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
@@ -263,11 +266,18 @@ class Demo:
                     conversion.name,
                     "--version",
                     VERSION,
-                    *(("--adapter", conversion.adapter) if conversion.adapter else ()),
+                    *self._adapter_option(conversion),
                 ),
             )
             for conversion in CONVERSIONS
         ]
+
+    def _adapter_option(self, conversion: DemoConversion) -> tuple[str, ...]:
+        """The entry by its name, or by its file in the folder of the logs."""
+        if conversion.adapter is None:
+            return ()
+        own = self.out / "logs" / conversion.logs / conversion.adapter
+        return "--adapter", str(own) if conversion.adapter.endswith(".yaml") else conversion.adapter
 
     def _plan_stages(self) -> list[Stage]:
         draws = self.scale.pretrain_steps * self.scale.batch_size

@@ -93,9 +93,9 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
     return (
         "<h1>From native robot logs to a post-trained policy</h1>"
         '<p class="muted">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
-        "DROID raw and in-house zarr logs; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a tiny pi0 "
-        "pretrained on hesitant demonstrations of all robots and post-trained on fluent ones of two tasks. Things lie "
-        "elsewhere in every episode and only the pictures show where.</p>"
+        "DROID raw, in-house zarr logs and MCAP bags; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a "
+        "tiny pi0 pretrained on hesitant demonstrations of all robots and post-trained on fluent ones of two tasks. "
+        "Things lie elsewhere in every episode and only the pictures show where.</p>"
         f'{_judgement(results, faults)}<div class="cards">{cards}</div>'
     )
 
@@ -191,8 +191,8 @@ def _rollouts(results: Results) -> str:
         rows.append(f"<tr><td>{html.escape(case[0])}@{case[1]}{ASKED[case[2]]}</td>{cells}</tr>")
     return (
         "<h2>Success in closed loop</h2><p>The generator is also a small simulator: in new scenes, the same for every "
-        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted or "
-        "time is over. With two cubes on the table, the sentence decides which one counts.</p>"
+        "policy, the policy observes, carries out a part of its chunk, and observes again, until something is lifted "
+        "or time is over. With two cubes on the table, the sentence decides which one counts.</p>"
         f"<div class='card'>{_table(('task', *(f'#{POLICIES[run][0]}' for run in by_run)), rows)}</div>"
     )
 

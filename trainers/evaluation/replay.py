@@ -74,7 +74,7 @@ def replay(path: Path, step: int | None = None) -> Replay:
     mixture = open_mixture(Path(config.mixture), statistics=run.recorded_statistics(), stage=config.stage)
     mixture.check_lock(run.read_lock())
     state, start = _state_before(run, config, step)
-    to_train_batch, seed = build_batcher(config), jax.random.key(config.seed)
+    to_train_batch, seed = build_batcher(config, training=True), jax.random.key(config.seed)
     train_step = jax.jit(build_train_step(config), donate_argnums=0)
     with Stream(mixture, batch_size=config.batch_size) as stream:
         for number in range(start, step - 1):

@@ -65,7 +65,7 @@ def export(request: ExportRequest) -> Exported:
     if config is not None and not isinstance(config.policy, Pi0Config):
         raise UsageError(f"export: expected a pi0 policy; {request.source} is {config.model}, which no layout holds")
     if dims is not None and config is not None and request.layout != "hf-paligemma":
-        flat = own_dims(flat, dims, keeps_rest=config.loss == "openpi", square=request.layout == "openpi")
+        flat = own_dims(flat, dims, keeps_rest=config.loss == "openpi", square=request.layout != "lerobot")
     policy = config_from_params({name: array.shape for name, array in flat.items()}, **_unsaid(config))
     target = export_params(policy, unflatten(flat), request.output, request.layout)
     beside = [] if config is None else _write_beside(run, config, policy, dims, request)
@@ -82,7 +82,7 @@ def own_dims(flat: Mapping[str, np.ndarray], dims: RobotDims, *, keeps_rest: boo
     """Parameters whose k-th dim of state and action is the robot's k-th.
 
     keeps_rest: the other slots follow; otherwise they are left out, which equals giving them no noise. square: state
-    and action get one width, the narrower one by rows of zeros, as openpi has it.
+    and action get one width, the narrower one by rows of zeros, as openpi and transformers have it.
     """
     n_slots = flat["action_in_proj/kernel"].shape[0]
     chosen = {"state": dims.state_slots, "action": dims.action_slots}

@@ -47,7 +47,7 @@ Actions = Literal["absolute", "relative"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
-    """What an import is told. robot: ROBOT/CONTROL_MODE of the registry, whose slots the checkpoint's dims are.
+    """What an import is given. robot: ROBOT/CONTROL_MODE of the registry, whose slots the checkpoint's dims are.
 
     horizon, actions, normalization, cameras, control_hz, dtype: None takes what the checkpoint says, and is refused
     where it does not. asset: openpi's asset id. state_slots, action_slots: the slot of every dim; () for the robot's

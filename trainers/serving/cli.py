@@ -19,10 +19,10 @@ and on the robot, with the public openpi-client package as it is:
   policy = ActionChunkBroker(client, robot["open_loop_steps"])
   action = policy.infer({"images": {"base_0_rgb": picture}, "state": joints, "prompt": "fold the shirt"})["actions"]
 
-A client that names its data otherwise, such as DROID's:
-  embodimix serve runs/droid --map base_0_rgb=observation/exterior_image_1_left \\
-    --map left_wrist_0_rgb=observation/wrist_image_left \\
-    --map state=observation/joint_position,observation/gripper_position
+The clients of openpi's examples, with their names and units:
+  embodimix serve runs/droid --map droid                     or aloha, libero
+A client with other names, or numbers of its own, such as degrees:
+  embodimix serve runs/so100 --map base_0_rgb=top --map state=joints --ignore 'debug/*' --units lerobot_so100
 """
 
 
@@ -52,7 +52,29 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="append",
         default=[],
         metavar="NAME=KEY[,KEY]",
-        help="a camera, state or prompt by the client's name for it; several keys are joined",
+        help="droid, aloha or libero: names and units of openpi's example client; or a camera, state or prompt by the "
+        "client's name for it (several keys are joined)",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key (or pattern) of the client that means nothing",
+    )
+    parser.add_argument(
+        "--units", metavar="ENTRY", help="adapter entry whose numbers robots send and get; policy: the slots' own"
+    )
+    parser.add_argument(
+        "--together", type=int, default=1, metavar="N", help="robots of one kind in one computation, at most (1)"
+    )
+    parser.add_argument(
+        "--device",
+        action="append",
+        type=int,
+        default=[],
+        metavar="N",
+        help="device to act on; several share the robots",
     )
     parser.add_argument(
         "--flow-steps", type=positive, default=FLOW_STEPS, metavar="N", help="Euler steps to an action (%(default)s)"
@@ -68,6 +90,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     """Serves until a signal; 0 at its end."""
     from trainers.serving.server import ServerRequest, serve_run
 
+    client, names, ignored = _read_maps(arguments.map)
     serve_run(
         ServerRequest(
             run=arguments.run_directory,
@@ -75,7 +98,12 @@ def run_serve(arguments: argparse.Namespace) -> int:
             execute=arguments.execute,
             prompt=arguments.prompt,
             control_hz=arguments.control_hz,
-            names=_names(arguments.map),
+            names=names,
+            ignored=(*ignored, *arguments.ignore),
+            client=client,
+            units=arguments.units,
+            together=arguments.together,
+            devices=tuple(arguments.device),
             flow_steps=arguments.flow_steps,
             seed=arguments.seed,
             host=arguments.host,
@@ -86,14 +114,26 @@ def run_serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _names(given: list[str]) -> dict[str, tuple[str, ...]]:
-    names = {}
+def _read_maps(given: list[str]) -> tuple[str | None, dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The preset, if one is named, all names by what they mean, and the keys that the preset's client sends besides."""
+    from trainers.serving.clients import CLIENTS
+
+    presets = [text for text in given if "=" not in text]
+    for text in presets:
+        if text not in CLIENTS:
+            known = ", ".join(CLIENTS)
+            raise UsageError(f"--map {text}: expected NAME=KEY, such as state=observation/state, or one of {known}")
+    if len(presets) > 1:
+        raise UsageError(f"--map: expected one client; found {' and '.join(presets)}")
+    preset = CLIENTS[presets[0]] if presets else None
+    names = dict(preset.names) if preset else {}
     for text in given:
         name, equals, keys = text.partition("=")
-        if not (name and equals and keys):
+        if equals and not (name and keys):
             raise UsageError(f"--map {text}: expected NAME=KEY, such as state=observation/state")
-        names[name] = tuple(keys.split(","))
-    return names
+        if equals:
+            names[name] = tuple(keys.split(","))
+    return presets[0] if presets else None, names, preset.ignored if preset else ()
 
 
 def _api_key(path: Path | None) -> str | None:

@@ -1,5 +1,6 @@
 """Messages between a robot and a policy server: msgpack with arrays, byte for byte as `openpi-client` packs it."""
 
+import re
 from typing import Any
 
 import msgpack
@@ -9,6 +10,7 @@ from pipelines.contract.errors import UsageError
 from trainers.serving.limits import DEFAULT, cut
 
 NUMBERS = "biuf"
+SENTENCE = re.compile(r"[<|][US]\d{1,5}")
 # Sizes that msgpack refuses before it allocates; pictures are byte strings, so that no list needs to be long.
 MAX_LIST, MAX_MAP, MAX_TEXT = 65_536, 1024, 65_536
 # What foreign bytes make msgpack and numpy raise: cut or deep messages, odd dtypes, numbers that fit no type.
@@ -57,10 +59,18 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(value: dict[Any, Any]) -> Any:
     if b"__ndarray__" in value:
-        return np.frombuffer(value[b"data"], _number_type(value[b"dtype"])).reshape(value[b"shape"])
+        return np.frombuffer(value[b"data"], _array_type(value)).reshape(value[b"shape"])
     if b"__npgeneric__" in value:
         return _number_type(value[b"dtype"]).type(value[b"data"])
     return value
+
+
+def _array_type(value: dict[Any, Any]) -> np.dtype[Any]:
+    name = value[b"dtype"]
+    # A sentence as numpy has it, which openpi's clients may send; with a shape it would be no sentence.
+    if isinstance(name, str) and SENTENCE.fullmatch(name) and not value[b"shape"]:
+        return np.dtype(name)
+    return _number_type(name)
 
 
 def _number_type(name: Any) -> np.dtype[Any]:

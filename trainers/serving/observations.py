@@ -1,6 +1,7 @@
 """What a robot sends to a policy server, checked: pictures, state and sentence under the names that its client uses."""
 
-from collections.abc import Iterator, Mapping
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,13 @@ from pipelines.contract.images import CorruptImage, decode_image, describe_pictu
 from pipelines.contract.slots import CAMERAS
 from trainers.robots import Robot
 from trainers.serving.limits import DEFAULT, cut
+from trainers.serving.native_units import NativeUnits
 
 PICTURE_KEYS = ("images/{}", "image/{}", "observation/{}", "observation/images/{}")
 STATE_KEYS = ("state", "observation/state")
 MAX_DEPTH = 8
+# What evaluation harnesses send beside an observation, and openpi's server ignores.
+ALWAYS_IGNORED = ("session_id",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class ObservationForm:
     """What a policy expects of one robot's observations.
 
     state_mask: bool [d], the slots that are measured. low, high: float64 [d], the states that the robot can be in
-    (`trainers.robots.state_range`).
+    (`trainers.robots.state_range`). native: the robot's own numbers, where they are not the slots' own.
     """
 
     robot: Robot
@@ -40,19 +44,28 @@ class ObservationForm:
     state_mask: NDArray[np.bool_]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    native: NativeUnits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyNames:
-    """Under which keys ('/'-joined) a client sends what. given: a camera or 'state' or 'prompt' -> its keys."""
+    """Under which keys ('/'-joined) a client sends what. given: a camera or 'state' or 'prompt' -> its keys.
+
+    ignored: patterns (fnmatch) of keys that it sends and that mean nothing here.
+    """
 
     given: Mapping[str, tuple[str, ...]]
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = (*CAMERAS, "state", "prompt")
         for name in self.given:
             if name not in known:
                 raise UsageError(f"--map {name}: expected a camera, state or prompt. {nearest(name, known)}")
+
+    def ignores(self, key: str) -> bool:
+        """Whether a key that no input has may be there."""
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in (*ALWAYS_IGNORED, *self.ignored))
 
     def options(self, name: str) -> list[tuple[str, ...]]:
         """The sets of keys that may hold it; the values of a set are joined."""
@@ -77,7 +90,7 @@ def read_observation(
     flat.pop("robot", None)
     pictures = {camera: _taken(flat, names.options(camera)) for camera in form.cameras}
     state, prompt = _taken(flat, names.options("state")), _taken(flat, names.options("prompt"))
-    _check_keys(flat, form, names)
+    _check_keys([key for key in flat if not names.ignores(key)], form, names)
     images = {camera: _picture(camera, values[0]) for camera, values in pictures.items() if values}
     if not images:
         wanted = ", ".join(names.options(camera)[0][0] for camera in form.cameras)
@@ -86,12 +99,12 @@ def read_observation(
     return RobotObservation(images=images, state=_state(state, form), prompt=text)
 
 
-def _check_keys(left: Mapping[str, Any], form: ObservationForm, names: KeyNames) -> None:
+def _check_keys(left: Sequence[str], form: ObservationForm, names: KeyNames) -> None:
     if left:
         known = [keys[0] for name in (*form.cameras, "state", "prompt") for keys in names.options(name)[:1]]
         raise UsageError(
             f"observation: {min(left)!r} means nothing here. {nearest(min(left), known)} "
-            "Other names: embodimix serve --map CAMERA=KEY --map state=KEY"
+            "Other names: embodimix serve --map CAMERA=KEY --map state=KEY; keys to leave out: --ignore KEY"
         )
 
 
@@ -104,6 +117,10 @@ def _taken(flat: dict[str, Any], options: list[tuple[str, ...]]) -> list[Any]:
 
 
 def _text(prompt: Any) -> str:
+    if isinstance(prompt, np.ndarray) and prompt.ndim == 0:
+        prompt = prompt.item()  # as openpi's own transforms hand prompts on
+    if isinstance(prompt, bytes):
+        prompt = _utf8(prompt)
     if not isinstance(prompt, str):
         raise UsageError(f"observation: expected prompt, a sentence; found {type(prompt).__name__}")
     if len(prompt) > DEFAULT.prompt_chars:
@@ -111,6 +128,13 @@ def _text(prompt: Any) -> str:
             f"observation: expected a prompt of at most {DEFAULT.prompt_chars} characters; found {len(prompt)}"
         )
     return prompt
+
+
+def _utf8(prompt: bytes) -> str:
+    try:
+        return prompt.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"observation: expected prompt, a sentence in UTF-8; found other bytes ({error})") from None
 
 
 def _picture(camera: str, value: Any) -> NDArray[np.uint8]:
@@ -150,28 +174,39 @@ def _check_size(camera: str, height: int, width: int) -> None:
 
 
 def _state(values: list[Any], form: ObservationForm) -> NDArray[np.float32]:
-    robot, mask = form.robot, form.state_mask
-    expected = (
-        f"state of {robot.norm_key}: expected {int(mask.sum())} numbers ({', '.join(robot.slot_names(mask, 'state'))})"
-    )
+    mask = form.state_mask
+    n_slots, n_measured = len(mask), int(mask.sum())
+    expected = _expected_state(form)
     if not mask.any() and not values:
-        return np.zeros(len(mask), np.float32)
+        return np.zeros(n_slots, np.float32)
     if not values:
         raise UsageError(f"{expected}; found none")
     try:
         vector = np.concatenate([np.atleast_1d(np.asarray(value, np.float64)) for value in values])
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{expected}; found {', '.join(type(value).__name__ for value in values)}") from None
-    if vector.shape not in ((int(mask.sum()),), mask.shape):
-        raise UsageError(f"{expected}, or all {len(mask)} slots; found shape {cut(str(list(vector.shape)), 60)}")
-    slots = robot.slots(mask)
-    measured = vector[slots] if vector.shape == mask.shape else vector
+    widths = (n_measured, n_slots) if form.native is None else (form.native.state.width,)
+    if vector.shape not in [(width,) for width in widths]:
+        whole = f", or all {n_slots} slots" if form.native is None else ""
+        raise UsageError(f"{expected}{whole}; found shape {cut(str(list(vector.shape)), 60)}")
+    if form.native is not None and np.isfinite(vector).all():
+        vector = form.native.state_to_slots(vector)
+    slots = form.robot.slots(mask)
+    measured = vector[slots] if len(vector) == n_slots else vector
     if not np.isfinite(measured).all():
         raise UsageError(f"{expected}; found a number that is not finite")
     _check_range(measured, form)
-    state = np.zeros(len(mask), np.float32)
+    state = np.zeros(n_slots, np.float32)
     state[slots] = measured
     return state
+
+
+def _expected_state(form: ObservationForm) -> str:
+    robot, mask = form.robot, form.state_mask
+    if form.native is not None:
+        return f"state of {robot.norm_key}: expected {form.native.state.width} numbers as {form.native.name} has them"
+    names = ", ".join(robot.slot_names(mask, "state"))
+    return f"state of {robot.norm_key}: expected {int(mask.sum())} numbers ({names})"
 
 
 def _check_range(measured: NDArray[np.float64], form: ObservationForm) -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
@@ -33,10 +33,12 @@ from websockets.protocol import State
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
 from trainers.robots import Robot, find_robot, open_loop_steps
-from trainers.serving.acting import Actor, NotFinite
+from trainers.serving.acting import Actor, NotFinite, chosen_devices
+from trainers.serving.clients import native_units
 from trainers.serving.engine import Engine, return_memory
 from trainers.serving.limits import DEFAULT, Limits, cut
 from trainers.serving.messages import pack, unpack
+from trainers.serving.native_units import NativeUnits
 from trainers.serving.observations import KeyNames, RobotObservation, read_observation
 
 SCHEMA = "embodimix.serve/v1"
@@ -45,6 +47,8 @@ LARGE_MESSAGE_BYTES = 4 * 2**20
 PERCENTILES = (50, 95, 99)
 LOCAL = ("127.0.0.1", "::1", "localhost")
 LOGGER = logging.getLogger("embodimix.serve")
+Asked = tuple[Robot, RobotObservation]
+Answered = tuple[np.ndarray, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,9 @@ class ServerRequest:
     """The options of one server.
 
     robot: norm key, or its beginning, of observations that do not name a robot. execute: actions of a chunk to send,
-    0 for the open-loop horizon of the robot's rate. names: client's keys by what they mean. api_key: what a client must
-    show, None for no key.
+    0 for the open-loop horizon of the robot's rate. names: client's keys by what they mean; ignored: patterns of those
+    that mean nothing. client: the preset that these are from; units: the adapter entry whose numbers robots send and
+    get, 'policy' for the slots' own, None for the preset's. api_key: what a client must show, None for no key.
     """
 
     run: Path
@@ -62,6 +67,11 @@ class ServerRequest:
     control_hz: float | None = None
     prompt: str | None = None
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    client: str | None = None
+    units: str | None = None
+    together: int = 1
+    devices: tuple[int, ...] = ()
     flow_steps: int = FLOW_STEPS
     seed: int = 0
     host: str = "127.0.0.1"
@@ -74,6 +84,8 @@ class ServerRequest:
             raise UsageError(f"--port: expected 0 to 65535; found {self.port}")
         if self.flow_steps < 1:
             raise UsageError(f"--flow-steps: expected at least 1; found {self.flow_steps}")
+        if not 1 <= self.together <= self.limits.connections:
+            raise UsageError(f"--together: expected 1 to {self.limits.connections}; found {self.together}")
         if self.control_hz is not None and not 0 < self.control_hz < float("inf"):
             raise UsageError(f"--control-hz: expected a positive number; found {self.control_hz}")
 
@@ -106,13 +118,18 @@ class PolicyServer:
         if not 0 <= request.execute <= horizon:
             raise UsageError(f"--execute: expected 1 to {horizon}, the horizon; found {request.execute}")
         self._request, self._actor, self._limits = request, actor, request.limits
-        self._names = KeyNames(given=request.names)
+        self._names = KeyNames(given=request.names, ignored=request.ignored)
         self._robot = find_robot(actor.robots, request.robot) if request.robot or len(actor.robots) == 1 else None
         self._timings: deque[Timing] = deque(maxlen=REMEMBERED)
         self._since = time.monotonic()
         self._counts = ServerCounts()
         self._last_error, self._device_failed = "", False
-        self._engine = Engine()
+        self._engine: Engine[Asked, Answered] = Engine(
+            self._answers, devices=actor.n_devices, together=request.together
+        )
+        self._natives: dict[str, NativeUnits | None] = {}
+        if self._robot is not None:
+            self._native(self._robot)  # names what does not fit before a robot asks
         self._under_way, self._idle, self._stopping = 0, asyncio.Event(), False
         self._idle.set()
 
@@ -226,16 +243,31 @@ class PolicyServer:
             raise UsageError("observation: expected a binary msgpack message; found text")
         message = unpack(data)
         robot = self._robot_of(message)
-        form = self._actor.form(robot)
+        form = self._actor.form(robot, self._native(robot))
         return robot, read_observation(message, form, names=self._names, default_prompt=self._request.prompt)
 
     def answer(self, data: bytes | str) -> dict[str, Any]:
         """Actions for one message, without a connection or a queue. UsageError as for `read`; NotFinite."""
         robot, observation = self.read(data)
-        return {"actions": self._act(robot, observation)}
+        return {"actions": self._sent(robot, self._actor.act(robot, observation))}
 
-    def _act(self, robot: Robot, observation: RobotObservation) -> np.ndarray:
-        return self._actor.act(robot, observation)[: self._executed(robot)]
+    def _sent(self, robot: Robot, chunk: np.ndarray) -> np.ndarray:
+        """The part of a chunk that a robot carries out, in its own units."""
+        chunk, native = chunk[: self._executed(robot)], self._native(robot)
+        if native is None:
+            return chunk
+        mask = self._actor.action_mask(robot)
+        slots = np.zeros((len(chunk), len(mask)), np.float32)
+        slots[:, robot.slots(mask)] = chunk
+        return native.action_from_slots(slots)
+
+    def _native(self, robot: Robot) -> NativeUnits | None:
+        """The robot's own numbers; None for the slots' own. UsageError where an entry does not fit the robot."""
+        if robot.norm_key not in self._natives:
+            self._natives[robot.norm_key] = native_units(
+                robot, self._actor.config.policy.action_dim, self._request.units, self._request.client
+            )
+        return self._natives[robot.norm_key]
 
     async def _talk(self, connection: ServerConnection) -> None:
         """The protocol of openpi: metadata first, then an answer per observation; text is an error's message."""
@@ -275,7 +307,7 @@ class PolicyServer:
         try:
             robot, observation = await self._engine.read(lambda: self.read(data))
             computed = await self._engine.compute(
-                lambda: self._timed_act(robot, observation), lambda: connection.state is State.OPEN
+                robot.norm_key, (robot, observation), lambda: connection.state is State.OPEN
             )
         except EmbodimixError as error:
             self._note_failure(str(error), failed=isinstance(error, NotFinite))
@@ -301,9 +333,16 @@ class PolicyServer:
         self._timings.append(Timing(infer_ms=infer_ms, total_ms=total_ms))
         return total_ms
 
-    def _timed_act(self, robot: Robot, observation: RobotObservation) -> tuple[np.ndarray, float]:
-        began = time.perf_counter()
-        return self._act(robot, observation), 1000 * (time.perf_counter() - began)
+    def _answers(self, device: int, asked: Sequence[Asked]) -> Sequence[Answered | Exception]:
+        """Actions for robots of one kind, and the milliseconds that they took together."""
+        began, robot = time.perf_counter(), asked[0][0]
+        chunks: Sequence[np.ndarray | Exception]
+        if len(asked) == 1:
+            chunks = [self._actor.act(robot, asked[0][1], device)]
+        else:
+            chunks = self._actor.act_each(robot, [observation for _, observation in asked], device)
+        infer_ms = 1000 * (time.perf_counter() - began)
+        return [one if isinstance(one, Exception) else (self._sent(robot, one), infer_ms) for one in chunks]
 
     async def _send(self, connection: ServerConnection, message: bytes | str) -> None:
         """Sends, or drops a client that does not take it in time: its unread answers would stay in memory."""
@@ -380,17 +419,30 @@ class PolicyServer:
         return self._request.control_hz or robot.control_hz[0]
 
     def _described(self, robot: Robot) -> dict[str, Any]:
-        return {
+        described = {
             "control_hz": self._control_hz(robot),
             "open_loop_steps": self._executed(robot),
             "state": robot.slot_names(self._actor.state_mask(robot), "state"),
             "action": robot.slot_names(self._actor.action_mask(robot), "action"),
         }
+        try:
+            native = self._native(robot)
+        except UsageError as error:  # of a robot that asks for it, and of no other
+            return described | {"refused": str(error)}
+        if native is None:
+            return described
+        return described | {"units": native.name, "state": native.state.names(), "action": native.action.names()}
 
 
 def serve_run(request: ServerRequest) -> None:
     """Loads the run's newest policy, compiles it and serves it until a signal."""
-    actor = Actor.of_run(request.run, flow_steps=request.flow_steps, seed=request.seed)
+    actor = Actor.of_run(
+        request.run,
+        flow_steps=request.flow_steps,
+        seed=request.seed,
+        devices=chosen_devices(request.devices),
+        together=request.together,
+    )
     server = PolicyServer(request, actor)
     actor.warm_up()
     if not asyncio.run(server.run()):

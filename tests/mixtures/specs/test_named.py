@@ -43,11 +43,11 @@ def test_a_shipped_spec_is_included_by_name_and_read_as_by_path(folder: Path) ->
 
 def test_datasets_of_a_shipped_spec_lie_where_those_of_the_spec_do(folder: Path) -> None:
     own = load_spec(write(folder / "a.yaml", "groups: [{name: bridge, include: embodimix:bridge}]\n"))
-    assert paths(own.root) == [f"{folder}/bridge/1.0.0"]
+    assert paths(own.root) == [f"{folder}/bridge_v2/1.0.0"]
     rooted = load_spec(write(folder / "b.yaml", "root: gs://b/data\ngroups: [{name: x, include: embodimix:bridge}]\n"))
-    assert paths(rooted.root) == ["gs://b/data/bridge/1.0.0"]
+    assert paths(rooted.root) == ["gs://b/data/bridge_v2/1.0.0"]
     group = load_spec(write(folder / "c.yaml", "groups: [{name: x, root: /data, include: embodimix:bridge}]\n"))
-    assert paths(group.root) == ["/data/bridge/1.0.0"]
+    assert paths(group.root) == ["/data/bridge_v2/1.0.0"]
 
 
 def test_a_shipped_spec_includes_others_of_its_folder(folder: Path) -> None:
@@ -80,5 +80,5 @@ def test_a_spec_of_a_projects_own_cannot_have_a_shipped_name(folder: Path) -> No
 
 
 def test_a_command_takes_a_shipped_spec_by_name(folder: Path) -> None:
-    assert paths(load_spec("embodimix:bridge").root) == ["bridge/1.0.0"]
-    assert paths(load_spec("embodimix:bridge", root="/data").root) == ["/data/bridge/1.0.0"]
+    assert paths(load_spec("embodimix:bridge").root) == ["bridge_v2/1.0.0"]
+    assert paths(load_spec("embodimix:bridge", root="/data").root) == ["/data/bridge_v2/1.0.0"]

@@ -55,7 +55,7 @@ def test_two_stages_draw_from_one_spec() -> None:
     spec = SPECS / "two_stages.yaml"
     pretrain, posttrain = (plan_published(load_spec(spec, stage=stage), None) for stage in ("pretrain", "posttrain"))
     before = {group.name: group.probability for group in pretrain.groups}
-    assert len(before) == 4 and before["open_data/bridge"] == pytest.approx(0.2)
+    assert len(before) == 4 and before["open_data/bridge_v2"] == pytest.approx(0.2)
     after = {group.name: group.probability for group in posttrain.groups}
     assert after["tables/bus tables@ur5e"] == pytest.approx(0.1)
     parts = [after[f"laundry/fold laundry@{robot}"] for robot in ("arx_dual", "ur5e_dual")]

@@ -301,3 +301,22 @@ def test_pictures_of_another_size_are_letterboxed() -> None:
         _decode_into(simplejpeg.encode_jpeg(white), image)
         assert (image.max(axis=2) > 250).sum() == size[0] * size[1]
         assert (image.min(axis=2) < 5).sum() == 224 * 224 - size[0] * size[1]
+
+
+def test_processes_that_take_turns_draw_every_batch_once(stream: Stream) -> None:
+    whole = [batch.position[0] for batch in stream.batches(stop=160)]
+    turns = [[batch.position[0] for batch in stream.batches(32 * i, 160, every=2)] for i in (0, 1)]
+    assert whole == [0, 32, 64, 96, 128]
+    assert turns == [[0, 64, 128], [32, 96]]
+
+
+def test_samples_at_any_positions_are_those_of_the_order(stream: Stream) -> None:
+    batch = stream.batch_at(0)
+    found = stream.batch_of([5, 5000, 2])
+    for name in ("position", "images", "state", "action", "camera_mask"):
+        np.testing.assert_array_equal(getattr(found, name)[[0, 2]], getattr(batch, name)[[5, 2]])
+    assert [found.language[0], found.language[2]] == [batch.language[5], batch.language[2]]
+    assert found.names[1] == stream.names(stream.samples(5000, 1))[0]
+    assert found.next_position == -1
+    with pytest.raises(UsageError, match="0 or more; found -1"):
+        stream.batch_of([3, -1])

@@ -173,6 +173,13 @@ def test_open_questions_are_refused_each_by_file_and_line(folder: Path) -> None:
     assert get_embodiment("desk_arm").control_hz == 25
 
 
+@pytest.mark.parametrize("bare", [("units: metric", "units: ?"), ("open: 1", "open: ?")])
+def test_a_question_without_quotes_is_no_yaml_and_named_so(folder: Path, bare: tuple[str, str]) -> None:
+    use_registries([write(folder, "a.yaml", OWN.replace(*bare))])
+    with pytest.raises(UsageError, match=r'a.yaml:1\d:\d+: not valid YAML: .*; a value .* is "\?", in quotes'):
+        get_adapter("desk_logs")
+
+
 def test_an_open_question_of_a_robot_is_refused_too(folder: Path) -> None:
     use_registries([write(folder, "a.yaml", OWN.replace("control_hz: 25", 'control_hz: "?"'))])
     with pytest.raises(UsageError, match=r"a.yaml:5:17: robot desk_arm: .* found 1 open: .*a.yaml:5 control_hz"):

@@ -436,7 +436,7 @@ def test_unfit_runners_and_mistyped_options_are_refused(flags: list[str], messag
         (["rlds", "x", "y", "--adapter", "bridge_org"], "Did you mean 'bridge_orig'"),
         (["rlds", "x", "y", "--adapter", "bridge_orig", "--robot", "wido"], "Did you mean 'widowx'"),
         (["rlds", "bridge_dataset/1.0.0", "y", "--version", "1.0"], "--version: expected MAJOR.MINOR.PATCH"),
-        (["rlds", "unheard_of", "y"], "--adapter: expected an entry for unheard_of"),
+        (["rlds", "unheard_of", "y"], "INPUT unheard_of: expected a file or folder, found none"),
         (["rlds", "x"], "expected OUTPUT_ROOT"),
     ],
 )

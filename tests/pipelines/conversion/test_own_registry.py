@@ -12,6 +12,7 @@ from pipelines.contract.registries import use_registries
 from pipelines.conversion.contact_sheet import compare_frames
 from pipelines.mapping.adapters import get_adapter, load_adapters, restore_adapter
 from pipelines.shards.manifest import load_manifest
+from tests.support.memory_store import MemoryStore
 from tests.support.native_files import bridge_features, write_rlds
 from tests.support.own_registry import OWN
 from trainers.main import main
@@ -84,6 +85,16 @@ def test_a_conversion_with_open_questions_is_refused(folder: Path, capsys: pytes
     assert convert() == 2
     assert "embodimix.yaml:15:12: adapter desk_logs: expected an answer" in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_a_registry_may_lie_in_an_object_store(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MemoryStore.objects.clear()
+    MemoryStore.objects["mem://bucket/my.yaml"] = OWN.encode()
+    (folder / "embodimix.yaml").unlink()
+    assert convert("--registry", "mem://bucket/my.yaml") == 0
+    MemoryStore.objects.clear()
+    assert convert("--registry", "mem://bucket/my.yaml") == 2
+    assert "--registry mem://bucket/my.yaml: expected a registry, found" in capsys.readouterr().err
 
 
 def test_a_robot_that_a_job_lacks_is_refused_by_name() -> None:

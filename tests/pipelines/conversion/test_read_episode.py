@@ -3,18 +3,19 @@
 import errno
 import pickle
 import struct
+import sys
 import zlib
 from typing import Any
 
 import pytest
 
 from pipelines.contract.episode import Reference
-from pipelines.contract.errors import FailedWork
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import BLACK_JPEG, CorruptImage
 from pipelines.contract.native import EpisodeLocation, Rejected
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.plan import Job
-from pipelines.conversion.read_episode import read_episode
+from pipelines.conversion.read_episode import read_episode, reader_of
 from pipelines.conversion.write import GuardedFrames
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources import rlds
@@ -99,3 +100,12 @@ def test_a_codec_that_is_not_installed_ends_the_run(monkeypatch: pytest.MonkeyPa
     with pytest.raises(FailedWork, match="install imagecodecs") as caught:
         read_episode(JOB, LOCATED, CAMERAS)
     assert not isinstance(caught.value, Rejected)
+
+
+def test_a_format_whose_library_is_missing_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pipelines.sources.bag")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lz4", None)
+    monkeypatch.setitem(sys.modules, "lz4.frame", None)
+    with pytest.raises(UsageError, match=r"format bag: expected the package lz4.*embodimix\[pipelines,bag\]"):
+        reader_of("bag")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcap.writer import CompressionType
 
 from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.contract.images import to_jpeg
@@ -20,21 +21,26 @@ from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.launch import ConversionRequest, find_episodes
 from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
-from pipelines.mapping.adapters import get_adapter
+from pipelines.conversion.used_entries import robots_for
+from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.mapping.formats import list_formats
+from tests.pipelines.sources.test_bag import entry as bag_entry
 from tests.pipelines.sources.test_bridge import TRAJECTORY
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
 from tests.pipelines.sources.test_fuzz import damage, damaged
+from tests.pipelines.sources.test_hdf5 import entry as hdf5_entry
+from tests.pipelines.sources.test_hdf5 import write as write_hdf5
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
+from tests.support.bag_writers import demonstration, write_mcap, write_ros1, write_rosbag2
 from tests.support.fuzzing import fuzzing
 from tests.support.hdf5_files import write_aloha
 from tests.support.native_files import bridge_features, write_rlds
 
 QUICK = fuzzing(20)
 GROWTH_MB = 600
-ADAPTERS = {
+ADAPTERS: dict[str, str | Adapter] = {
     "zarr": "inhouse_log",
     "dp": "dp_replay",
     "dp_zip": "dp_replay",
@@ -45,7 +51,18 @@ ADAPTERS = {
     "robomimic": "robomimic",
     "droid": "droid_raw",
     "bridge": "bridge_raw",
+    "hdf5": hdf5_entry(),
+    "bag_mcap": bag_entry(),
+    "bag_sqlite": bag_entry(),
+    "bag_ros1": bag_entry(),
+    "bag_markers": bag_entry(bag={"stamp": "log", "episodes": {"by": "markers", "topic": "/task"}}),
 }
+
+
+def adapter_of(name: str) -> Adapter:
+    """The entry of a source: a shipped one, or, of formats where each robot has its own, one of a test."""
+    entry = ADAPTERS[name]
+    return get_adapter(entry) if isinstance(entry, str) else entry
 
 
 def write_robomimic(path: Path) -> Path:
@@ -90,6 +107,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
         "robomimic": write_robomimic,
         "droid": lambda path: copy_droid(path, shared),
         "bridge": lambda path: copy_bridge(path, shared),
+        "hdf5": lambda path: write_hdf5(path / "a.h5").parent,
+        "bag_mcap": lambda path: write_mcap(path / "a.mcap", demonstration()).parent,
+        "bag_sqlite": lambda path: write_rosbag2(path / "a", demonstration()).parent,
+        "bag_ros1": lambda path: write_ros1(path / "a.bag", demonstration(), "lz4").parent,
+        "bag_markers": lambda path: write_mcap(path / "a.mcap", demonstration(), CompressionType.LZ4).parent,
     }
     return {name: write(root / name) for name, write in writers.items()}
 
@@ -114,14 +136,15 @@ def write_aloha_folder(path: Path) -> Path:
 
 
 def test_every_format_that_conversion_reads_is_damaged_here() -> None:
-    assert {get_adapter(entry).format for entry in ADAPTERS.values()} == set(list_formats())
+    assert {adapter_of(name).format for name in ADAPTERS} == set(list_formats())
 
 
 def read_all(source: Path, name: str) -> tuple[int, list[str]]:
     """Reads every episode as a worker does; returns how many were read whole and what was said of the others."""
-    adapter = get_adapter(ADAPTERS[name])
+    adapter = adapter_of(name)
     conversion = ConversionRequest(source=str(source), output_root="out", name="x", version="1.0.0", adapter=adapter)
-    job = Job(directory="out", name="x", version="1.0.0", adapter=adapter, task="lift")
+    robots = robots_for(adapter, "")
+    job = Job(directory="out", name="x", version="1.0.0", adapter=adapter, task="lift", robots=robots)
     try:
         found = find_episodes(conversion)
     except EmbodimixError as error:

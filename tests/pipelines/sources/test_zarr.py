@@ -1,5 +1,6 @@
 """Reading inhouse_log/v1: streams brought to one rate, never with a picture from the future."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.sources.alignment import StreamReport, hold, interpolate_columns, latest_index, make_grid, report_stream
 from pipelines.sources.zarr import find, read
+from tests.support.checkout import ROOT
 
 LOG = get_adapter("inhouse_log")
 MS = 1_000_000
@@ -357,3 +359,15 @@ def test_a_command_stream_of_another_rate_is_resampled() -> None:
     fast = np.arange(0, 1000, 5) * MS
     grid = make_grid(fast, first=20 * MS, last=300 * MS, control_hz=20.0)
     assert (grid / MS).tolist() == [20, 70, 120, 170, 220, 270]
+
+
+def test_the_writer_of_the_page_writes_a_log_that_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/inhouse_log.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    native = read_only(tmp_path / "logs")
+    assert (native.n_steps, native.task, native.success, native.robot) == (40, "reach to the left", 1, "ur5e")
+    assert find_fault(to_episode(native, LOG, get_embodiment("ur5e"), ["base_0_rgb"])) is None

@@ -164,7 +164,7 @@ def test_rlds_log_reads_back_with_plain_tfds(tmp_path: Path) -> None:
 
 def test_plans_hold_every_format_and_several_embodiments() -> None:
     for plan in (FULL, QUICK):
-        assert {series.format for series in plan} == {"rlds", "bridge", "droid", "zarr"}
+        assert {series.format for series in plan} == {"rlds", "bridge", "droid", "zarr", "bag"}
         assert {series.body.robot for series in plan} == {"widowx", "franka", "ur5e", "ur5e_dual", "mobile_fibocom"}
     assert [replace(s, episodes=0, failures=0) for s in QUICK] == [replace(s, episodes=0, failures=0) for s in FULL]
 
@@ -185,5 +185,6 @@ def test_pretraining_hesitates_and_post_training_is_fluent() -> None:
         ("bridge", "hesitant"),
         ("droid", "hesitant"),
         ("in_house", "hesitant"),
+        ("mobile", "hesitant"),
         ("curated", "fluent"),
     }

@@ -99,7 +99,7 @@ def test_a_client_with_a_queue_waits_behind_the_others(
 ) -> None:
     turns: list[str] = []
     monkeypatch.setattr(
-        actor, "act", lambda _, seen: (time.sleep(0.2), turns.append(seen.prompt), np.zeros((HORIZON, 7)))[2]
+        actor, "act", lambda _, seen, *__: (time.sleep(0.2), turns.append(seen.prompt), np.zeros((HORIZON, 7)))[2]
     )
     server = serving()
     flooding = UnreadingClient(server.port)

@@ -1,0 +1,153 @@
+"""Bags of compressed blocks (MCAP and ROS 1 chunks): blocks by time, unpacked within limits, and their messages."""
+
+import bz2
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import lz4.frame
+import zstandard
+
+from pipelines.contract.native import Rejected
+from pipelines.sources.bags.log import MAX_BLOCK_BYTES, MAX_TIME_NS, ByteSource, Channel, Message, unreadable
+
+# Of a block's messages: channel, time (ns), and where its bytes begin and end in the block.
+Found = tuple[int, int, int, int]
+Parse = Callable[[memoryview], Iterator[Found]]
+# Blocks that are kept unpacked for the cameras that share them.
+_KEPT_BYTES = 1 << 24
+# LZ4 packs no more than 255 bytes into one.
+_LZ4_RATIO = 255
+_UNPACK_ERRORS = (zstandard.ZstdError, RuntimeError, OSError, EOFError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A stretch of a bag that holds messages.
+
+    offset, n_bytes: of its packed bytes in the file. size: when unpacked. compression: empty, none, zstd, lz4 or bz2.
+    crc: of the unpacked bytes, 0 where none is stated. start_ns, end_ns: times of its messages.
+    channels: those that have messages in it, where the index says so. is_cut: the file ends within it.
+    """
+
+    offset: int
+    n_bytes: int
+    size: int
+    compression: str = ""
+    crc: int = 0
+    start_ns: int = 0
+    end_ns: int = MAX_TIME_NS
+    channels: frozenset[int] | None = None
+    is_cut: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes lie in the file as they are."""
+        return self.compression in ("", "none")
+
+
+class BlockLog:
+    """A bag whose messages lie in blocks."""
+
+    def __init__(
+        self,
+        source: ByteSource,
+        channels: Mapping[int, Channel],
+        blocks: list[Block],
+        parse: Parse,
+        damage: list[str],
+    ) -> None:
+        self.channels, self.damage = channels, damage
+        self._source, self._blocks, self._parse = source, blocks, parse
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+
+    def span(self) -> tuple[int, int]:
+        known = [block for block in self._blocks if block.n_bytes]
+        return min((b.start_ns for b in known), default=0), max((b.end_ns for b in known), default=-1)
+
+    def messages(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Message]:
+        wanted = frozenset(channels)
+        for number, block in enumerate(self._blocks):
+            if block.end_ns < start_ns or block.start_ns > stop_ns:
+                continue
+            if block.channels is not None and not block.channels & wanted:
+                continue
+            data = self._unpacked(number, check=True)
+            view = memoryview(data)
+            try:
+                for channel, time_ns, begin, end in self._parse(view):
+                    if channel in wanted and start_ns <= time_ns <= stop_ns:
+                        yield Message(channel, time_ns, view[begin:end], (number, begin, end))
+            except Rejected:
+                # What follows the last whole message of a block that the file ends in is not there.
+                if not block.is_cut:
+                    raise
+
+    def read_at(self, at: tuple[int, ...]) -> bytes:
+        number, begin, end = at
+        block = self._blocks[number]
+        if block.is_plain and number not in self._kept:
+            return self._source.read(block.offset + begin, end - begin)
+        return self._unpacked(number)[begin:end]
+
+    def close(self) -> None:
+        self._kept.clear()
+        self._source.close()
+
+    def _unpacked(self, number: int, check: bool = False) -> bytes:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        block = self._blocks[number]
+        data = unpack(block, self._source)
+        if check and block.crc and not block.is_cut and zlib.crc32(data) != block.crc:
+            raise unreadable(self._source.name, f"chunk at byte {block.offset}: its checksum is not that of its bytes")
+        if not block.is_plain:
+            self._kept[number] = data
+            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return data
+
+
+def unpack(block: Block, source: ByteSource) -> bytes:
+    """Returns a block's bytes; of one that the file ends in, what is there. Raises Rejected where they do not unpack,
+    or to more or less than the bag states."""
+    where = f"{source.name}: chunk at byte {block.offset}"
+    if block.size > MAX_BLOCK_BYTES or block.n_bytes > MAX_BLOCK_BYTES:
+        raise Rejected("absurd_size", f"{where}: expected at most {MAX_BLOCK_BYTES} bytes, found {block.size} stated")
+    packed = source.read(block.offset, block.n_bytes)
+    try:
+        data = packed if block.is_plain else _UNPACKERS[block.compression](packed, block.size)
+    except KeyError:
+        raise unreadable(where, f"expected zstd, lz4, bz2 or none, found {block.compression[:40]!r}") from None
+    except _UNPACK_ERRORS as error:
+        raise unreadable(where, f"{block.compression}: {error}") from error
+    if len(data) != block.size and not block.is_cut:
+        raise unreadable(where, f"expected {block.size} bytes unpacked, found {len(data)}")
+    return data
+
+
+def _unpack_zstd(packed: bytes, size: int) -> bytes:
+    stated = zstandard.get_frame_parameters(packed).content_size
+    # The library allocates what a frame's head states; no size is stated as 2^64 - 1.
+    if size < stated < 1 << 63:
+        raise ValueError(f"expected a frame of {size} bytes, found one that states {stated}")
+    unpacking = zstandard.ZstdDecompressor(max_window_size=MAX_BLOCK_BYTES)
+    # By a reader, which ends without an error where the file ends in the frame, and holds no more than it is asked for.
+    with unpacking.stream_reader(packed) as reader:
+        return reader.read(size + 1)
+
+
+def _unpack_lz4(packed: bytes, size: int) -> bytes:
+    if size > _LZ4_RATIO * len(packed) + _LZ4_RATIO:
+        raise ValueError(f"expected at most {_LZ4_RATIO} bytes for each of {len(packed)}, found {size} stated")
+    data: bytes = lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=size + 1)
+    return data
+
+
+def _unpack_bz2(packed: bytes, size: int) -> bytes:
+    return bz2.BZ2Decompressor().decompress(packed, max_length=size + 1)
+
+
+_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {"zstd": _unpack_zstd, "lz4": _unpack_lz4, "bz2": _unpack_bz2}

@@ -1,0 +1,120 @@
+"""What every kind of bag offers: channels with their types, messages of a range of time, and one message again."""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, Protocol
+
+from pipelines.contract.native import Rejected
+from pipelines.sources.folders import check_regular
+from pipelines.storage.object_stores import open_object
+from pipelines.storage.paths import RemotePath, StoragePath
+
+Wire = Literal["cdr", "ros1", "protobuf", "json", ""]
+# Writers make chunks of some megabytes, and a picture that is not compressed takes 25 MB at 4K.
+MAX_BLOCK_BYTES = 1 << 28
+# A bag of a robot has some hundred channels; definitions of one type with all it refers to take some kilobytes.
+MAX_CHANNELS = 1 << 16
+MAX_DEFINITION_BYTES = 1 << 18
+MAX_TIME_NS = (1 << 63) - 1
+# Bytes asked for at once where a record takes some tens; of an object store each request takes as long as 256 kB.
+_WINDOW_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One topic of one writer.
+
+    type: such as `sensor_msgs/msg/JointState`. wire: how messages are encoded; empty for an encoding that is not read.
+    schema: how `definition` is written: ros1msg, ros2msg, ros2idl, protobuf, jsonschema, or empty without one.
+    """
+
+    id: int
+    topic: str
+    type: str
+    wire: Wire
+    schema: str = ""
+    definition: bytes = b""
+
+
+class Message(NamedTuple):
+    """One message: its channel, when it was logged (ns), its bytes, and what `read_at` finds it by."""
+
+    channel: int
+    time_ns: int
+    data: memoryview
+    at: tuple[int, ...]
+
+
+class Log(Protocol):
+    """A bag that is open for reading.
+
+    channels: by id. damage: a sentence for everything that was lost when the bag was written or copied.
+    """
+
+    damage: list[str]
+
+    @property
+    def channels(self) -> Mapping[int, Channel]: ...
+
+    def span(self) -> tuple[int, int]:
+        """The times (ns) of the first and the last message, as the index states them; (0, -1) without any."""
+        ...
+
+    def messages(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Message]:
+        """Yields messages logged from `start_ns` to `stop_ns`, both included, in the order of the file.
+
+        Raises Rejected where a part of the bag within this range cannot be read.
+        """
+        ...
+
+    def read_at(self, at: tuple[int, ...]) -> bytes:
+        """The bytes of a message that was seen before."""
+        ...
+
+    def close(self) -> None:
+        """Closes the file."""
+        ...
+
+
+class ByteSource:
+    """A file on a disk or in an object store, read by ranges."""
+
+    def __init__(self, path: StoragePath) -> None:
+        self.name = str(path)
+        self._stream: IO[bytes]
+        if isinstance(path, RemotePath):
+            self.size = path.stat().st_size
+            # A buffer as large as the file would read all of it for its index.
+            self._stream = open_object(path.url, _WINDOW_BYTES)
+        else:
+            check_regular(path)
+            self._stream = open(path, "rb", buffering=0)
+            self.size = os.fstat(self._stream.fileno()).st_size
+        self._window = (0, b"")
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """Returns `n_bytes` from `offset` on, fewer only where the file ends before."""
+        n_bytes = max(0, min(n_bytes, self.size - offset))
+        if n_bytes > _WINDOW_BYTES // 2:
+            return self._read(offset, n_bytes)
+        start, held = self._window
+        if offset < start or offset + n_bytes > start + len(held):
+            start, held = self._window = offset, self._read(offset, min(_WINDOW_BYTES, self.size - offset))
+        return held[offset - start : offset - start + n_bytes]
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _read(self, offset: int, n_bytes: int) -> bytes:
+        self._stream.seek(offset)
+        data = self._stream.read(n_bytes)
+        while len(data) < n_bytes and (more := self._stream.read(n_bytes - len(data))):
+            data += more
+        return data
+
+
+def unreadable(path: Path | StoragePath | str, detail: str) -> Rejected:
+    """The reject of a bag whose bytes make no sense."""
+    return Rejected("unreadable_bag", f"{path}: {detail}")

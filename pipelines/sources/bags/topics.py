@@ -1,0 +1,396 @@
+"""Topics as streams of numbers: which field of a message counts, its columns and their names, and its stamps."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
+from pipelines.mapping.bag_form import Stamp
+from pipelines.sources.bags.definitions import normal_type
+from pipelines.sources.bags.log import MAX_TIME_NS, Channel, Log, Message
+from pipelines.sources.bags.messages import Read, Wanted, field_at, present, reader_of, stamp_reader_of, want
+
+# The field that is meant where an entry names a topic alone; "" is the whole message. Types that hold several streams
+# (effort beside position, points of a trajectory) or unknown ones name their field.
+_USUAL_FIELDS = {
+    "std_msgs/msg/Empty": "",
+    "sensor_msgs/msg/JointState": "position",
+    "geometry_msgs/msg/PoseStamped": "pose",
+    "geometry_msgs/msg/Pose": "",
+    "geometry_msgs/msg/TransformStamped": "transform",
+    "geometry_msgs/msg/Transform": "",
+    "geometry_msgs/msg/Twist": "",
+    "geometry_msgs/msg/TwistStamped": "twist",
+    "geometry_msgs/msg/PointStamped": "point",
+    "foxglove_msgs/msg/PoseInFrame": "pose",
+    "foxglove.PoseInFrame": "pose",
+    "trajectory_msgs/msg/JointTrajectory": "points.0.positions",
+} | {
+    f"std_msgs/msg/{name}": "data"
+    for name in (
+        *("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64"),
+        *("Float32MultiArray", "Float64MultiArray", "Int32MultiArray", "String"),
+    )
+}
+_TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
+# Fields that name the columns of an array beside them.
+_NAMES = ("name", "joint_names")
+_STAMPS = ("header.stamp", "timestamp", "stamp")
+_SECONDS, _NANOSECONDS = ("sec", "seconds", "secs"), ("nanosec", "nanos", "nsec", "nsecs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What one field of a topic held: stamps int64 [n] (ns), values float64 [n, k], names of the columns, if any."""
+
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A camera's topic: its channels' type, stamps int64 [n], and what `Log.read_at` finds each message by."""
+
+    topic: str
+    type: str
+    read: Read
+    times: NDArray[np.int64]
+    at: Sequence[tuple[int, ...]]
+
+    def since(self, first: int) -> "Pictures":
+        """Those from number `first` on."""
+        return replace(self, times=self.times[first:], at=self.at[first:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topics:
+    """What was read of a range of a bag.
+
+    samples: per key, one for every set of names that the topic publishes. pictures: per topic.
+    stamps, logged: per topic the times (ns) that count, and those at which the same messages were logged.
+    late_ms: per topic the greatest and the mean time from a header's stamp to the log.
+    repeated: per topic, messages left out since their stamp was seen before.
+    unstamped: topics without a header, or whose header holds none.
+    """
+
+    samples: Mapping[str, Sequence[Samples]]
+    pictures: Mapping[str, Pictures]
+    stamps: Mapping[str, NDArray[np.int64]]
+    logged: Mapping[str, NDArray[np.int64]]
+    late_ms: Mapping[str, tuple[float, float]]
+    repeated: Mapping[str, int]
+    unstamped: frozenset[str]
+
+    def joined(self, other: "Topics") -> "Topics":
+        """With what was read of other topics."""
+        merged = {
+            item.name: {**getattr(self, item.name), **getattr(other, item.name)}
+            for item in fields(self)
+            if item.name != "unstamped"
+        }
+        return Topics(unstamped=self.unstamped | other.unstamped, **merged)
+
+
+def split_key(key: str) -> tuple[str, str | None]:
+    """`/joint_states:position` -> topic and field; without a colon the field is the type's usual one.
+
+    >>> split_key("/arm/state:actual.positions")
+    ('/arm/state', 'actual.positions')
+    """
+    topic, colon, path = key.partition(":")
+    return topic, path if colon else None
+
+
+def field_of(key: str, channel: Channel) -> str:
+    """The field that a key means. Raises Rejected where the type has no usual one."""
+    _, path = split_key(key)
+    if path is not None:
+        return path
+    type = normal_type(channel.type)
+    if type not in _USUAL_FIELDS:
+        expected = f"expected a field behind the topic, such as {key}:data"
+        raise Rejected("missing_key", f"{key}: {expected}, since {type} has no usual one")
+    return _USUAL_FIELDS[type]
+
+
+def has_usual_field(channel: Channel) -> bool:
+    """Whether an entry may name a channel's topic alone."""
+    return normal_type(channel.type) in _USUAL_FIELDS
+
+
+def numbers_of(value: Any) -> list[float]:
+    """The numbers of a field, those of a message in the order of its definition; texts are left out.
+
+    >>> numbers_of({"position": {"x": 1.0, "y": 2.0}, "frame": "tool0"})
+    [1.0, 2.0]
+    """
+    if isinstance(value, dict):
+        return [number for inner in value.values() for number in numbers_of(inner)]
+    if isinstance(value, (str, bytes)) or value is None:
+        return []
+    if isinstance(value, (bool, int, float)):
+        return [float(value)]
+    if isinstance(value, list):
+        return [number for inner in value for number in numbers_of(inner)]
+    numbers: list[float] = np.asarray(value, np.float64).reshape(-1).tolist()
+    return numbers
+
+
+def stamp_of(content: Mapping[str, Any]) -> int | None:
+    """The time (ns) that a message's header, or a stamp of its own, states; None where it has none."""
+    for path in _STAMPS:
+        stamp = field_at(content, path)
+        if isinstance(stamp, dict):
+            seconds = next((stamp[key] for key in _SECONDS if key in stamp), 0)
+            rest = next((stamp[key] for key in _NANOSECONDS if key in stamp), 0)
+            return int(seconds) * 1_000_000_000 + int(rest)
+    return None
+
+
+def read_values(
+    log: Log, key: str, start_ns: int = 0, stop_ns: int = MAX_TIME_NS, distro: str = ""
+) -> list[tuple[int, str]]:
+    """Returns when each message of a topic was logged (ns) and its field as a text, "" where it has none; sorted.
+
+    Truth values read `true` and `false`, numbers as Python writes them.
+    """
+    topic, _ = split_key(key)
+    channels = {channel.id: channel for channel in channels_of(log, topic)}
+    path = field_of(key, next(iter(channels.values())))
+    # An empty message has nothing to read.
+    reads = {id: reader_of(channel, distro) for id, channel in channels.items()} if path else {}
+    found = []
+    for message in log.messages(channels.keys(), start_ns, stop_ns):
+        value = field_at(reads[message.channel](message.data, want(path)), path) if path else None
+        found.append((message.time_ns, _text_of(value)))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int, float)) else ""
+
+
+def channels_of(log: Log, topic: str) -> list[Channel]:
+    """The channels of a topic, whose messages must be of one type. Raises Rejected where there are none."""
+    found = [channel for channel in log.channels.values() if channel.topic == topic]
+    if not found:
+        there = ", ".join(sorted({channel.topic for channel in log.channels.values()}))
+        raise Rejected("missing_key", f"expected the topic {topic}; found {there or 'none'}")
+    types = {normal_type(channel.type) for channel in found}
+    if len(types) > 1:
+        raise Rejected("wrong_schema", f"{topic}: expected one type of messages, found {', '.join(sorted(types))}")
+    return found
+
+
+@dataclass(kw_only=True)
+class _Topic:
+    """One topic while it is read: per key its field, and what was found."""
+
+    fields: dict[str, str] = field(default_factory=dict)
+    reads: dict[int, Read] = field(default_factory=dict)
+    wanted: dict[int, Wanted] = field(default_factory=dict)
+    stamp_reads: dict[int, Callable[[memoryview], int]] = field(default_factory=dict)
+    type: str = ""
+    is_camera: bool = False
+    stamps: list[int] = field(default_factory=list)
+    logged: list[int] = field(default_factory=list)
+    at: list[tuple[int, ...]] = field(default_factory=list)
+    rows: dict[str, list[tuple[int, tuple[str, ...], list[float]]]] = field(default_factory=dict)
+    n_unstamped: int = 0
+    n_bytes: int = 0
+
+
+def read_topics(
+    log: Log,
+    keys: Collection[str],
+    cameras: Collection[str],
+    stamp: Stamp,
+    start_ns: int = 0,
+    stop_ns: int = MAX_TIME_NS,
+    distro: str = "",
+) -> Topics:
+    """Reads the fields that `keys` name and where the pictures of `cameras` lie, in one pass over a range of the log.
+
+    stamp: whose clock counts; a message without a header counts from when it was logged. Raises Rejected for a topic
+    that is not there, stamps that go back, and messages that do not fit their definition.
+    """
+    topics: dict[str, _Topic] = {}
+    for key in keys:
+        topic = topics.setdefault(split_key(key)[0], _Topic())
+        topic.fields[key] = field_of(key, channels_of(log, split_key(key)[0])[0])
+    for camera in cameras:
+        topics.setdefault(camera, _Topic()).is_camera = True
+    by_channel: dict[int, _Topic] = {}
+    for name, topic in topics.items():
+        for channel in channels_of(log, name):
+            _prepare(topic, channel, distro)
+            by_channel[channel.id] = topic
+    for message in log.messages(by_channel.keys(), start_ns, stop_ns):
+        topic = by_channel[message.channel]
+        read_stamp = topic.stamp_reads.get(message.channel)
+        content: dict[str, Any] = {}
+        if read_stamp is None or topic.fields:
+            content = topic.reads[message.channel](message.data, topic.wanted[message.channel])
+        _take_stamp(topic, message, read_stamp(message.data) if read_stamp else stamp_of(content))
+        if topic.fields:
+            _take(topic, content)
+    return _collected(topics, stamp)
+
+
+def _prepare(topic: _Topic, channel: Channel, distro: str) -> None:
+    topic.reads[channel.id] = reader_of(channel, distro)
+    topic.type = normal_type(channel.type)
+    read = stamp_reader_of(channel, distro)
+    if read is not None:
+        topic.stamp_reads[channel.id] = read
+    paths = _paths_of(topic) if read is None else [path for path in _paths_of(topic) if path not in _STAMPS]
+    topic.wanted[channel.id] = present(channel, want(*paths), distro)
+
+
+def _take_stamp(topic: _Topic, message: Message, stated: int | None) -> None:
+    topic.n_unstamped += stated is None
+    topic.stamps.append(message.time_ns if stated is None else stated)
+    topic.logged.append(message.time_ns)
+    if topic.is_camera:
+        topic.at.append(message.at)
+
+
+def _paths_of(topic: _Topic) -> list[str]:
+    paths = [*_STAMPS]
+    if topic.fields:
+        paths += [*_NAMES, *topic.fields.values()]
+    if topic.type == _TRAJECTORY:
+        paths += ["points.1.positions"]
+    return paths
+
+
+def _take(topic: _Topic, content: Mapping[str, Any]) -> None:
+    if topic.type == _TRAJECTORY and field_at(content, "points.1.positions") is not None:
+        _check_point(topic)
+    for key, path in topic.fields.items():
+        value = field_at(content, path)
+        names = next((tuple(content[name]) for name in _NAMES if isinstance(content.get(name), list)), ())
+        numbers = numbers_of(value)
+        topic.n_bytes += 8 * len(numbers) + 64
+        if topic.n_bytes > MAX_ARRAY_BYTES:
+            expected = "expected one episode's numbers"
+            raise Rejected("absurd_size", f"{key}: {expected}, found more than {MAX_ARRAY_BYTES} bytes")
+        # A message may leave a field out: ROS's drivers publish joint states of velocities alone.
+        if numbers:
+            row = names if len(names) == len(numbers) and not isinstance(value, dict) else ()
+            topic.rows.setdefault(key, []).append((len(topic.logged) - 1, row, numbers))
+
+
+def _check_point(topic: _Topic) -> None:
+    """Raises Rejected where a trajectory has several points, and the entry does not say which one is the command."""
+    for key in topic.fields:
+        if split_key(key)[1] is None:
+            raise Rejected(
+                "missing_key",
+                f"{key}: expected trajectories of one point, found more; name the one that is the command: "
+                f"{key}:points.0.positions or {key}:points.-1.positions",
+            )
+
+
+def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
+    samples: dict[str, Sequence[Samples]] = {}
+    pictures: dict[str, Pictures] = {}
+    stamps: dict[str, NDArray[np.int64]] = {}
+    logged: dict[str, NDArray[np.int64]] = {}
+    late: dict[str, tuple[float, float]] = {}
+    repeated: dict[str, int] = {}
+    unstamped = frozenset(name for name, topic in topics.items() if topic.n_unstamped or not any(topic.stamps))
+    for name, topic in topics.items():
+        at_log = np.array(topic.logged, np.int64)
+        stated = np.array(topic.stamps, np.int64)
+        times = at_log if stamp == "log" or name in unstamped else stated
+        # Chunks hold messages in the order in which they arrived, which may differ from their times.
+        order = np.argsort(at_log, kind="stable")
+        kept = order[_kept(name, times[order])]
+        repeated[name] = len(order) - len(kept)
+        stamps[name], logged[name] = times[kept], at_log[kept]
+        if len(order) and name not in unstamped:
+            apart = (at_log - stated) / 1e6
+            late[name] = round(float(np.abs(apart).max()), 3), round(float(apart.mean()), 3)
+        if topic.is_camera:
+            (read, *_) = topic.reads.values()
+            at = [topic.at[i] for i in kept]
+            pictures[name] = Pictures(topic=name, type=topic.type, read=read, times=times[kept], at=at)
+        rank = np.full(len(order), -1, np.int64)
+        rank[kept] = np.arange(len(kept))
+        for key in topic.fields:
+            samples[key] = _samples(key, topic.rows.get(key, []), times[kept], rank)
+    return Topics(
+        samples=samples,
+        pictures=pictures,
+        stamps=stamps,
+        logged=logged,
+        late_ms=late,
+        repeated=repeated,
+        unstamped=unstamped,
+    )
+
+
+def _kept(topic: str, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The messages of a stream, without those that repeat a stamp. Raises Rejected where stamps go back."""
+    steps = np.diff(times)
+    if (steps < 0).any():
+        i = int(np.argmax(steps < 0))
+        back = -float(steps[i]) / 1e6
+        raise Rejected(
+            "wrong_times",
+            f"{topic}: expected stamps that rise in the order of the log, message {i + 1} goes back {back:.3f} ms; "
+            "is it published twice? `stamp: log` takes the times of the log",
+        )
+    return np.concatenate([np.ones(min(len(times), 1), np.bool_), steps > 0])
+
+
+def _samples(
+    key: str,
+    rows: Sequence[tuple[int, tuple[str, ...], list[float]]],
+    times: NDArray[np.int64],
+    rank: NDArray[np.int64],
+) -> list[Samples]:
+    """Groups rows by the names of their columns: a topic may carry the arm's joints and the gripper's in turn.
+
+    Rows of the same names in another order are brought to that of the first.
+    """
+    groups: dict[frozenset[str], list[tuple[int, tuple[str, ...], list[float]]]] = {}
+    for row in rows:
+        if rank[row[0]] >= 0:
+            groups.setdefault(frozenset(row[1]), []).append(row)
+    _check_groups(key, list(groups))
+    found = []
+    for group in groups.values():
+        names, width = group[0][1], len(group[0][2])
+        if any(len(values) != width for _, _, values in group):
+            widths = sorted({len(values) for _, _, values in group})
+            raise Rejected("wrong_dims", f"{key}: expected {width} numbers in every message, found {widths}")
+        if len(set(names)) != len(names):
+            raise Rejected("wrong_names", f"{key}: expected each name once, found {', '.join(names)}")
+        group.sort(key=lambda row: rank[row[0]])
+        columns = {name: i for i, name in enumerate(names)}
+        values = np.array([values for _, _, values in group], np.float64)
+        for i, (_, other, numbers) in enumerate(group):
+            if other != names:
+                values[i, [columns[name] for name in other]] = numbers
+        stamps = times[[rank[row[0]] for row in group]]
+        found.append(Samples(times=stamps, values=values, names=names))
+    return found
+
+
+def _check_groups(key: str, groups: Sequence[frozenset[str]]) -> None:
+    for i, names in enumerate(groups):
+        for other in groups[:i]:
+            if names & other or not names or not other:
+                raise Rejected(
+                    "wrong_names",
+                    f"{key}: expected messages of the same names, or of others altogether; found "
+                    f"{', '.join(sorted(names)) or 'none'} and {', '.join(sorted(other)) or 'none'}",
+                )

@@ -1,0 +1,49 @@
+"""What `inspect` says of a bag, and the entry that it drafts."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.contract.native import Rejected
+from pipelines.inspection.sampling import Probe
+from pipelines.mapping.adapters import FROM_LOG
+from pipelines.sources import bag
+from pipelines.sources.bags.inputs import bag_at, open_bag
+from pipelines.sources.bags.overview import look_at, probe_of
+from tests.support.bag_writers import JOINTS, MS, demonstration, number, write_mcap, write_rosbag2
+
+BLANK = Probe(name="inspect", title="", format="bag", robot=FROM_LOG, control_mode="joint_position")
+
+
+def test_topics_are_told_with_type_rate_jitter_and_delay(tmp_path: Path) -> None:
+    jittery = [number("/force", (t + (t % 20 == 0)) * MS, 0.5) for t in range(0, 1000, 10)]
+    topics = look_at(open_bag(bag_at(write_mcap(tmp_path / "a.mcap", [*demonstration(), *jittery]), False)))
+    assert sorted(topics["/command/joints"].names) == sorted(JOINTS)
+    rates = {name: round(facts.rate_hz) for name, facts in topics.items()}
+    assert (rates["/joint_states"], rates["/command/joints"], rates["/camera/image_raw"]) == (50, 20, 10)
+    assert (topics["/joint_states"].late_ms, topics["/joint_states"].jitter_ms) == (2.0, 0.0)
+    assert (topics["/force"].late_ms, topics["/force"].jitter_ms) == (None, 1.0)
+
+
+def test_the_entry_that_is_drafted_states_rate_and_clock(tmp_path: Path) -> None:
+    write_rosbag2(tmp_path / "a", demonstration())
+    facts = bag.describe(str(tmp_path), bag.find(str(tmp_path), bag.probe(str(tmp_path), BLANK)))
+    assert facts.entry["control_hz"][0] == "20"
+    assert facts.entry["bag"][0] == '{stamp: header, clock: "/command/joints", instruction: {topic: /task}}'
+    assert facts.dialect == "rosbag2 of SQLite, files of one folder: 1, ROS 2 rosbags"
+    assert list(facts.cameras) == ["/camera/image_raw"]
+
+
+def test_a_probe_reads_every_stream_of_numbers(tmp_path: Path) -> None:
+    write_mcap(tmp_path / "a.mcap", demonstration())
+    probe = bag.probe(str(tmp_path), BLANK)
+    (located,) = bag.find(str(tmp_path), probe).episodes
+    native = bag.read(located, probe)
+    assert sorted(native.arrays) == ["/command/gripper", "/command/joints", "/gripper/state", "/joint_states"]
+    assert native.n_steps == 20
+
+
+def test_a_bag_without_streams_of_numbers_is_named(tmp_path: Path) -> None:
+    path = write_mcap(tmp_path / "a.mcap", [m for m in demonstration() if m.topic == "/task"])
+    with pytest.raises(Rejected, match="expected topics of numbers .* found /task"):
+        probe_of(look_at(open_bag(bag_at(path, False))), BLANK)

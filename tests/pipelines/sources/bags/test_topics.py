@@ -1,0 +1,111 @@
+"""Topics as streams: joints by name, publishers that share a topic, stamps, and what an entry must say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.contract.native import Rejected
+from pipelines.sources.bags.inputs import bag_at, open_bag
+from pipelines.sources.bags.topics import Topics, read_topics
+from tests.support.bag_writers import MS, Published, joint_state, number, write_mcap
+
+
+def read(tmp_path: Path, messages: Sequence[Published], *keys: str, stamp: str = "header") -> Topics:
+    path = write_mcap(tmp_path / "a.mcap", messages)
+    return read_topics(open_bag(bag_at(path, False)), keys, (), stamp)  # type: ignore[arg-type]
+
+
+def test_joints_come_in_the_order_of_the_first_message_whatever_the_order_of_others(tmp_path: Path) -> None:
+    messages = [joint_state("/j", 0, ["a", "b"], [1, 2]), joint_state("/j", 9 * MS, ["b", "a"], [4, 3])]
+    (samples,) = read(tmp_path, messages, "/j").samples["/j"]
+    assert samples.names == ("a", "b") and samples.values.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_an_arm_and_a_hand_that_share_a_topic_are_two_streams(tmp_path: Path) -> None:
+    messages = [joint_state("/j", t * MS, ["a", "b"], [t, t]) for t in range(0, 40, 10)]
+    messages += [joint_state("/j", (t + 5) * MS, ["finger"], [t / 10]) for t in range(0, 40, 20)]
+    arm, hand = read(tmp_path, messages, "/j").samples["/j"]
+    assert (arm.names, arm.times.tolist()) == (("a", "b"), [0, 10 * MS, 20 * MS, 30 * MS])
+    assert (hand.names, hand.values.tolist()) == (("finger",), [[0.0], [2.0]])
+
+
+def test_publishers_of_the_same_joints_are_refused(tmp_path: Path) -> None:
+    messages = [joint_state("/j", 0, ["a", "b"], [1, 2]), joint_state("/j", 9 * MS, ["b", "c"], [4, 3])]
+    with pytest.raises(Rejected, match=r"wrong_names: /j: .* found b, c and a, b"):
+        read(tmp_path, messages, "/j")
+
+
+def test_the_header_counts_or_the_log_and_the_difference_is_measured(tmp_path: Path) -> None:
+    messages = [joint_state("/j", t * MS, ["a"], [t], late_ns=(3 + t // 10) * MS) for t in (10, 20, 30)]
+    found = read(tmp_path, messages, "/j")
+    assert found.samples["/j"][0].times.tolist() == [10 * MS, 20 * MS, 30 * MS]
+    assert found.late_ms == {"/j": (6.0, 5.0)}
+    logged = read(tmp_path, messages, "/j", stamp="log")
+    assert logged.samples["/j"][0].times.tolist() == [14 * MS, 25 * MS, 36 * MS]
+    assert logged.late_ms == {"/j": (6.0, 5.0)}
+
+
+def test_a_topic_without_a_header_counts_from_the_log_and_is_named(tmp_path: Path) -> None:
+    found = read(tmp_path, [number("/x", 7 * MS, 0.5)], "/x")
+    assert found.samples["/x"][0].times.tolist() == [7 * MS] and found.unstamped == {"/x"}
+
+
+def test_a_stamp_that_repeats_is_left_out_and_counted(tmp_path: Path) -> None:
+    messages = [joint_state("/j", t, ["a"], [t], late_ns=late) for t, late in ((5, 0), (5, 1), (6, 2))]
+    found = read(tmp_path, messages, "/j")
+    assert (found.samples["/j"][0].values.tolist(), found.repeated) == ([[5.0], [6.0]], {"/j": 1})
+
+
+def test_stamps_that_go_back_are_refused(tmp_path: Path) -> None:
+    messages = [
+        joint_state("/j", 9 * MS, ["a"], [1], late_ns=0),
+        joint_state("/j", 2 * MS, ["a"], [1], late_ns=20 * MS),
+    ]
+    with pytest.raises(Rejected, match="wrong_times: /j: .* goes back 7.000 ms"):
+        read(tmp_path, messages, "/j")
+
+
+POSE = {"position": {"x": 1.0, "y": 2.0, "z": 3.0}, "orientation": {"x": 0.1, "y": 0.2, "z": 0.3, "w": 0.9}}
+TURN = {"translation": POSE["position"], "rotation": POSE["orientation"]}
+TWIST = {"linear": {"x": 1.0, "y": 2.0, "z": 3.0}, "angular": {"z": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("type", "fields", "key", "expected"),
+    [
+        ("geometry_msgs/msg/PoseStamped", {"pose": POSE}, "/x", [1, 2, 3, 0.1, 0.2, 0.3, 0.9]),
+        ("geometry_msgs/msg/Pose", POSE, "/x", [1, 2, 3, 0.1, 0.2, 0.3, 0.9]),
+        ("geometry_msgs/msg/TransformStamped", {"transform": TURN}, "/x", [1, 2, 3, 0.1, 0.2, 0.3, 0.9]),
+        ("geometry_msgs/msg/TwistStamped", {"twist": TWIST}, "/x", [1, 2, 3, 0, 0, 0.5]),
+        ("geometry_msgs/msg/Twist", TWIST, "/x:linear", [1, 2, 3]),
+        ("std_msgs/msg/Float64MultiArray", {"data": [4, 5]}, "/x", [4, 5]),
+        ("std_msgs/msg/Bool", {"data": True}, "/x", [1]),
+        ("sensor_msgs/msg/JointState", {"name": ["a"], "position": [1], "effort": [9]}, "/x:effort", [9]),
+        ("trajectory_msgs/msg/JointTrajectory", {"joint_names": ["a"], "points": [{"positions": [3]}]}, "/x", [3]),
+    ],
+)
+def test_every_usual_type_gives_its_numbers(
+    tmp_path: Path, type: str, fields: dict, key: str, expected: list[float]
+) -> None:
+    message = Published(topic="/x", type=type, logged_ns=5, stamp_ns=5, fields=fields)
+    (samples,) = read(tmp_path, [message], key).samples[key]
+    np.testing.assert_array_equal(samples.values, [expected])
+
+
+def test_a_trajectory_of_several_points_asks_which_one_is_the_command(tmp_path: Path) -> None:
+    fields = {"joint_names": ["a"], "points": [{"positions": [3]}, {"positions": [4]}]}
+    message = Published(topic="/x", type="trajectory_msgs/msg/JointTrajectory", logged_ns=5, stamp_ns=5, fields=fields)
+    with pytest.raises(Rejected, match=r"/x:points.0.positions or /x:points.-1.positions"):
+        read(tmp_path, [message], "/x")
+    assert read(tmp_path, [message], "/x:points.-1.positions").samples["/x:points.-1.positions"][0].values == [[4]]
+
+
+def test_a_type_of_ones_own_names_its_field(tmp_path: Path) -> None:
+    definitions = {"hand_msgs/msg/Hand": "string serial\nfloat32[2] widths\nbool closed"}
+    message = Published(topic="/h", type="hand_msgs/msg/Hand", logged_ns=5, fields={"serial": "x", "widths": [1, 2]})
+    log = open_bag(bag_at(write_mcap(tmp_path / "a.mcap", [message], definitions=definitions), False))
+    with pytest.raises(Rejected, match="expected a field behind the topic, such as /h:data"):
+        read_topics(log, ["/h"], (), "log")
+    assert read_topics(log, ["/h:widths"], (), "log").samples["/h:widths"][0].values.tolist() == [[1.0, 2.0]]
