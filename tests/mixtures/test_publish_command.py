@@ -25,6 +25,6 @@ def test_filters_choose_and_what_is_held_out_is_a_split_of_its_own(tmp_path: Pat
 def test_segments_beside_the_shards_are_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path, "a", [make_episode(0)])
     (tmp_path / "labels.parquet").touch()
-    spec = write_spec(tmp_path, "datasets: [{path: a/1.0.0, segments: labels.parquet}]\n")
+    spec = write_spec(tmp_path, "datasets: [{path: a/1.0.0, segments: [labels.parquet]}]\n")
     with pytest.raises(UsageError, match="annotate merge"):
         choose_episodes(str(spec), cache=str(tmp_path / "cache"))
