@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.contract.options import not_negative, positive
 
@@ -137,6 +137,11 @@ def _describe(published: "Published") -> list[str]:
     for camera in it.cameras:
         if n := sum(camera in episode.missing_cameras for episode in it.episodes):
             lines.append(f"  {camera}: black in {n} episodes that lack it")
+    fingers = [name for vector in (it.state, it.action) for name, part in vector.parts.items() if _is_hand(name, part)]
+    if fingers:
+        lines.append(
+            f"  {', '.join(dict.fromkeys(fingers))}: all fingers have their mean, which is what the shards hold"
+        )
     if late := [episode for episode in it.episodes if episode.time_error_s > 0.5 / it.fps]:
         worst = max(late, key=lambda episode: episode.time_error_s)
         lines.append(
@@ -146,3 +151,8 @@ def _describe(published: "Published") -> list[str]:
     if it.form.version == "2.1" and it.form.proposals:
         lines.append("  subtasks: version 2.1 has no column for them")
     return lines
+
+
+def _is_hand(part: str, columns: Any) -> bool:
+    """Whether a gripper has several native numbers, of which conversion kept the mean."""
+    return part.startswith("gripper") and len(columns.columns) > 1
