@@ -19,11 +19,12 @@ from annotation_tools.exchange.clips import Clip, Collector, EpisodeNames, Impor
 from annotation_tools.exchange.copies import copied
 from annotation_tools.exchange.numbering import number_clips, write_numbers
 from pipelines.contract.episode import Segment
-from pipelines.contract.errors import FailedWork
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.publishing.language import EVENTS, FEATURE, PERSISTENT, language_arrays, subtask_rows
 from pipelines.storage.files import atomic_file, write_atomically
 
 _TABLES = "data/chunk-*/*.parquet"
+_VERSIONS = ("v3.0", "v3.1")
 Times = NDArray[np.float64]
 
 
@@ -35,6 +36,7 @@ def write(directory: Path, clips: Sequence[Clip], source: Path | None = None) ->
     """
     if source is None:
         return _write_columns(directory, clips)
+    _check_version(source)
     by_index = index_clips(clips, source)
     left = dict(by_index)
     with copied(source, directory):
@@ -44,6 +46,17 @@ def write(directory: Path, clips: Sequence[Clip], source: Path | None = None) ->
             raise FailedWork(f"{source}: expected episode_index {min(left)}, {key}, found no row of it")
         _declare(directory / "meta" / "info.json")
     return written
+
+
+def _check_version(source: Path) -> None:
+    """Raises UsageError for a version whose readers know no language columns; without info.json, the copy does."""
+    info = source / "meta" / "info.json"
+    version = json.loads(info.read_text()).get("codebase_version") if info.exists() else _VERSIONS[0]
+    if version not in _VERSIONS:
+        raise UsageError(
+            f"--source {source}: expected LeRobot {' or '.join(_VERSIONS)}, whose readers know the columns "
+            f"{PERSISTENT} and {EVENTS}; found {version}. Convert a copy by LeRobot's convert_dataset_v21_to_v30 first"
+        )
 
 
 def read(path: Path, names: EpisodeNames) -> Imported:

@@ -17,6 +17,8 @@ Stats = dict[str, NDArray[Any]]
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 _BINS = 5000
 _PADDING = 1e-10
+# Pixels that are summed at a time.
+_BLOCK = 1 << 14
 _MIN_SAMPLES, _MAX_SAMPLES, _POWER = 100, 10_000, 0.75
 # Pictures of this size and more are thinned to about half of it.
 _LARGE, _THINNED = 300, 150
@@ -62,11 +64,10 @@ def vector_stats(values: NDArray[Any], with_quantiles: bool) -> Stats:
 def picture_stats(pictures: Sequence[NDArray[np.uint8]], with_quantiles: bool) -> Stats:
     """Of one camera's sampled pictures of an episode, uint8 [y, x, 3] each; each statistic is [3, 1, 1], of 0..1."""
     pixels = np.stack(pictures).reshape(-1, 3)
-    levels = np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)])
+    levels, mean, squares = _counted(pixels)
     values = np.arange(256)
     low, high = ((np.array([values[n > 0][end] for n in levels])) for end in (0, -1))
     if with_quantiles:
-        mean, squares = _float32_means(pixels)
         low, high = low.astype(np.float32), high.astype(np.float32)
         edges = [_edges(a, b) for a, b in zip(low, high, strict=True)]
         counts = [_histogram(n, e) for n, e in zip(levels, edges, strict=True)]
@@ -159,13 +160,25 @@ def _quantile(counts: NDArray[np.float64], edges: NDArray[Any], target: float) -
     return float(edges[i] + (target - reached[i - 1]) / within * (edges[i + 1] - edges[i]))
 
 
-def _float32_means(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Means of values and squares [3] whose sums are rounded to float32 at every pixel, as a sum over rows is."""
+def _counted(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """How often each value 0..255 occurs [3, 256], and means of values and of squares [3], of pixels [n, 3].
+
+    The sums are rounded to float32 at every pixel, as a sum over rows is: numpy's own sum of a contiguous array is by
+    pairs, which rounds less. Blocks that stay in the cache take a third of the time.
+    """
+    levels = np.zeros((3, 256), np.int64)
     sums = np.zeros((2, 3), np.float32)
-    for c in range(3):
-        values = pixels[:, c].astype(np.float32)
-        # A running sum is rounded at each step; numpy's own sum of a contiguous array is by pairs, which rounds less.
-        sums[0, c] = np.cumsum(values, dtype=np.float32)[-1]
-        sums[1, c] = np.cumsum(values**2, dtype=np.float32)[-1]
-    n = np.float32(len(pixels))
-    return sums[0] / n, sums[1] / n
+    values, running = np.empty(_BLOCK + 1, np.float32), np.empty(_BLOCK + 1, np.float32)
+    for start in range(0, len(pixels), _BLOCK):
+        block = np.ascontiguousarray(pixels[start : start + _BLOCK].T)
+        n = block.shape[1] + 1
+        for c, column in enumerate(block):
+            levels[c] += np.bincount(column, minlength=256)
+            # The sum so far goes first, so that the running sum goes on where the last block ended.
+            values[1:n], values[0] = column, sums[0, c]
+            sums[0, c] = np.cumsum(values[:n], out=running[:n])[-1]
+            np.square(values[1:n], out=values[1:n])
+            values[0] = sums[1, c]
+            sums[1, c] = np.cumsum(values[:n], out=running[:n])[-1]
+    n_pixels = np.float32(len(pixels))
+    return levels, sums[0] / n_pixels, sums[1] / n_pixels
