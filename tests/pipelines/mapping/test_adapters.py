@@ -62,7 +62,7 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
         ({"cameras": {"base_0": "image"}}, "Did you mean 'base_0_rgb'"),
         ({"drop_first": "sometimes"}, "drop_first: 'sometimes'"),
         ({"state": {"arm1": ARM}}, "robot widowx has no arm1"),
-        ({"state": {"arm0": {"from": "state[0:7]"}}}, "expects 6 dims as joints, found 7"),
+        ({"state": {"arm0": ARM | {"from": "state[0:7]"}}}, "expects 6 dims as xyz_rpy, found 7"),
         ({"state": {"arm0": {"from": "state[0:6]", "form": "xyz_quat_xyzw"}}}, "expects 7 dims as xyz_quat_xyzw"),
         ({"state": {"arm0": {"from": "state[0:6", "form": "xyz_rpy"}}}, r"such as action\[0:6\] or action\[6\]"),
         ({"state": {"arm0": ARM | {"frm": 1}}}, "unknown key 'frm' in the native dims of a part. Did you mean 'from'"),
