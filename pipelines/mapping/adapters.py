@@ -12,7 +12,7 @@ from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.registries import Registry, Stamp, add_registry, own_entries, own_stamps, shipped_entries
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS, is_joint_mode
-from pipelines.mapping.bag_form import BagForm, parse_bag
+from pipelines.mapping.bag_form import BagForm, parse_bag, restore_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, When
 from pipelines.mapping.formats import list_formats
@@ -268,6 +268,7 @@ def restore_adapter(content: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _restore_part(stored) for part, stored in values.get(side, {}).items()}
     forms = values.get("camera_forms", {}).items()
     values["camera_forms"] = {slot: _restored(CameraForm, stored) for slot, stored in forms}
+    values["bag"] = restore_bag(values.get("bag"))
     return Adapter(**values)
 
 
