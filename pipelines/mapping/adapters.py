@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
+
 from pipelines.contract.document import MarkedValue, SpecError, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.registries import Registry, Stamp, add_registry, own_entries, own_stamps, shipped_entries
 from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS, is_joint_mode
-from pipelines.mapping.bag_form import BagForm, parse_bag
+from pipelines.mapping.bag_form import BagForm, parse_bag, restore_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, When
 from pipelines.mapping.formats import list_formats
@@ -238,6 +240,9 @@ def find_adapter(text: str) -> Adapter:
     """
     match = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", text)
     if not match:
+        file = Path(f"{text}.yaml")
+        if text not in load_adapters() and file.is_file():
+            raise UsageError(f"--adapter {text}: expected an entry's name or a file, found {file}: --adapter {file}")
         return get_adapter(text)
     path = Path(match[1])
     add_registry(path)
@@ -268,6 +273,7 @@ def restore_adapter(content: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _restore_part(stored) for part, stored in values.get(side, {}).items()}
     forms = values.get("camera_forms", {}).items()
     values["camera_forms"] = {slot: _restored(CameraForm, stored) for slot, stored in forms}
+    values["bag"] = restore_bag(values.get("bag"))
     return Adapter(**values)
 
 
@@ -452,6 +458,8 @@ def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> No
     if source.names:
         widths = [len(source.names)]
     expected = FORMS[source.form][0] if source.form in FORMS else n_slots
+    if 0.0 in np.atleast_1d(source.scale):
+        raise UsageError(f"{where}: scale: expected numbers other than 0, which would store a constant")
     for key, each in (("scale", source.scale), ("offset", source.offset)):
         if isinstance(each, tuple) and len(each) != expected:
             raise UsageError(f"{where}: {key}: expected one number, or {expected}, one a dim, found {len(each)}")

@@ -1,7 +1,8 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.mapping.adapters import (
     load_adapters,
     parse_adapter,
     parse_selector,
+    restore_adapter,
 )
 from pipelines.mapping.cameras import CameraForm
 from pipelines.mapping.entry_grammar import CAMERA, ENTRY, PART
@@ -208,3 +210,17 @@ def test_explain_needs_a_robot_where_logs_tell_it() -> None:
 def test_the_registry_page_is_the_registry() -> None:
     page = ROOT / "docs/registry.md"
     assert page.read_text().endswith(registry_table()), "make it again: embodimix convert --explain all"
+
+
+def test_an_entry_of_bags_comes_back_from_a_manifest() -> None:
+    bag = {
+        "stamp": "header",
+        "on_change": ["/task"],
+        "episodes": {"by": "gaps", "gap_s": 5},
+        "success": {"folder": {"good": "1"}},
+        "instruction": {"topic": "/task"},
+    }
+    arm = {"from": "/joint_states"}
+    changes = {"format": "bag", "robot": "ur5e", "control_mode": "joint_position", "control_hz": 20, "units": "metric"}
+    adapter = parse_adapter("x", {"title": "x", "state": {"arm0": arm}, "action": {"arm0": arm}, "bag": bag} | changes)
+    assert restore_adapter(json.loads(json.dumps(asdict(adapter)))) == adapter
