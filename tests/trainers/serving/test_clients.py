@@ -276,7 +276,7 @@ def test_several_public_clients_at_once_are_each_answered(actor: Actor) -> None:
 def turns_round(adapter: Adapter) -> bool:
     sources = adapter.action.values()
     named = any(one.names for one in (*adapter.state.values(), *sources))
-    awkward = any(one.relative or one.form in ("matrix", "xyz_euler_zxy") for one in sources)
+    awkward = any(one.relative or one.form == "matrix" for one in sources)
     return bool(sources) and not named and not awkward
 
 
