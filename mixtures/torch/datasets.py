@@ -16,20 +16,22 @@ from mixtures.torch.positions import State, next_position, order_of
 from mixtures.torch.tensors import batch_tensors
 from pipelines.contract.errors import UsageError
 
-Opener = Callable[[], Mixture]
+Spec = str | Path | Mixture | Callable[[], Mixture]
 Preset = Callable[[Batch], Any]
 
 
 class Source:
     """What both datasets draw from. It opens the mixture once; forks share it, and a spawned worker opens its own."""
 
-    def __init__(self, spec: str | Path | Opener, split: str, seed: int | None, groups: Sequence[str] | None) -> None:
+    def __init__(self, spec: Spec, split: str, seed: int | None, groups: Sequence[str] | None) -> None:
         self.spec, self.split, self.seed = spec, split, seed
         self.groups = None if groups is None else tuple(groups)
-        self._opened_in = 0
+        self._opened_in = os.getpid() if isinstance(spec, Mixture) else 0
 
     @cached_property
     def mixture(self) -> Mixture:
+        if isinstance(self.spec, Mixture):
+            return self.spec
         self._opened_in = os.getpid()
         return self.spec() if callable(self.spec) else open_mixture(self.spec)
 
@@ -59,6 +61,11 @@ class Source:
         )
 
     def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.spec, Mixture):
+            raise UsageError(
+                "expected the path of a spec, or a function that opens it, since workers that are spawned open the "
+                "mixture themselves; found an open mixture"
+            )
         return {name: value for name, value in vars(self).items() if name not in ("mixture", "order")}
 
 
@@ -69,7 +76,7 @@ class StreamDataset(IterableDataset):
     `batch_size` samples over all ranks. Worker w of n yields the batches w, w + n, ... and the loader takes them in
     turn, so that its batches come as those of a stream in one process.
 
-    spec: a mixture's YAML, or a function that opens a mixture (one that can be pickled where workers are spawned).
+    spec: a mixture, its YAML, or a function that opens it; an open mixture goes to forks, not to spawned workers.
     preset: gives a batch the form that the trainer expects; all fields as tensors by default. rank, world_size: those
     of `torch.distributed` by default, if it is initialized. start, stop: positions of the global order; without end by
     default. threads: that read and decode in each worker; by default the cores that this process may use are shared out
@@ -82,7 +89,7 @@ class StreamDataset(IterableDataset):
 
     def __init__(
         self,
-        spec: str | Path | Opener,
+        spec: Spec,
         *,
         batch_size: int,
         preset: Preset = batch_tensors,
@@ -196,7 +203,7 @@ class StreamSamples(Dataset):
 
     def __init__(
         self,
-        spec: str | Path | Opener,
+        spec: Spec,
         *,
         n_positions: int | None = None,
         preset: Preset = batch_tensors,

@@ -29,6 +29,8 @@ from tests.pipelines.sources.test_bridge import TRAJECTORY
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
 from tests.pipelines.sources.test_fuzz import damage, damaged
+from tests.pipelines.sources.test_hdf5 import entry as hdf5_entry
+from tests.pipelines.sources.test_hdf5 import write as write_hdf5
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
 from tests.support.bag_writers import demonstration, write_mcap, write_ros1, write_rosbag2
@@ -49,6 +51,7 @@ ADAPTERS: dict[str, str | Adapter] = {
     "robomimic": "robomimic",
     "droid": "droid_raw",
     "bridge": "bridge_raw",
+    "hdf5": hdf5_entry(),
     "bag_mcap": bag_entry(),
     "bag_sqlite": bag_entry(),
     "bag_ros1": bag_entry(),
@@ -104,6 +107,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
         "robomimic": write_robomimic,
         "droid": lambda path: copy_droid(path, shared),
         "bridge": lambda path: copy_bridge(path, shared),
+        "hdf5": lambda path: write_hdf5(path / "a.h5").parent,
         "bag_mcap": lambda path: write_mcap(path / "a.mcap", demonstration()).parent,
         "bag_sqlite": lambda path: write_rosbag2(path / "a", demonstration()).parent,
         "bag_ros1": lambda path: write_ros1(path / "a.bag", demonstration(), "lz4").parent,
