@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.actions.normalizer import action_form
-from model.config import GemmaConfig, Pi0Config, pi0
+from model.config import GemmaConfig, Pi0Config, SiglipConfig, pi0
 from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
 from pipelines.contract.slots import IMAGE_SIZE
@@ -31,7 +31,7 @@ def check_lerobot_sizes(policy: Pi0Config) -> None:
     """UsageError names every size that LeRobot does not build, beside the one that it builds."""
     built = pi0()
     expert = EXPERTS[_expert_variant(policy) or "gemma_300m"]
-    pairs = {
+    pairs: dict[str, tuple[SiglipConfig | GemmaConfig, SiglipConfig | GemmaConfig]] = {
         "siglip": (policy.siglip, built.siglip),
         "prefix": (replace(policy.prefix, lora_rank=0), built.prefix),
         "expert": (replace(policy.expert, lora_rank=0), expert),
