@@ -27,6 +27,7 @@ EPILOG = """a first tour:
 PARTS = (
     "pipelines.cli",
     "mixtures.cli",
+    "mixtures.publish_command",
     "trainers.exchange.cli",
     "annotation_tools.cli",
     "trainers.cli",

@@ -20,6 +20,7 @@ from mixtures.index.sealed import ensure_sealed
 from mixtures.index.tables import CompiledTable
 from mixtures.specs.spec import MixtureSpec, Source
 from pipelines.contract.document import SpecError
+from pipelines.contract.errors import UsageError
 from pipelines.contract.slots import LAYOUT
 from pipelines.shards.statistics import NormStatistics, load_statistics, save_statistics
 
@@ -210,11 +211,21 @@ def _array(path: Path) -> Any:
 
 
 def _parts(name: str, pools: Pools, tables: Iterable[CompiledTable]) -> dict[str, tuple[int, ...]]:
-    """The action slots of each part of the robots of a pool: all that any episode names."""
-    parts: dict[str, set[int]] = {}
+    """The action slots of each part of the robot of a pool: all parts that any episode names.
+
+    Raises UsageError where a part has other slots in some episodes than in others: then two robots have one name.
+    """
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
     for number, table in enumerate(tables):
         rows = rows_of_pool(number, table, pools, name)
         for code in np.unique(table.codes("parts")[rows]):
-            for part, slots in json.loads(table.vocabularies["parts"][code]).items():
-                parts.setdefault(part, set()).update(slots)
-    return {part: tuple(sorted(slots)) for part, slots in parts.items()}
+            for part, numbers in json.loads(table.vocabularies["parts"][code]).items():
+                slots = tuple(sorted(numbers))
+                others, path = found.setdefault(part, (slots, table.path))
+                if slots != others:
+                    raise UsageError(
+                        f"{name}: expected one robot of that name, found {part} in slots {list(others)} ({path}) and "
+                        f"in {list(slots)} ({table.path}). Give one of them another name in its registry, and convert "
+                        "its logs again"
+                    )
+    return {part: slots for part, (slots, _) in found.items()}

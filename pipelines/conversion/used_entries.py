@@ -11,7 +11,7 @@ from pipelines.mapping.adapters import FROM_LOG, Adapter, restore_adapter
 from pipelines.shards.manifest import Manifest
 
 # What decides the numbers in the slots; cameras have counts of their own, and words change nothing.
-_MEANING = ("control_mode", "units", "state", "action")
+_MEANING = ("control_mode", "control_hz", "units", "state", "action", "relabel", "shift_before", "bag")
 _ROBOT_MEANING = ("control_hz", "base", "joint", "ee")
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
+
 from pipelines.contract.document import MarkedValue, SpecError, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.registries import Registry, Stamp, add_registry, own_entries, own_stamps, shipped_entries
-from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS
-from pipelines.mapping.bag_form import BagForm, parse_bag
+from pipelines.contract.slots import CAMERAS, CONTROL_MODES, METRIC, PARTS, is_joint_mode
+from pipelines.mapping.bag_form import BagForm, parse_bag, restore_bag
 from pipelines.mapping.cameras import CameraForm, DrawEach, available_cameras, parse_camera, parse_channels
 from pipelines.mapping.entry_grammar import ENTRY, When
 from pipelines.mapping.formats import list_formats
@@ -179,6 +181,10 @@ class Adapter:
             raise UsageError(f"{where}: relabel: expected control_mode ee_delta, found {self.control_mode}")
         for camera in (*self.cameras, *self.optional_cameras):
             _check_choice(where, "cameras", camera, CAMERAS)
+        for camera in {name for names in self.all_cameras.values() for name in names}:
+            if len(ranges := {form.range for form in self._forms_of(camera)}) > 1:
+                found = " and ".join(map(str, sorted(ranges)))
+                raise UsageError(f"{where}: cameras: expected one range of the pictures of {camera}, found {found}")
         for part in (*self.state, *self.action):
             _check_choice(where, "parts", part, PARTS)
 
@@ -189,9 +195,16 @@ class Adapter:
         return {camera: both[camera] for camera in CAMERAS if camera in both}
 
     def form_of(self, camera: str) -> CameraForm:
-        """How the pictures of a native camera (or of a slot, where logs name slots) are stored."""
+        """How the pictures of a native camera (or of a slot, where logs name slots) are stored.
+
+        Of a camera that fills several slots the form of one that changes its pictures, if any does: `range` is that of
+        all, crop and turns are each slot's own.
+        """
+        return next((form for form in self._forms_of(camera) if form != CameraForm()), CameraForm())
+
+    def _forms_of(self, camera: str) -> list[CameraForm]:
         slots = [slot for slot, names in self.all_cameras.items() if camera in names]
-        return self.camera_forms.get(slots[0] if slots else camera, CameraForm())
+        return [self.camera_forms.get(slot, CameraForm()) for slot in slots or [camera]]
 
     def used_cameras(self, there: Collection[str]) -> set[str]:
         """The native cameras that fill slots, of those that an episode has."""
@@ -257,6 +270,7 @@ def restore_adapter(content: Mapping[str, Any]) -> Adapter:
         values[side] = {part: _restore_part(stored) for part, stored in values.get(side, {}).items()}
     forms = values.get("camera_forms", {}).items()
     values["camera_forms"] = {slot: _restored(CameraForm, stored) for slot, stored in forms}
+    values["bag"] = restore_bag(values.get("bag"))
     return Adapter(**values)
 
 
@@ -309,7 +323,10 @@ def parse_selector(text: str) -> Selector:
     if match[2] is None:
         return Selector(key=match[1])
     start = int(match[2])
-    return Selector(key=match[1], start=start, stop=int(match[3]) if match[3] else start + 1)
+    stop = int(match[3]) if match[3] else start + 1
+    if stop <= start:
+        raise UsageError(f"expected dims such as [0:6], from the first up to before the last, found {text!r}")
+    return Selector(key=match[1], start=start, stop=stop)
 
 
 @functools.lru_cache(maxsize=8)
@@ -322,12 +339,13 @@ def _build(name: str, content: MarkedValue) -> Adapter:
     entry.pop("replaces", None)
     values = dict(entry)
     # Bridge's yaw deltas of -6.28 are differences of angles that were never wrapped: the same rotation as 0.003.
-    wraps = entry["control_mode"] == "ee_delta" and entry.get("units", METRIC) == METRIC
+    mode = entry["control_mode"]
+    wraps = mode == "ee_delta" and entry.get("units", METRIC) == METRIC
     for side in ("state", "action"):
         wrap = wraps and side == "action"
         parts = content.plain(side, {})
         values[side] = {
-            part: _at(spec, _build_part, f"adapter {name}: {side}: {part}", part, spec.unmarked(), wrap)
+            part: _at(spec, _build_part, f"adapter {name}: {side}: {part}", part, spec.unmarked(), mode, wrap)
             for part, spec in parts.items()
         }
     for key in ("aliases", "language", "compressed", "swapped_channels", "published_size"):
@@ -370,11 +388,10 @@ def _check_bag(where: str, entry: Mapping[str, Any]) -> None:
         raise UsageError(f"{where}: bag: expected `control_hz` and a robot of the registry in the entry")
 
 
-def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> PartSource:
+def _build_part(where: str, part: str, spec: Mapping[str, Any], control_mode: str, wrap: bool) -> PartSource:
     """wrap: whether angles of this part are changes in rad, which are wrapped where the entry does not forbid it."""
     sources = tuple(parse_selector(text) for text in _listed(spec["from"]))
-    if part.startswith("gripper") != ("open" in spec and "closed" in spec):
-        raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
+    _check_gripper_keys(where, part, spec)
     form = spec.get("form", "joints" if part.startswith(_JOINTED) else "value")
     _check_choice(where, "form", form, (*FORMS, *_FREE_FORMS))
     names = tuple(spec.get("names", ()))
@@ -386,6 +403,7 @@ def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> P
         raise UsageError(f"{where}: degrees: expected joints or a pose, found numbers as they are; give `units`")
     if "degrees" in spec and any(unit in ANGLES for unit in units):
         raise UsageError(f"{where}: expected `degrees` or an angle under `units`, found both")
+    _check_form(where, part, form, control_mode)
     return PartSource(
         sources=sources,
         form=form,
@@ -397,6 +415,30 @@ def _build_part(where: str, part: str, spec: Mapping[str, Any], wrap: bool) -> P
         wrap=spec.get("wrap", wrap and form in FORMS and len(FORMS[form][1]) > FIRST_ANGLE),
         **{key: spec[key] for key in ("degrees", "open", "closed", "clip", "relative", "next") if key in spec},
     )
+
+
+def _check_gripper_keys(where: str, part: str, spec: Mapping[str, Any]) -> None:
+    """Raises UsageError for a key that would be read past: a gripper's values say all, and other parts have none."""
+    if part.startswith("gripper") != ("open" in spec and "closed" in spec):
+        raise UsageError(f"{where}: grippers, and only they, state their values `open` and `closed`; found {spec!r}")
+    is_gripper = part.startswith("gripper")
+    ignored = ("scale", "offset", "wrap") if is_gripper else ("clip", "relative")
+    if found := [key for key in ignored if key in spec]:
+        which = "`open` and `closed`, which its native numbers are compared with" if is_gripper else "a gripper"
+        raise UsageError(f"{where}: {found[0]}: expected {which}, found {found[0]} of {part}. Remove it")
+    if is_gripper and spec["open"] == spec["closed"]:
+        raise UsageError(f"{where}: expected two values `open` and `closed`, found {spec['open']} for both")
+
+
+def _check_form(where: str, part: str, form: str, control_mode: str) -> None:
+    """Raises UsageError where numbers of a form would come into slots that mean others, such as joints into a pose."""
+    if part.startswith("arm") and not is_joint_mode(control_mode):
+        expected = tuple(FORMS)
+    else:
+        expected = ("joints",) if part.startswith(_JOINTED) else ("value",)
+    if form not in expected:
+        listed = ", ".join(expected)
+        raise UsageError(f"{where}: form: {part} in {control_mode} is {listed}; found {form}")
 
 
 def _listed(value: Any) -> Sequence[Any]:
@@ -412,10 +454,15 @@ def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> No
     widths = [selector.width for selector in source.sources]
     if source.names:
         widths = [len(source.names)]
+    expected = FORMS[source.form][0] if source.form in FORMS else n_slots
+    if 0.0 in np.atleast_1d(source.scale):
+        raise UsageError(f"{where}: scale: expected numbers other than 0, which would store a constant")
+    for key, each in (("scale", source.scale), ("offset", source.offset)):
+        if isinstance(each, tuple) and len(each) != expected:
+            raise UsageError(f"{where}: {key}: expected one number, or {expected}, one a dim, found {len(each)}")
     if source.open is not None or None in widths:
         return
     found = sum(width for width in widths if width is not None)
-    expected = FORMS[source.form][0] if source.form in FORMS else n_slots
     if found != expected:
         raise UsageError(f"{where}: robot {robot} expects {expected} dims as {source.form}, found {found}")
 

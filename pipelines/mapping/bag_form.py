@@ -119,6 +119,15 @@ def parse_bag(where: str, entry: Mapping[str, Any]) -> BagForm:
     return BagForm(episodes=cut, on_change=on_change, **values)
 
 
+def restore_bag(content: Mapping[str, Any] | None) -> BagForm | None:
+    """Builds what a manifest holds of an entry's `bag`, the fields of `BagForm` with tuples for lists."""
+    if content is None:
+        return None
+    values = {**content, "episodes": EpisodeCut(**content["episodes"])}
+    labels = {key: LabelSource(**values[key]) for key in ("success", "instruction") if values[key] is not None}
+    return BagForm(**{**values, **labels})
+
+
 def _parse_label(where: str, entry: Mapping[str, Any]) -> LabelSource:
     given = [key for key in ("topic", "files", "folder") if key in entry]
     if len(given) != 1 or ("files" in entry) != ("key" in entry and "column" in entry):

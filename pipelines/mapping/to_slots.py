@@ -15,7 +15,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.contract.slots import METRIC
 from pipelines.mapping.adapters import FORMS, FROM_LOG, Adapter, PartSource, Selector
-from pipelines.mapping.cameras import DrawnFrames, available_cameras, draw_cameras
+from pipelines.mapping.cameras import CameraForm, DrawnFrames, available_cameras, draw_cameras
 from pipelines.mapping.dim_names import check_alike, check_names, columns_by_name
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.relabel import relabel_reached
@@ -331,7 +331,11 @@ def _drop_first(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     if adapter.drop_first == "never" or native.n_steps < 2:
         return native
     arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
-    first = [np.abs(select_part(native, source)[0]).max(initial=0.0) for source in arm]
+    # Where a command of no motion is stored as another number than 0, the offset says so.
+    first = [
+        np.abs(select_part(native, source)[0] + np.asarray(source.offset) / np.asarray(source.scale)).max(initial=0.0)
+        for source in arm
+    ]
     if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
         return native
     reason: RejectReason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"
@@ -390,7 +394,7 @@ def _choose_frames(
     for slot in cameras:
         each = adapter.drawn.get(slot)
         used = available_cameras(names.get(slot, ()), each, native.frames)
-        there = [_upright_rgb(native.frames[name], adapter, name) for name in used]
+        there = [_upright_rgb(native.frames[name], adapter, name, slot) for name in used]
         if each and len(there) > 1:
             frames[slot] = DrawnFrames(there, draw_cameras(native.reference.key, slot, used, native.n_steps, each))
         elif there:
@@ -398,9 +402,12 @@ def _choose_frames(
     return frames
 
 
-def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str) -> Sequence[Image]:
-    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are."""
-    form = adapter.form_of(camera)
+def _upright_rgb(frames: Sequence[Image], adapter: Adapter, camera: str, slot: str) -> Sequence[Image]:
+    """The frames of a native camera in RGB and upright; frames that are so already stay the bytes they are.
+
+    slot: the one they fill; another may show another rectangle of the same pictures.
+    """
+    form = adapter.camera_forms.get(slot, CameraForm())
     if form.crop:
         frames = CroppedFrames(frames, form.crop)
     is_published_bgr = camera in adapter.swapped_channels and adapter.channels != "repaired"

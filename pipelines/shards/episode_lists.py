@@ -61,13 +61,15 @@ class EpisodeTexts:
 def join_key(key: str | int) -> str:
     """The form of a key in which lists and datasets are compared.
 
-    A number is that of a LeRobot episode, a path of DROID its folder LAB/OUTCOME/DATE/TIME; anything else is itself.
+    A number, also as text, is that of a LeRobot episode, a path of DROID its folder LAB/OUTCOME/DATE/TIME; anything
+    else is itself.
 
     >>> join_key(12), join_key("/data/r2d2/ILIAD/success/2023-04-21/Fri_Apr_21_10:42:08_2023/trajectory.h5")
     ('episode_000012', 'ILIAD/success/2023-04-21/Fri_Apr_21_10_42_08_2023')
     """
-    if isinstance(key, int):
-        return f"episode_{key:06d}"
+    # JSON objects have no other keys than texts.
+    if isinstance(key, int) or re.fullmatch(r"\s*[0-9]+\s*", key):
+        return f"episode_{int(key):06d}"
     folder = _DROID_FOLDER.search(key)
     return folder[1].replace(":", "_") if folder else key.strip()
 
@@ -88,6 +90,11 @@ def read_episode_list(where: str | StoragePath) -> EpisodeList:
             raise UsageError(f"{path}: expected an episode once, found {key!r} twice, with other steps. Correct it")
     if not ranges:
         raise UsageError(f"{path}: expected {_FORMS}; found {len(rows)} rows, none of which names an episode")
+    without = [key for key, meant in ranges.items() if meant is None]
+    if without and len(without) < len(ranges):
+        raise UsageError(
+            f"{path}: expected ranges of steps for every key, as for others, found none for {without[0]!r}"
+        )
     return EpisodeList(name=path.name, ranges=ranges, n_rows=len(rows), n_unknown=paths.n_unknown, sha256=_digest(data))
 
 
@@ -105,8 +112,8 @@ def read_episode_texts(where: str | StoragePath) -> EpisodeTexts:
     texts: dict[str, tuple[str, ...]] = {}
     for key, value in content.items():
         joined, found = paths.join(key, None), _texts_of(f"{path}: {key}", value)
-        if joined is not None and found:
-            texts[joined] = found
+        if joined is not None and found and texts.setdefault(joined, found) != found:
+            raise UsageError(f"{path}: expected an episode once, found {key!r} twice, with other texts. Correct it")
     if not texts:
         raise UsageError(
             f"{path}: expected a JSON object, key to text, list of texts or {_TEXT_KEYS[0]}; found {len(content)} keys "
@@ -164,10 +171,10 @@ def _read(path: StoragePath, what: str) -> bytes:
 def _parse_rows(path: StoragePath, data: bytes) -> list[tuple[str | int, Any]]:
     if not path.name.endswith(".json"):
         try:
-            lines = data.decode("utf-8").splitlines()
+            lines = data.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: expected {_FORMS}; found bytes that are no UTF-8") from error
-        return [(int(line) if line.isdigit() else line, None) for text in lines if (line := text.strip())]
+        return [(line, None) for text in lines if (line := text.strip())]
     content = _load_json(path, data)
     if isinstance(content, dict):
         return list(content.items())
@@ -178,22 +185,34 @@ def _parse_rows(path: StoragePath, data: bytes) -> list[tuple[str | int, Any]]:
 
 def _load_json(path: StoragePath, data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: expected JSON, found {error}") from error
 
 
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, of which Python takes the last of several values of one key. Raises ValueError for others."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if content.setdefault(key, value) != value:
+            raise ValueError(f"the key {key!r} twice, with other values")
+    return content
+
+
 def _parse_ranges(where: str, value: Any) -> Ranges | None:
-    """Ranges of steps where a value is a list of pairs; None for any other value, which is not about steps."""
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+    """Ranges of steps where a value is a list of pairs; None for a value that is not about steps.
+
+    Raises UsageError for lists of numbers that are no ranges, and for false, which does not say what is meant."""
+    if value is False:
+        raise UsageError(f"{where}: expected a key only of an episode that is meant, found false; remove the others")
+    if not isinstance(value, list) or value and all(isinstance(item, (str, dict)) for item in value):
         return None
     ranges = []
-    for start, end in value:
-        if not all(isinstance(number, int) and not isinstance(number, bool) for number in (start, end)):
-            return None
-        if not 0 <= start <= end:
-            raise UsageError(f"{where}: expected ranges [start, end) of steps, found [{start}, {end}]")
-        ranges.append((start, end))
+    for pair in value:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        if not is_pair or not 0 <= pair[0] <= pair[1]:
+            raise UsageError(f"{where}: expected ranges [start, end) of steps, found {pair}")
+        ranges.append((pair[0], pair[1]))
     return tuple(ranges)
 
 

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import h5py
@@ -186,15 +186,16 @@ def _datasets_below(group: h5py.Group) -> dict[str, h5py.Dataset]:
     return found
 
 
-def _needed_keys(adapter: Adapter) -> list[str]:
+def _needed_keys(adapter: Adapter, found: Collection[str]) -> list[str]:
+    """The keys that the entry names; of parts that only some episodes have, those that are there."""
     parts = (*adapter.state.values(), *adapter.action.values())
-    keys = [selector.key for part in parts for selector in part.sources]
+    keys = [s.key for part in parts for s in part.sources if part.when == "always" or s.key in found]
     return list(dict.fromkeys([*keys, *adapter.idle_when]))
 
 
 def _count_steps(found: Mapping[str, h5py.Dataset], adapter: Adapter, where: str) -> int:
     """The steps of the keys that the entry names, which must be as long as each other; without any, of most arrays."""
-    needed = _needed_keys(adapter)
+    needed = _needed_keys(adapter, found)
     for key in needed:
         if key not in found or not found[key].ndim:
             listed = ", ".join(found) or "no array"
@@ -282,10 +283,11 @@ def _arrays_in(found: Mapping[str, h5py.Dataset], group: str) -> list[h5py.Datas
 
 def _read_numbers(found: Mapping[str, h5py.Dataset], t: int, adapter: Adapter, where: str) -> dict[str, NDArray]:
     """The arrays of numbers of t steps; of those that the entry does not name, the ones that can be read."""
-    needed = set(_needed_keys(adapter))
+    needed = set(_needed_keys(adapter, found))
     arrays: dict[str, NDArray] = {}
     for key, dataset in found.items():
-        is_numbers = dataset.dtype.kind in "fiub" and dataset.ndim in (1, 2)
+        # A pose may be a 4x4 matrix a step; of what no part names, such arrays may be pictures or point clouds.
+        is_numbers = dataset.dtype.kind in "fiub" and dataset.ndim in ((1, 2, 3) if key in needed else (1, 2))
         if key not in needed and (not is_numbers or len(dataset) != t or _holds_pictures(dataset)):
             continue
         if not is_numbers:

@@ -181,3 +181,12 @@ def test_a_compiled_table_keeps_the_words_of_motion(folder: Path) -> None:
     assert narrow.motion.tolist() == wide.motion.tolist()
     assert narrow.fingerprint == wide.fingerprint
     assert json.loads(wide.vocabularies["parts"][0]) == json.loads(narrow.vocabularies["parts"][0])
+
+
+def test_two_robots_of_one_name_are_refused(folder: Path) -> None:
+    other = [replace(lone_episode(n), robot="arx") for n in range(4)]
+    write_dataset(folder, "other", other)
+    spec = write_spec(folder, "datasets: [{path: narrow/1.0.0}, {path: other/1.0.0}]\n", "both.yaml")
+    message = r"arx/joint_position/pi18/v1: expected one robot of that name, found arm0 in slots \[0, 1, 2, 3, 4, 5\]"
+    with pytest.raises(UsageError, match=message):
+        open_mixture(spec, cache=folder / "cache")

@@ -72,12 +72,15 @@ def test_a_run_with_the_same_entries_is_known_and_one_with_another_robot_refused
 
 def test_new_episodes_under_another_meaning_are_not_appended(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert() == 0
-    (folder / "embodimix.yaml").write_text(
-        OWN.replace('"action[6]", open: 1, closed: 0', '"action[6]", open: 0, closed: 1')
-    )
-    assert convert("--version", "1.1.0", "--append", "1.0.0") == 2
-    expected = "--append 1.0.0: expected adapter desk_logs as it was then, found another action"
-    assert expected in capsys.readouterr().err
+    for key, before, after in (
+        ("action", '"action[6]", open: 1, closed: 0', '"action[6]", open: 0, closed: 1'),
+        ("control_hz", "    format: rlds", "    control_hz: 10\n    format: rlds"),
+        ("shift_before", "    format: rlds", "    shift_before: 2021-07-23\n    format: rlds"),
+    ):
+        (folder / "embodimix.yaml").write_text(OWN.replace(before, after))
+        assert convert("--version", "1.1.0", "--append", "1.0.0") == 2
+        expected = f"--append 1.0.0: expected adapter desk_logs as it was then, found another {key}"
+        assert expected in capsys.readouterr().err
 
 
 def test_a_conversion_with_open_questions_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
 """The adapter registry: what an entry may say, and how an entry is shown."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pipelines.mapping.adapters import (
     load_adapters,
     parse_adapter,
     parse_selector,
+    restore_adapter,
 )
 from pipelines.mapping.cameras import CameraForm
 from pipelines.mapping.entry_grammar import CAMERA, ENTRY, PART
@@ -62,7 +64,7 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
         ({"cameras": {"base_0": "image"}}, "Did you mean 'base_0_rgb'"),
         ({"drop_first": "sometimes"}, "drop_first: 'sometimes'"),
         ({"state": {"arm1": ARM}}, "robot widowx has no arm1"),
-        ({"state": {"arm0": {"from": "state[0:7]"}}}, "expects 6 dims as joints, found 7"),
+        ({"state": {"arm0": ARM | {"from": "state[0:7]"}}}, "expects 6 dims as xyz_rpy, found 7"),
         ({"state": {"arm0": {"from": "state[0:6]", "form": "xyz_quat_xyzw"}}}, "expects 7 dims as xyz_quat_xyzw"),
         ({"state": {"arm0": {"from": "state[0:6", "form": "xyz_rpy"}}}, r"such as action\[0:6\] or action\[6\]"),
         ({"state": {"arm0": ARM | {"frm": 1}}}, "unknown key 'frm' in the native dims of a part. Did you mean 'from'"),
@@ -208,3 +210,17 @@ def test_explain_needs_a_robot_where_logs_tell_it() -> None:
 def test_the_registry_page_is_the_registry() -> None:
     page = ROOT / "docs/registry.md"
     assert page.read_text().endswith(registry_table()), "make it again: embodimix convert --explain all"
+
+
+def test_an_entry_of_bags_comes_back_from_a_manifest() -> None:
+    bag = {
+        "stamp": "header",
+        "on_change": ["/task"],
+        "episodes": {"by": "gaps", "gap_s": 5},
+        "success": {"folder": {"good": "1"}},
+        "instruction": {"topic": "/task"},
+    }
+    arm = {"from": "/joint_states"}
+    changes = {"format": "bag", "robot": "ur5e", "control_mode": "joint_position", "control_hz": 20, "units": "metric"}
+    adapter = parse_adapter("x", {"title": "x", "state": {"arm0": arm}, "action": {"arm0": arm}, "bag": bag} | changes)
+    assert restore_adapter(json.loads(json.dumps(asdict(adapter)))) == adapter

@@ -211,7 +211,11 @@ def shipped_only() -> Iterator[None]:
     [
         ("arm", "{from: pose, form: xyz_rpi}", r":12:\d+: .*form: 'xyz_rpi' is unknown. Did you mean 'xyz_rpy'"),
         ("arm", "{from: pose, names: a}", r":12:\d+: expected the source's own names of the dims, found 'a'"),
-        ("arm", "{from: 'pose[0:6]', names: [a]}", r":12:\d+: .*names choose the columns of one whole key"),
+        (
+            "arm",
+            "{from: 'pose[0:6]', form: xyz_rpy, names: [a]}",
+            r":12:\d+: .*names choose the columns of one whole key",
+        ),
         ("arm", "{from: pose, degrees: 1}", r":12:\d+: expected whether angles are in degrees \(true or false\)"),
         ("arm", "{from: pose, scale: [1, x]}", r":12:\d+: expected a number, found 'x'"),
         ("arm", "{from: pose, offset: {}}", r":12:\d+: expected a number, or one for each dim, found a mapping"),
@@ -264,3 +268,65 @@ def test_the_usual_file_is_right(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(text)
     assert find_adapter(str(path)).robot == get_adapter("bridge_orig").robot
+
+
+def test_two_slots_show_two_rectangles_of_one_camera() -> None:
+    halves = {
+        slot: {"from": "front", "crop": {"top": 0, "left": left, "height": 4, "width": 3}}
+        for slot, left in (("base_0_rgb", 0), ("left_wrist_0_rgb", 3))
+    }
+    parts = {"arm0": ARM, "gripper0": GRIPPER}
+    adapter = parse_adapter("x", ENTRY | {"state": parts, "action": parts, "cameras": halves})
+    images = to_episode(native(), adapter, get_embodiment("widowx"), list(halves)).images
+    assert np.array_equal(images["base_0_rgb"][0], PIXELS[:, :3])
+    assert np.array_equal(images["left_wrist_0_rgb"][0], PIXELS[:, 3:])
+
+
+def test_a_camera_that_one_slot_crops_is_not_read_as_plain() -> None:
+    cropped = {"from": "front", "crop": {"top": 0, "left": 0, "height": 4, "width": 3}}
+    adapter = parse_adapter("x", ENTRY | {"cameras": {"base_0_rgb": "front", "left_wrist_0_rgb": cropped}})
+    assert adapter.form_of("front").crop == (0, 0, 4, 3)
+
+
+def test_two_ranges_of_one_camera_are_refused() -> None:
+    cameras = {"base_0_rgb": {"from": "front", "range": 1}, "left_wrist_0_rgb": {"from": "front", "range": 255}}
+    with pytest.raises(UsageError, match="expected one range of the pictures of front, found 1 and 255"):
+        parse_adapter("x", ENTRY | {"cameras": cameras})
+
+
+@pytest.mark.parametrize(
+    ("arm", "gripper", "message"),
+    [
+        ({}, {"scale": 2}, "gripper0: scale: expected `open` and `closed`"),
+        ({}, {"offset": 5}, "gripper0: offset: expected `open` and `closed`"),
+        ({}, {"wrap": True}, "gripper0: wrap: expected `open` and `closed`"),
+        ({}, {"form": "xyz_rpy"}, "gripper0 in ee_absolute is value; found xyz_rpy"),
+        ({}, {"open": 1}, "expected two values `open` and `closed`, found 1.0 for both"),
+        ({"clip": True}, {}, "arm0: clip: expected a gripper"),
+        ({"relative": True}, {}, "arm0: relative: expected a gripper"),
+        ({"form": "value", "units": "mm"}, {}, "arm0 in ee_absolute is xyz, .* matrix; found value"),
+        ({"form": "joints"}, {}, "arm0 in ee_absolute is xyz, .* matrix; found joints"),
+        ({"offset": [1, 2]}, {}, "offset: expected one number, or 6, one a dim, found 2"),
+        ({"scale": 0}, {}, "scale: expected numbers other than 0"),
+        ({"scale": [1] * 7}, {}, "scale: expected one number, or 6, one a dim, found 7"),
+        ({}, {"from": "grip[1:1]"}, "expected dims such as .*, found 'grip\\[1:1\\]'"),
+    ],
+)
+def test_keys_that_would_be_read_past_are_refused(arm: dict[str, Any], gripper: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        convert(ARM | arm, GRIPPER | gripper)
+
+
+def test_a_pose_is_refused_where_joints_are_meant() -> None:
+    parts = {"arm0": ARM, "gripper0": GRIPPER}
+    with pytest.raises(UsageError, match="arm0 in joint_position is joints; found xyz_rpy"):
+        parse_adapter("x", ENTRY | {"control_mode": "joint_position", "state": parts, "action": parts})
+
+
+def test_a_first_command_of_no_motion_is_known_by_its_offset() -> None:
+    still = {"from": "pose", "form": "xyz_rpy", "scale": 2, "offset": [-2 * number for number in POSE]}
+    parts = {"arm0": still, "gripper0": GRIPPER}
+    change = {"control_mode": "ee_delta", "drop_first": "zero_action"}
+    adapter = parse_adapter("x", ENTRY | change | {"state": {}, "action": parts, "cameras": {"base_0_rgb": "front"}})
+    episode = to_episode(native(), adapter, get_embodiment("widowx"), ["base_0_rgb"])
+    assert [(d.start, d.end, d.reason) for d in episode.dropped] == [(0, 1, "first_step_zero_action")]

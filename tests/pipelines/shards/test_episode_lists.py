@@ -46,6 +46,21 @@ def test_numbers_are_those_of_lerobot_episodes(tmp_path: Path) -> None:
     assert listed.ranges == {"episode_000000": None, "episode_000012": None} and not listed.has_ranges
 
 
+def test_a_number_may_be_a_text_as_keys_of_json_are(tmp_path: Path) -> None:
+    listed = read_episode_list(write(tmp_path / "ranges.json", {"12": [[0, 5]]}))
+    assert listed.ranges == {"episode_000012": ((0, 5),)} and "12" in listed
+
+
+def test_a_text_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    listed = read_episode_list(write(tmp_path / "episodes.txt", "\ufeffa.hdf5\n²\n"))
+    assert list(listed.ranges) == ["a.hdf5", "²"]
+
+
+def test_an_episode_with_two_texts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found .* twice, with other texts"):
+        read_episode_texts(write(tmp_path / "x.json", {OPENPI_KEY: "open", FOLDER: "close"}))
+
+
 def test_a_text_file_has_a_key_a_line(tmp_path: Path) -> None:
     listed = read_episode_list(write(tmp_path / "episodes.txt", "demo.hdf5#demo_3\n\n7\n"))
     assert list(listed.ranges) == ["demo.hdf5#demo_3", "episode_000007"] and listed.n_rows == 2
@@ -87,6 +102,12 @@ def test_texts_by_key_may_be_one_or_several(tmp_path: Path) -> None:
         ("x.json", "[true]", "expected a JSON list of keys or episode numbers"),
         ("x.json", "{}", "0 rows, none of which names an episode"),
         ("x.json", '{"a": [[5, 2]]}', r"a: expected ranges \[start, end\) of steps, found \[5, 2\]"),
+        ("x.json", '{"a": [[0, 5]], "a": [[7, 9]]}', "the key 'a' twice, with other values"),
+        ("x.json", '{"a": [0, 5]}', r"a: expected ranges \[start, end\) of steps, found 0"),
+        ("x.json", '{"a": [[0, 5.0]]}', r"expected ranges .* found \[0, 5.0\]"),
+        ("x.json", '{"a": [[0, 5], [7]]}', r"expected ranges .* found \[7\]"),
+        ("x.json", '{"a": [[0, 5]], "b": null}', "expected ranges of steps for every key, .* found none for 'b'"),
+        ("x.json", '{"a": true, "b": false}', "b: expected a key only of an episode that is meant, found false"),
         ("x.txt", "\n", "0 rows, none of which names an episode"),
     ],
 )

@@ -177,3 +177,27 @@ def test_pictures_reach_the_slot_in_the_order_of_colours_that_the_entry_states(t
     adapter = entry(cameras={"base_0_rgb": {"from": "obs/front", "channels": "bgr"}})
     episode = to_episode(read(tmp_path / "a.hdf5", adapter), adapter, get_embodiment("ur5e"), ["base_0_rgb"])
     assert np.asarray(episode.images["base_0_rgb"][0])[32, 32].tolist() == [220, 20, 20]
+
+
+def test_a_part_that_some_episodes_lack_is_masked_off_there(tmp_path: Path) -> None:
+    write(tmp_path / "a.hdf5", ("data/demo_0", "data/demo_7"))
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        del file["data/demo_7/obs/grip"]
+    state = {"arm0": ENTRY["state"]["arm0"], "gripper0": ENTRY["state"]["gripper0"] | {"when": "present"}}
+    adapter = entry(episodes="data/demo_*", state=state)
+    found = [
+        to_episode(read(tmp_path, adapter, number), adapter, get_embodiment("ur5e"), ["base_0_rgb"])
+        for number in (0, 1)
+    ]
+    assert [episode.state_mask[:7].tolist() for episode in found] == [[True] * 7, [True] * 6 + [False]]
+
+
+def test_a_pose_may_be_a_matrix_a_step(tmp_path: Path) -> None:
+    pose = np.eye(4)
+    pose[:3, 3] = [0.1, 0.2, 0.3]
+    with h5py.File(write(tmp_path / "a.hdf5"), "r+") as file:
+        file["obs/pose"] = np.tile(pose, (T, 1, 1))
+    arm = {"arm0": {"from": "obs/pose", "form": "matrix"}}
+    adapter = entry(control_mode="ee_absolute", state=arm, action=arm)
+    episode = to_episode(read(tmp_path / "a.hdf5", adapter), adapter, get_embodiment("ur5e"), ["base_0_rgb"])
+    assert episode.state[0, :6].tolist() == pytest.approx([0.1, 0.2, 0.3, 0, 0, 0])
