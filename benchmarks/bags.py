@@ -134,8 +134,8 @@ def read_bag(path: Path) -> int:
 
     adapter, n = entry(), 0
     for located in bag.find(str(path), adapter).episodes:
-        for frames in bag.read(located, adapter).frames.values():
-            n += sum(1 for _ in frames)
+        for shown in zip(*bag.read(located, adapter).frames.values(), strict=True):
+            n += len(shown)
     return n
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import IO
 
 import numpy as np
@@ -18,9 +19,11 @@ from pipelines.shards.schema import IMAGE_KEY
 from pipelines.shards.statistics import NormStatistics, normalize
 
 MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
-_SPOOL_BYTES = 32 << 20
+# Of each camera; a longer one goes to the disk.
+_SPOOL_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
-_GROUP_BYTES = 1 << 18
+# Of each camera in turn: some 256 kB, since each call that releases Python's GIL may have to wait for it.
+_TURN_STEPS = 16
 
 
 class EpisodeTooLarge(FailedWork):
@@ -89,7 +92,7 @@ def make_record(
     if episode.norm_key not in statistics:
         raise UsageError(f"statistics: no norm key {episode.norm_key!r}. {nearest(episode.norm_key, statistics)}")
     black = [BLACK_JPEG] * episode.n_steps
-    frames = {camera: _spool(episode.images.get(camera, black), spool_folder) for camera in cameras}
+    frames = _spool({camera: episode.images.get(camera, black) for camera in cameras}, spool_folder)
     identity = episode_id(episode, {camera: frames[camera].digest for camera in cameras if camera in episode.images})
     features = {
         **_step_features(episode, statistics[episode.norm_key]),
@@ -159,31 +162,37 @@ def segment_features(segments: Sequence[Segment], n_steps: int) -> dict[str, Val
     return {"steps/segment_id": ids, "steps/segment_text": [texts[i] for i in ids]}
 
 
-def _spool(images: Iterable[Image], folder: str | None) -> Frames:
-    """Encodes frames one by one into a temporary file, which stays in memory while it is small."""
+class _Spool:
+    """A temporary file of one camera's JPEGs, which stays in memory while it is small."""
+
     # Spooled, since TFDS readers want one record per episode: an episode of 20,000 steps and three cameras has 1.4 GB.
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
-    digest, n_bytes = hashlib.sha256(), 0
-    lengths: list[int] = []
-    for jpegs in _groups(images):
+    def __init__(self, images: Iterable[Image], folder: str | None) -> None:
+        self._images = iter(images)
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=folder)
+        self._digest, self._n_bytes = hashlib.sha256(), 0
+        self._lengths: list[int] = []
+
+    def take_turn(self) -> bool:
+        """Encodes the next frames; False where none are left."""
+        jpegs = [to_jpeg(image) for image in islice(self._images, _TURN_STEPS)]
         block = b"".join(part for jpeg in jpegs for part in (field_head(len(jpeg)), jpeg))
-        digest.update(block)
-        n_bytes += file.write(block)
-        lengths += map(len, jpegs)
-    return Frames(file=file, n_bytes=n_bytes, lengths=np.array(lengths, np.int64), digest=digest.digest())
+        self._digest.update(block)
+        self._n_bytes += self._file.write(block)
+        self._lengths += map(len, jpegs)
+        return bool(jpegs)
+
+    def frames(self) -> Frames:
+        lengths = np.array(self._lengths, np.int64)
+        return Frames(file=self._file, n_bytes=self._n_bytes, lengths=lengths, digest=self._digest.digest())
 
 
-def _groups(images: Iterable[Image]) -> Iterator[list[bytes]]:
-    """Yields the JPEGs of some 256 kB together: each call that releases Python's GIL may have to wait for it."""
-    jpegs: list[bytes] = []
-    n_bytes = 0
-    for image in images:
-        jpegs.append(to_jpeg(image))
-        n_bytes += len(jpegs[-1])
-        if n_bytes >= _GROUP_BYTES:
-            yield jpegs
-            jpegs, n_bytes = [], 0
-    yield jpegs
+def _spool(images: Mapping[str, Iterable[Image]], folder: str | None) -> dict[str, Frames]:
+    """Encodes the frames of every camera, some steps of each in turn: logs hold them side by side."""
+    spools = {camera: _Spool(frames, folder) for camera, frames in images.items()}
+    waiting = list(spools.values())
+    while waiting:
+        waiting = [spool for spool in waiting if spool.take_turn()]
+    return {camera: spool.frames() for camera, spool in spools.items()}
 
 
 def _step_features(episode: Episode, statistics: NormStatistics) -> dict[str, Value]:

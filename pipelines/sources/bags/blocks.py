@@ -14,6 +14,7 @@ from pipelines.sources.bags.log import MAX_BLOCK_BYTES, MAX_TIME_NS, ByteSource,
 
 # Of a block's messages: channel, time (ns), and where its bytes begin and end in the block.
 Found = tuple[int, int, int, int]
+Packed = bytes | memoryview
 Parse = Callable[[memoryview], Iterator[Found]]
 # Blocks that are kept unpacked for the cameras that share them.
 _KEPT_BYTES = 1 << 24
@@ -116,9 +117,9 @@ def unpack(block: Block, source: ByteSource) -> bytes:
     where = f"{source.name}: chunk at byte {block.offset}"
     if block.size > MAX_BLOCK_BYTES or block.n_bytes > MAX_BLOCK_BYTES:
         raise Rejected("absurd_size", f"{where}: expected at most {MAX_BLOCK_BYTES} bytes, found {block.size} stated")
-    packed = source.read(block.offset, block.n_bytes)
+    packed = (source.read if block.is_plain else source.view)(block.offset, block.n_bytes)
     try:
-        data = packed if block.is_plain else _UNPACKERS[block.compression](packed, block.size)
+        data = bytes(packed) if block.is_plain else _UNPACKERS[block.compression](packed, block.size)
     except KeyError:
         raise unreadable(where, f"expected zstd, lz4, bz2 or none, found {block.compression[:40]!r}") from None
     except _UNPACK_ERRORS as error:
@@ -128,7 +129,7 @@ def unpack(block: Block, source: ByteSource) -> bytes:
     return data
 
 
-def _unpack_zstd(packed: bytes, size: int) -> bytes:
+def _unpack_zstd(packed: Packed, size: int) -> bytes:
     stated = zstandard.get_frame_parameters(packed).content_size
     # The library allocates what a frame's head states; no size is stated as 2^64 - 1.
     if size < stated < 1 << 63:
@@ -139,15 +140,15 @@ def _unpack_zstd(packed: bytes, size: int) -> bytes:
         return reader.read(size + 1)
 
 
-def _unpack_lz4(packed: bytes, size: int) -> bytes:
+def _unpack_lz4(packed: Packed, size: int) -> bytes:
     if size > _LZ4_RATIO * len(packed) + _LZ4_RATIO:
         raise ValueError(f"expected at most {_LZ4_RATIO} bytes for each of {len(packed)}, found {size} stated")
     data: bytes = lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=size + 1)
     return data
 
 
-def _unpack_bz2(packed: bytes, size: int) -> bytes:
+def _unpack_bz2(packed: Packed, size: int) -> bytes:
     return bz2.BZ2Decompressor().decompress(packed, max_length=size + 1)
 
 
-_UNPACKERS: dict[str, Callable[[bytes, int], bytes]] = {"zstd": _unpack_zstd, "lz4": _unpack_lz4, "bz2": _unpack_bz2}
+_UNPACKERS: dict[str, Callable[[Packed, int], bytes]] = {"zstd": _unpack_zstd, "lz4": _unpack_lz4, "bz2": _unpack_bz2}

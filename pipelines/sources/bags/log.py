@@ -1,5 +1,6 @@
 """What every kind of bag offers: channels with their types, messages of a range of time, and one message again."""
 
+import io
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ class ByteSource:
             self._stream = open(path, "rb", buffering=0)
             self.size = os.fstat(self._stream.fileno()).st_size
         self._window = (0, b"")
+        self._buffer = bytearray()
 
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Returns `n_bytes` from `offset` on, fewer only where the file ends before."""
@@ -103,6 +105,19 @@ class ByteSource:
         if offset < start or offset + n_bytes > start + len(held):
             start, held = self._window = offset, self._read(offset, min(_WINDOW_BYTES, self.size - offset))
         return held[offset - start : offset - start + n_bytes]
+
+    def view(self, offset: int, n_bytes: int) -> bytes | memoryview:
+        """What `read` returns, in a buffer that the next call overwrites: fresh memory takes as long as the reading."""
+        n_bytes = max(0, min(n_bytes, self.size - offset))
+        if n_bytes <= _WINDOW_BYTES // 2 or not isinstance(self._stream, io.FileIO):
+            return self.read(offset, n_bytes)
+        if len(self._buffer) < n_bytes:
+            self._buffer = bytearray(n_bytes)
+        self._stream.seek(offset)
+        found, begin = memoryview(self._buffer)[:n_bytes], 0
+        while begin < n_bytes and (n := self._stream.readinto(found[begin:])):
+            begin += n
+        return found[:begin]
 
     def close(self) -> None:
         self._stream.close()

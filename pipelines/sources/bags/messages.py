@@ -7,6 +7,7 @@ import functools
 import json
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ _COUNTS = {order: struct.Struct(f"{order}I") for order in "<>"}
 _STAMP_AT = {"cdr": 4, "ros1": 0}
 _TWO = {order: struct.Struct(f"{order}II") for order in "<>"}
 _ABSENT: Any = object()
+# As numbers: members of an enumeration are looked up slowly.
+_BASE, _NAME, _SEQUENCE = int(Nodetype.BASE), int(Nodetype.NAME), int(Nodetype.SEQUENCE)
+_ALL: Wanted = {}
 
 
 def reader_of(channel: Channel, distro: str = "") -> Read:
@@ -55,7 +59,15 @@ def reader_of(channel: Channel, distro: str = "") -> Read:
     if channel.wire in ("cdr", "ros1"):
         types, name = types_of(channel, distro), normal_type(channel.type)
         kind = _Cdr if channel.wire == "cdr" else _Ros1
-        return lambda data, wanted: _guarded(channel, lambda: kind(data, types).message(name, wanted, True))
+        repeated = _Repeated(kind, types, name, _ALL)
+
+        def read(data: memoryview, wanted: Wanted) -> dict[str, Any]:
+            nonlocal repeated
+            if repeated.wanted is not wanted:
+                repeated = _Repeated(kind, types, name, wanted)
+            return _guarded(channel, lambda: repeated.read(data))
+
+        return read
     if channel.wire == "protobuf":
         make = _protobuf_class(channel.type, channel.definition)
         return lambda data, wanted: _guarded(channel, lambda: _fields_of_protobuf(make.FromString(bytes(data)), wanted))
@@ -140,16 +152,86 @@ def _guarded(channel: Channel, read: Callable[[], dict[str, Any]]) -> dict[str, 
         raise Rejected("unreadable_bag", detail) from error
 
 
+class _Repeated:
+    """Reads messages of which mostly the first stamp and the last array change: joints by names, and pictures.
+
+    Bytes before that array that are those of the message before, but for the stamp, need no second walk: they give the
+    same texts, and the array begins where it began.
+    """
+
+    def __init__(self, kind: "type[_Ros1]", types: Types, name: str, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self._kind, self._types, self._name = kind, types, name
+        fields = dict(types[name])
+        # The number and the stamp of a header that the message begins with are passed over by the walk.
+        has_header = next(iter(fields.values()), None) == (_NAME, HEADER)
+        self._stamp = slice(kind.head, kind.head + kind.stamp_bytes) if has_header else slice(0, 0)
+        self._arrays = {field: what[0][1][0] for field, (kind, what) in fields.items() if _is_array(kind, what)}
+        self._before: _Before | None = None
+
+    def read(self, data: memoryview) -> dict[str, Any]:
+        """The wanted fields of a message, as a walk over all of it finds them."""
+        before = self._before
+        if before and data[: self._stamp.start] == before.head and data[self._stamp.stop : before.end] == before.rest:
+            if (array := before.array(data)) is not None:
+                return {**before.texts, before.last: array}
+        walk = self._kind(data, self._types)
+        found = walk.message(self._name, self.wanted, True)
+        self._before = self._remember(data, walk, found)
+        return found
+
+    def _remember(self, data: memoryview, walk: "_Ros1", found: dict[str, Any]) -> "_Before | None":
+        texts = dict(found)
+        last, _ = texts.popitem() if texts else ("", None)
+        # All that is wanted is found, so that the walk ended behind the last.
+        if len(found) != len(self.wanted) or last not in self._arrays or not all(map(_is_text, texts.values())):
+            return None
+        end = walk.array_at + walk.head
+        return _Before(
+            head=bytes(data[: self._stamp.start]),
+            rest=bytes(data[self._stamp.stop : end]),
+            end=end,
+            texts=texts,
+            last=last,
+            array=walk.array_reader(self._arrays[last]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """Of a message: its bytes before the stamp and from there to `end`, its texts, and what reads the array behind."""
+
+    head: bytes
+    rest: bytes
+    end: int
+    texts: Mapping[str, Any]
+    last: str
+    array: Callable[[memoryview], Any]
+
+
+def _is_array(kind: Any, what: Any) -> bool:
+    """Whether a field is numbers of any count."""
+    return bool(kind == _SEQUENCE and what[0][0] == _BASE and what[0][1][0] != "string")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
 class _Ros1:
     """Walks one message of ROS 1: little-endian, not aligned, texts without an end."""
 
+    # Bytes before those that count for the alignment.
+    head = 0
     _order = "<"
     _text_end = 0
     # Of a header, what stands before its text: a number and the stamp.
-    _stamp_bytes = 12
+    stamp_bytes = 12
 
     def __init__(self, data: memoryview, types: Types) -> None:
         self._data, self._types, self._at = data, types, 0
+        # Where the last array of a message began: its count.
+        self.array_at = 0
         self._counts, self._known = _COUNTS["<"], _NUMBERS["<"]
 
     def message(self, name: str, wanted: Wanted, is_last: bool) -> dict[str, Any]:
@@ -169,17 +251,18 @@ class _Ros1:
 
     def _value(self, desc: Any, wanted: Wanted, is_last: bool) -> Any:
         kind, what = desc
-        if kind == Nodetype.BASE:
+        if kind == _BASE:
             return self._text() if what[0] == "string" else self._number(what[0])
-        if kind == Nodetype.NAME:
+        if kind == _NAME:
             return self.message(what, wanted, is_last)
         (inner_kind, inner), n = what
-        if kind == Nodetype.SEQUENCE:
+        if kind == _SEQUENCE:
+            self.array_at = self._at
             n = self._count()
-        if inner_kind == Nodetype.BASE and inner[0] != "string":
+        if inner_kind == _BASE and inner[0] != "string":
             return self._numbers(inner[0], n)
         self._check_count(n)
-        if inner_kind == Nodetype.BASE:
+        if inner_kind == _BASE:
             return self._texts(n)
         if not wanted:
             return [self.message(inner, {}, False) for _ in range(n)]
@@ -190,7 +273,7 @@ class _Ros1:
         for i in range(n):
             keys = [key for key in (str(i), str(i - n)) if key in wanted]
             if not keys:
-                self._skip((Nodetype.NAME, name))
+                self._skip((_NAME, name))
             for key in keys:
                 start = self._at
                 found[key] = self.message(name, wanted[key], False)
@@ -200,20 +283,20 @@ class _Ros1:
 
     def _skip(self, desc: Any) -> None:
         kind, what = desc
-        if kind == Nodetype.BASE:
+        if kind == _BASE:
             self._skip_text() if what[0] == "string" else self._number(what[0])
-        elif what == HEADER and kind == Nodetype.NAME:
+        elif what == HEADER and kind == _NAME:
             self._align(4)
-            self._at += self._stamp_bytes
+            self._at += self.stamp_bytes
             self._skip_text()
-        elif kind == Nodetype.NAME:
+        elif kind == _NAME:
             for _, inner in self._types[what]:
                 self._skip(inner)
         else:
             (inner_kind, inner), n = what
-            if kind == Nodetype.SEQUENCE:
+            if kind == _SEQUENCE:
                 n = self._count()
-            if inner_kind == Nodetype.BASE and inner[0] != "string":
+            if inner_kind == _BASE and inner[0] != "string":
                 self._numbers(inner[0], n)
                 return
             self._check_count(n)
@@ -222,6 +305,26 @@ class _Ros1:
 
     def _align(self, n_bytes: int) -> None:
         """ROS 1 aligns nothing."""
+
+    def array_reader(self, base: str) -> Callable[[memoryview], Any]:
+        """Returns what reads the array at `array_at` of a message laid out alike; None for one that is too short."""
+        code, size = _size_of(base)
+        self._at = self.array_at
+        self._count()
+        count_at = self.head + self._at - 4
+        self._align(size)
+        begin, unpack = self.head + self._at, self._counts.unpack_from
+        dtype = np.dtype(self._order + code if size > 1 else code)
+
+        def read(data: memoryview) -> Any:
+            if len(data) < begin:
+                return None
+            end = begin + unpack(data, count_at)[0] * size
+            if end > len(data):
+                return None
+            return data[begin:end] if code == "u1" else np.frombuffer(data[begin:end], dtype)
+
+        return read
 
     def _count(self) -> int:
         self._align(4)
@@ -285,8 +388,9 @@ class _Ros1:
 class _Cdr(_Ros1):
     """Walks one message of ROS 2: either order of bytes, numbers aligned to their size, texts that end in NUL."""
 
+    head = 4
     _text_end = 1
-    _stamp_bytes = 8
+    stamp_bytes = 8
 
     def __init__(self, data: memoryview, types: Types) -> None:
         # The head: 0, the order of bytes, two of options; alignment counts behind it.

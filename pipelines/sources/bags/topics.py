@@ -128,6 +128,10 @@ def numbers_of(value: Any) -> list[float]:
     >>> numbers_of({"position": {"x": 1.0, "y": 2.0}, "frame": "tool0"})
     [1.0, 2.0]
     """
+    if isinstance(value, np.ndarray):
+        # Of nearly all messages, and so before all else.
+        listed: list[float] = value.astype(np.float64).reshape(-1).tolist()
+        return listed
     if isinstance(value, dict):
         return [number for inner in value.values() for number in numbers_of(inner)]
     if isinstance(value, (str, bytes)) or value is None:
@@ -163,9 +167,9 @@ def read_values(
     path = field_of(key, next(iter(channels.values())))
     # An empty message has nothing to read.
     reads = {id: reader_of(channel, distro) for id, channel in channels.items()} if path else {}
-    found = []
+    found, wanted = [], want(path)
     for message in log.messages(channels.keys(), start_ns, stop_ns):
-        value = field_at(reads[message.channel](message.data, want(path)), path) if path else None
+        value = field_at(reads[message.channel](message.data, wanted), path) if path else None
         found.append((message.time_ns, _text_of(value)))
     return sorted(found, key=lambda pair: pair[0])
 
@@ -273,9 +277,9 @@ def _paths_of(topic: _Topic) -> list[str]:
 def _take(topic: _Topic, content: Mapping[str, Any]) -> None:
     if topic.type == _TRAJECTORY and field_at(content, "points.1.positions") is not None:
         _check_point(topic)
+    names = next((tuple(content[name]) for name in _NAMES if isinstance(content.get(name), list)), ())
     for key, path in topic.fields.items():
         value = field_at(content, path)
-        names = next((tuple(content[name]) for name in _NAMES if isinstance(content.get(name), list)), ())
         numbers = numbers_of(value)
         topic.n_bytes += 8 * len(numbers) + 64
         if topic.n_bytes > MAX_ARRAY_BYTES:

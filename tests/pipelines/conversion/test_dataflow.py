@@ -204,11 +204,12 @@ def requirements_of(name: str, extras: set[str]) -> set[str]:
     return found
 
 
-def test_workers_install_the_pinned_packages_of_the_extra() -> None:
+def test_workers_install_the_pinned_packages_of_the_extras() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    needed = setup["options"]["install_requires"] + setup["options.extras_require"]["pipelines"]
+    extras = setup["options.extras_require"]
+    needed = setup["options"]["install_requires"] + extras["pipelines"] + extras["bag"]
     by_name = {canonicalize_name(name): version for name, version in pins.items()}
     names = {canonicalize_name(Requirement(line).name) for line in needed.split()}
     expected = {name: by_name[name] for name in names}

@@ -2,7 +2,9 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -221,6 +223,28 @@ def test_statistics_without_the_norm_key_are_refused_with_the_nearest_one() -> N
     statistics = {"ur5/joint_position/pi18/v1": statistics_of([episode])[episode.norm_key]}
     with pytest.raises(UsageError, match="Did you mean 'ur5/joint_position/pi18/v1'"):
         make_record(episode, dataset="toy", cameras=CAMERAS, statistics=statistics, converter="x")
+
+
+def test_pictures_of_the_cameras_are_asked_for_some_steps_of_each_in_turn() -> None:
+    asked: list[str] = []
+
+    class Noted(list[bytes]):
+        def __getitem__(self, index: Any) -> Any:
+            asked.append(self.camera)
+            return super().__getitem__(index)
+
+        __iter__ = Sequence.__iter__
+
+    episode = make_episode(0, t=40)
+    images = {camera: Noted(frames) for camera, frames in episode.images.items()}
+    for camera, frames in images.items():
+        frames.camera = camera
+    stored = parse_example(record_bytes(replace(episode, images=images)))
+    base, wrist = CAMERAS
+    turns = [(camera, len(list(run))) for camera, run in groupby(asked)]
+    assert turns[:4] == [(base, 16), (wrist, 16), (base, 16), (wrist, 16)]
+    for camera in CAMERAS:
+        assert [bytes(one) for one in stored[f"steps/observation/{camera}"]] == episode.images[camera]
 
 
 def test_pictures_lie_in_the_record_as_the_identity_hashes_them() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.log import Channel
@@ -80,7 +80,7 @@ def protobuf_channel() -> tuple[Channel, type]:
     message.field.add(name="data", number=3, type=12, label=1)
     message.field.add(name="format", number=4, type=9, label=1)
     timestamp = descriptor_pb2.FileDescriptorProto()
-    descriptor_pool.Default().FindFileByName("google/protobuf/timestamp.proto").CopyToProto(timestamp)
+    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)
     every = descriptor_pb2.FileDescriptorSet(file=[file, timestamp])
     pool = descriptor_pool.DescriptorPool()
     pool.Add(timestamp)
@@ -132,3 +132,67 @@ def test_a_count_that_the_message_has_no_room_for_is_refused(text: str) -> None:
     data = b"\0\1\0\0" + b"\xff\xff\xff\x7f" + bytes(16)
     with pytest.raises(Rejected, match="expected"):
         reader_of(ros2_channel("a/msg/B", text, "ros2msg"))(memoryview(data), want("x"))
+
+
+def joints_data(wire: str, names: list[str], position: list[float], t_ns: int, **other: list[float]) -> bytes:
+    store, type = (ROS2 if wire == "cdr" else ROS1), "sensor_msgs/msg/JointState"
+    message = make(store, type, {"name": names, "position": position, **other}, t_ns)
+    return bytes(store.serialize_cdr(message, type) if wire == "cdr" else store.serialize_ros1(message, type))
+
+
+def joints_channel(wire: str) -> Channel:
+    store, version = (ROS2, 2) if wire == "cdr" else (ROS1, 1)
+    text = store.generate_msgdef("sensor_msgs/msg/JointState", ros_version=version)[0].encode()
+    return Channel(
+        id=1, topic="/x", type="sensor_msgs/msg/JointState", wire=wire, schema=f"ros{version}msg", definition=text
+    )
+
+
+@pytest.mark.parametrize("wire", ["cdr", "ros1"])
+def test_messages_like_the_one_before_and_unlike_it_are_read_as_they_are(wire: str) -> None:
+    read, wanted = reader_of(joints_channel(wire)), want("name", "position")
+    said = [
+        (["a", "bc"], [1.0, 2.0]),
+        (["a", "bc"], [3.0, 4.0]),
+        (["bc", "a"], [5.0, 6.0]),
+        (["bc", "a"], []),
+        (["bc", "a"], [7.0, 8.0, 9.0]),
+        (["bcd", "a"], [0.5, 0.25]),
+    ]
+    for i, (names, position) in enumerate(said):
+        found = read(memoryview(joints_data(wire, names, position, i * 10**9 + 7)), wanted)
+        assert (list(found["name"]), found["position"].tolist()) == (names, position)
+
+
+@pytest.mark.parametrize("wire", ["cdr", "ros1"])
+def test_what_stands_before_the_wanted_array_may_change_with_every_message(wire: str) -> None:
+    read, wanted = reader_of(joints_channel(wire)), want("velocity")
+    for position, velocity in (([1.0], [2.0, 3.0]), ([4.0], [5.0, 6.0]), ([4.0, 4.0], [7.0])):
+        data = joints_data(wire, ["a"], position, 7, velocity=velocity)
+        assert read(memoryview(data), wanted)["velocity"].tolist() == velocity
+
+
+def test_in_the_other_order_of_bytes_a_like_message_is_read_in_that_order() -> None:
+    type, read, wanted = "sensor_msgs/msg/JointState", reader_of(joints_channel("cdr")), want("position")
+    message = make(ROS2, type, {"name": [], "position": [1.5]}, 0)
+    for is_little in (True, False, True):
+        data = bytes(ROS2.serialize_cdr(message, type, little_endian=is_little))
+        assert read(memoryview(data), wanted)["position"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize("wire", ["cdr", "ros1"])
+def test_a_message_cut_off_behind_a_whole_one_is_refused(wire: str) -> None:
+    read, wanted = reader_of(joints_channel(wire)), want("name", "position")
+    data = joints_data(wire, ["a", "b"], [1.0, 2.0], 7)
+    read(memoryview(data), wanted)
+    # Behind the positions stand the empty counts of velocity and effort.
+    with pytest.raises(Rejected, match="expected a message"):
+        read(memoryview(data[:-9]), wanted)
+
+
+@pytest.mark.parametrize("wire", ["cdr", "ros1"])
+def test_other_fields_of_the_same_messages_are_read_with_the_same_reader(wire: str) -> None:
+    read = reader_of(joints_channel(wire))
+    data = memoryview(joints_data(wire, ["a"], [1.0], 7, velocity=[2.0]))
+    for path, value in (("position", 1.0), ("velocity", 2.0), ("position", 1.0)):
+        assert read(data, want(path))[path].tolist() == [value]
