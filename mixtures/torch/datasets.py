@@ -248,6 +248,11 @@ class StreamSamples(Dataset):
         return vars(self) | {"_stream": None}
 
 
+def as_is(batch: Any) -> Any:
+    """A `collate_fn` for presets that make numpy arrays, which a loader turns into tensors by default."""
+    return batch
+
+
 def split_rows(batch: Any, n_rows: int) -> list[Any]:
     """The samples of a preset's batch, as views: row i of every tensor, array and list in it; numbers are left out."""
     if isinstance(batch, list):

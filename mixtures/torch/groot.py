@@ -23,10 +23,10 @@ class GrootPreset:
     """Makes for each sample the arguments of a VLAStepData: {images, states, actions, text, embodiment, metadata}.
 
     images: by view a list of one uint8 [224, 224, 3]; a view that a sample lacks is left out, and GR00T's processor
-    names it. states: by part float32 [1, k]; actions: by part float32 [h, k]; both physical, since the processor
-    normalizes them with the embodiment's statistics (`part_statistics`). parts: by pool, as the mixture has them.
-    embodiments: by pool, the EmbodimentTag to train under. metadata: {norm_key, action_is_pad: bool [h]}; GR00T itself
-    draws no chunk that passes the end of an episode.
+    names it. states: by part float32 [1, k]; actions: by part float32 [n, k]; both physical, since the processor
+    normalizes them with the embodiment's statistics (`part_statistics`). Actions end with the episode, so that n may be
+    less than the horizon: the processor fills them up and masks what it filled. metadata: {norm_key}.
+    parts: by pool, as the mixture has them. embodiments: by pool, the EmbodimentTag to train under.
     """
 
     parts: Mapping[str, Parts]
@@ -40,6 +40,7 @@ class GrootPreset:
         key = batch.norm_key[i]
         if key not in self.embodiments:
             raise UsageError(f"{batch.names[i]}: expected an embodiment tag for {key}, found {list(self.embodiments)}")
+        action = batch.action_physical[i, batch.chunk_mask[i]]
         here = {view: camera_slot(camera) for camera, view in self.views.items()}
         return {
             "images": {view: [batch.images[i, slot]] for view, slot in here.items() if batch.camera_mask[i, slot]},
@@ -48,10 +49,11 @@ class GrootPreset:
                 for part, slots in self.parts[key].items()
                 if batch.state_mask[i, list(slots)].all()
             },
-            "actions": {part: batch.action_physical[i][:, list(slots)] for part, slots in self.parts[key].items()},
+            # GR00T has no mask for steps behind the end, which it never draws, but one for a chunk that is too short.
+            "actions": {part: action[:, list(slots)] for part, slots in self.parts[key].items()},
             "text": batch.language[i],
             "embodiment": self.embodiments[key],
-            "metadata": {"norm_key": key, "action_is_pad": ~batch.chunk_mask[i]},
+            "metadata": {"norm_key": key},
         }
 
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs the extra `torch`")
 from mixtures.mixture import Mixture, open_mixture  # noqa: E402
 from mixtures.stream.batches import Batch, Stream  # noqa: E402
 from mixtures.torch import groot, lerobot, openpi, openvla  # noqa: E402
-from mixtures.torch.datasets import StreamDataset, StreamSamples  # noqa: E402
+from mixtures.torch.datasets import StreamDataset, StreamSamples, as_is  # noqa: E402
 from mixtures.torch.fields import action_slots  # noqa: E402
 from pipelines.contract.errors import UsageError  # noqa: E402
 from pipelines.contract.slots import CAMERAS  # noqa: E402
@@ -189,7 +189,9 @@ def test_groot_gets_physical_parts_and_only_views_that_are_there(mixture: Mixtur
     assert set(steps[0]) == {"images", "states", "actions", "text", "embodiment", "metadata"}
     assert [bool(step["images"]) for step in steps] == batch.camera_mask[:, 1].tolist()
     np.testing.assert_array_equal(steps[0]["states"]["arm0"], batch.state_physical[:1, :6])
-    np.testing.assert_array_equal(steps[0]["actions"]["gripper0"], batch.action_physical[0, :, 6:7])
+    for step, action, inside in zip(steps, batch.action_physical, batch.chunk_mask, strict=True):
+        np.testing.assert_array_equal(step["actions"]["gripper0"], action[: inside.sum(), 6:7])
+    assert {len(step["actions"]["arm0"]) for step in steps} > {6}
     assert steps[0]["text"] == batch.language[0]
     with pytest.raises(UsageError, match="expected pools of"):
         groot.groot(mixture, {"ur5e": "x"})
@@ -210,6 +212,14 @@ def test_presets_work_in_workers_and_sample_by_sample(mixture: Mixture) -> None:
     assert torch.equal(batches[2]["observation.image"][3], samples[11]["observation.image"])
     assert torch.equal(batches[3]["action"][0], samples[12]["action"])
     assert batches[3]["task"][0] == samples[12]["task"]
+
+
+def test_numpy_arrays_pass_a_loader_as_they_are(mixture: Mixture, batch: Batch) -> None:
+    dataset = StreamDataset(mixture, batch_size=8, stop=8, preset=groot.groot(mixture, {KEY: "new_embodiment"}))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, collate_fn=as_is)
+    picture = next(iter(loader))[0]["images"]["base_0_rgb"][0]
+    assert isinstance(picture, np.ndarray)
+    np.testing.assert_array_equal(picture, batch.images[0, 0])
 
 
 def _both(preset: Any, batch: Batch) -> Any:
