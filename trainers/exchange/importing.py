@@ -25,7 +25,7 @@ from model.published.weights import SLOT_AXES
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.contract.layouts import get_layout
-from pipelines.contract.slots import CAMERAS, METRIC, norm_key
+from pipelines.contract.slots import CAMERAS, METRIC, PARTS, norm_key
 from pipelines.shards.published import PublishedMap, published_statistics
 from pipelines.shards.scales import Normalization
 from pipelines.shards.statistics import save_statistics
@@ -239,8 +239,8 @@ def _slots(request: ImportRequest, robot: Robot, policy: _Policy) -> tuple[tuple
     name, _, mode = request.robot.partition("/")
     vectors = get_embodiment(name).vectors(mode)
     own = {
-        "state": request.state_slots or _ascending(vectors.state),
-        "action": request.action_slots or _ascending(vectors.action),
+        "state": request.state_slots or _ascending("state", vectors.state),
+        "action": request.action_slots or _ascending("action", vectors.action),
     }
     for side, slots in own.items():
         dims = len(np.asarray(getattr(policy.statistics, side).center))
@@ -262,8 +262,16 @@ def _is_padding(published: PublishedMap, start: int) -> bool:
     return bool((np.asarray(published.half_range)[start:] < 1e-5).all())
 
 
-def _ascending(parts: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    return tuple(sorted(slot for slots in parts.values() for slot in slots))
+def _ascending(side: str, parts: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """The slots of a robot's parts. UsageError where their order is not that of the parts: dims may be in either."""
+    by_part = tuple(slot for part in PARTS for slot in parts.get(part, ()))
+    if by_part != tuple(sorted(by_part)):
+        listed = ",".join(map(str, by_part))
+        raise UsageError(
+            f"import: the checkpoint does not say in which order it has the {side}'s dims, which may be part by part; "
+            f"say the slot of each with --{side}-slots ({listed} is part by part)"
+        )
+    return by_part
 
 
 def _check_form(request: ImportRequest, robot: Robot, policy: _Policy, action: Sequence[int]) -> None:

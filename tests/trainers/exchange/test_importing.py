@@ -205,3 +205,13 @@ def test_the_command_makes_a_run_that_is_served_and_not_resumed(
     assert f"tokenizer: {checkpoint / 'vocab.txt'}" in capsys.readouterr().out
     assert trainers.main.main(["eval", str(run)]) == 2
     assert "was imported and has no mixture of its own; name one with --spec" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_a_robot_whose_joints_are_not_in_the_order_of_slots_needs_theirs(
+    shared: Path, tmp_path: Path, vocabulary: Path
+) -> None:
+    checkpoint = openpi_folder(shared, tmp_path / "pi0")
+    message = r"in which order .* say the slot of each with --state-slots \(0,1,2,3,4,5,18,6,7,8,9,10,11,12,19,13 is"
+    with pytest.raises(UsageError, match=message):
+        import_checkpoint(request(checkpoint, tmp_path / "run", vocabulary, robot="openarm_dual/joint_position"))
