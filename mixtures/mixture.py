@@ -167,7 +167,7 @@ def open_mixture(
     """
     spec = load_spec(path, root, stage)
     cache = cache_folder(cache)
-    tables = _open_tables(spec, cache)
+    tables = open_tables(spec, cache)
     given = None if statistics is None else _load_given(statistics, spec)
     frozen = None if given is None else {key: value.control_hz for key, value in given.items()}
     resolved = resolve(spec, tables, cache, frozen)
@@ -203,19 +203,8 @@ def open_mixture(
     )
 
 
-def _load_given(path: Path, spec: MixtureSpec) -> dict[str, NormStatistics]:
-    """The statistics of a run. Raises UsageError where they are of another layout than the mixture."""
-    given = load_statistics(path)
-    for key, value in given.items():
-        if value.n_slots != spec.n_slots:
-            raise UsageError(
-                f"{path}: expected statistics of the {spec.n_slots} slots of {spec.layout}, the layout of {spec.path}; "
-                f"found {value.n_slots} of {key}"
-            )
-    return given
-
-
-def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
+def open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
+    """The compiled tables of every split that a spec draws from or validates on. Raises as `open_mixture`."""
     tables: dict[Source, CompiledTable] = {}
     for entry in spec.root.all_entries():
         if entry.source not in tables:
@@ -226,6 +215,18 @@ def _open_tables(spec: MixtureSpec, cache: Path) -> dict[Source, CompiledTable]:
         if source is not None and source not in tables and source[1] in _splits_of(tables[entry.source]):
             tables[source] = _open_table(entry, source[1], cache, spec.layout)
     return tables
+
+
+def _load_given(path: Path, spec: MixtureSpec) -> dict[str, NormStatistics]:
+    """The statistics of a run. Raises UsageError where they are of another layout than the mixture."""
+    given = load_statistics(path)
+    for key, value in given.items():
+        if value.n_slots != spec.n_slots:
+            raise UsageError(
+                f"{path}: expected statistics of the {spec.n_slots} slots of {spec.layout}, the layout of {spec.path}; "
+                f"found {value.n_slots} of {key}"
+            )
+    return given
 
 
 def _splits_of(table: CompiledTable) -> list[str]:

@@ -19,20 +19,12 @@ from annotation_tools.exchange.clips import Clip, Collector, EpisodeNames, Impor
 from annotation_tools.exchange.copies import copied
 from annotation_tools.exchange.numbering import number_clips, write_numbers
 from pipelines.contract.episode import Segment
-from pipelines.contract.errors import FailedWork
+from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.publishing.language import EVENTS, FEATURE, PERSISTENT, language_arrays, subtask_rows
 from pipelines.storage.files import atomic_file, write_atomically
 
-_FIELDS = [
-    pa.field("role", pa.string(), nullable=False),
-    pa.field("content", pa.string()),
-    pa.field("style", pa.string()),
-    pa.field("camera", pa.string()),
-    pa.field("tool_calls", pa.list_(pa.string())),
-]
-_EVENTS = pa.list_(pa.struct(_FIELDS))
-_PERSISTENT = pa.list_(pa.struct([*_FIELDS[:3], pa.field("timestamp", pa.float32(), nullable=False), *_FIELDS[3:]]))
-_FEATURE = {"dtype": "language", "shape": [1], "names": None}
 _TABLES = "data/chunk-*/*.parquet"
+_VERSIONS = ("v3.0", "v3.1")
 Times = NDArray[np.float64]
 
 
@@ -44,6 +36,7 @@ def write(directory: Path, clips: Sequence[Clip], source: Path | None = None) ->
     """
     if source is None:
         return _write_columns(directory, clips)
+    _check_version(source)
     by_index = index_clips(clips, source)
     left = dict(by_index)
     with copied(source, directory):
@@ -53,6 +46,17 @@ def write(directory: Path, clips: Sequence[Clip], source: Path | None = None) ->
             raise FailedWork(f"{source}: expected episode_index {min(left)}, {key}, found no row of it")
         _declare(directory / "meta" / "info.json")
     return written
+
+
+def _check_version(source: Path) -> None:
+    """Raises UsageError for a version whose readers know no language columns; without info.json, the copy does."""
+    info = source / "meta" / "info.json"
+    version = json.loads(info.read_text()).get("codebase_version") if info.exists() else _VERSIONS[0]
+    if version not in _VERSIONS:
+        raise UsageError(
+            f"--source {source}: expected LeRobot {' or '.join(_VERSIONS)}, whose readers know the columns "
+            f"{PERSISTENT} and {EVENTS}; found {version}. Convert a copy by LeRobot's convert_dataset_v21_to_v30 first"
+        )
 
 
 def read(path: Path, names: EpisodeNames) -> Imported:
@@ -94,30 +98,6 @@ def index_clips(clips: Sequence[Clip], source: Path) -> dict[int, Clip]:
     return by_index
 
 
-def _rows(clip: Clip, times: Times) -> list[dict[str, Any]]:
-    """The persistent rows of an episode. times: the time of every step, float64 [t]."""
-    starts: list[tuple[int, str | None]] = []
-    reached = 0
-    for segment in clip.segments:
-        if segment.start > reached:
-            starts.append((reached, None))
-        starts.append((segment.start, segment.text))
-        reached = segment.end
-    if reached < clip.n_steps:
-        starts.append((reached, None))
-    return [
-        {
-            "role": "assistant",
-            "content": text,
-            "style": "subtask",
-            "timestamp": float(times[step]),
-            "camera": None,
-            "tool_calls": None,
-        }
-        for step, text in starts
-    ]
-
-
 def _segments(rows: Sequence[Mapping[str, Any]], times: Times, kept: Rows) -> list[Segment]:
     """times: of every row of the foreign table. kept: the rows that are steps of the dataset."""
     subtasks = sorted((row for row in rows if row["style"] == "subtask"), key=lambda row: row["timestamp"])
@@ -153,7 +133,7 @@ def _add_columns(path: Path, by_index: Mapping[int, Clip], left: dict[int, Clip]
             continue
         left.pop(index, None)
         kept = check_rows(clip.n_steps, clip.dropped, len(rows), f"{path}: episode_index {index}")
-        language = _rows(clip, _times(table, rows, clip.control_hz)[kept])
+        language = subtask_rows(clip.segments, _times(table, rows, clip.control_hz)[kept])
         for row in rows:
             values[int(row)] = language
         changed = True
@@ -163,9 +143,9 @@ def _add_columns(path: Path, by_index: Mapping[int, Clip], left: dict[int, Clip]
 
 
 def _save(path: Path, table: pa.Table, persistent: Sequence[Any]) -> None:
-    columns = {"language_persistent": pa.array(persistent, _PERSISTENT)}
-    if "language_events" not in table.column_names:
-        columns["language_events"] = pa.array([[]] * len(table), _EVENTS)
+    columns = language_arrays(persistent)
+    if EVENTS in table.column_names:
+        del columns[EVENTS]
     for name, column in columns.items():
         i = table.schema.get_field_index(name)
         table = table.append_column(name, column) if i < 0 else table.set_column(i, name, column)
@@ -193,7 +173,7 @@ def _write_columns(directory: Path, clips: Sequence[Clip]) -> list[Path]:
                 }
             )
         )
-        persistent += [_rows(clip, steps / clip.control_hz)] * clip.n_steps
+        persistent += [subtask_rows(clip.segments, steps / clip.control_hz)] * clip.n_steps
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(path, pa.concat_tables(parts), persistent)
     info = {"codebase_version": "v3.1", "features": {}}
@@ -204,5 +184,5 @@ def _write_columns(directory: Path, clips: Sequence[Clip]) -> list[Path]:
 
 def _declare(path: Path) -> None:
     info = json.loads(path.read_text()) if path.exists() else {"features": {}}
-    features = {**info.get("features", {}), "language_persistent": _FEATURE, "language_events": _FEATURE}
+    features = {**info.get("features", {}), PERSISTENT: FEATURE, EVENTS: FEATURE}
     write_atomically(path, json.dumps({**info, "features": features}, indent=4).encode())

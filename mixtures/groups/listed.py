@@ -16,6 +16,8 @@ from mixtures.specs.filters import Listed
 from mixtures.stores.arrow import list_objects, read_object
 from pipelines.contract.errors import UsageError
 from pipelines.shards.episode_lists import EpisodeList, join_key, read_episode_list
+from pipelines.shards.manifest import load_manifest
+from pipelines.storage.paths import as_storage_path
 
 _REJECTS = "rejects.parquet"
 Stretches = list[tuple[int, int]]
@@ -93,9 +95,18 @@ def _source_numbers(n: int, lost: Stretches) -> NDArray[np.int64]:
 
 
 def _dropped_stretches(table: CompiledTable) -> dict[str, Stretches]:
-    """The stretches of steps that conversion left out, by the key of their episode; none where nothing says so."""
+    """The stretches of steps that conversion left out, by the key of their episode; none where nothing says so.
+
+    Raises UsageError where the manifest counts such steps and their list is lost: others would be taken for them.
+    """
     rows = _read_rejects(table)
     if rows is None:
+        manifest = load_manifest(as_storage_path(table.path))
+        if manifest and manifest.counts.steps_dropped:
+            raise UsageError(
+                f"{table.path}: expected {_REJECTS}, which names the {manifest.counts.steps_dropped} steps that "
+                "conversion left out, since a list of steps counts them; found none. Copy it from the original"
+            )
         return {}
     rows = rows.filter(pc.and_(pc.equal(rows["level"], "steps"), pc.equal(rows["split"], table.split)))
     stretches: dict[str, Stretches] = {}

@@ -123,7 +123,10 @@ def parse_slots(text: str) -> tuple[int, ...]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", run)
         if not match:
             raise UsageError(f"expected slots such as 0-5, 6 or 0-5+18, found {text!r}")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"expected slots from the lowest to the highest, found {text!r}")
+        numbers += range(first, last + 1)
     return tuple(numbers)
 
 

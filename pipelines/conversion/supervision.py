@@ -74,7 +74,9 @@ class _Finished:
         """Looks at the work folder, and moves the bar on."""
         if not self._is_measured and (self._work / "measured.json").exists():
             self._is_measured = True
-            self._bar.set_description_str(self._bar.desc.replace("measuring", "writing"))
+            # A bar that is not shown has no words.
+            if not self._bar.disable:
+                self._bar.set_description_str(self._bar.desc.replace("measuring", "writing"))
         for path in (self._work / "results").glob("*.json"):
             if path.name in self._waiting:
                 self._bytes += json.loads(path.read_text())["n_bytes"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
+
 from pipelines.contract.document import MarkedValue, SpecError, read_value
 from pipelines.contract.embodiments import Embodiment, get_embodiment
 from pipelines.contract.errors import UsageError, nearest
@@ -238,6 +240,9 @@ def find_adapter(text: str) -> Adapter:
     """
     match = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", text)
     if not match:
+        file = Path(f"{text}.yaml")
+        if text not in load_adapters() and file.is_file():
+            raise UsageError(f"--adapter {text}: expected an entry's name or a file, found {file}: --adapter {file}")
         return get_adapter(text)
     path = Path(match[1])
     add_registry(path)
@@ -453,6 +458,8 @@ def _check_width(where: str, source: PartSource, n_slots: int, robot: str) -> No
     if source.names:
         widths = [len(source.names)]
     expected = FORMS[source.form][0] if source.form in FORMS else n_slots
+    if 0.0 in np.atleast_1d(source.scale):
+        raise UsageError(f"{where}: scale: expected numbers other than 0, which would store a constant")
     for key, each in (("scale", source.scale), ("offset", source.offset)):
         if isinstance(each, tuple) and len(each) != expected:
             raise UsageError(f"{where}: {key}: expected one number, or {expected}, one a dim, found {len(each)}")

@@ -331,7 +331,11 @@ def _drop_first(native: NativeEpisode, adapter: Adapter) -> NativeEpisode:
     if adapter.drop_first == "never" or native.n_steps < 2:
         return native
     arm = [source for part, source in adapter.action.items() if not part.startswith("gripper")]
-    first = [np.abs(select_part(native, source)[0]).max(initial=0.0) for source in arm]
+    # Where a command of no motion is stored as another number than 0, the offset says so.
+    first = [
+        np.abs(select_part(native, source)[0] + np.asarray(source.offset) / np.asarray(source.scale)).max(initial=0.0)
+        for source in arm
+    ]
     if adapter.drop_first == "zero_action" and max(first, default=0.0) > ZERO_ACTION:
         return native
     reason: RejectReason = "first_step_zero_action" if adapter.drop_first == "zero_action" else "first_step"

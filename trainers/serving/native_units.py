@@ -10,13 +10,10 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import FORMS, Adapter, PartSource, Selector
 from pipelines.mapping.forms import convert_part
-from pipelines.mapping.part_units import FIRST_ANGLE, to_slot_units
+from pipelines.mapping.native_vectors import check_invertible, filled_slots, invert_part
 from trainers.robots import Robot
 
 Floats = NDArray[np.float64]
-# How a pose's angles go back to what the source holds; others are not for robots that are driven.
-ANGLES = ("joints", "value", "xyz", "xy", "xyz_yaw", "xyz_rpy", "xyz_euler_zyx", "xyz_rotvec")
-QUATERNIONS = ("xyz_quat_xyzw", "xyz_quat_wxyz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +50,7 @@ class NativeUnits:
                     f"--units {adapter.name}: {part}: the entry picks dims by name and states no order of a whole "
                     f"vector; leave --units out, or write an entry with numbers such as {source.sources[0].key}[0:6]"
                 )
-        for part, source in adapter.action.items():
-            if source.relative or source.form not in (*ANGLES, *QUATERNIONS):
-                what = "a relative gripper" if source.relative else f"form {source.form}"
-                raise UsageError(f"--units {adapter.name}: {part}: {what} has no one inverse; leave --units out")
+        check_invertible(f"--units {adapter.name}", adapter.action, "leave --units out")
         if unseen := set(adapter.state) - set(robot.parts):
             self._slots = dict(robot.parts) | _measured_only(adapter, robot, sorted(unseen))
         self.state = _vector(adapter.state, self._slots, adapter.widths)
@@ -67,15 +61,15 @@ class NativeUnits:
         slots = np.zeros(self._n_slots)
         for part, source in self.state.parts.items():
             own = native[None, list(self.state.columns[part])]
-            slots[_filled(source, self._slots[part])] = convert_part(own, source)[0]
+            slots[filled_slots(source, self._slots[part])] = convert_part(own, source)[0]
         return slots
 
     def action_from_slots(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """[h, n_slots], canonical -> float32 [h, action.width]."""
         native = np.zeros((len(actions), self.action.width))
         for part, source in self.action.parts.items():
-            own = actions[:, _filled(source, self._slots[part])].astype(np.float64)
-            native[:, list(self.action.columns[part])] = _inverse(own, source, len(self.action.columns[part]))
+            own = actions[:, filled_slots(source, self._slots[part])].astype(np.float64)
+            native[:, list(self.action.columns[part])] = invert_part(own, source, len(self.action.columns[part]))
         return native.astype(np.float32)
 
 
@@ -125,33 +119,3 @@ def _whole_width(source: PartSource, number: int, expected: int, before: int) ->
     """Of several keys that are taken whole only the sum is known, and only their order counts."""
     is_last = number == len(source.sources) - 1
     return expected - before if is_last else 1
-
-
-def _filled(source: PartSource, slots: tuple[int, ...]) -> list[int]:
-    return [slots[i] for i in FORMS[source.form][1]] if source.form in FORMS else list(slots)
-
-
-def _inverse(x: Floats, source: PartSource, n: int) -> Floats:
-    """What `convert_part` turns into x: [h, k] canonical -> [h, n] native; all fingers of a gripper the same."""
-    if source.open is not None and source.closed is not None:
-        return np.repeat(source.open + x * (source.closed - source.open), n, axis=1)
-    if source.form in (*QUATERNIONS, "xyz_rotvec", "xyz_euler_zyx"):
-        x = np.concatenate([x[:, :FIRST_ANGLE], _from_rpy(x[:, FIRST_ANGLE:], source.form)], axis=1)
-    # A factor of each dim, m and rad by default.
-    x = x / to_slot_units(np.ones_like(x), source.form, source.units)
-    first_angle = 0 if source.form == "joints" else FIRST_ANGLE
-    if source.degrees:
-        x = np.concatenate([x[:, :first_angle], np.rad2deg(x[:, first_angle:])], axis=1)
-    return (x - np.asarray(source.offset)) / np.asarray(source.scale)
-
-
-def _from_rpy(rpy: Floats, form: str) -> Floats:
-    from scipy.spatial.transform import Rotation
-
-    if form == "xyz_euler_zyx":
-        return rpy[:, ::-1]
-    rotation = Rotation.from_euler("xyz", rpy)
-    if form == "xyz_rotvec":
-        return rotation.as_rotvec()
-    quaternion = rotation.as_quat()
-    return quaternion if form == "xyz_quat_xyzw" else np.roll(quaternion, 1, axis=1)

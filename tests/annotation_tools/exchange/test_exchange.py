@@ -17,7 +17,7 @@ from annotation_tools.exchange import agibot, calvin, elan, groot, label_studio,
 from annotation_tools.exchange.clips import Clip, EpisodeNames, make_clips, runs_to_segments, stamp
 from annotation_tools.exchange.numbering import read_numbers
 from pipelines.contract.episode import Segment
-from pipelines.contract.errors import FailedWork
+from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import check_segments, read_segments
 from tests.support.annotation_episodes import make_dataset
 from trainers.main import main
@@ -135,6 +135,14 @@ def test_lerobot_columns_join_a_copy_of_the_dataset(store: EpisodeStore, clips: 
     info = json.loads((out / "meta" / "info.json").read_text())
     assert info["codebase_version"] == "v3.0" and "action" in info["features"]
     assert info["features"]["language_persistent"] == {"dtype": "language", "shape": [1], "names": None}
+
+
+def test_lerobot_columns_are_not_added_to_a_version_without_them(clips: list[Clip], tmp_path: Path) -> None:
+    source = lerobot_folder(tmp_path / "source")
+    (source / "meta" / "info.json").write_text('{"codebase_version": "v2.1", "features": {}}')
+    with pytest.raises(UsageError, match=r"expected LeRobot v3.0 or v3.1.*found v2.1"):
+        lerobot.write(tmp_path / "out", named(clips), source)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("form", "column"), [(lerobot, "timestamp"), (groot, "timestamp")])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from mixtures.locks import compare_locks, make_lock
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.reports.findings import find_in_mixture
 from pipelines.contract.document import SpecError
+from pipelines.contract.errors import UsageError
 from tests.mixtures.groups.test_filters import steps_of
 from tests.support.mixture_data import make_episode, write_dataset, write_spec
 
@@ -50,6 +52,13 @@ def test_steps_count_as_in_the_source_whatever_conversion_left_out(folder: Path)
     pq.write_table(pa.Table.from_pylist([row]), folder / "a/1.0.0/rejects.parquet")
     # Step 0 of the dataset is step 2 of the source.
     assert steps_of(opened(folder, "{keep: {list: list.json}}", {"key-1": [[0, 4]]})) == {1: [0, 1]}
+
+
+def test_ranges_are_refused_where_the_list_of_lost_steps_is_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(counts=SimpleNamespace(steps_dropped=2))
+    monkeypatch.setattr("mixtures.groups.listed.load_manifest", lambda path: manifest)
+    with pytest.raises(UsageError, match=r"a/1.0.0: expected rejects.parquet, which names the 2 steps .* found none"):
+        opened(folder, "{keep: {list: list.json}}", {"key-1": [[0, 4]]})
 
 
 def test_rows_that_name_no_episode_are_reported(folder: Path) -> None:

@@ -139,3 +139,8 @@ def test_a_map_that_changes_what_a_slot_means_is_refused(
     finally:
         monkeypatch.undo()
         layouts._load.cache_clear()
+
+
+def test_slots_that_fall_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected slots from the lowest to the highest, found '5-0'"):
+        parse_slots("5-0")

@@ -307,6 +307,7 @@ def test_two_ranges_of_one_camera_are_refused() -> None:
         ({"form": "value", "units": "mm"}, {}, "arm0 in ee_absolute is xyz, .* matrix; found value"),
         ({"form": "joints"}, {}, "arm0 in ee_absolute is xyz, .* matrix; found joints"),
         ({"offset": [1, 2]}, {}, "offset: expected one number, or 6, one a dim, found 2"),
+        ({"scale": 0}, {}, "scale: expected numbers other than 0"),
         ({"scale": [1] * 7}, {}, "scale: expected one number, or 6, one a dim, found 7"),
         ({}, {"from": "grip[1:1]"}, "expected dims such as .*, found 'grip\\[1:1\\]'"),
     ],
@@ -320,3 +321,12 @@ def test_a_pose_is_refused_where_joints_are_meant() -> None:
     parts = {"arm0": ARM, "gripper0": GRIPPER}
     with pytest.raises(UsageError, match="arm0 in joint_position is joints; found xyz_rpy"):
         parse_adapter("x", ENTRY | {"control_mode": "joint_position", "state": parts, "action": parts})
+
+
+def test_a_first_command_of_no_motion_is_known_by_its_offset() -> None:
+    still = {"from": "pose", "form": "xyz_rpy", "scale": 2, "offset": [-2 * number for number in POSE]}
+    parts = {"arm0": still, "gripper0": GRIPPER}
+    change = {"control_mode": "ee_delta", "drop_first": "zero_action"}
+    adapter = parse_adapter("x", ENTRY | change | {"state": {}, "action": parts, "cameras": {"base_0_rgb": "front"}})
+    episode = to_episode(native(), adapter, get_embodiment("widowx"), ["base_0_rgb"])
+    assert [(d.start, d.end, d.reason) for d in episode.dropped] == [(0, 1, "first_step_zero_action")]
