@@ -4,9 +4,8 @@
 
 The data of `benchmarks.stream`, in the page cache; needs the extra `torch`. Every loader runs in a process of its own,
 by turns, and the table gives medians over the rounds. Ratios are taken inside a round, since the machine may do
-something else in another. The first batch counts from a loader's first `iter`, workers' start included, with the mixture
-open;
-that of batches of 1 is little else than a worker's start.
+something else in another. The first batch counts from a loader's first `iter`, workers' start included, with the
+mixture open; that of batches of 1 is little else than a worker's start.
 """
 
 import argparse
