@@ -338,21 +338,19 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         raise UsageError(f"--adapter: no entry of format {format} is named {wanted!r}. {close} {draft_advice(source)}")
     adapter = find_adapter(name)
     if adapter.format != format:
-        raise UsageError(f"--adapter {name}: expected one of format {format}, found one of format {adapter.format}")
+        found = f"expected one of format {format}, found one of format {adapter.format}"
+        raise UsageError(f"--adapter {name}: {found}; if INPUT holds that, write {adapter.format}")
     return adapter
 
 
 def check_input(source: str) -> None:
     """Raises UsageError where an input on a disk is not there, with the names beside it that are nearest."""
-    from pipelines.contract.errors import draft_advice, nearest
+    from pipelines.contract.errors import describe_missing, draft_advice
 
     path = Path(source)
     if "://" in source or path.exists():
         return
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    missing = path.absolute().relative_to(there).parts[0]
-    beside = [item.name for item in there.iterdir()] or ["nothing"]
-    found = f"{there} has no {missing!r}. {nearest(missing, beside)}"
+    found = describe_missing(path)
     raise UsageError(f"INPUT {source}: expected a file or folder, found none; {found} {draft_advice('PATH')}")
 
 

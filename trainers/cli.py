@@ -29,6 +29,7 @@ EVAL_EPILOG = """a worked example:
   embodimix eval runs/laundry --compare runs/laundry_from_scratch
 """
 WEIGHTS_LAYOUTS = ("openpi", "lerobot", "hf", "big_vision")
+METAVARS: dict[type, str] = {int: "N", float: "X", str: "NAME"}
 # Flag, setting, type, help. Every other setting: --set NAME=VALUE, or a YAML file with --config.
 FLAGS: tuple[tuple[str, str, type, str], ...] = (
     ("--steps", "steps", int, "optimizer steps (1000)"),
@@ -212,7 +213,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting of the run's config.yaml"
     )
     for flag, setting, kind, text in FLAGS:
-        parser.add_argument(flag, dest=setting, type=kind, metavar="X" if kind is float else "N", help=text)
+        parser.add_argument(flag, dest=setting, type=kind, metavar=METAVARS[kind], help=text)
     parser.add_argument(
         "--freeze", action="append", metavar="PATTERN", help="parameters to keep, such as */img/*; !PATTERN: not these"
     )

@@ -19,6 +19,7 @@ DESCRIPTION = "The data engine for cross-embodiment robot pretraining: native lo
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EPILOG = """a first tour:
   embodimix demo                                    the whole way on generated data
+  embodimix inspect logs/ --draft my.yaml           what your logs hold, and an entry that reads them
   embodimix convert zarr logs/ data/ --name in_house --version 1.0.0
   embodimix mix plan mixture.yaml
   embodimix train pretrain mixture.yaml --model tiny --steps 1000 --run runs/a

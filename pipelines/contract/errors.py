@@ -4,6 +4,7 @@ import difflib
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class EmbodimixError(Exception):
@@ -64,3 +65,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(names) > _MOST_NAMES:
         return f"None of {len(names)} known names is near."
     return "Known: " + ", ".join(names) + "."
+
+
+def describe_missing(path: Path) -> str:
+    """Says which part of a path that is not there is missing, and which names beside it are nearest."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    missing = path.absolute().relative_to(there).parts[0]
+    beside = [item.name for item in there.iterdir()] or ["nothing"]
+    return f"{there} has no {missing!r}. {nearest(missing, beside)}"

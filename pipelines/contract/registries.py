@@ -31,7 +31,7 @@ from pipelines.contract.document import (
     open_questions,
     read_document,
 )
-from pipelines.contract.errors import UsageError, draft_advice, nearest
+from pipelines.contract.errors import UsageError, describe_missing, draft_advice, nearest
 
 ADAPTERS_SCHEMA = "embodimix.adapters/v1"
 ROBOTS_SCHEMA = "embodimix.embodiments/v1"
@@ -215,7 +215,10 @@ def own_stamps() -> tuple[Stamp, ...]:
     paths = [*map(Path, filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))), *_named]
     for path in paths:
         if not path.is_file():
-            raise UsageError(f"{path}: expected a registry (--registry or ${VARIABLE}), found no such file")
+            raise UsageError(
+                f"{path}: expected a registry (--registry, --adapter or ${VARIABLE}), found no such file; "
+                f"{describe_missing(path)} {draft_advice()}"
+            )
     if found.is_file():
         _report(str(found.resolve()))
         paths = [found, *paths]

@@ -13,7 +13,7 @@ from pipelines.contract.layouts import load_layouts
 from pipelines.contract.native import NativeEpisode
 from pipelines.contract.slots import LAYOUT
 from pipelines.inspection.description import Description
-from pipelines.inspection.evidence import OPEN_QUESTION, Guess, ask
+from pipelines.inspection.evidence import OPEN_QUESTION, USUAL_ENDS, Guess, ask
 from pipelines.inspection.known import Known, as_proposal, find_known
 from pipelines.inspection.proposal import PartDraft, Proposal, propose
 from pipelines.inspection.robots import RobotDraft, choose_robot
@@ -244,7 +244,7 @@ def _shared(proposal: Proposal) -> dict[str, _Shared]:
         for part, draft in getattr(proposal, side).items():
             if part.startswith("gripper"):
                 if any(guess.is_open for guess in draft.guesses.values()):
-                    groups.setdefault(("gripper", draft.ends), []).append((side, part, draft))
+                    groups.setdefault(("gripper", draft.ends, draft.is_opposite), []).append((side, part, draft))
                 continue
             for key, guess in draft.guesses.items():
                 if guess.is_open:
@@ -271,9 +271,11 @@ def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
     if low == high:
         return f"It never moved from {low:g} in what was read: which values are open and closed? {seen}"
+    only_seen = "" if (low, high) in USUAL_ENDS else " These are as far as was seen: the hand's own limits are better."
+    against = " It runs against the state." if any(draft.is_opposite for _, _, draft in members) else ""
     return (
-        f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}. "
-        f"Look at a picture with the hand open. {seen}"
+        f"Which end is open? Either open: {high:g}, closed: {low:g} or open: {low:g}, closed: {high:g}.{only_seen}"
+        f"{against} Look at a picture with the hand open. {seen}"
     )
 
 

@@ -16,6 +16,8 @@ Floats = NDArray[np.float64]
 _MOST_RAD, _MOST_DEGREES = 6.5, 400.0
 # No arm on a table reaches further (m).
 _REACH_M = 3.0
+# Scales of grippers that many drivers share.
+USUAL_ENDS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 100.0), (0.0, 255.0), (0.0, 1000.0))
 # A rotation vector is at most this long (rad), with some rounding.
 _HALF_TURN = np.pi * 1.01
 
@@ -64,7 +66,7 @@ def joint_units(blocks: Sequence[Block]) -> Guess:
 def gripper_ends(block: Block) -> tuple[float, float]:
     """The two ends of a gripper's range, lower first: of a usual scale where the values fill one, else as seen."""
     low, high = span_of([block])
-    for ends in ((0.0, 1.0), (-1.0, 1.0), (0.0, 100.0), (0.0, 255.0), (0.0, 1000.0)):
+    for ends in USUAL_ENDS:
         width = ends[1] - ends[0]
         fits = low >= ends[0] - 0.1 * width and high <= ends[1] + 0.1 * width
         if fits and high - low > 0.35 * width:
@@ -173,3 +175,16 @@ def describe_ends(episodes: Sequence[NativeEpisode], block: Block) -> str:
     found = [_columns(episode, block).mean(axis=1) for episode in episodes if block.key in episode.arrays]
     first, last = (np.median([values[i] for values in found]) for i in (0, -1))
     return f"episodes begin at {first:.3g} and end at {last:.3g}"
+
+
+def runs_against(episodes: Sequence[NativeEpisode], state: Block, action: Block) -> bool:
+    """Whether a gripper's command falls where its state rises, so that their open ends are not the same."""
+    pairs = [
+        (_columns(episode, state).mean(axis=1), _columns(episode, action).mean(axis=1))
+        for episode in episodes
+        if state.key in episode.arrays and action.key in episode.arrays
+    ]
+    if not pairs:
+        return False
+    now, commands = (np.concatenate(side)[:, None] for side in zip(*pairs, strict=True))
+    return bool(_correlation(now, commands)[0] < -0.3)

@@ -20,6 +20,9 @@ from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.sources.lerobot_files.units import Ranges, infer_units
 
+# How far values may lie beyond an entry's range, as a share of it. Where the entry clips, nothing would be rejected:
+# a hand that opens wider than the entry's would be stored as one that does not.
+_SPARE, _CLIPPED = 0.15, 0.01
 # Keys that every other dataset has, too: an entry that fits by them alone says nothing about what they mean.
 _COMMON = frozenset({"state", "action", "actions", "observation/state", "observation.state"})
 
@@ -141,7 +144,7 @@ def _part(source: PartSource, description: Description, why: str) -> PartDraft:
     ends = _ends(source, description)
     if source.open is not None and source.closed is not None:
         expected = sorted((source.open, source.closed))
-        if ends and not _agree(ends, expected):
+        if ends and not _agree(ends, expected, _CLIPPED if source.clip else _SPARE):
             opens = closes = ask(f"{why.split(', whose')[0]}: {source.open:g} open, {source.closed:g} closed")
             guesses.pop("clip", None)
         else:
@@ -173,8 +176,8 @@ def _ends(source: PartSource, description: Description) -> tuple[float, float] |
     return gripper_ends(Block(feature=feature, start=start, stop=stop, kind="gripper"))
 
 
-def _agree(ends: tuple[float, float], expected: Sequence[float]) -> bool:
-    """Whether values stay within an entry's range, with a tenth to spare, and use a tenth of it."""
+def _agree(ends: tuple[float, float], expected: Sequence[float], spare: float) -> bool:
+    """Whether values stay within an entry's range, with some of it to spare, and use a tenth of it."""
     width = expected[1] - expected[0]
-    inside = ends[0] >= expected[0] - 0.15 * width and ends[1] <= expected[1] + 0.15 * width
+    inside = ends[0] >= expected[0] - spare * width and ends[1] <= expected[1] + spare * width
     return inside and ends[1] - ends[0] > 0.1 * width

@@ -11,6 +11,7 @@ from pipelines.contract.native import NativeEpisode
 from pipelines.contract.slots import LAYOUT
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import (
+    USUAL_ENDS,
     Guess,
     Relation,
     ask,
@@ -20,6 +21,7 @@ from pipelines.inspection.evidence import (
     joint_units,
     relate,
     rotation_form,
+    runs_against,
     span_of,
 )
 from pipelines.inspection.parts import Arm, Bodies, Body, Family, find_bodies
@@ -49,7 +51,8 @@ _POSE_WORDS = frozenset("eef effector tcp cartesian pose xyz position quaternion
 class PartDraft:
     """One part of an entry: native dims as an entry selects them, and guesses about what they mean, by key.
 
-    names: of the dims, where they and not the columns' numbers are to choose them.
+    names: of the dims, where they and not the columns' numbers are to choose them. is_opposite: of an action's gripper,
+    whether it rises where the state's falls.
     """
 
     sources: tuple[str, ...]
@@ -59,6 +62,7 @@ class PartDraft:
     ends: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
     is_next: bool = False
+    is_opposite: bool = False
 
     @property
     def key(self) -> str:
@@ -84,7 +88,10 @@ class Proposal:
         """How many questions are open; those of state and action that are the same count once."""
         parts = [*self.state.values(), *self.action.values()]
         asked = {
-            part.ends or (key, guess.why) for part in parts for key, guess in part.guesses.items() if guess.is_open
+            (part.ends, part.is_opposite) if part.ends else (key, guess.why)
+            for part in parts
+            for key, guess in part.guesses.items()
+            if guess.is_open
         }
         return len(asked) + self.control_mode.is_open + self.units.is_open
 
@@ -106,6 +113,8 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
     action_parts = builder.parts(action, family, mode, scale, is_next=not has_action, is_action=True)
     state_parts = builder.parts(state, family, mode, None, is_next=False, is_action=False) if state else {}
     state_parts, action_parts = _with_ends_of(state_parts, action_parts), _with_ends_of(action_parts, state_parts)
+    if state and has_action:
+        action_parts = builder.with_turned_grippers(action_parts, action, state)
     misfits: dict[str, list[str]] = {}
     for kind, columns in (*builder.misfits(state, family), *builder.misfits(action, family)):
         misfits.setdefault(kind, []).append(columns)
@@ -122,13 +131,30 @@ def propose(description: Description, episodes: Sequence[NativeEpisode], layout:
 
 
 def _with_ends_of(parts: Mapping[str, PartDraft], others: Mapping[str, PartDraft]) -> dict[str, PartDraft]:
-    """The parts, of which a gripper that never moved has the ends of the other side's, if it is at one of them."""
+    """The parts, whose grippers have one scale with the other side's.
+
+    A gripper that never moved has the ends of the other side's, if it is at one of them. Ends that are only as far as
+    was seen are those of both sides together: one hand has one range, however far its command went.
+    """
     found = dict(parts)
     for name, part in parts.items():
         ends = others[name].ends if name in others else None
-        if part.ends and ends and part.ends[0] == part.ends[1] and part.ends[0] in ends:
-            found[name] = replace(part, ends=ends)
+        if not (part.ends and ends):
+            continue
+        if part.ends[0] == part.ends[1]:
+            ends = ends if part.ends[0] in ends else part.ends
+        elif part.ends in USUAL_ENDS or ends in USUAL_ENDS or not _overlap(part.ends, ends):
+            continue
+        else:
+            ends = (min(part.ends[0], ends[0]), max(part.ends[1], ends[1]))
+        found[name] = replace(part, ends=ends)
     return found
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two ranges share most of what they cover together."""
+    common = min(one[1], other[1]) - max(one[0], other[0])
+    return common > 0.5 * (max(one[1], other[1]) - min(one[0], other[0]))
 
 
 def _choose(states: Bodies, actions: Bodies, room: Layout) -> tuple[Family, Family]:
@@ -353,15 +379,16 @@ class _Builder:
     def _gripper(self, block: Block, is_next: bool) -> PartDraft:
         low, high = gripper_ends(block)
         words = {*words_of(block.key), *(word for name in block.names for word in words_of(name))}
-        ends = describe_ends(self.episodes, block)
-        if words & _OPENS and not words & _CLOSES:
-            opens = Guess(value=high, why=f"its name says how far it is open; values run from {low:g} to {high:g}")
-            closes = Guess(value=low, why="")
-        elif words & _CLOSES and not words & _OPENS:
-            opens = Guess(value=low, why=f"its name says how far it is closed; values run from {low:g} to {high:g}")
-            closes = Guess(value=high, why="")
+        seen = describe_ends(self.episodes, block)
+        meant = "open" if words & _OPENS and not words & _CLOSES else ""
+        meant = "closed" if words & _CLOSES and not words & _OPENS else meant
+        # What was seen of a hand in m or ticks is no more than it was opened: its own ends are for a person to say.
+        if meant and (low, high) in USUAL_ENDS:
+            why = f"its name says how far it is {meant}; values run over {low:g} to {high:g}"
+            opens = Guess(value=high if meant == "open" else low, why=why)
+            closes = Guess(value=low if meant == "open" else high, why="")
         else:
-            opens = closes = ask(ends)
+            opens = closes = ask(f"its name says how far it is {meant}; {seen}" if meant else seen)
         return PartDraft(
             sources=(block.selector,),
             width=block.width,
@@ -371,6 +398,17 @@ class _Builder:
             names=self._names([block]),
             is_next=is_next,
         )
+
+    def with_turned_grippers(self, parts: Mapping[str, PartDraft], action: Body, state: Body) -> dict[str, PartDraft]:
+        """The action's parts, with the grippers marked that rise where the state's fall."""
+        found = dict(parts)
+        for number, arm in action.arms.items():
+            own = state.arms.get(number)
+            name = f"gripper{number}"
+            if own and own.gripper and arm.gripper and name in parts:
+                is_opposite = runs_against(self.episodes, own.gripper, arm.gripper)
+                found[name] = replace(parts[name], is_opposite=is_opposite)
+        return found
 
     def misfits(self, body: Body | None, family: Family) -> Iterator[tuple[str, str]]:
         """What has no slot and its columns: joints beyond an arm's, legs, heads, hands, what nothing names or moves."""

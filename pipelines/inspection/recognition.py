@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.contract.errors import UsageError
+from pipelines.contract.errors import UsageError, describe_missing
 from pipelines.inspection.description import Description, describe_sample
 from pipelines.inspection.sampling import MAX_FOUND, SCAN_S, Misfit, Sample, take_sample
 from pipelines.mapping.formats import list_formats
@@ -31,7 +31,8 @@ def recognize(source: str, format: str = "") -> Recognition:
     """Has one format, or each, try an input. Raises UsageError where there is nothing at the path."""
     root = source_root(source)
     if not root.exists():
-        raise UsageError(f"{source}: expected a folder, a file or a URL, found nothing")
+        missing = "" if isinstance(root, RemotePath) else f"; {describe_missing(root)}"
+        raise UsageError(f"{source}: expected a folder, a file or a URL, found nothing{missing}")
     understood: list[tuple[Description, Sample]] = []
     near: dict[str, str] = {}
     others: dict[str, str] = {}

@@ -78,8 +78,8 @@ def take_sample(format: str, source: str, limit: ScanLimit) -> Sample:
     try:
         reader = reader_of(format)
     except UsageError as error:
-        # What is not installed reads nothing; the other formats are tried.
-        raise Misfit(str(error), near=False) from error
+        # What is not installed reads nothing; the other formats are tried. Whether its files are there is not known.
+        raise Misfit(str(error), near=True) from error
     probe = make_probe(reader, Probe, source)
     limit.was_reached = False
     with limited_scan(limit):

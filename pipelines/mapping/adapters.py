@@ -240,6 +240,9 @@ def find_adapter(text: str) -> Adapter:
     """
     match = re.fullmatch(r"(.+\.ya?ml)(?::(.+))?", text)
     if not match:
+        file = Path(f"{text}.yaml")
+        if text not in load_adapters() and file.is_file():
+            raise UsageError(f"--adapter {text}: expected an entry's name or a file, found {file}: --adapter {file}")
         return get_adapter(text)
     path = Path(match[1])
     add_registry(path)

@@ -1,6 +1,6 @@
 """A mixture and its stream made of arithmetic instead of datasets on disk, for tests of the trainer alone.
 
-As a script it is the embodimix command on that mixture: `python tests/toy_mixture.py train pretrain ...`.
+As a script it is the embodimix command on that mixture: `python tests/support/toy_mixture.py train pretrain ...`.
 """
 
 import hashlib

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 EPILOG = """a worked example:
-  embodimix demo                             about 10 minutes on two cores; then open runs/demo/report.html
-  embodimix demo --quick                     the same way end to end in about 4 minutes, too short to claim anything
-  embodimix demo --ablation                  and what segment language is good for; about 15 minutes
+  embodimix demo                             10 to 15 minutes on two cores; then open runs/demo/report.html
+  embodimix demo --quick                     the same way end to end with few steps, too short to claim anything
+  embodimix demo --ablation                  and what segment language is good for
   embodimix demo --out runs/other --seed 7   other demonstrations
 
 It writes demonstrations of five robots in five native log formats, and runs on them the commands that you would

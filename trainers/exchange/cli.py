@@ -36,6 +36,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     export.add_argument("--step", type=int, help="which checkpoint of a run; default: the newest")
     export.add_argument("--robot", help="norm key, or its beginning, whose dims alone are kept (lerobot: the only one)")
     export.add_argument("--merge-lora", action="store_true", help="add low-rank adapters to their weights")
+    export.add_argument("--any-size", action="store_true", help="lerobot: also sizes that LeRobot does not build")
     export.set_defaults(run=run_export)
     _add_import(commands)
 
@@ -100,6 +101,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         step=arguments.step,
         robot=arguments.robot,
         merge_lora=arguments.merge_lora,
+        any_size=arguments.any_size,
     )
     try:
         done = export(request)

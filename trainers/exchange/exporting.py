@@ -20,7 +20,7 @@ from model.published.weights import SLOT_AXES
 from pipelines.contract.errors import UsageError
 from trainers.config import RunConfig
 from trainers.exchange.dims import STATE_ARRAYS, RobotDims, robot_dims
-from trainers.exchange.lerobot import write_lerobot
+from trainers.exchange.lerobot import check_lerobot_sizes, write_lerobot
 from trainers.robots import find_robot, read_robots
 from trainers.run import RunDirectory
 
@@ -31,7 +31,11 @@ OPENPI_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """The options of one export. robot: a norm key or its beginning, whose dims alone are kept; None: all slots."""
+    """The options of one export.
+
+    robot: a norm key or its beginning, whose dims alone are kept; None: all slots. any_size: for LeRobot also the sizes
+    that it does not build.
+    """
 
     source: Path
     output: Path
@@ -39,6 +43,7 @@ class ExportRequest:
     step: int | None = None
     robot: str | None = None
     merge_lora: bool = False
+    any_size: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ def export(request: ExportRequest) -> Exported:
     if dims is not None and config is not None and request.layout != "hf-paligemma":
         flat = own_dims(flat, dims, keeps_rest=config.loss == "openpi", square=request.layout != "lerobot")
     policy = config_from_params({name: array.shape for name, array in flat.items()}, **_unsaid(config))
+    if request.layout == "lerobot" and not request.any_size:
+        check_lerobot_sizes(policy)
     target = export_params(policy, unflatten(flat), request.output, request.layout)
     beside = [] if config is None else _write_beside(run, config, policy, dims, request)
     return Exported(

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixtures.actions.normalizer import action_form
-from model.config import Pi0Config
+from model.config import GemmaConfig, Pi0Config, SiglipConfig, pi0
 from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
 from pipelines.contract.slots import IMAGE_SIZE
@@ -20,7 +21,40 @@ TOKENIZER = "google/paligemma-3b-pt-224"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 # LeRobot's normalization by mean and deviation fits any affine map, for pi0.5 too, which has percentiles by default.
 NORM_MAP = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+# The experts that config.json can name. The rest has one size there: the vocabulary, SigLIP, and Gemma 2B, since the
+# projector of the pictures is 2048 wide whatever the config says (modeling_pi0.py of LeRobot 0.4 and 0.6).
+EXPERTS: Mapping[str, GemmaConfig] = {"gemma_300m": pi0().expert, "gemma_2b": pi0().prefix}
 Step = dict[str, Any]
+
+
+def check_lerobot_sizes(policy: Pi0Config) -> None:
+    """UsageError names every size that LeRobot does not build, beside the one that it builds."""
+    built = pi0()
+    expert = EXPERTS[_expert_variant(policy) or "gemma_300m"]
+    pairs: dict[str, tuple[SiglipConfig | GemmaConfig, SiglipConfig | GemmaConfig]] = {
+        "siglip": (policy.siglip, built.siglip),
+        "prefix": (replace(policy.prefix, lora_rank=0), built.prefix),
+        "expert": (replace(policy.expert, lora_rank=0), expert),
+    }
+    differing = [
+        f"{part}.{name} {value} ({asdict(theirs)[name]})"
+        for part, (ours, theirs) in pairs.items()
+        for name, value in asdict(ours).items()
+        if value != asdict(theirs)[name]
+    ]
+    if policy.vocab_size != built.vocab_size:
+        differing.append(f"vocab_size {policy.vocab_size} ({built.vocab_size})")
+    if differing:
+        raise UsageError(
+            "export: LeRobot builds pi0 and pi05 in the published sizes alone; with any other it prints a warning and "
+            f"goes on with random weights. Found, with what it builds in brackets: {', '.join(differing)}. Export as "
+            "openpi or hf-pi0, or give --any-size for a LeRobot whose tables of sizes are replaced"
+        )
+
+
+def _expert_variant(policy: Pi0Config) -> str | None:
+    plain = replace(policy.expert, lora_rank=0)
+    return next((name for name, sizes in EXPERTS.items() if sizes == plain), None)
 
 
 def write_lerobot(
@@ -38,6 +72,8 @@ def write_lerobot(
     }
     settings = {
         "type": "pi05" if policy.pi05 else "pi0",
+        "paligemma_variant": "gemma_2b",
+        "action_expert_variant": _expert_variant(policy) or "gemma_300m",
         "input_features": {name: about for name, about in features.items() if name != "action"},
         "output_features": {"action": features["action"]},
         "normalization_mapping": NORM_MAP,

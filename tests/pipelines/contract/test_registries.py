@@ -161,6 +161,14 @@ def test_an_entry_is_named_by_its_file(folder: Path) -> None:
     assert find_adapter("two.yaml:lab_logs").robot == "lab_arm"
 
 
+def test_a_file_named_without_its_suffix_or_misspelt_is_pointed_to(folder: Path) -> None:
+    write(folder, "my.yaml", OWN)
+    with pytest.raises(UsageError, match="--adapter my: expected an entry's name or a file, found my.yaml"):
+        find_adapter("my")
+    with pytest.raises(UsageError, match=r"mi.yaml: .* no such file; .* has no 'mi.yaml'. Did you mean 'my.yaml'\?"):
+        find_adapter("mi.yaml")
+
+
 def test_open_questions_are_refused_each_by_file_and_line(folder: Path) -> None:
     asked = OWN.replace("control_mode: joint_position", 'control_mode: "?"').replace(
         "open: 1, closed: 0}}", 'open: "?", closed: 0}}'

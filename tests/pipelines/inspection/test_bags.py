@@ -16,7 +16,7 @@ from pipelines.inspection.recognition import recognize
 from pipelines.mapping.adapters import find_adapter, get_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import WRITERS, demonstration
+from tests.support.bag_writers import MS, WRITERS, demonstration, number
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,21 @@ def test_a_draft_that_is_answered_reads_what_the_log_of_the_same_demonstration_h
     np.testing.assert_array_equal(found.state, log.state)
     np.testing.assert_array_equal(found.action, log.action)
     assert found.task == log.task
+
+
+def test_a_hand_has_one_range_however_far_its_command_went(tmp_path: Path) -> None:
+    """Neither is as wide as the hand's 0.085 m; two scales would store one opening as two numbers."""
+    messages = [m for m in demonstration() if "gripper" not in m.topic]
+    for t in range(0, 1000, 50):
+        messages.append(number("/gripper/width", t * MS, 0.04 + 0.04 * np.cos(t / 300)))
+        messages.append(number("/command/gripper", t * MS, 0.04 + 0.038 * np.cos(t / 300)))
+    WRITERS["mcap"](tmp_path / "bag", messages)
+    ((description, sample), *_) = recognize(str(tmp_path / "bag")).understood
+    text = render(make_draft(description, sample.episodes))
+    assert count_questions(text) == 1
+    assert 'gripper: &gripper {open: "?", closed: "?"}' in text
+    assert text.count("<<: *gripper, from:") == 2
+    assert "its name says how far it is open" in " ".join(text.replace("# ", "").split())
 
 
 def read_episode_of(root: Path, entry: str) -> Episode:

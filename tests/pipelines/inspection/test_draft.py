@@ -17,6 +17,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
 from tests.support.foreign_sets import (
     delta_record,
+    joint_record,
     so101_joints,
     write_aloha_hdf5,
     write_humanoid,
@@ -122,6 +123,24 @@ def test_umi_needs_an_instruction_and_nothing_else(tmp_path: Path) -> None:
     assert 'task: "?"' in text
     assert "gripper0: {from: robot0_gripper_width, clip: true, open: 0.08, closed: 0, next: true}" in text
     assert "as the shipped entry umi has it" in text
+
+
+def test_a_hand_that_opens_wider_than_the_shipped_scale_is_a_question(tmp_path: Path) -> None:
+    """The shipped entry clips at 0.08 m: the hand's last millimetres would be lost."""
+    text = draft_of(write_umi(tmp_path / "cup.zarr", most_open_m=0.085))
+    assert count_questions(text) == 2
+    assert 'gripper: &gripper {open: "?", closed: "?"}' in text
+    assert "clip" not in values_of(text)
+
+
+def test_a_command_that_runs_against_the_gripper_is_a_question_of_its_own(tmp_path: Path) -> None:
+    record = joint_record(0)
+    action = np.reshape(record["steps/action"], (-1, 8)).copy()
+    action[:, 7] = 1 - action[:, 7]
+    text = draft_of(write_rlds(tmp_path / "own/1.0.0", {"train": [record | {"steps/action": action.ravel()}]}))
+    assert 'gripper_2: &gripper_2 {open: "?", closed: "?"}' in text
+    assert "It runs against the state." in text
+    assert 'gripper0: {<<: *gripper_2, from: "action[7]"}' in text
 
 
 def test_aloha_grippers_of_another_scale_are_a_question(tmp_path: Path) -> None:

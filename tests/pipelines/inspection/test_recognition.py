@@ -1,11 +1,14 @@
 """What `inspect` says of inputs of every format, and of those that are of none."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from pipelines.contract.errors import UsageError
 from pipelines.inspection.recognition import recognize
 from pipelines.inspection.report import describe_lines
 from pipelines.inspection.sampling import MAX_EPISODES, spread
@@ -84,7 +87,25 @@ def test_an_unknown_folder_says_what_it_holds_and_which_formats_nearly_fit(
     shown = capsys.readouterr().out
     assert "1 .csv" in shown
     assert "not aloha" in shown and "unreadable_hdf5" in shown
-    assert "has no files of bridge, " in shown
+    assert "has no files of bag, bridge, " in shown
+
+
+def test_a_format_whose_package_is_missing_says_so_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reader_of(format: str) -> ModuleType:
+        if format == "bag":
+            raise UsageError("rosbags is not installed")
+        return import_module(f"pipelines.sources.{format}")
+
+    monkeypatch.setattr("pipelines.inspection.sampling.reader_of", reader_of)
+    write_own_tfds(tmp_path / "own_set/1.0.0")
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags/a.mcap").write_bytes(b"")
+    assert main(["inspect", str(tmp_path / "own_set")]) == 0
+    assert "rosbags" not in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "bags")]) == 1
+    assert "not bag        rosbags is not installed" in capsys.readouterr().out
 
 
 def test_the_command_tells_success_from_misfits_and_missing_paths(
@@ -95,8 +116,9 @@ def test_the_command_tells_success_from_misfits_and_missing_paths(
     content = json.loads(capsys.readouterr().out)
     assert content["format"] == "rlds" and content["n_episodes"] == 2
     assert {feature["key"]: feature["width"] for feature in content["features"]}["action"] == 8
-    assert main(["inspect", str(tmp_path / "nothing")]) == 2
-    assert "found nothing" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "own_st")]) == 2
+    assert "found nothing; " in (shown := capsys.readouterr().err)
+    assert "Did you mean 'own_set'?" in shown
 
 
 def test_a_draft_never_replaces_a_file_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ import numpy as np
 import pytest
 
 import trainers.main
-from model.config import Pi0Config
+from model.config import Pi0Config, pi0
 from model.inputs import CAMERAS
 from model.published.export import read_trained
 from model.published.files import open_weights
 from model.published.safetensors import read_safetensors
+from pipelines.contract.errors import UsageError
 from tests.support.checkout import ROOT
 from tests.support.toy_mixture import NORM_KEYS, quick_compilation, train_toy
 from trainers.exchange.dims import RobotDims, robot_dims
 from trainers.exchange.exporting import openpi_norm_stats, own_dims
 from trainers.exchange.importing import ImportRequest, import_checkpoint
+from trainers.exchange.lerobot import check_lerobot_sizes
 from trainers.robots import read_robots
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor
@@ -93,7 +96,7 @@ def test_the_folder_of_openpi_holds_parameters_and_statistics(run: Path, tmp_pat
 
 
 def test_lerobot_needs_to_know_the_robot(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["export", str(run), str(tmp_path / "out"), "--layout", "lerobot"]
+    command = ["export", str(run), str(tmp_path / "out"), "--layout", "lerobot", "--any-size"]
     assert trainers.main.main(command) == 2
     assert "expected one of toy_arm/joint_position/pi18/v1, toy_base" in capsys.readouterr().err
     assert trainers.main.main([*command, "--robot", "toy_base"]) == 0
@@ -107,13 +110,39 @@ def test_lerobot_needs_to_know_the_robot(run: Path, tmp_path: Path, capsys: pyte
     np.testing.assert_allclose(stats["action.std"] + np.float32(1e-8), affine.half_range, rtol=1e-6)
 
 
+def test_sizes_that_lerobot_does_not_build_are_refused_by_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(run), str(tmp_path / "out"), "--layout", "lerobot", "--robot", "toy_base"]
+    assert trainers.main.main(command) == 2
+    error = capsys.readouterr().err
+    assert "goes on with random weights" in error and "give --any-size" in error
+    for size in (
+        "siglip.depth 1 (27)",
+        "prefix.width 16 (2048)",
+        "expert.mlp_dim 16 (4096)",
+        "vocab_size 1024 (257152)",
+    ):
+        assert size in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_sizes_are_lerobots_with_either_expert() -> None:
+    published = pi0()
+    check_lerobot_sizes(published)
+    check_lerobot_sizes(replace(published, pi05=True, action_dim=7))
+    check_lerobot_sizes(replace(published, expert=published.prefix))
+    with pytest.raises(UsageError, match=r"brackets: prefix.width 1024 \(2048\), prefix.mlp_dim 4096 \(16384\)\."):
+        check_lerobot_sizes(replace(published, prefix=published.expert))
+
+
 @pytest.mark.parametrize("python", LEROBOTS or [pytest.param("", marks=pytest.mark.skip("EMBODIMIX_LEROBOT unset"))])
 def test_lerobot_acts_as_the_server_does_and_what_it_saves_comes_back(
     run: Path, tmp_path: Path, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a physical state and pictures to physical actions, through LeRobot's own processors and policy."""
     folder = tmp_path / "out"
-    command = ["export", str(run), str(folder), "--layout", "lerobot", "--robot", "toy_base"]
+    command = ["export", str(run), str(folder), "--layout", "lerobot", "--robot", "toy_base", "--any-size"]
     assert trainers.main.main(command) == 0
     actor, key = Actor.of_run(run), jax.random.key(7)
     robot, dims = actor.robots[NORM_KEYS[1]], dims_of(run, NORM_KEYS[1])

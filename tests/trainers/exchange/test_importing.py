@@ -14,7 +14,9 @@ from model.published.check import load_case
 from model.published.export import export_params
 from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
-from trainers.exchange.importing import ImportRequest, import_checkpoint
+from tests.support.openpi_checkpoint import import_request as request
+from tests.support.openpi_checkpoint import openpi_folder, write_vocabulary
+from trainers.exchange.importing import import_checkpoint
 from trainers.exchange.statistics import read_lerobot
 from trainers.sampling import sample_masked
 from trainers.serving.acting import Actor
@@ -26,24 +28,7 @@ PADDED = 32
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As many pieces as the recorded models embed."""
-    path = tmp_path_factory.mktemp("words") / "vocab.txt"
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(996))]))
-    return path
-
-
-def openpi_folder(shared: Path, folder: Path) -> Path:
-    """openpi's own orbax folder and its own norm_stats.json, whose seven dims stand for state and actions."""
-    shutil.copytree(shared / "goldens/orbax_tiny/released", folder)
-    stats = json.loads((shared / "goldens/openpi/norm_stats.json").read_text())["norm_stats"]["actions"]
-    asset = folder / "assets/lab/norm_stats.json"
-    asset.parent.mkdir(parents=True)
-    asset.write_text(json.dumps({"norm_stats": {"state": stats, "actions": stats}}))
-    return folder
-
-
-def request(checkpoint: Path, run: Path, tokenizer: Path, **changes: Any) -> ImportRequest:
-    values = {"robot": "ur5e/joint_position", "horizon": 50, "actions": "absolute", "dtype": "float32"}
-    return ImportRequest(checkpoint=checkpoint, run=run, tokenizer=tokenizer, **{**values, **changes})
+    return write_vocabulary(tmp_path_factory.mktemp("words"))
 
 
 @pytest.mark.shared

@@ -1,0 +1,1 @@
+"""A newcomer's six data sets, from files in foreign forms to steps of training."""
