@@ -4,9 +4,11 @@ EMBODIMIX_OPENPI, EMBODIMIX_LEROBOT and EMBODIMIX_TRANSFORMERS name Python inter
 between; `docs/model.md` says how to make them. Recorded truth are the actions that openpi sampled of the same weights.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from model import pi0
 from model.config import Pi0Config
 from model.inputs import CAMERAS
-from model.params import flatten
+from model.params import flatten, unflatten
 from model.published.check import load_case
 from model.published.export import export_params
 from model.published.weights import load_params
@@ -60,8 +62,8 @@ def write_lerobot_config(folder: Path, kind: str, config: Pi0Config, max_tokens:
 
 
 def write_sizes(path: Path, config: Pi0Config) -> Path:
-    names = ("width", "depth", "mlp_dim", "head_dim", "heads")
-    parts = {p: {n: getattr(getattr(config, p), n) for n in names} for p in ("prefix", "expert", "siglip")}
+    names = ("width", "depth", "mlp_dim", "head_dim", "heads", "lora_rank")
+    parts = {p: {n: getattr(getattr(config, p), n, 0) for n in names} for p in ("prefix", "expert", "siglip")}
     path.write_text(json.dumps(parts | {"vocab_size": config.vocab_size}))
     return path
 
@@ -110,6 +112,42 @@ def test_openpi_restores_every_key_and_samples_the_same(shared: Path, tmp_path: 
     found = np.load(tmp_path / "found.npz")
     assert int(found["keys"]) == len(flatten(case.params))
     np.testing.assert_allclose(found["actions"], case.outputs["sample_actions_steps10"], atol=1e-4)
+
+
+def with_adapters(config: Pi0Config, params: Any) -> tuple[Pi0Config, dict[str, Any]]:
+    """The same policy with adapters of rank 4, whose values follow from their names' order alone."""
+    ranks = {name: dataclasses.replace(getattr(config, name), lora_rank=4) for name in ("prefix", "expert")}
+    adapted, random = dataclasses.replace(config, **ranks), np.random.default_rng(0)
+    shapes = flatten(jax.eval_shape(lambda: pi0.init_params(adapted, jax.random.key(0))))
+    drawn = {
+        name: random.normal(0, 0.2, shapes[name].shape).astype(np.float32) for name in sorted(shapes) if "lora" in name
+    }
+    return adapted, unflatten(dict(flatten(params)) | drawn)
+
+
+def test_adapters_act_as_openpi_recorded(shared: Path) -> None:
+    """tests/support/openpi_adapters.npz: openpi's actions of that policy, by the test below."""
+    case = load_case(shared / "goldens/openpi/pi0_d32")
+    config, params = with_adapters(case.config, case.params)
+    with jax.default_matmul_precision("highest"):
+        sample = jax.jit(partial(pi0.sample_actions, config))
+        found = sample(params, case.observation, case.inputs["sample_noise"])
+    expected = np.load(ROOT / "tests/support/openpi_adapters.npz")["actions"]
+    assert np.abs(expected - case.outputs["sample_actions_steps10"]).mean() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("python", OPENPIS or [pytest.param("", marks=pytest.mark.skip("EMBODIMIX_OPENPI unset"))])
+def test_openpi_restores_adapters_and_samples_what_was_recorded(shared: Path, tmp_path: Path, python: str) -> None:
+    case = load_case(shared / "goldens/openpi/pi0_d32")
+    config, params = with_adapters(case.config, case.params)
+    export_params(config, params, tmp_path / "out", "openpi")
+    sizes, inputs = write_sizes(tmp_path / "sizes.json", config), inputs_of(case, tmp_path / "in.npz")
+    run(python, "foreign_openpi.py", tmp_path / "out", sizes, inputs, tmp_path / "found.npz")
+    found = np.load(tmp_path / "found.npz")
+    assert int(found["keys"]) == len(flatten(params)) == 60
+    expected = np.load(ROOT / "tests/support/openpi_adapters.npz")["actions"]
+    np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
 
 
 def assert_read_back(saved: Path, config: Pi0Config, expected: dict[str, Any], layout: str) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from openpi import transforms
-from openpi.models import gemma, model, siglip
+from openpi.models import gemma, lora, model, siglip
 from openpi.models.pi0_config import Pi0Config
 from openpi.shared import normalize
 
@@ -25,8 +25,11 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     resize(sizes)
     params = model.restore_params(folder / "params", restore_type=np.ndarray)
+    adapted = "_lora" if sizes["prefix"].get("lora_rank") else ""
     config = Pi0Config(
         dtype="float32",
+        paligemma_variant=f"gemma_2b{adapted}",
+        action_expert_variant=f"gemma_300m{adapted}",
         action_dim=params["action_in_proj"]["kernel"].shape[0],
         action_horizon=arrays["sample_noise"].shape[1],
         max_token_len=arrays["tokenized_prompt"].shape[1],
@@ -45,8 +48,11 @@ def resize(sizes: dict) -> None:
     parts = {"gemma_2b": sizes["prefix"], "gemma_300m": sizes["expert"]}
 
     def get_config(variant: str) -> gemma.Config:
-        names = ("width", "depth", "mlp_dim", "head_dim")
-        return gemma.Config(num_heads=8, num_kv_heads=1, **{name: parts[variant][name] for name in names})
+        names, part = ("width", "depth", "mlp_dim", "head_dim"), parts[variant.removesuffix("_lora")]
+        rank = part.get("lora_rank", 0)  # alpha is the rank in openpi's own variants
+        adapters = {name: lora.LoRAConfig(rank=rank, alpha=float(rank)) for name in ("attn", "ffn") if rank}
+        sizes_of_part = {name: part[name] for name in names}
+        return gemma.Config(num_heads=8, num_kv_heads=1, **sizes_of_part, lora_configs=adapters)
 
     gemma.get_config, gemma.PALIGEMMA_VOCAB_SIZE = get_config, sizes["vocab_size"]
     vision = sizes["siglip"]
