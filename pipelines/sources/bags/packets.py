@@ -82,7 +82,7 @@ class PacketFrames(Sequence[Image]):
 
 
 def find_keys(log: Log, pictures: Pictures) -> NDArray[np.bool_]:
-    """Returns which packets begin anew: those with a picture of their own. Raises Rejected for an unknown codec."""
+    """Which packets can be decoded first: those with a picture of their own. Raises Rejected for an unknown codec."""
     return np.array([is_key(*read_packet(log, pictures, i)) for i in range(len(pictures.at))], np.bool_)
 
 
