@@ -20,7 +20,7 @@ from pipelines.shards.statistics import NormStatistics, normalize
 
 MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
 # Of each camera; a longer one goes to the disk.
-_SPOOL_BYTES = 8 << 20
+_SPOOL_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 # Of each camera in turn: some 256 kB, since each call that releases Python's GIL may have to wait for it.
 _TURN_STEPS = 16

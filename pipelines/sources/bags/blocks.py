@@ -17,7 +17,7 @@ Found = tuple[int, int, int, int]
 Packed = bytes | memoryview
 Parse = Callable[[memoryview], Iterator[Found]]
 # Blocks that are kept unpacked for the cameras that share them.
-_KEPT_BYTES = 1 << 24
+_KEPT_BYTES = 10 << 20
 # LZ4 packs no more than 255 bytes into one.
 _LZ4_RATIO = 255
 _UNPACK_ERRORS = (zstandard.ZstdError, RuntimeError, OSError, EOFError, ValueError)
