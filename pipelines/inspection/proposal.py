@@ -457,8 +457,8 @@ def in_order(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
 
     Drivers of ROS publish joints by the alphabet, an elbow before a shoulder.
 
-    >>> in_order(["arm_joint_2", "arm_joint_1"])
-    (('arm_joint_1', 'arm_joint_2'), 'ordered by their numbers')
+    >>> in_order(["axis_2", "axis_1"])
+    (('axis_1', 'axis_2'), 'ordered by their numbers')
     """
     words = ["_".join(words_of(name)) for name in names]
     registry = load_embodiments()

@@ -117,5 +117,5 @@ def test_rare_slots_do_not_outweigh_the_others() -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rule: expected one of span/v1, tails/v2, found 'none'"):
+    with pytest.raises(ValueError, match=r"rule: expected one of span/v1, tails/v2, published/v1, found 'none'"):
         affine_of([SlotSummary()] * 18, [""] * 18, "quantile", "none")  # type: ignore[arg-type]

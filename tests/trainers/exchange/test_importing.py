@@ -51,7 +51,7 @@ def test_an_openpi_checkpoint_acts_and_normalizes_as_openpi_does(
         stop_signal=np.zeros(len(noise), np.int32),
     )
     with jax.default_matmul_precision("highest"):
-        found = sample_masked(actor.config, actor._params, batch, jax.random.key(0), 10)
+        found = sample_masked(actor.config, actor._params[0], batch, jax.random.key(0), 10)
     np.testing.assert_allclose(found, case.outputs["sample_actions_steps10"], atol=1e-4)
     truth = np.load(shared / "goldens/openpi/norm_stats.npz")
     assert_normalizes(actor, truth["data"][:50], truth["norm_z"])
@@ -103,10 +103,10 @@ def test_dims_go_to_the_slots_that_are_named(shared: Path, tmp_path: Path, vocab
     actor = Actor.of_run(tmp_path / "run")
     recorded = np.load(shared / "goldens/openpi/pi0_d32_params.npz")
     for name in ("state_proj", "action_in_proj"):
-        kernel = np.asarray(actor._params[name]["kernel"])
+        kernel = np.asarray(actor._params[0][name]["kernel"])
         np.testing.assert_array_equal(kernel[list(slots)], recorded[f"{name}/kernel"][:7])
         np.testing.assert_array_equal(kernel[7:], recorded[f"{name}/kernel"][7:])
-    bias = np.asarray(actor._params["action_out_proj"]["bias"])
+    bias = np.asarray(actor._params[0]["action_out_proj"]["bias"])
     np.testing.assert_array_equal(bias[list(slots)], recorded["action_out_proj/bias"][:7])
     stats = json.loads((shared / "goldens/openpi/norm_stats.json").read_text())["norm_stats"]["actions"]
     statistics = actor._normalizer.statistics["ur5e/joint_position/pi18/v1"]
@@ -159,7 +159,7 @@ def test_a_lerobot_checkpoint_says_its_own_settings(shared: Path, tmp_path: Path
     assert statistics.action.affine().center[:7].tolist() == [1.0] * 7  # (q01 + q99) / 2
     assert statistics.action.affine().half_range[:7].tolist() == [2.0] * 7
     assert (statistics.state.min[0], statistics.state.max[0]) == (-9.0, 9.0)
-    kernel = np.asarray(actor._params["action_in_proj"]["kernel"])
+    kernel = np.asarray(actor._params[0]["action_in_proj"]["kernel"])
     np.testing.assert_array_equal(
         kernel, np.load(shared / "goldens/openpi/pi0_d32_params.npz")["action_in_proj/kernel"]
     )
