@@ -38,18 +38,22 @@ class VideoClock:
         return 1 / float(np.median(np.diff(self.times_s))) if len(self.times_s) > 1 else 0.0
 
 
-class VideoFrames(Sequence[Image]):
-    """Frames of a video by their numbers [t], as uint8 [y, x, 3] RGB.
+class FramesInOrder(Sequence[Image]):
+    """Frames [t], uint8 [y, x, 3] RGB, that a decoder yields in rising order; going back begins to decode again.
 
-    Made for reading in order; going back opens the file again. Raises CorruptImage when a frame does not decode.
+    numbers: int64 [t], the decoder's number of each. where: names the source in errors. Raises CorruptImage where the
+    decoder yields no frame of a number.
     """
 
-    def __init__(self, path: Path, numbers: NDArray[np.int64], clock: VideoClock) -> None:
-        self._path = path
+    def __init__(self, where: str, numbers: NDArray[np.int64]) -> None:
+        self._where = where
         self._numbers = numbers
-        self._clock = clock
         self._frames: Iterator[tuple[int, NDArray[np.uint8]]] | None = None
         self._last: tuple[int, NDArray[np.uint8]] = (-1, np.zeros((0, 0, 3), np.uint8))
+
+    def _decode_from(self, number: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yields numbers and frames in rising order, beginning at or before `number`."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -59,16 +63,31 @@ class VideoFrames(Sequence[Image]):
             return [self[i] for i in range(*index.indices(len(self)))]
         wanted = int(self._numbers[index])
         if self._frames is None or wanted < self._last[0]:
-            self._frames, self._last = decode_frames(self._path, self._clock, wanted), (-1, self._last[1])
+            self._frames, self._last = self._decode_from(wanted), (-1, self._last[1])
         with timed("decode"):
             while self._last[0] < wanted:
                 found = next(self._frames, None)
                 if found is None:
-                    raise CorruptImage(f"{self._path}: expected a frame {wanted} that decodes, found none")
+                    raise CorruptImage(f"{self._where}: expected a frame {wanted} that decodes, found none")
                 self._last = found
         if self._last[0] != wanted:
-            raise CorruptImage(f"{self._path}: expected frame {wanted}, found frame {self._last[0]}")
+            raise CorruptImage(f"{self._where}: expected frame {wanted}, found frame {self._last[0]}")
         return self._last[1]
+
+
+class VideoFrames(FramesInOrder):
+    """Frames of a video by their numbers [t], as uint8 [y, x, 3] RGB.
+
+    Made for reading in order; going back opens the file again. Raises CorruptImage when a frame does not decode.
+    """
+
+    def __init__(self, path: Path, numbers: NDArray[np.int64], clock: VideoClock) -> None:
+        super().__init__(str(path), numbers)
+        self._path = path
+        self._clock = clock
+
+    def _decode_from(self, number: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        return decode_frames(self._path, self._clock, number)
 
 
 def read_clock(path: Path) -> VideoClock:

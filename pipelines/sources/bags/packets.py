@@ -1,18 +1,18 @@
 """Video packets of camera topics (foxglove.CompressedVideo, FFMPEGPacket), decoded one after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.contract.episode import Image
-from pipelines.contract.images import MAX_PIXELS, CorruptImage, timed
+from pipelines.contract.images import MAX_PIXELS, CorruptImage
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.log import Log
 from pipelines.sources.bags.messages import want
 from pipelines.sources.bags.topics import Pictures
+from pipelines.sources.video import FramesInOrder
 
 PACKETS = frozenset(
     {
@@ -35,34 +35,18 @@ _FIELDS = want("format", "encoding", "data")
 _DECODE_ERRORS = (av.error.FFmpegError, ValueError, OSError)
 
 
-class PacketFrames(Sequence[Image]):
+class PacketFrames(FramesInOrder):
     """Frames of a topic of packets by their numbers in it, as uint8 [y, x, 3] RGB; made for reading in order.
 
     keys: bool [n], packets that can be decoded without those before. Raises CorruptImage where a packet gives no frame.
     """
 
     def __init__(self, log: Log, pictures: Pictures, numbers: NDArray[np.int64], keys: NDArray[np.bool_]) -> None:
-        self._log, self._pictures, self._numbers, self._keys = log, pictures, numbers, keys
-        self._frames: Iterator[tuple[int, NDArray[np.uint8]]] | None = None
-        self._last: tuple[int, NDArray[np.uint8]] = (-1, np.zeros((0, 0, 3), np.uint8))
+        super().__init__(f"{pictures.topic}: packets", numbers)
+        self._log, self._pictures, self._keys = log, pictures, keys
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        wanted = int(self._numbers[index])
-        if self._frames is None or wanted < self._last[0]:
-            first = int(np.flatnonzero(self._keys[: wanted + 1])[-1])
-            self._frames, self._last = self._decoded(first), (-1, self._last[1])
-        with timed("decode"):
-            while self._last[0] < wanted:
-                found = next(self._frames, None)
-                if found is None:
-                    raise CorruptImage(f"{self._pictures.topic}: expected a frame of packet {wanted}, found none")
-                self._last = found
-        return self._last[1]
+    def _decode_from(self, number: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        return self._decoded(int(np.flatnonzero(self._keys[: number + 1])[-1]))
 
     def _decoded(self, first: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yields packets' numbers and frames; a packet's time stamp, its number, shows which packet a frame is of."""
