@@ -12,7 +12,6 @@ from mixtures.reports.plan import explain_share
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.slots import CAMERAS
-from pipelines.shards.dataset import read_info, split_shards
 from pipelines.shards.sidecar import ShardName
 
 MOST_POSITIONS = 4096
@@ -73,9 +72,10 @@ def find_origins(mixture: Mixture, position: int, count: int = 1, split: str = "
 
 def _origin(mixture: Mixture, batch: Batch, i: int, epoch: int, table: CompiledTable, row: int) -> Origin:
     group = mixture.groups[int(batch.group[i])]
-    shard = Path(table.shards[int(table.episodes["shard"][row])]).name
+    number = int(table.episodes["shard"][row])
+    name = ShardName(name=table.name, split=table.split, shard=number, n_shards=len(table.shards))
     step = int(batch.step[i])
-    stored = _stored(table, shard, batch.episode_id[i], step)
+    stored = _stored(Path(str(name.sidecar_path(Path(table.home)))), batch.episode_id[i], step)
     present = zip(CAMERAS, batch.camera_mask[i], strict=True)
     return Origin(
         position=int(batch.position[i]),
@@ -86,7 +86,7 @@ def _origin(mixture: Mixture, batch: Batch, i: int, epoch: int, table: CompiledT
         version=table.version,
         path=table.path,
         split=table.split,
-        shard=shard,
+        shard=name.file_name,
         episode_id=batch.episode_id[i],
         step=step,
         n_steps=int(table.n_steps_of[row]),
@@ -100,9 +100,8 @@ def _origin(mixture: Mixture, batch: Batch, i: int, epoch: int, table: CompiledT
     )
 
 
-def _stored(table: CompiledTable, shard: str, episode_id: str, step: int) -> dict[str, Any]:
+def _stored(sidecar: Path, episode_id: str, step: int) -> dict[str, Any]:
     """What the sidecar alone knows of an episode: its record, its source, and the time of a step."""
-    sidecar = _sidecar(table, shard)
     columns = ["episode_id", "record_index", "source_uri", "source_key", "timestamp_s"]
     rows = pq.read_table(sidecar, columns=columns, filters=[("episode_id", "=", episode_id)]).to_pylist()
     if not rows:
@@ -115,13 +114,6 @@ def _stored(table: CompiledTable, shard: str, episode_id: str, step: int) -> dic
         # Sidecars of shards that other programs wrote have no times.
         "time_s": times[step] - times[0] if times else float("nan"),
     }
-
-
-def _sidecar(table: CompiledTable, shard: str) -> Path:
-    info, _ = read_info(Path(table.home))
-    (split,) = (each for each in info["splits"] if each["name"] == table.split)
-    names: list[ShardName] = [name for name, _ in split_shards(info, split) if name.file_name == shard]
-    return Path(str(names[0].sidecar_path(Path(table.home))))
 
 
 def render_origin(mixture: Mixture, origin: Origin) -> str:

@@ -210,8 +210,7 @@ def explain_share(group: Group, draws: int | None) -> list[str]:
             f"  others of {share.pool or 'the mixture'} met a bound, so this one is scaled to {share.final:.4%}"
         )
     if draws is not None:
-        epochs = f"{group.effective_epochs(draws):.3g}"
-        lines.append(f"  in {draws:,} draws: {share.final * draws:,.0f} samples, {epochs} epochs")
+        lines.append(f"  in {draws:,} draws: {share.final * draws:,.0f} samples, {_epochs(group, draws)} epochs")
     return lines
 
 
@@ -317,7 +316,7 @@ def row(plan: MixturePlan, group: Group) -> tuple[str, ...]:
         f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
         "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}",
-        _epochs(plan, group),
+        _epochs(group, plan.draws),
         _percent(group.language),
         _percent(group.segments),
         _cameras(group),
@@ -341,8 +340,8 @@ def parts_in_words(parts: Mapping[str, float]) -> str:
     return " ".join(f"{name} {100 * part:.0f}" for name, part in ordered) or "-"
 
 
-def _epochs(plan: MixturePlan, group: Group) -> str:
-    return "-" if plan.draws is None else f"{group.effective_epochs(plan.draws):.3g}"
+def _epochs(group: Group, draws: int | None) -> str:
+    return "-" if draws is None else f"{group.effective_epochs(draws):.3g}"
 
 
 def _known(value: float, form: str) -> str:
