@@ -5,7 +5,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from pipelines.contract.options import not_negative, positive
+from pipelines.contract.options import add_command, not_negative, positive
 
 if TYPE_CHECKING:
     from pipelines.publishing.publication import Choice, Form
@@ -24,13 +24,12 @@ mixture, the episodes are published that its filters leave, whole. The same comm
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `publish` to the parser of `embodimix`."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "publish",
-        help="write a dataset or a mixture's episodes for LeRobot",
-        allow_abbrev=False,
-        description="Writes a dataset, or the episodes that a mixture selects, as a dataset of LeRobot.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "write a dataset or a mixture's episodes for LeRobot",
+        EPILOG,
+        "Writes a dataset, or the episodes that a mixture selects, as a dataset of LeRobot.",
     )
     parser.add_argument("source", metavar="DATASET|SPEC", help="a dataset's version folder, or a mixture spec (YAML)")
     parser.add_argument("out", metavar="OUT", help="a new folder")

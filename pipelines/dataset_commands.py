@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from pipelines.contract.options import add_command
+
 INDEX_EPILOG = """example:
   embodimix index data/bridge_v2/1.0.0
 
@@ -47,13 +49,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_index(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "index",
-        help="rebuild a dataset's sidecar index from its shards",
-        allow_abbrev=False,
-        description="Rebuilds the sidecar index of a dataset from its shards alone.",
-        epilog=INDEX_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "rebuild a dataset's sidecar index from its shards",
+        INDEX_EPILOG,
+        "Rebuilds the sidecar index of a dataset from its shards alone.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
@@ -81,13 +82,12 @@ def run_index(arguments: argparse.Namespace) -> int:
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "check",
-        help="look for faults in a dataset",
-        allow_abbrev=False,
-        epilog=CHECK_EPILOG,
-        description="Looks for what conversions get wrong: grippers, degrees, lag, rates, deltas, cameras, copies.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "look for faults in a dataset",
+        CHECK_EPILOG,
+        "Looks for what conversions get wrong: grippers, degrees, lag, rates, deltas, cameras, copies.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -115,13 +115,12 @@ def run_check(arguments: argparse.Namespace) -> int:
 
 
 def _add_card(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "card",
-        help="write a dataset's data card",
-        allow_abbrev=False,
-        epilog=CARD_EPILOG,
-        description="Writes the data card of a dataset as Markdown and as an HTML page with plots and sample frames.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "write a dataset's data card",
+        CARD_EPILOG,
+        "Writes the data card of a dataset as Markdown and as an HTML page with plots and sample frames.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
@@ -142,13 +141,12 @@ def run_card(arguments: argparse.Namespace) -> int:
 
 
 def _add_rejects(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "rejects",
-        help="show what a conversion left out, why, and what to do",
-        allow_abbrev=False,
-        epilog=REJECTS_EPILOG,
-        description="Shows the episodes and steps that a conversion left out, by reason, each with what to do.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "show what a conversion left out, why, and what to do",
+        REJECTS_EPILOG,
+        "Shows the episodes and steps that a conversion left out, by reason, each with what to do.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="folder <root>/<name>/<version>, or its URL")
     parser.add_argument("--reason", action="append", default=[], metavar="REASON", help="only this one; repeatable")

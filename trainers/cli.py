@@ -11,7 +11,7 @@ import yaml
 
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
-from pipelines.contract.options import positive
+from pipelines.contract.options import add_command, positive
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix mix plan mixture.yaml
@@ -58,17 +58,19 @@ FLAGS: tuple[tuple[str, str, type, str], ...] = (
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `train pretrain`, `train posttrain` and `eval` to the parser of `embodimix`."""
-    train = _add(commands, "train", "pretrain on a mixture, or post-train from weights", TRAIN_EPILOG)
+    train = add_command(commands, "train", "pretrain on a mixture, or post-train from weights", TRAIN_EPILOG)
     stages = train.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    pretrain = _add(stages, "pretrain", "train a policy from the start", TRAIN_EPILOG)
+    pretrain = add_command(stages, "pretrain", "train a policy from the start", TRAIN_EPILOG)
     pretrain.set_defaults(init=None)
-    posttrain = _add(stages, "posttrain", "continue from weights of a run, or published ones", TRAIN_EPILOG)
+    posttrain = add_command(stages, "posttrain", "continue from weights of a run, or published ones", TRAIN_EPILOG)
     posttrain.add_argument("--init", type=Path, metavar="RUN", help="run directory to start from")
     for stage in (pretrain, posttrain):
         _add_model_arguments(stage)
         _add_train_arguments(stage)
         stage.set_defaults(run=run_train)
-    again = _add(stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG)
+    again = add_command(
+        stages, "replay", "compute one batch of a run again, to see why its loss was not finite", TRAIN_EPILOG
+    )
     again.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     again.add_argument("--step", type=int, metavar="N", help="a step of metrics.jsonl (the last that stopped the run)")
     again.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -236,7 +238,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(commands, "eval", "flow loss and action error on held-out episodes, beside baselines", EVAL_EPILOG)
+    parser = add_command(
+        commands, "eval", "flow loss and action error on held-out episodes, beside baselines", EVAL_EPILOG
+    )
     parser.add_argument("run_directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--spec", type=Path, help="another mixture whose validation episodes to use (the run's own)")
     parser.add_argument("--compare", type=Path, metavar="RUN", help="another run, on the same samples, with intervals")
@@ -250,19 +254,6 @@ def _add_eval(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--no-plots", action="store_true", help="numbers only")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=run_eval)
-
-
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:

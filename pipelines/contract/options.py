@@ -1,6 +1,23 @@
-"""Values of command-line options that are checked as they are parsed, for argparse's `type=`."""
+"""How commands and the values of their options are declared, for argparse."""
 
 import argparse
+from typing import Any
+
+
+def add_command(commands: Any, name: str, about: str, epilog: str, description: str = "") -> argparse.ArgumentParser:
+    """Adds a command to the subparsers `commands`: no abbreviations, and an epilog with examples as it is written.
+
+    about: its line in the list of commands. description: of its own help; `about` as a sentence by default.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=description or about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
 def positive(text: str) -> int:

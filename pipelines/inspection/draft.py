@@ -76,7 +76,7 @@ def make_draft(
         robot=robot,
         views=_views(description, known, proposal),
         control_hz=_rate(description, known),
-        task=None if description.texts else ask("what the robot is told to do; no instruction is stored"),
+        task=None if description.texts else ask("the instruction of its episodes; none is stored"),
         language=language_keys(episodes),
         roomier=_roomier(description, episodes, proposal),
     )
@@ -105,7 +105,7 @@ def _draft_of_logs(description: Description, known: Known, proposal: Proposal, n
         robot=robot,
         views=choose_views(description.cameras, has_two_arms="arm1" in proposal.action),
         control_hz=None,
-        task=None if description.texts else ask("what the robot is told to do; no instruction is stored"),
+        task=None if description.texts else ask("the instruction of its episodes; none is stored"),
     )
 
 

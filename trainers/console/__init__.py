@@ -1,1 +1,1 @@
-"""What the command tells of itself: its version, its machine, its extras, and completions for shells."""
+"""What the command reports of itself: its version, its machine, its extras, and completions for shells."""

@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from pipelines.contract.options import add_command
+
 INFO_EPILOG = """example:
   embodimix info
   embodimix info --json > environment.json     for a bug report
@@ -15,10 +17,12 @@ COMPLETION_EPILOG = """example:
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `info` and `completion` to the parser of `embodimix`."""
-    info = _add(commands, "info", "show the version, the machine, the installed extras and devices", INFO_EPILOG)
+    info = add_command(commands, "info", "show the version, the machine, the installed extras and devices", INFO_EPILOG)
     info.add_argument("--json", action="store_true", help="print it as JSON")
     info.set_defaults(run=run_info)
-    completion = _add(commands, "completion", "print a script that completes commands in a shell", COMPLETION_EPILOG)
+    completion = add_command(
+        commands, "completion", "print a script that completes commands in a shell", COMPLETION_EPILOG
+    )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
     completion.set_defaults(run=run_completion)
 
@@ -38,16 +42,3 @@ def run_completion(arguments: argparse.Namespace) -> int:
 
     print(shtab.complete(arguments.build_parser(), arguments.shell))
     return 0
-
-
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, epilog: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.contract.errors import UsageError
-from pipelines.contract.options import not_negative, positive
+from pipelines.contract.options import add_command, not_negative, positive
 
 if TYPE_CHECKING:
     from mixtures.mixture import Mixture
@@ -24,14 +24,8 @@ Positions count samples in the global order from 0; step N of a run (from 1) dra
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `where` to the parser of `embodimix`."""
-    parser = commands.add_parser(
-        "where",
-        help="show where a drawn sample comes from",
-        description="Shows the dataset, episode, step, source file, text and share behind a position or a run's step.",
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Shows the dataset, episode, step, source file, text and share behind a position or a run's step."
+    parser = add_command(commands, "where", "show where a drawn sample comes from", EPILOG, about)
     parser.add_argument("source", type=Path, metavar="SPEC|RUN", help="a mixture spec (YAML) or a run directory")
     parser.add_argument(
         "position", type=not_negative, nargs="?", metavar="POSITION", help="in the global order, from 0"
