@@ -1,10 +1,12 @@
 """MetaWorld's scripted experts as in-house logs, which are converted like any robot's."""
 
 import multiprocessing
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +16,17 @@ from trainers.simulators.inhouse_writer import LoggedEpisode, write_episode
 from trainers.simulators.sawyer_world import CAMERAS, CONTROL_HZ, M_A_STEP, MAX_STEPS, SENTENCES, SawyerWorld, expert
 from trainers.simulators.worlds import FIRST_ROLLOUT_SEED, Picture
 
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
 # Pictures at 20 Hz, as robots' cameras have them; a rollout looks again at multiples of that.
 STEPS_A_PICTURE = 4
 # What is shown of an episode behind its success: the hand that stays there.
 STEPS_BEHIND = 12
 STEP_NS = round(1e9 / CONTROL_HZ)
+LOOK_EVERY_S = 0.5
+# In a process of a pool: the episodes that all of them have recorded.
+_counter: "Synchronized[int] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,30 +67,41 @@ class RecordedTask:
 
 def record(recording: Recording, processes: int) -> list[RecordedTask]:
     """Writes `OUT/metaworld_sawyer/TASK/SEED.zarr`; episodes that are there are kept. Several tasks side by side."""
-    work = [(recording, task) for task in recording.tasks]
-    done = []
-    with progress_bar(len(work), "task", "record") as bar:
-        for one in _each(work, min(processes, len(work))):
-            done.append(one)
-            bar.update()
-    return done
+    processes = min(processes, len(recording.tasks))
+    with progress_bar(recording.episodes * len(recording.tasks), "episode", "record") as bar:
+        if processes <= 1:
+            return [record_task(recording, task, bar.update) for task in recording.tasks]
+        # Contexts of OpenGL do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        counter = context.Value("q", 0)
+        with context.Pool(processes, initializer=_count_in, initargs=(counter,)) as pool:
+            begun = [pool.apply_async(_record_one, (recording, task)) for task in recording.tasks]
+            pool.close()
+            while not all(one.ready() for one in begun):
+                time.sleep(LOOK_EVERY_S)
+                bar.update(counter.value - bar.n)
+            bar.update(counter.value - bar.n)
+            return [one.get() for one in begun]
 
 
-def _each(work: Sequence[tuple[Recording, str]], processes: int) -> Iterator[RecordedTask]:
-    if processes <= 1:
-        yield from (record_task(*one) for one in work)
-        return
-    # Contexts of OpenGL do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(_record_one, work)
+def _count_in(counter: "Synchronized[int]") -> None:
+    """In a process of the pool: where the episodes of all processes are counted."""
+    global _counter
+    _counter = counter
 
 
-def _record_one(work: tuple[Recording, str]) -> RecordedTask:
-    return record_task(*work)
+def _record_one(recording: Recording, task: str) -> RecordedTask:
+    return record_task(recording, task, _count)
 
 
-def record_task(recording: Recording, task: str) -> RecordedTask:
-    """Records one task, scene after scene, until so many episodes have succeeded."""
+def _count() -> None:
+    assert _counter is not None
+    with _counter.get_lock():
+        _counter.value += 1
+
+
+def record_task(recording: Recording, task: str, on_episode: Callable[[], object]) -> RecordedTask:
+    """Records one task, scene after scene, until so many episodes have succeeded; `on_episode` is called for each."""
     folder = recording.out / "metaworld_sawyer" / task
     folder.mkdir(parents=True, exist_ok=True)
     written = there = failed = 0
@@ -99,6 +118,8 @@ def record_task(recording: Recording, task: str) -> RecordedTask:
                 written += 1
             else:
                 failed += 1
+                continue
+            on_episode()
     finally:
         world.close()
     return RecordedTask(task=task, written=written, there=there, failed=failed)

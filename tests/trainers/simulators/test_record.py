@@ -8,10 +8,11 @@ import pytest
 
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.errors import UsageError
+from pipelines.contract.progress import set_quiet
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.zarr import find, read
 from trainers.main import main
-from trainers.simulators.record import STEPS_A_PICTURE, STEPS_BEHIND, Recording, act_out, record_task
+from trainers.simulators.record import STEPS_A_PICTURE, STEPS_BEHIND, Recording, act_out, record, record_task
 from trainers.simulators.sawyer_world import METAWORLD, SawyerWorld, expert
 from trainers.simulators.worlds import FIRST_ROLLOUT_SEED
 
@@ -99,8 +100,17 @@ def test_noise_moves_the_hand_and_not_what_the_log_says_was_commanded() -> None:
 def test_what_is_there_is_kept(logs: Path) -> None:
     path = next((logs / "metaworld_sawyer" / TASK).iterdir())
     before = (path / "zarr.json").stat().st_mtime_ns
-    again = record_task(Recording(tasks=(TASK,), out=logs, episodes=2), TASK)
+    counted = list[int]()
+    again = record_task(Recording(tasks=(TASK,), out=logs, episodes=2), TASK, lambda: counted.append(1))
     assert (again.written, again.there) == (0, 2) and (path / "zarr.json").stat().st_mtime_ns == before
+    assert len(counted) == 2
+
+
+def test_progress_counts_the_episodes_of_all_processes(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_quiet(False)
+    done = record(Recording(tasks=(TASK, TASK), out=logs, episodes=2), processes=2)
+    assert [one.there for one in done] == [2, 2]
+    assert "record: 4 of 4 episodes, 100 %" in capsys.readouterr().err
 
 
 def test_scenes_differ_by_seed_and_are_the_same_for_one() -> None:
