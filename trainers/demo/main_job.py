@@ -69,7 +69,7 @@ class Scale:
     rollouts: int
 
 
-FULL = Scale(plan="full", pretrain_steps=4000, posttrain_steps=1500, batch_size=16, eval_samples=128, rollouts=128)
+FULL = Scale(plan="full", pretrain_steps=2500, posttrain_steps=2500, batch_size=16, eval_samples=128, rollouts=128)
 QUICK = Scale(plan="quick", pretrain_steps=60, posttrain_steps=30, batch_size=16, eval_samples=32, rollouts=8)
 
 # As many actions as a robot of 20 Hz carries out before it looks again: a chunk of 50 costs twice as much a step.
@@ -132,7 +132,8 @@ CURATED = """\
       - {path: data/ur5e_curated/1.0.0}
 """
 ONE_ROBOT = """\
-# One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift.
+# One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift. A fifth of the
+# draws stays with that robot's hesitant demonstrations: fluent ones never show how to come back from beside a cube.
 schema: embodimix.mixture/v1
 name: demo_{name}
 seed: {seed}
@@ -141,6 +142,11 @@ groups:
   - name: curated
     datasets:
       - {{path: data/ur5e_curated/1.0.0{segments}}}
+  - name: in_house
+    share: 0.2
+    filters: [{{keep: {{robot: [ur5e]}}}}]
+    datasets:
+      - {{path: data/in_house/1.0.0}}
 filters: [{{drop: idle}}, {{drop: failure}}]
 language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}

@@ -67,7 +67,7 @@ def _limits(results: Results) -> str:
         if policies["pretrained"] >= min(repeat_state, mean_action)
     ]
     forgot = (
-        f"Post-training saw its task alone: in {len(lost)} of {len(others)} other groups a baseline is ahead of it. "
+        f"Post-training saw one robot alone: in {len(lost)} of {len(others)} other groups a baseline is ahead of it. "
         if lost
         else ""
     )
@@ -96,8 +96,8 @@ def _verdict(results: Results, faults: Sequence[str]) -> str:
         f"{_judgement(results, faults)}"
         '<p class="muted">Demonstrations of five robots, drawn by a small world and written as OXE/RLDS, Bridge raw, '
         "DROID raw, in-house zarr logs and MCAP bags; converted to one 18-slot form; mixed by n<sup>0.43</sup>; a "
-        "tiny pi0 pretrained on hesitant demonstrations of all robots and post-trained on fluent ones of two tasks. "
-        "Things lie elsewhere in every episode and only the pictures show where.</p>"
+        "tiny pi0 pretrained on hesitant demonstrations of all robots and post-trained on fluent ones of one robot's "
+        "two tasks. Things lie elsewhere in every episode and only the pictures show where.</p>"
         f'<div class="cards">{cards}</div>'
     )
 
@@ -157,7 +157,7 @@ def _errors(results: Results) -> str:
             for unit, hold, mean, errors in row.physical
             if max(hold, mean) > 0.0005
         )
-        note = "post-trained on; " if row.is_task else ""
+        note = "post-trained for; " if row.is_task else ""
         rows.append(
             f"<tr><td>{html.escape(row.group)}<div class='muted'>{note}{row.samples} samples</div></td>"
             f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='number'>{physical}</td></tr>"

@@ -64,7 +64,7 @@ class Video:
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything on the page. seconds: per stage. drawn: each group's part of what pretraining drew.
-    task_groups: those that post-training trained on. losses: per run, (step, loss) rows. evals: reports by run.
+    task_groups: those that post-training is for. losses: per run, (step, loss) rows. evals: reports by run.
     rollouts: per run, the outcomes of `trainers.demo.rollout`. evaluation_pages: by run, relative to the demo's folder.
     """
 
@@ -84,7 +84,7 @@ class Results:
     def summary(self) -> str:
         """The numbers that matter, as a few lines."""
         head = " ".join(f"{name:>11}" for name in ("repeat", "mean", *self.evals))
-        lines = [f"{'held-out error, in units of the normalization (* post-trained on)':<78} {head}"]
+        lines = [f"{'held-out error, in units of the normalization (* post-trained for)':<78} {head}"]
         for row in self.errors:
             cells = (row.repeat_state, row.mean_action, *row.policies.values())
             name = f"{'* ' if row.is_task else '  '}{row.group}"
@@ -103,7 +103,7 @@ class Results:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What post-training trained on, as task@robot: without the mixture's groups around them."""
+        """What post-training is for, as task@robot: without the mixture's groups around them."""
         return tuple(name.rsplit("/", 1)[-1] for name in self.task_groups)
 
     @property
@@ -131,7 +131,7 @@ class Results:
 class GroupError:
     """Mean absolute error on held-out episodes of one group, in units of the normalization and, by unit, physical.
 
-    is_task: whether post-training trained on it. policies: by run. physical: unit, then the errors of repeating the
+    is_task: whether post-training is for it. policies: by run. physical: unit, then the errors of repeating the
     state, of the training mean, and by run.
     """
 
@@ -155,7 +155,7 @@ def read_results(out: Path, *, runs: Sequence[str], quick: bool, seconds: Mappin
         shown=tuple(_shown(datasets)),
         plan=tuple(map(PlannedShare.from_json, json.loads((out / "plan.json").read_text())["groups"])),
         drawn=_drawn(out / "runs" / "pretrained" / "checkpoints"),
-        task_groups=_trained_groups(out / "runs" / "posttrained"),
+        task_groups=_curated_groups(out / "runs" / "posttrained"),
         losses={run: _losses(out / "runs" / run / "metrics.jsonl") for run in runs},
         evals={run: EvaluationReport.from_json(_printed(out, "eval", run)) for run in runs},
         rollouts=rollouts,
@@ -291,8 +291,10 @@ def _videos(folder: Path, outcomes: Sequence[RolloutOutcome]) -> tuple[Video, ..
     )
 
 
-def _trained_groups(run: Path) -> tuple[str, ...]:
-    return tuple(group["name"] for group in json.loads((run / "mixture.lock.json").read_text())["groups"])
+def _curated_groups(run: Path) -> tuple[str, ...]:
+    """Those of the fluent demonstrations; the rest of what post-training draws keeps what pretraining taught."""
+    names = (group["name"] for group in json.loads((run / "mixture.lock.json").read_text())["groups"])
+    return tuple(name for name in names if name.startswith("curated/"))
 
 
 def _drawn(checkpoints: Path) -> dict[str, float]:

@@ -32,10 +32,15 @@ def test_pretraining_never_sees_the_curated_demonstrations() -> None:
     others = {conversion.name for conversion in CONVERSIONS} - {"ur5e_curated"}
     assert paths == {
         "pretrain": others,
-        "posttrain": {"ur5e_curated"},
-        "posttrain_segments": {"ur5e_curated"},
+        "posttrain": {"ur5e_curated", "in_house"},
+        "posttrain_segments": {"ur5e_curated", "in_house"},
         "evaluate": others | {"ur5e_curated"},
     }
+
+
+def test_a_fifth_of_post_training_stays_with_what_the_same_robot_saw_before() -> None:
+    _, before = yaml.safe_load(mixtures(0)["posttrain"])["groups"]
+    assert before["share"] == 0.2 and before["filters"] == [{"keep": {"robot": ["ur5e"]}}]
 
 
 def test_only_the_post_trained_policy_is_filmed_and_blindfolded() -> None:
