@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from trainers.demo.main_job import FLOW_STEPS, FULL, Demo
+from trainers.demo.main_job import FLOW_STEPS, FULL, KEPT, Demo
 from trainers.demo.outcomes import RolloutOutcome
 from trainers.demo.stages import Runner, Stage
 from trainers.evaluation.success import stated
@@ -50,6 +50,8 @@ VARIANTS = (
     Variant(name="post-trained, ten flow steps", act=("--flow-steps", "10")),
     Variant(name="post-trained, 16 of 16 actions carried out", act=("--carried-out-s", "0.8")),
     Variant(name="post-trained, 4 of 16 actions carried out", act=("--carried-out-s", "0.2")),
+    Variant(name="post-trained on fluent demonstrations alone", spec=(KEPT, "")),
+    Variant(name="post-trained, half of the draws hesitant", spec=("share: 0.2", "share: 0.5")),
     Variant(name="post-trained on half of the demonstrations", spec=(HELD_OUT, HELD_OUT[:-3] + "0.55")),
     Variant(
         name="post-trained on a quarter of the demonstrations",

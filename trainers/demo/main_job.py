@@ -131,6 +131,13 @@ CURATED = """\
     datasets:
       - {path: data/ur5e_curated/1.0.0}
 """
+KEPT = """\
+  - name: in_house
+    share: 0.2
+    filters: [{keep: {robot: [ur5e]}}]
+    datasets:
+      - {path: data/in_house/1.0.0}
+"""
 ONE_ROBOT = """\
 # One robot and its two tasks: two cubes lie on the table, and only the sentence says which one to lift. A fifth of the
 # draws stays with that robot's hesitant demonstrations: fluent ones never show how to come back from beside a cube.
@@ -142,12 +149,7 @@ groups:
   - name: curated
     datasets:
       - {{path: data/ur5e_curated/1.0.0{segments}}}
-  - name: in_house
-    share: 0.2
-    filters: [{{keep: {{robot: [ur5e]}}}}]
-    datasets:
-      - {{path: data/in_house/1.0.0}}
-filters: [{{drop: idle}}, {{drop: failure}}]
+{kept}filters: [{{drop: idle}}, {{drop: failure}}]
 language: {language}
 validation: {{fraction: 0.1, by: episode, min_per_group: 2}}
 action: {{horizon: {horizon}, mode: relative_to_first_state, normalization: quantile}}
@@ -166,7 +168,9 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
             language="{segment: 0.2, task: 0.8}",
             **common,
         ),
-        "posttrain": ONE_ROBOT.format(name="posttrain", segments="", language="{segment: 0, task: 1}", **common),
+        "posttrain": ONE_ROBOT.format(
+            name="posttrain", segments="", kept=KEPT, language="{segment: 0, task: 1}", **common
+        ),
         "evaluate": ALL_ROBOTS.format(
             comment="The held-out episodes of every group, with the task's sentence as the prompt.",
             name="evaluate",
@@ -178,6 +182,7 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
     if ablation:
         specs["posttrain_segments"] = ONE_ROBOT.format(
             name="posttrain_segments",
+            kept=KEPT,
             segments=f", segments: [{LABELS}]",
             language="{segment: 0.5, task: 0.5}",
             **common,
