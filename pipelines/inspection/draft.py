@@ -268,7 +268,8 @@ def _ends_of(members: Sequence[tuple[str, str, PartDraft]]) -> dict[str, Guess]:
 
 def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     low, high = members[0][2].ends or (0.0, 1.0)
-    seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    told = (f"{', '.join(draft.names or draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    seen = "; ".join(dict.fromkeys(told))
     if low == high:
         return f"It never moved from {low:g} in what was read: which values are open and closed? {seen}"
     only_seen = "" if (low, high) in USUAL_ENDS else " These are as far as was seen: the hand's own limits are better."

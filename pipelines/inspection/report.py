@@ -23,6 +23,9 @@ def use_lines(draft: Draft, file: str = "") -> list[str]:
     parts = [f"{part} {draft_part.width}" for part, draft_part in p.action.items()]
     shown = f"{mode} of {draft.robot.name}: {', '.join(parts)}" if parts else "robot and parts as each log states them"
     lines = _wrapped(f"  slots      {shown}", 13)
+    if p.action and all(part.is_next for part in p.action.values()):
+        text = "no key holds what was commanded: the next step's state stands in for it. If one does, name it in the draft"
+        lines += _wrapped(f"  action     {text}", 13)
     lines += [line for text in p.misfits for line in _wrapped(f"  no slot    {text}", 13)]
     if draft.roomier:
         lines += _wrapped(f"  layout     {draft.roomier} has room for more of it: --layout {draft.roomier}", 13)
