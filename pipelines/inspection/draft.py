@@ -12,6 +12,7 @@ from pipelines.contract.errors import UsageError
 from pipelines.contract.layouts import load_layouts
 from pipelines.contract.native import NativeEpisode
 from pipelines.contract.slots import LAYOUT
+from pipelines.contract.words import counted
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import OPEN_QUESTION, USUAL_ENDS, Guess, ask
 from pipelines.inspection.known import Known, as_proposal, find_known
@@ -198,7 +199,7 @@ def _asks(line: str) -> bool:
 def _head(draft: Draft, questions: Sequence[int], file: str) -> list[str]:
     d = draft.description
     numbers = ", ".join(map(str, questions))
-    many = f'{len(questions)} open question{"s"[: len(questions) != 1]}, each a "?": line {numbers}.'
+    many = f'{counted(questions, "open question")}, each a "?": line {numbers}.'
     asked = many if questions else "No question is open; read the reasons all the same."
     return [
         f"# Drafted by embodimix inspect from {d.source} ({d.dialect or d.format}).",

@@ -176,7 +176,10 @@ def _entry_of(topics: Mapping[str, TopicFacts]) -> dict[str, tuple[str, str]]:
 
 def _clock_of(streams: Mapping[str, TopicFacts]) -> str:
     """The likeliest command, the slowest of them, and of these the one of most joints."""
-    return min(streams, key=lambda name: (not _is_command(name, streams[name]), round(streams[name].rate_hz), -streams[name].width))
+    return min(
+        streams,
+        key=lambda name: (not _is_command(name, streams[name]), round(streams[name].rate_hz), -streams[name].width),
+    )
 
 
 def _task_of(topics: Mapping[str, TopicFacts]) -> str:

@@ -87,8 +87,8 @@ def test_a_hand_whose_joint_is_an_angle_is_on_no_usual_scale(tmp_path: Path) -> 
     WRITERS["rosbag2 of sqlite3"](tmp_path / "bag", controlled())
     ((description, sample), *_) = recognize(str(tmp_path / "bag")).understood
     asked = " ".join(render(make_draft(description, sample.episodes)).replace("# ", "").split())
-    assert "Either open: 0.6, closed: 0 or open: 0, closed: 0.6. These are as far as was seen" in asked
-    assert "robotiq_85_left_knuckle_joint: values run from 0 to 0.6, episodes begin at 0 and end at" in asked
+    assert "Either open: 0.597, closed: 0 or open: 0, closed: 0.597. These are as far as was seen" in asked
+    assert "robotiq_85_left_knuckle_joint: values run from 0 to 0.597, episodes begin at 0 and end at" in asked
 
 
 def test_an_input_without_commands_says_what_stands_in_for_them(tmp_path: Path) -> None:

@@ -394,9 +394,7 @@ def test_the_check_command_exits_0_on_clean_data(tmp_path: Path, capsys: pytest.
     assert main(["check", str(stored(tmp_path, clean_episodes()).path)]) == 0
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == f"{tmp_path}/toy/1.0.0: 4 episodes, no findings"
-    assert second == (
-        "how far ur5e/joint_position/pi18/v1 moves where 1 is commanded (and the range of its episodes):"
-    )
+    assert second == ("how far ur5e/joint_position/pi18/v1 moves where 1 is commanded (and the range of its episodes):")
     assert third.startswith("  slot 0: 0.989 (0.988 to 0.99), slot 1: ")
 
 
