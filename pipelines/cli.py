@@ -348,6 +348,8 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         with advising(source):
             found = explain_keys(source)
         raise UsageError(f"--adapter: expected an entry that names the keys of {found}. {draft_advice(source)}")
+    if name is None and not known:
+        raise UsageError(f"--adapter: expected an entry; none of format {format} is shipped. {draft_advice(source)}")
     if name is None:
         # The folder above a version is the dataset's name.
         wanted = next((part for part in reversed(Path(source).parts) if not re.fullmatch(r"[\d.]+", part)), source)

@@ -103,7 +103,10 @@ class ConversionRequest:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
+            raise UsageError(
+                f"--name: expected letters, digits and _, a letter first; found {self.name!r}. "
+                f"Such as: {re.sub('[^A-Za-z0-9]+', '_', self.name).lstrip('_0123456789') or 'my_data'}"
+            )
         if not _VERSION.fullmatch(self.version):
             expected = "MAJOR.MINOR.PATCH such as 1.0.0, without leading zeros"
             raise UsageError(f"--version: expected {expected}; found {self.version!r}")
