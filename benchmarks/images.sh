@@ -57,5 +57,6 @@ run embodimix-train:0.1.0 embodimix --version
 run embodimix-train:0.1.0 embodimix train pretrain --help >/dev/null
 build pipelines/dataflow/Dockerfile embodimix:0.1.0
 run embodimix:0.1.0 embodimix --version
+# shellcheck disable=SC2016  # the image's own variable
 run embodimix:0.1.0 sh -c 'test -x /opt/apache/beam/boot && test -f "$FLEX_TEMPLATE_PYTHON_PY_FILE" && python -c "import boto3, rosbags, apache_beam"'
 echo "both images were built, and run"
