@@ -15,7 +15,7 @@ from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.images import BLACK_JPEG, to_jpeg
 from pipelines.shards.example_wire import Encoded, ListBody, Value, encode_example, field_head
 from pipelines.shards.schema import image_key
-from pipelines.shards.spools import SpooledBytes, SpoolFiles
+from pipelines.shards.spools import SpooledBytes, Spools
 from pipelines.shards.statistics import NormStatistics, normalize
 
 MAX_RECORD_BYTES = 2**31 - 1  # Protobuf reads no larger message, so no TFDS reader could.
@@ -79,7 +79,7 @@ def make_record(
     cameras: Sequence[str],
     statistics: Mapping[str, NormStatistics],
     converter: str,
-    spools: SpoolFiles | None = None,
+    spools: Spools | None = None,
 ) -> Record:
     """Turns an episode into a record: pictures as JPEG, vectors normalized (quantile map of its norm key) and physical.
 
@@ -94,7 +94,7 @@ def make_record(
     images = {camera: episode.images.get(camera, black) for camera in cameras}
     if episode.droid:
         images[SECOND_EXTERIOR] = episode.droid.second_exterior
-    frames = _spool(images, spools or SpoolFiles(None))
+    frames = _spool(images, spools or Spools(None))
     identity = episode_id(episode, {camera: frames[camera].digest for camera in cameras if camera in episode.images})
     features = {
         **_step_features(episode, statistics[episode.norm_key]),
@@ -169,7 +169,7 @@ class _Spool:
     """One camera's JPEGs, as they are encoded."""
 
     # Spooled, since TFDS readers want one record per episode: an episode of 20,000 steps and three cameras has 1.4 GB.
-    def __init__(self, images: Iterable[Image], spools: SpoolFiles) -> None:
+    def __init__(self, images: Iterable[Image], spools: Spools) -> None:
         self._images = iter(images)
         self._content = SpooledBytes(spools)
         self._digest = hashlib.sha256()
@@ -189,7 +189,7 @@ class _Spool:
         return Frames(content=self._content, lengths=lengths, digest=self._digest.digest())
 
 
-def _spool(images: Mapping[str, Iterable[Image]], spools: SpoolFiles) -> dict[str, Frames]:
+def _spool(images: Mapping[str, Iterable[Image]], spools: Spools) -> dict[str, Frames]:
     """Encodes the frames of every camera, some steps of each in turn: logs hold them side by side."""
     by_camera = {camera: _Spool(frames, spools) for camera, frames in images.items()}
     waiting = list(by_camera.values())

@@ -22,7 +22,7 @@ from pipelines.shards.sidecar import (
     read_fingerprint,
     write_sidecar,
 )
-from pipelines.shards.spools import SpoolFiles
+from pipelines.shards.spools import Spools
 from pipelines.shards.statistics import NormStatistics
 from pipelines.shards.tfrecord import HEADER_BYTES, write_record
 from pipelines.storage.files import DiskFull, atomic_file
@@ -73,7 +73,7 @@ def write_shard(
     spool_folder = None if isinstance(directory, RemotePath) else str(directory)
     _forget_other_options(where.sidecar_path(directory), options_hash)
     # The shard first, the sidecar last: a sidecar that exists is the sign that its shard is whole.
-    with atomic_file(where.shard_path(directory)) as file, SpoolFiles(spool_folder) as spools:
+    with atomic_file(where.shard_path(directory)) as file, Spools(spool_folder) as spools:
         output = _HashingFile(file)
         for episode in episodes:
             try:

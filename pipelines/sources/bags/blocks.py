@@ -3,11 +3,13 @@
 import bz2
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import lz4.frame
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.log import (
@@ -22,7 +24,8 @@ from pipelines.sources.bags.log import (
 )
 
 Packed = bytes | memoryview
-Parse = Callable[[memoryview], Iterator[Found]]
+# Adds the four numbers of each message of a block, see `Found`, to a list.
+Parse = Callable[[memoryview, list[int]], None]
 # Blocks that are kept unpacked for the cameras that share them.
 _KEPT_BYTES = 10 << 20
 # LZ4 packs no more than 255 bytes into one.
@@ -77,23 +80,22 @@ class BlockLog(Batches):
         return min((b.start_ns for b in known), default=0), max((b.end_ns for b in known), default=-1)
 
     def batches(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Batch]:
-        wanted = frozenset(channels)
+        wanted, listed = frozenset(channels), np.array(sorted(channels), np.uint64)
         for number, block in enumerate(self._blocks):
             if block.end_ns < start_ns or block.start_ns > stop_ns:
                 continue
             if block.channels is not None and not block.channels & wanted:
                 continue
             view = memoryview(self._unpacked(number, check=True))
-            found: list[Found] = []
+            numbers: list[int] = []
             try:
-                for one in self._parse(view):
-                    if one[0] in wanted and start_ns <= one[1] <= stop_ns:
-                        found.append(one)
+                self._parse(view, numbers)
             except Rejected:
                 # What follows the last whole message of a block that the file ends in is not there.
                 if not block.is_cut:
                     raise
-            if found:
+            found = _select(numbers, listed, start_ns, stop_ns)
+            if len(found):
                 yield Batch(view, (number,), found)
 
     def read_at(self, at: tuple[int, ...]) -> memoryview:
@@ -120,6 +122,15 @@ class BlockLog(Batches):
             while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
         return data
+
+
+def _select(numbers: Sequence[int], channels: NDArray[np.uint64], start_ns: int, stop_ns: int) -> Found:
+    """The messages of these channels that were logged within a range of time."""
+    # A writer may state any time of 64 bits.
+    table = np.array(numbers, np.uint64).reshape(-1, 4)
+    times = table[:, 1]
+    inside = np.isin(table[:, 0], channels) & (times >= np.uint64(start_ns)) & (times <= np.uint64(stop_ns))
+    return table[inside].astype(np.int64)
 
 
 def _check_crc(block: Block, data: bytes, source: ByteSource) -> None:

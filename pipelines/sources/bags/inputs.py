@@ -188,7 +188,9 @@ class SplitLog(Batches):
             wanted.setdefault(part, {})[id] = number
         for part, numbers in sorted(wanted.items()):
             for data, at, found in self._logs[part].batches(numbers.keys(), start_ns, stop_ns):
-                yield Batch(data, (part, *at), [(numbers[one[0]], *one[1:]) for one in found])
+                own = found.copy()
+                own[:, 0] = [numbers[id] for id in found[:, 0].tolist()]
+                yield Batch(data, (part, *at), own)
             for text in self._logs[part].damage:
                 if text not in self.damage:
                     self.damage.append(text)

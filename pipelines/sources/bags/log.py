@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.contract.native import Rejected
 from pipelines.sources.folders import check_regular
 from pipelines.storage.object_stores import open_object
@@ -48,20 +51,20 @@ class Message(NamedTuple):
     at: tuple[int, ...]
 
 
-# Of a message in a batch: channel, time (ns), and where its bytes begin and end.
-Found = tuple[int, int, int, int]
+# Of messages in a batch, int64 [n, 4]: channel, time (ns), and where its bytes begin and end.
+Found = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
     """Messages that lie side by side, to be looked at together.
 
-    data: the bytes that all of them are in. at: what `read_at` finds these bytes by. found: of each message, in the
-    order of the file, its channel, its time (ns), and where it begins and ends in the bytes.
+    data: the bytes that all of them are in. at: what `read_at` finds these bytes by. found: int64 [n, 4], of each
+    message, in the order of the file, its channel, its time (ns), and where it begins and ends in the bytes.
     """
 
     data: memoryview
     at: tuple[int, ...]
-    found: list[Found]
+    found: Found
 
 
 class Batches(Protocol):
@@ -77,7 +80,7 @@ class Batches(Protocol):
     def messages(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Message]:
         """Yields what `batches` does, message by message."""
         for data, at, found in self.batches(channels, start_ns, stop_ns):
-            for channel, time_ns, begin, end in found:
+            for channel, time_ns, begin, end in found.tolist():
                 yield Message(channel, time_ns, data[begin:end], (*at, begin, end))
 
 

@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcap import records
@@ -19,7 +19,6 @@ from pipelines.sources.bags.log import (
     MAX_DEFINITION_BYTES,
     ByteSource,
     Channel,
-    Found,
     Wire,
     unreadable,
 )
@@ -42,11 +41,12 @@ _READ_ERRORS = (McapError, struct.error, UnicodeDecodeError, ValueError)
 
 @dataclass
 class _Parts:
-    """What a file was found to hold."""
+    """What a file was found to hold. indexed: where each listed chunk begins, and where its index behind it ends."""
 
     schemas: dict[int, records.Schema] = field(default_factory=dict)
     channels: dict[int, records.Channel] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
+    indexed: list[tuple[int, int]] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     statistics: records.Statistics | None = None
 
@@ -62,7 +62,10 @@ class _Parts:
         elif opcode == Opcode.STATISTICS:
             self.statistics = records.Statistics.read(stream)
         elif opcode == Opcode.CHUNK_INDEX:
-            self.blocks.append(_block_of(records.ChunkIndex.read(stream)))
+            index = records.ChunkIndex.read(stream)
+            start, length = index.chunk_start_offset, index.chunk_length + index.message_index_length
+            self.blocks.append(_block_of(index))
+            self.indexed.append((start, start + length))
         if len(self.channels) > MAX_CHANNELS:
             raise ValueError(f"expected at most {MAX_CHANNELS} channels, found more")
 
@@ -78,8 +81,8 @@ def open_mcap(source: ByteSource) -> BlockLog:
     return BlockLog(source, _channels_of(parts), parts.blocks, parse_block, parts.damage)
 
 
-def parse_block(data: memoryview) -> Iterator[Found]:
-    """Yields the messages of a block; other records are passed over. Raises Rejected where a record ends behind it."""
+def parse_block(data: memoryview, found: list[int]) -> None:
+    """Adds the messages of a block; other records are passed over. Raises Rejected where a record ends behind it."""
     at, n = 0, len(data)
     unpack, head, size, wanted = _HEAD_AND_MESSAGE.unpack_from, _HEAD.size, _HEAD_AND_MESSAGE.size, int(Opcode.MESSAGE)
     while at < n:
@@ -88,7 +91,7 @@ def parse_block(data: memoryview) -> Iterator[Found]:
             opcode, length, channel, _, time_ns, _ = unpack(data, at)
             end = at + head + length
             if opcode == wanted and size <= end - at and end <= n:
-                yield channel, time_ns, at + size, end
+                found += (channel, time_ns, at + size, end)
                 at = end
                 continue
         if at + head > n:
@@ -137,11 +140,11 @@ def _read_summary(source: ByteSource) -> _Parts:
             raise ValueError("it ends inside a record")
         parts.add(opcode, body)
         at += _HEAD.size + length
-    return _checked(parts, source)
+    return _checked(parts, source, start)
 
 
-def _checked(parts: _Parts, source: ByteSource) -> _Parts:
-    """Raises ValueError where an index does not lead to all messages: messages outside of chunks have none."""
+def _checked(parts: _Parts, source: ByteSource, end: int) -> _Parts:
+    """Raises ValueError where an index, which begins at `end`, does not lead to all messages."""
     known = parts.statistics
     if known is None or known.chunk_count != len(parts.blocks) or (known.message_count and not parts.blocks):
         raise ValueError("it does not list every chunk")
@@ -149,8 +152,21 @@ def _checked(parts: _Parts, source: ByteSource) -> _Parts:
         raise ValueError("it lists chunks behind the end of the file")
     if len(parts.channels) < known.channel_count:
         raise ValueError("it does not list every channel")
+    _check_between(parts.indexed, end, source)
     parts.blocks.sort(key=lambda block: block.offset)
     return parts
+
+
+def _check_between(chunks: list[tuple[int, int]], end: int, source: ByteSource) -> None:
+    """Raises ValueError where messages lie outside of the chunks: nothing in an index leads to them."""
+    at = len(MAGIC)
+    for start, stop in [*sorted(chunks), (end, end)]:
+        while at < start:
+            opcode, length = _HEAD.unpack(source.read(at, _HEAD.size))
+            if opcode in (0, Opcode.MESSAGE):
+                raise ValueError("messages lie outside of the chunks that it lists")
+            at += _HEAD.size + length
+        at = max(at, stop)
 
 
 def _block_of(index: records.ChunkIndex) -> Block:

@@ -1,7 +1,6 @@
 """ROS 1 bags, format 2.0: opened by their index, or, where it is missing, by one pass over their records."""
 
 import struct
-from collections.abc import Iterator
 
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.blocks import Block, BlockLog, unpack
@@ -11,7 +10,6 @@ from pipelines.sources.bags.log import (
     MAX_TIME_NS,
     ByteSource,
     Channel,
-    Found,
     unreadable,
 )
 
@@ -37,15 +35,15 @@ def open_ros1(source: ByteSource) -> BlockLog:
     return BlockLog(source, channels, blocks, parse_block, damage)
 
 
-def parse_block(data: memoryview) -> Iterator[Found]:
-    """Yields the messages of a chunk; connections are passed over. Raises Rejected where a record ends behind it."""
+def parse_block(data: memoryview, found: list[int]) -> None:
+    """Adds the messages of a chunk; connections are passed over. Raises Rejected where a record ends behind it."""
     at = 0
     while at < len(data):
         try:
             fields, begin, end = _record(data, at)
             if fields[b"op"] == b"\x02":
                 time_s, time_ns = struct.unpack("<II", fields[b"time"])
-                yield _number(fields[b"conn"]), time_s * 1_000_000_000 + time_ns, begin, end
+                found += (_number(fields[b"conn"]), time_s * 1_000_000_000 + time_ns, begin, end)
         except (ValueError, KeyError, struct.error) as error:
             raise Rejected("unreadable_bag", f"a chunk with a record that cannot be read: {error}") from error
         at = end

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import zstandard
 
 from pipelines.contract.native import Rejected
@@ -79,7 +80,7 @@ class SqliteLog(Batches):
         try:
             for row, channel, time_ns, data in self._file.execute(ask, (start_ns, stop_ns)):
                 plain = self._plain(data)
-                yield Batch(memoryview(plain), (row,), [(channel, time_ns, 0, len(plain))])
+                yield Batch(memoryview(plain), (row,), np.array([(channel, time_ns, 0, len(plain))]))
         except (sqlite3.Error, TypeError) as error:
             # Pages follow one another as they were written: what is behind the first that is missing is gone.
             self.damage.append(f"it cannot be read to its end ({error})")

@@ -253,46 +253,46 @@ def read_topics(
             _prepare(topic, channel, distro)
             by_channel[channel.id] = topic
     for batch in log.batches(by_channel.keys(), start_ns, stop_ns):
-        by_topic: dict[int, list[Found]] = {}
-        for found in batch.found:
-            by_topic.setdefault(id(by_channel[found[0]]), []).append(found)
-        for several in by_topic.values():
-            _take_several(by_channel[several[0][0]], batch, several)
+        if len(batch.found) == 1:
+            _take_several(by_channel[int(batch.found[0, 0])], batch, batch.found)
+            continue
+        for topic in topics.values():
+            own = batch.found[np.isin(batch.found[:, 0], list(topic.reads))]
+            if len(own):
+                _take_several(topic, batch, own)
     return _collected(topics, stamp)
 
 
-def _take_several(topic: _Topic, batch: Batch, found: Sequence[Found]) -> None:
+def _take_several(topic: _Topic, batch: Batch, found: Found) -> None:
     """Takes a topic's messages of a batch: at once where they are alike, else one by one."""
     if _take_together(topic, batch, found):
         return
-    for i, one in enumerate(found, 1):
+    for i, one in enumerate(found.tolist(), 1):
         had_run = bool(topic.runs)
-        _take_message(topic, batch, one)
+        _take_message(topic, batch, *one)
         if topic.runs and not had_run and i < len(found) and _take_together(topic, batch, found[i:]):
             return
 
 
-def _take_together(topic: _Topic, batch: Batch, found: Sequence[Found]) -> bool:
+def _take_together(topic: _Topic, batch: Batch, found: Found) -> bool:
     """Takes messages of a topic that lie side by side, whose stamps and arrays are read at once, if they are alike."""
-    channel = found[0][0]
+    channel, spans = int(found[0, 0]), found[:, 2:]
     run, read_stamps = topic.runs.get(channel), topic.stamp_reads.get(channel)
     if read_stamps is None or len(topic.reads) > 1 or (run is None and topic.fields):
         return False
-    table = np.array(found, np.int64)
     if run is not None:
-        n_bytes = run.take_many(len(topic.logged), batch.data, table[:, 2:])
+        n_bytes = run.take_many(len(topic.logged), batch.data, spans)
         if not n_bytes:
             return False
         _count_bytes(topic, run.key, n_bytes, len(found))
-    topic.stamps += read_stamps.many(batch.data, table[:, 2:]).tolist()
-    topic.logged += table[:, 1].tolist()
+    topic.stamps += read_stamps.many(batch.data, spans).tolist()
+    topic.logged += found[:, 1].tolist()
     if topic.is_camera:
-        topic.at += [(*batch.at, begin, end) for _, _, begin, end in found]
+        topic.at += [(*batch.at, begin, end) for begin, end in spans.tolist()]
     return True
 
 
-def _take_message(topic: _Topic, batch: Batch, found: Found) -> None:
-    channel, time_ns, begin, end = found
+def _take_message(topic: _Topic, batch: Batch, channel: int, time_ns: int, begin: int, end: int) -> None:
     data, at = batch.data[begin:end], (*batch.at, begin, end)
     read_stamp, run = topic.stamp_reads.get(channel), topic.runs.get(channel)
     if read_stamp is not None and run is not None and (n_bytes := run.take(len(topic.logged), data)):

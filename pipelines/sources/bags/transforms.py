@@ -174,9 +174,10 @@ class TransformLog(Batches):
         missing = {n: pair for pairs in wanted.values() for pair, numbers in pairs.items() for n in numbers}
         seen: set[Pair] = set()
         for batch in self._log.batches(others | sources, start_ns, stop_ns):
-            if found := [one for one in batch.found if one[0] in others]:
-                yield batch._replace(found=found)
-            for channel, time_ns, begin, end in batch.found:
+            is_other = np.isin(batch.found[:, 0], list(others))
+            if is_other.any():
+                yield batch._replace(found=batch.found[is_other])
+            for channel, time_ns, begin, end in batch.found.tolist():
                 if channel not in sources:
                     continue
                 for pair, transform in _transforms(self._reads[channel], batch.data[begin:end]):
@@ -185,7 +186,7 @@ class TransformLog(Batches):
                     for number in wanted[channel].get(pair, ()):
                         missing.pop(number, None)
                         data = encode(transform)
-                        yield Batch(memoryview(data), (), [(number, time_ns, 0, len(data))])
+                        yield Batch(memoryview(data), (), np.array([(number, time_ns, 0, len(data))]))
         if missing and seen:
             pair, *_ = missing.values()
             raise Rejected("missing_key", f"tf: expected transforms {'>'.join(pair)}, found {_listed(seen)}")
@@ -246,7 +247,7 @@ def _search(
     tree: dict[str, tuple[str, str]] = {}
     for batch in log.batches(topics.keys()):
         n_before = len(tree)
-        for channel, _, begin, end in batch.found:
+        for channel, _, begin, end in batch.found.tolist():
             for (parent, child), _ in _transforms(reads[channel], batch.data[begin:end]):
                 if (parent, child) == pair and topics[channel] == topic:
                     return None

@@ -54,6 +54,21 @@ def test_messages_outside_of_chunks_are_read(tmp_path: Path) -> None:
     assert count(log) == N
 
 
+def test_messages_beside_chunks_are_read_too(tmp_path: Path) -> None:
+    path = write_mcap(tmp_path / "a.mcap", demonstration(), chunk_size=2000)
+    data = path.read_bytes()
+    # The last message of the last topic again, behind the last chunk: the index knows nothing of it.
+    *_, last = opened(path).messages(opened(path).channels)
+    body = struct.pack("<HIQQ", last.channel, 0, last.time_ns + 1, last.time_ns + 1) + bytes(last.data)
+    record = struct.pack("<BQ", 5, len(body)) + body
+    start = int.from_bytes(data[-28:-20], "little")
+    data_end = start - 13
+    footer = struct.pack("<QQI", start + len(record), 0, 0)
+    path.write_bytes(data[:data_end] + record + data[data_end:-28] + footer + data[-8:])
+    log = opened(path)
+    assert count(log) == N + 1 and log.damage == []
+
+
 def test_a_file_without_indexes_of_messages_is_read(tmp_path: Path) -> None:
     log = opened(write_mcap(tmp_path / "a.mcap", demonstration(), index_types=IndexType.CHUNK))
     assert count(log) == N and log.damage == []

@@ -136,7 +136,7 @@ class OneByOne(Batches):
 
     def batches(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Batch]:
         for batch in self._log.batches(channels, start_ns, stop_ns):
-            yield from (batch._replace(found=[one]) for one in batch.found)
+            yield from (batch._replace(found=batch.found[i : i + 1]) for i in range(len(batch.found)))
 
     def read_at(self, at: tuple[int, ...]) -> memoryview:
         return self._log.read_at(at)
