@@ -19,6 +19,8 @@ stand_in() {
     cp -a "$work/debian/." "$root/"
     mkdir -p "$root$(dirname "$interpreter")" "$root/opt/apache/beam"
     cp -a "$interpreter" "$root$(dirname "$interpreter")"
+    # As a base has it: what else was installed there is of this machine.
+    find "$root$interpreter"/lib/python*/site-packages -mindepth 1 -maxdepth 1 ! -name 'pip*' -exec rm -rf {} +
     chmod -R a+rX "$root$HOME"
     printf '#!/bin/sh\nexit 0\n' >"$root/opt/apache/beam/boot"
     chmod +x "$root/opt/apache/beam/boot"

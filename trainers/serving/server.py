@@ -33,7 +33,6 @@ from websockets.protocol import State
 
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import EmbodimixError, FailedWork, UsageError
-from pipelines.contract.words import counted
 from trainers.robots import Robot, find_robot, open_loop_steps
 from trainers.serving.acting import Actor, NotFinite, chosen_devices
 from trainers.serving.asked_model import AnswerCounts, AskedModel, Conversation, Said
@@ -413,11 +412,7 @@ class PolicyServer:
             # GiB.
             full = self._counts.connections >= self._limits.connections
             if full or self._stopping:
-                reason = (
-                    f"{counted(self._limits.connections, 'client is', 'clients are')} connected"
-                    if full
-                    else "the server is stopping"
-                )
+                reason = f"{self._limits.connections} clients are connected" if full else "the server is stopping"
                 return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n")
             return None
         if url.path == "/report.json":
