@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contract.options import add_command, port, positive
+from pipelines.contract.words import counted
 from pipelines.storage.paths import as_storage_path
 
 FORMATS = ("agibot", "calvin", "elan", "groot", "label_studio", "lerobot")
@@ -211,9 +212,9 @@ def _propose(arguments: argparse.Namespace) -> int:
         print(json.dumps({"table": str(out), **summary}))
     else:
         print(
-            f"{summary['episodes']} episodes, {summary['segments']} segments: median {summary['median_s']:.2f} s, "
-            f"{summary['shortest_s']:.2f} to {summary['longest_s']:.2f} s, {summary['idle']} idle, "
-            f"{summary['recovery']} recoveries\nwrote {out}"
+            f"{counted(int(summary['episodes']), 'episode')}, {counted(int(summary['segments']), 'segment')}: "
+            f"median {summary['median_s']:.2f} s, {summary['shortest_s']:.2f} to {summary['longest_s']:.2f} s, "
+            f"{summary['idle']} idle, {summary['recovery']} recoveries\nwrote {out}"
         )
     return 0
 
@@ -305,13 +306,13 @@ def _merge(arguments: argparse.Namespace) -> int:
     elif arguments.table:
         write_segments(arguments.table, merged.annotations)
         outcome["table"] = str(arguments.table)
-        lines = [f"{outcome['episodes']} episodes decided", f"wrote {arguments.table}"]
+        lines = [f"{counted(outcome['episodes'], 'episode')} decided", f"wrote {arguments.table}"]
     else:
         new_version = arguments.version or next_minor(store.dataset.version)
         out = arguments.out or store.dataset.path.parent / new_version
         bake(store.dataset, merged.annotations, out, new_version)
         check_and_write_card(Dataset.open(out))
         outcome["dataset"] = str(out)
-        lines = [f"{outcome['episodes']} of {len(store.briefs)} episodes have new segments", f"wrote {out}"]
+        lines = [f"{outcome['episodes']} of {counted(store.briefs, 'episode')} with new segments", f"wrote {out}"]
     print(json.dumps(outcome) if arguments.json else "\n".join(lines))
     return 1 if merged.conflicts else 0

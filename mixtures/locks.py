@@ -99,11 +99,19 @@ def action_settings(rule: ActionRule) -> dict[str, Any]:
     return {key: value for key, value in asdict(rule).items() if (key, value) != ("rotation", "euler")}
 
 
+def _change(old: Any, new: Any) -> str:
+    """How a setting changed, of several only those that did."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return f"{old!r} became {new!r}"
+    keys = (key for key in {**old, **new} if old.get(key) != new.get(key))
+    return ", ".join(f"{key} {_change(old.get(key), new.get(key))}" for key in keys)
+
+
 def compare_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two locks, one sentence each; a dataset may lie at another path."""
     old, new = (_BEFORE | dict(lock) | {"language": _language(lock["language"])} for lock in (old, new))
     differences = [
-        f"{key}: {old.get(key)!r} became {new.get(key)!r}"
+        f"{key}: {_change(old.get(key), new.get(key))}"
         for key in (
             "schema",
             "seed",

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipelines.contract.options import add_command, not_negative, positive
+from pipelines.contract.words import counted
 
 if TYPE_CHECKING:
     from pipelines.publishing.publication import Choice, Form
@@ -157,8 +158,8 @@ def _describe(published: "Published") -> list[str]:
     if video := it.form.video:
         pictures = f"{video.codec} video of quality {video.crf}"
     lines = [
-        f"{it.out}{done}: LeRobot v{it.form.version}, {it.robot} at {it.fps:g} Hz, {len(it.episodes)} episodes, "
-        f"{it.n_steps} steps, {len(it.tasks)} tasks, {pictures}",
+        f"{it.out}{done}: LeRobot v{it.form.version}, {it.robot} at {it.fps:g} Hz, {counted(it.episodes, 'episode')}, "
+        f"{counted(it.n_steps, 'step')}, {counted(it.tasks, 'task')}, {pictures}",
         *(
             f"  {side}: {', '.join(f'{n} ({u})' if u else n for n, u in zip(vector.names, vector.units, strict=True))}"
             for side, vector in (("state", it.state), ("action", it.action))
@@ -166,7 +167,7 @@ def _describe(published: "Published") -> list[str]:
     ]
     for camera in it.cameras:
         if n := sum(camera in episode.missing_cameras for episode in it.episodes):
-            lines.append(f"  {camera}: black in {n} episodes that lack it")
+            lines.append(f"  {camera}: black in {counted(n, 'episode that lacks', 'episodes that lack')} it")
     fingers = [name for vector in (it.state, it.action) for name, part in vector.parts.items() if _is_hand(name, part)]
     if fingers:
         lines.append(
@@ -175,7 +176,7 @@ def _describe(published: "Published") -> list[str]:
     if late := [episode for episode in it.episodes if episode.time_error_s > 0.5 / it.fps]:
         worst = max(late, key=lambda episode: episode.time_error_s)
         lines.append(
-            f"  times: LeRobot's are those of an even rate; {len(late)} episodes are off by up to "
+            f"  times: LeRobot's are those of an even rate; {counted(late, 'episode is', 'episodes are')} off by up to "
             f"{worst.time_error_s:.3f} s ({worst.source_key})"
         )
     if it.form.version == "2.1" and it.form.proposals:

@@ -17,6 +17,7 @@ from pipelines import dataset_commands, inspect_command
 from pipelines.contract.errors import UsageError
 from pipelines.contract.options import add_command
 from pipelines.contract.registries import add_registry_option
+from pipelines.contract.words import counted
 
 if TYPE_CHECKING:
     from pipelines.conversion.launch import Outcome
@@ -347,6 +348,8 @@ def choose_adapter(format: str, source: str, name: str | None) -> "Adapter":
         with advising(source):
             found = explain_keys(source)
         raise UsageError(f"--adapter: expected an entry that names the keys of {found}. {draft_advice(source)}")
+    if name is None and not known:
+        raise UsageError(f"--adapter: expected an entry; none of format {format} is shipped. {draft_advice(source)}")
     if name is None:
         # The folder above a version is the dataset's name.
         wanted = next((part for part in reversed(Path(source).parts) if not re.fullmatch(r"[\d.]+", part)), source)
@@ -381,18 +384,18 @@ def describe_outcome(outcome: "Outcome", directory: "StoragePath") -> list[str]:
     done = ""
     if outcome.already_done:
         done = " (already done)" if outcome.same_code else " (already done, by another version of the code)"
-    size = f"{counts.steps_out} steps, {counts.bytes_out / 1e6:.1f} MB"
-    lines = [f"{directory}{done}: {counts.episodes_out} of {counts.episodes_in} episodes, {size}"]
+    size = f"{counted(counts.steps_out, 'step')}, {counts.bytes_out / 1e6:.1f} MB"
+    lines = [f"{directory}{done}: {counts.episodes_out} of {counted(counts.episodes_in, 'episode')}, {size}"]
     for camera, n in counts.cameras.items():
         if n.missing:
-            lines.append(f"  {camera}: missing in {n.missing} episodes (black and masked)")
+            lines.append(f"  {camera}: missing in {counted(n.missing, 'episode')} (black and masked)")
     if counts.rejects:
         lines += _describe_rejects(counts)
         lines.append(f"  each is named in {directory / 'rejects.parquet'}")
     for name, n_rows in outcome.manifest.unmatched.items():
-        lines.append(f"  {n_rows} rows of {name} match no episode that was kept")
+        lines.append(f"  {counted(n_rows, 'row')} of {name} for no episode that was kept")
     for sentence, episodes in outcome.manifest.inferred.items():
-        lines.append(f"  inferred in {episodes} episodes: {sentence}")
+        lines.append(f"  inferred in {counted(episodes, 'episode')}: {sentence}")
     for found in outcome.manifest.findings:
         lines.append(f"  {found['severity']}: {found['kind']} in {found['scope']}: {found['evidence']}")
     if outcome.manifest.findings:
@@ -405,7 +408,10 @@ def _describe_rejects(counts: "Counts") -> list[str]:
     from pipelines.contract.reject_reasons import explain
 
     listed = ", ".join(f"{reason} {n}" for reason, n in counts.rejects.items())
-    lines = [f"  left out: {counts.episodes_rejected} episodes, {counts.steps_dropped} single steps ({listed})"]
+    lines = [
+        f"  left out: {counted(counts.episodes_rejected, 'episode')}, {counted(counts.steps_dropped, 'single step')} "
+        f"({listed})"
+    ]
     if counts.episodes_rejected:
         most = sorted(counts.rejects, key=lambda reason: -counts.rejects[reason])[:_MOST_ADVICE]
         lines += [f"    {reason}: {explain(reason).meaning}. {explain(reason).advice}" for reason in most]

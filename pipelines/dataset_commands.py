@@ -7,6 +7,7 @@ import argparse
 import json
 
 from pipelines.contract.options import add_command
+from pipelines.contract.words import counted
 
 INDEX_EPILOG = """example:
   embodimix index data/bridge_v2/1.0.0
@@ -120,10 +121,10 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"dataset": str(dataset.path), "episodes": n_episodes} | report.to_json(), indent=1))
     else:
-        print("\n".join(map(str, report.findings)) or f"{dataset.path}: {n_episodes} episodes, no findings")
+        print("\n".join(map(str, report.findings)) or f"{dataset.path}: {counted(n_episodes, 'episode')}, no findings")
         for key, ratios in report.ratios.items():
-            listed = ", ".join(f"slot {ratio.slot} {ratio}" for ratio in ratios) or "unknown: too little motion"
-            print(f"motion for what is commanded, {key}: {listed}")
+            listed = ", ".join(f"slot {ratio.slot}: {ratio}" for ratio in ratios) or "unknown: too little motion"
+            print(f"how far {key} moves where 1 is commanded (and the range of its episodes):\n  {listed}")
     return 1 if report.findings else 0
 
 

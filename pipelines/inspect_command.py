@@ -25,6 +25,11 @@ open question is the value "?" with the choices; convert refuses an entry that s
 Exit codes: 0 understood, 1 not understood, 2 wrong use or nothing at that path.
 """
 
+OF_OURS = """\
+  converted  it is a dataset of embodimix already, and needs no draft
+  next       embodimix check {0}
+  or         embodimix browse {0}, or list it in a mixture: datasets: [{{path: {0}}}]"""
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
     """Adds the command to the parser of `embodimix`, and returns its own."""
@@ -52,6 +57,8 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     """Prints the description of an input and writes the draft; see `embodimix inspect --help`."""
     from pipelines.inspection.recognition import recognize
     from pipelines.inspection.report import describe_lines, misfit_lines, to_json, use_lines
+    from pipelines.shards.manifest import MANIFEST_FILE
+    from pipelines.storage.paths import as_storage_path
 
     recognition = recognize(arguments.input, arguments.format)
     if not recognition.understood:
@@ -70,6 +77,8 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         print(json.dumps(to_json(description) | {"also": others}))
     else:
         use = use_lines(draft, arguments.draft) if not isinstance(draft, UsageError) else [f"  no draft   {draft}"]
+        if (as_storage_path(arguments.input) / MANIFEST_FILE).exists():
+            use = OF_OURS.format(arguments.input).splitlines()
         print("\n".join(describe_lines(description, use)))
         if others:
             print(f"  also       read as {', '.join(others)} (--format)")

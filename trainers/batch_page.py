@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mixtures.stream.batches import Batch
 from pipelines.contract.slots import CAMERAS
 from pipelines.contract.units import slot_names
+from pipelines.contract.words import counted
 from pipelines.pages.charts import legend, lines
 from pipelines.pages.page import cell, figure, image, page, table_of_cells, verdict
 from pipelines.storage.files import write_atomically
@@ -55,7 +56,8 @@ def write_batch_page(
     shown = order[:SHOWN]
     title = "The first batch" if replayed is None else f"Step {replayed.step} again"
     note = (
-        f"{len(shown)} of {len(batch.names)} samples as the model gets them. Charts: the normalized action chunk from "
+        f"{len(shown)} of {counted(batch.names, 'sample')} as the model gets them. Charts: the normalized action "
+        f"chunk from "
         f"-{LIMIT} to {LIMIT} by step, one line a slot, up to the episode's end; the dot at the axis is the state. "
         "Hatched: masked, the model does not look there."
     )
@@ -82,9 +84,11 @@ def _about_inputs(batch: Batch, cameras: tuple[str, ...]) -> str:
     silent = sum(not text for text in batch.language)
     n_wrong = int((~np.isfinite(values)).sum())
     faults = [
-        f"{lost} pictures are black and not masked: the model would learn from nothing." if lost else "",
+        f"{counted(lost, 'picture is', 'pictures are')} black and not masked: the model would learn from nothing."
+        if lost
+        else "",
         f"{n_wrong} numbers of the actions are not finite." if n_wrong else "",
-        f"{silent} of {len(batch.names)} samples have no sentence." if silent else "",
+        f"{silent} of {counted(batch.names, 'sample has', 'samples have')} no sentence." if silent else "",
         f"{beyond:.1f} % of the actions lie beyond {LIMIT}: are the statistics those of this data?"
         if beyond > 5
         else "",
@@ -108,7 +112,10 @@ def _about_losses(batch: Batch, group_names: tuple[str, ...], replayed: Replayed
     worst = order[0]
     name = f"{batch.names[worst]} of {group_names[batch.group[worst]]}"
     if bad:
-        answer = f"{len(bad)} of {len(order)} samples have a loss that is no number; the first is {name}."
+        answer = (
+            f"{len(bad)} of {counted(order, 'sample has', 'samples have')} a loss that is no number; the first "
+            f"is {name}."
+        )
     else:
         typical = float(np.median([replayed.losses[row] for row in order]))
         answer = (

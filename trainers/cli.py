@@ -12,6 +12,7 @@ import yaml
 from model.config import FLOW_STEPS
 from pipelines.contract.errors import UsageError
 from pipelines.contract.options import add_command, positive
+from pipelines.contract.words import counted
 
 TRAIN_EPILOG = """a worked example, from a mixture to a policy for one task:
   embodimix mix plan mixture.yaml
@@ -141,7 +142,7 @@ def _what_is_lost(path: Path) -> str:
     if not done:
         return "no step was finished; give --resume to start again"
     kept = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was saved yet"
-    return f"{kept}, so --resume repeats {max(done - saved, 0)} steps of the {done} that were done"
+    return f"{kept}, so --resume repeats {counted(max(done - saved, 0), 'step')} of the {done} that were done"
 
 
 def _print_plan(request: Any, arguments: argparse.Namespace) -> int:

@@ -28,7 +28,13 @@ def join(coordinator: str | None, process_count: int | None, process_index: int 
     try:
         jax.distributed.initialize(coordinator, process_count, process_index)
     except (RuntimeError, ValueError) as error:
-        raise FailedWork(f"cannot join the other processes: {error}") from error
+        if coordinator is None:
+            raise FailedWork(
+                "--distributed: expected a cluster that says where its first process is (SLURM, TPU, GKE); found none "
+                f"({error}). Start it by srun or in a JobSet, or give every process --coordinator HOST:PORT, "
+                "--process-count and --process-index; on one machine, leave --distributed out"
+            ) from error
+        raise FailedWork(f"cannot join the other processes at {coordinator}: {error}") from error
 
 
 def is_first() -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.contract.errors import UsageError
 from pipelines.contract.progress import progress_bar
+from pipelines.contract.words import counted
 from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig
 from trainers.run import RunDirectory
@@ -145,7 +146,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         else:
             lines.append(line)
     if lost:
-        print(f"WARNING: {path}: {lost} lines are no metrics and were left out", file=sys.stderr)
+        print(f"WARNING: {path}: {counted(lost, 'line')} without metrics left out", file=sys.stderr)
     return lines
 
 

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.shards.dataset import INFO_FILE
 from pipelines.storage.files import write_atomically
 from trainers.config import RunConfig, from_yaml, to_yaml
+
+_MOST_RUNS = 5
 
 CLAIM = ".claim"
 
@@ -65,7 +68,7 @@ class RunDirectory:
     def read_config(self) -> RunConfig:
         """Raises UsageError where no run was set up."""
         if not self.exists():
-            raise UsageError(f"{self.path}: expected a run directory with config.yaml; found none")
+            raise UsageError(f"{self.path}: expected a run directory with config.yaml; found {_found_at(self.path)}")
         return from_yaml(self.config_path)
 
     def read_lock(self) -> dict[str, Any]:
@@ -103,3 +106,12 @@ class RunDirectory:
             except BlockingIOError:
                 raise FailedWork(f"{self.path}: another process is training in this run directory") from None
             yield
+
+
+def _found_at(path: Path) -> str:
+    """What lies where a run was expected, and which runs are near."""
+    found = "a file" if path.is_file() else "a dataset" if (path / INFO_FILE).exists() else "none"
+    near = sorted({config.parent for folder in ("*", "runs/*") for config in Path().glob(f"{folder}/config.yaml")})
+    if not near:
+        return f"{found}. `embodimix train pretrain SPEC --run DIR` makes one"
+    return f"{found}. Runs from here: {', '.join(map(str, near[:_MOST_RUNS]))}"

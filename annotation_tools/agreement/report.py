@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from annotation_tools.agreement.agree import OVERLAPS, TOLERANCES_S, Agreement, IntervalEstimate, PairAgreement
+from pipelines.contract.words import counted
 from pipelines.pages.charts import intervals
 from pipelines.pages.page import page, table
 
@@ -55,7 +56,7 @@ def to_lines(agreement: Agreement) -> list[str]:
     """The agreement for a terminal: value and 95 % interval."""
     lines = []
     for pair in agreement.pairs:
-        lines.append(f"{pair.a} and {pair.b}, {pair.n_episodes} episodes")
+        lines.append(f"{pair.a} and {pair.b}, {counted(pair.n_episodes, 'episode')}")
         lines += [f"  {name:<28}{estimate}" for name, estimate in rows_of(pair)]
     lines.append(f"Krippendorff's alpha, all annotators: {agreement.alpha}")
     for drift in agreement.drifts:
@@ -77,7 +78,10 @@ def to_html(agreement: Agreement, shortfalls: Sequence[str], title: str) -> str:
     for pair in agreement.pairs:
         names = f"{escape(pair.a)} and {escape(pair.b)}"
         rows = [(name, str(estimate)) for name, estimate in rows_of(pair)]
-        parts.append(f"<h2>{names}, {pair.n_episodes} episodes</h2>{table(('statistic', 'value'), rows)}{_chart(pair)}")
+        parts.append(
+            f"<h2>{names}, "
+            f"{counted(pair.n_episodes, 'episode')}</h2>{table(('statistic', 'value'), rows)}{_chart(pair)}"
+        )
     if agreement.drifts:
         header = ("annotator", "F1, earlier half", "F1, later half", "offset s, earlier", "offset s, later")
         drifts = [

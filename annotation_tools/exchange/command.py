@@ -16,6 +16,7 @@ from annotation_tools.exchange.numbering import read_numbers
 from annotation_tools.merge import read_tables
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
+from pipelines.contract.words import counted
 from pipelines.segments.tables import check_own_table, check_segments, overlay, write_segments
 
 WITH_SOURCE = ("lerobot", "groot")
@@ -52,7 +53,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         )
     else:
         left_out = f", {n_proposals} proposals left out" if n_proposals else ""
-        print(f"{len(clips)} episodes{left_out}\nwrote {len(paths)} file{'s' * (len(paths) > 1)} below {arguments.out}")
+        print(f"{counted(clips, 'episode')}{left_out}\nwrote {counted(paths, 'file')} below {arguments.out}")
     return 0
 
 
@@ -95,8 +96,8 @@ def run_import(arguments: argparse.Namespace) -> int:
         print(json.dumps(content))
     else:
         if absent:
-            print(f"{len(absent)} episodes of {arguments.source} are not in the dataset: {', '.join(absent)}")
-        print(f"{len(found)} episodes, {len(rows)} segments\nwrote {out}")
+            print(f"not in the dataset: {counted(absent, 'episode')} of {arguments.source}: {', '.join(absent)}")
+        print(f"{counted(found, 'episode')}, {counted(rows, 'segment')}\nwrote {out}")
     return 0
 
 

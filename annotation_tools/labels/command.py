@@ -24,6 +24,7 @@ from annotation_tools.labels.run import (
 from annotation_tools.merge import read_tables
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
+from pipelines.contract.words import counted
 from pipelines.segments.tables import check_own_table, overlay, write_segments
 from pipelines.storage.paths import StoragePath
 
@@ -98,8 +99,8 @@ def estimate_line(estimate: CostEstimate) -> str:
     usage = estimate.usage
     cost = f", about {usage.usd:.2f} USD" if usage.usd else ""
     return (
-        f"{estimate.episodes} episodes, {estimate.questions} questions, {estimate.cached} known already; "
-        f"about {usage.tokens_in} tokens in, {usage.tokens_out} out{cost}"
+        f"{counted(estimate.episodes, 'episode')}, {counted(estimate.questions, 'question')}, {estimate.cached} known "
+        f"already; about {usage.tokens_in} tokens in, {usage.tokens_out} out{cost}"
     )
 
 
@@ -144,11 +145,11 @@ def _report(as_json: bool, outcome: LabelOutcome, n_episodes: int, table: Storag
         found = {"table": str(table), "episodes": labelled, "of": n_episodes, "dead_letters": len(outcome.dead_letters)}
         print(json.dumps({**found, "asked": outcome.asked, "usage": asdict(outcome.usage), "stopped": outcome.stopped}))
         return
-    print(f"{labelled} of {n_episodes} episodes labelled, {outcome.asked} questions asked")
+    print(f"{labelled} of {counted(n_episodes, 'episode')} labelled, {counted(outcome.asked, 'question')} asked")
     if outcome.stopped:
         print("the budget is spent; the same command with a greater --max-usd continues")
     if outcome.dead_letters:
         first = outcome.dead_letters[0]
-        print(f"{len(outcome.dead_letters)} questions without a usable answer: {letters}")
+        print(f"{counted(outcome.dead_letters, 'question')} without a usable answer: {letters}")
         print(f"the first: {first.reason}, {first.detail}")
     print(f"wrote {table}")

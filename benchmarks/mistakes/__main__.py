@@ -1,4 +1,4 @@
-"""51 mistakes that people make, each provoked for real: what the command says, and whether that helps.
+"""61 mistakes that people make, each provoked for real: what the command says, and whether that helps.
 
     python -m benchmarks.mistakes [--kind ports] [--messages]
 

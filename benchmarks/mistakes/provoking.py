@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.mistakes.cases import DATASET, MISTAKES, SPEC, write
+from benchmarks.mistakes.cases import MISTAKES
+from benchmarks.mistakes.preparing import DATASET, SPEC, write
 from benchmarks.mistakes.records import Mistake, Outcome
 from tests.support.mixture_data import make_episode, write_dataset
 

@@ -81,7 +81,7 @@ def render(comparison: MixtureComparison, draws: int | None) -> str:
 
 def comparison_cells(comparison: MixtureComparison, draws: int | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The header and the rows of a table of the groups; with epochs where the number of draws is known."""
-    header: tuple[str, ...] = ("group", "share before", "after", "change", "steps before", "after")
+    header: tuple[str, ...] = ("group", "share before", "share after", "change", "steps before", "steps after")
     rows: list[tuple[str, ...]] = [
         (
             change.name,
@@ -94,7 +94,7 @@ def comparison_cells(comparison: MixtureComparison, draws: int | None) -> tuple[
         for change in comparison.groups
     ]
     if draws is not None:
-        header += ("epochs before", "after")
+        header += ("epochs before", "epochs after")
         rows = [
             row + tuple(f"{epochs:.3g}" for epochs in change.epochs(draws))
             for row, change in zip(rows, comparison.groups, strict=True)

@@ -3,6 +3,7 @@
 from html import escape
 
 from mixtures.reports.compare import GroupChange, MixtureComparison, comparison_cells
+from pipelines.contract.words import counted
 from pipelines.pages.charts import bars
 from pipelines.pages.page import InteractiveRow, cell, folded, interactive_table, page, table, verdict
 
@@ -39,13 +40,13 @@ def compare_page(comparison: MixtureComparison, draws: int | None) -> str:
             verdict(
                 "flag",
                 f"{100 * comparison.moved_share:.2f} % of all draws go to other groups than before; {len(moved)} of "
-                f"{len(rows)} groups changed.",
+                f"{counted(rows, 'group')} changed.",
                 *sentences[:MOST_SENTENCES],
             ),
             folded(f"{len(sentences) - MOST_SENTENCES} more differences", hidden) if hidden else "",
             f"<h2>Groups that changed</h2>{interactive_table(header, changed, 'groups')}" if moved else "",
             f"<h2>Shares of draws, largest changes first</h2>{chart}" if moved else "",
-            folded(f"{len(same)} groups that did not change", table(header, same)) if same else "",
+            folded(f"{counted(same, 'group')} that did not change", table(header, same)) if same else "",
         ],
     )
 

@@ -13,6 +13,7 @@ from mixtures.groups.tree import Group
 from mixtures.mixture import Mixture
 from mixtures.specs.spec import Entry, Source
 from pipelines.contract.units import Quantity, describe_unit
+from pipelines.contract.words import counted
 from pipelines.shards.statistics import quantities_of
 
 # Groups of so few episodes are sentences rather than tasks, where a dataset has so many of them.
@@ -38,7 +39,7 @@ def find_in_mixture(mixture: Mixture) -> tuple[str, ...]:
         *find_unmatched_rows(mixture),
         *(sentence for pool in mixture.pools.pools for sentence in find_scales(mixture, pool)),
         *(
-            f"{name}: {n} episodes of its validation split belong to no group of the mixture and are left out"
+            f"{name}: {counted(n, 'episode')} of its validation split left out, of no group of the mixture"
             for name, n in mixture.unplaced.items()
         ),
     )
@@ -64,7 +65,8 @@ def find_sentences(groups: Sequence[Group], group_by: Sequence[Sequence[str]]) -
         episodes = [n for g in groups for d, n in zip(g.datasets, g.dataset_episodes, strict=True) if d == name]
         if len(episodes) >= MANY_GROUPS and sum(episodes) < FEW_EPISODES * len(episodes):
             yield (
-                f"{name}: its {sum(episodes):,} episodes make {len(episodes):,} groups, about one a sentence, which "
+                f"{name}: its {counted(sum(episodes), 'episode makes', 'episodes make')} "
+                f"{counted(episodes, 'group')}, about one a sentence, which "
                 f"gives it {final:.0%} of the draws for {raw:.0%} of the steps; `task: NAME` at the dataset makes them "
                 "one group"
             )

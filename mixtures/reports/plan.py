@@ -15,6 +15,7 @@ from mixtures.reports.terminal import align
 from mixtures.stream.text_shares import LongTexts
 from pipelines.contract.errors import UsageError, nearest
 from pipelines.contract.slots import CAMERAS
+from pipelines.contract.words import counted
 
 SCHEMA = "embodimix.plan/v1"
 MANY_EPOCHS = 4.0
@@ -230,7 +231,9 @@ def explain_share(group: Group, draws: int | None) -> list[str]:
             f"  others of {share.pool or 'the mixture'} met a bound, so this one is scaled to {share.final:.4%}"
         )
     if draws is not None:
-        lines.append(f"  in {draws:,} draws: {share.final * draws:,.0f} samples, {_epochs(group, draws)} epochs")
+        lines.append(
+            f"  in {counted(draws, 'draw')}: {share.final * draws:,.0f} samples, {_epochs(group, draws)} epochs"
+        )
     return lines
 
 
@@ -253,7 +256,7 @@ def render(plan: MixturePlan) -> str:
             "all",
             f"{total['n_episodes']:,}",
             f"{total['n_steps']:,}",
-            f"{total['hours']:.1f}",
+            hours_of(plan.groups),
             "100.00",
             "100.00",
             draws,
@@ -270,7 +273,10 @@ def render(plan: MixturePlan) -> str:
         )
     )
     stage = f", stage {plan.stage}" if plan.stage else ""
-    lines = [f"{plan.name}{stage}: {len(plan.groups)} groups, seed {plan.seed}", *align((*HEADER, *LABEL_HEADER), rows)]
+    lines = [
+        f"{plan.name}{stage}: {counted(plan.groups, 'group')}, seed {plan.seed}",
+        *align((*HEADER, *LABEL_HEADER), rows),
+    ]
     if plan.is_published:
         lines.append("From published sizes and statistics: filters and held-out episodes are not in these numbers.")
     shares = dataset_shares(plan.groups)
@@ -335,7 +341,7 @@ def row(plan: MixturePlan, group: Group) -> tuple[str, ...]:
         group.name,
         _known(group.n_episodes, ",d"),
         f"{group.n_steps:,}",
-        _known(group.hours, ",.1f"),
+        hours_of([group]),
         f"{100 * group.raw_share:.2f}",
         f"{100 * group.probability:.2f}",
         "-" if plan.draws is None else f"{group.probability * plan.draws:,.0f}",
@@ -365,6 +371,12 @@ def parts_in_words(parts: Mapping[str, float]) -> str:
 
 def _epochs(group: Group, draws: int | None) -> str:
     return "-" if draws is None else f"{group.effective_epochs(draws):.3g}"
+
+
+def hours_of(groups: Sequence[Group]) -> str:
+    """The hours of some groups; of small ones two digits, since minutes count there."""
+    hours = sum(group.hours for group in groups)
+    return _known(hours, ",.1f" if hours >= 10 else ".2g")
 
 
 def _known(value: float, form: str) -> str:

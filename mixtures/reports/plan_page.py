@@ -18,6 +18,7 @@ from mixtures.reports.plan import (
     explain_share,
     flag_column,
     flag_sentences,
+    hours_of,
     parts_in_words,
     pool_rows,
     row,
@@ -25,6 +26,7 @@ from mixtures.reports.plan import (
 from mixtures.reports.preview import first_draws, sample_section
 from mixtures.stores.arrow import is_remote
 from pipelines.contract.errors import UsageError
+from pipelines.contract.words import counted
 from pipelines.pages.charts import COLOURS, bars, histogram, legend, lines, sparkline
 from pipelines.pages.page import InteractiveRow, cell, folded, interactive_table, page, table, verdict
 
@@ -54,13 +56,13 @@ def plan_page(plan: MixturePlan, mixture: Mixture | None, n_samples: int = 1) ->
 
 def _head(plan: MixturePlan) -> str:
     steps = sum(group.n_steps for group in plan.groups)
-    hours = sum(group.hours for group in plan.groups)
-    drawn = "" if plan.draws is None else f", {plan.draws:,} draws"
+    drawn = "" if plan.draws is None else f", {counted(plan.draws, 'draw')}"
     source = "From published sizes and statistics, without filters and held-out episodes." if plan.is_published else ""
     stage = f", stage {plan.stage}" if plan.stage else ""
     return (
-        f"<h1>{escape(plan.name)}{stage}</h1><p class='muted'>{len(plan.groups)} groups, {steps:,} steps, "
-        f"{hours:,.1f} h, seed {plan.seed}{drawn}. {escape(plan.path)}. {source}</p>"
+        f"<h1>{escape(plan.name)}{stage}</h1><p class='muted'>{counted(plan.groups, 'group')}, "
+        f"{counted(steps, 'step')}, {hours_of(plan.groups)} h, seed {plan.seed}{drawn}. {escape(plan.path)}. "
+        f"{source}</p>"
     )
 
 
@@ -71,8 +73,12 @@ def _verdict(plan: MixturePlan) -> str:
     if not sentences:
         answer = "Nothing looks wrong." if not plan.unchecked else "Nothing looks wrong in what could be checked."
         return verdict("flag" if plan.unchecked else "good", answer, *plan.unchecked)
-    groups = f"{len(wrong)} of {len(plan.groups)} groups look wrong" if wrong else "No single group looks wrong"
-    more = f", and {len(plan.findings)} findings on the whole" if plan.findings else ""
+    groups = (
+        f"{len(wrong)} of {counted(plan.groups, 'group looks', 'groups look')} wrong"
+        if wrong
+        else "No single group looks wrong"
+    )
+    more = f", and {counted(plan.findings, 'finding')} on the whole" if plan.findings else ""
     hidden = sentences[MOST_SENTENCES:]
     rest = "".join(f"<p>{escape(sentence)}</p>" for sentence in hidden)
     return verdict("bad", f"{groups}{more}.", *sentences[:MOST_SENTENCES], *plan.unchecked) + (
@@ -157,7 +163,7 @@ def _epochs(plan: MixturePlan) -> str:
     epochs = {group.name: group.effective_epochs(plan.draws) for group in plan.groups}
     names = sorted(epochs, key=lambda name: -epochs[name])[:MOST_BARS]
     chart = bars(names, {"epochs": [epochs[name] for name in names]}, digits=3)
-    return f"<h2>Effective epochs in {plan.draws:,} draws{_of(len(names), plan)}</h2>{chart}"
+    return f"<h2>Effective epochs in {counted(plan.draws, 'draw')}{_of(len(names), plan)}</h2>{chart}"
 
 
 def _sweep(plan: MixturePlan) -> str:
@@ -173,7 +179,7 @@ def _sweep(plan: MixturePlan) -> str:
         height=320,
         mark=plan.tree.alpha,
     )
-    caption = f"{legend(names)}. The grey line is this mixture's alpha, {plan.tree.alpha:g}."
+    caption = f"{legend(names)}<br>The grey line is this mixture's alpha, {plan.tree.alpha:g}."
     return f"<h2>Shares by alpha</h2><figure>{chart}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -262,4 +268,4 @@ def _sampled_actions(mixture: Mixture, group: int) -> NDArray[np.float32]:
 
 
 def _of(shown: int, plan: MixturePlan) -> str:
-    return "" if shown == len(plan.groups) else f" ({shown} of {len(plan.groups)} groups)"
+    return "" if shown == len(plan.groups) else f" ({shown} of {counted(plan.groups, 'group')})"

@@ -11,6 +11,7 @@ from mixtures.reports.plan import slots_in_words
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.slots import CAMERAS, METRIC, units_of
 from pipelines.contract.units import describe_unit, slot_names, slot_quantities
+from pipelines.contract.words import counted
 from pipelines.pages.charts import legend, lines
 from pipelines.pages.page import figure, image, page
 
@@ -26,9 +27,10 @@ def preview_page(mixture: Mixture, per_group: int = 3, split: str = "train", mos
     left_out = f" {n_groups - len(drawn)} more groups are not shown." if n_groups > len(drawn) else ""
     sections = [
         f"<h1>Samples of {escape(mixture.spec.name)}</h1>",
-        f"<p>Is this your data? The first {per_group} draws of each group as the stream decodes them: pictures, the "
-        "sentence, and the chunk of actions in physical units. Grippers run from 0 (open) to 1 (closed).</p>",
-        f"<p class='muted'>Split {split}, seed {mixture.spec.seed}. Chunks of {mixture.horizon} steps, "
+        f"<p>Is this your data? The first {'draw' if per_group == 1 else f'{per_group} draws'} of each group, as the "
+        "stream decodes: pictures, the sentence, and the chunk of actions in physical units. "
+        "Grippers run from 0 (open) to 1 (closed).</p>",
+        f"<p class='muted'>Split {split}, seed {mixture.spec.seed}. Chunks of {counted(mixture.horizon, 'step')}, "
         f"{mixture.spec.action.mode}; dashed behind the end of the episode.{left_out}</p>",
         *(_group_section(group, batch, mixture) for group, batch in drawn),
     ]
@@ -46,7 +48,10 @@ def first_draws(
 
 
 def _group_section(group: Group, batch: Batch, mixture: Mixture) -> str:
-    head = f"{100 * group.probability:.2f} % of draws, {group.n_episodes:,} episodes, {group.n_steps:,} steps"
+    head = (
+        f"{100 * group.probability:.2f} % of draws, {counted(group.n_episodes, 'episode')}, "
+        f"{counted(group.n_steps, 'step')}"
+    )
     samples = "".join(sample_section(batch, i, mixture) for i in range(len(batch.step)))
     return f"<h2>{escape(group.name)}</h2><p class='muted'>{head}</p>{samples}"
 

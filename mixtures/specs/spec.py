@@ -4,6 +4,7 @@ The outermost file's `seed`, `language`, `validation`, `action`, `normalization`
 whole mixture. An included file brings its groups, its `weighting` and its `filters`.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from mixtures.specs.filters import Filter, parse_filters, resolve_path
 from mixtures.specs.grammar import (
     MIXTURE,
     NAMED,
+    SCHEMA,
     ActionMode,
     Normalization,
     PoolBy,
@@ -21,9 +23,13 @@ from mixtures.specs.grammar import (
 from mixtures.specs.named import PREFIX, find_spec
 from mixtures.specs.stages import GroupChanges, changed, lay_over
 from pipelines.contract.document import Mark, MarkedValue, SpecError, read_document
-from pipelines.contract.errors import UsageError
+from pipelines.contract.errors import UsageError, describe_missing
 from pipelines.contract.layouts import get_layout
 from pipelines.contract.slots import LAYOUT
+from pipelines.shards.dataset import INFO_FILE
+
+# Where the schema of a document stands, below comments.
+_HEAD_BYTES = 2000
 
 Source = tuple[str, str, tuple[str, ...]]
 
@@ -180,6 +186,24 @@ class MixtureSpec:
         return get_layout(self.layout).n_slots
 
 
+def _check_is_file(file: Path) -> None:
+    """Raises UsageError for what is named in place of a spec: nothing, a dataset, another folder, an entry's file."""
+    expected = f"{file}: expected a mixture spec, a YAML file,"
+    if not file.exists():
+        raise UsageError(f"{expected} found none; {describe_missing(file)}")
+    if (file / INFO_FILE).exists():
+        raise UsageError(f"{expected} found a dataset. Write a file that lists it: datasets: [{{path: {file}}}]")
+    if file.is_dir():
+        raise UsageError(f"{expected} found a folder. Name the file in it")
+    # What is no plain file, such as a pipe, can be read only once.
+    head = file.read_bytes()[:_HEAD_BYTES].decode(errors="replace") if file.is_file() else ""
+    if found := re.search(r"^schema: *(embodimix\.(?:registry|adapters|embodiments)/v\d+)", head, re.MULTILINE):
+        raise UsageError(
+            f"{expected} found {found[1]}, entries of robots and formats, which --adapter or --registry of "
+            f"`embodimix convert` takes. A mixture begins with: schema: {SCHEMA}"
+        )
+
+
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:
     """Reads a spec and all it includes, with what its `stages` change for `stage`. `root` replaces the file's own.
 
@@ -188,6 +212,7 @@ def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = N
     values out of range, cycles of include, shares over 1, groups without datasets or twice with one name.
     """
     file, root = _named(str(path), root)
+    _check_is_file(file)
     written = read_document(file, MIXTURE, NAMED)
     layout = _layout(written)
     context = _Context(root=root, stack=(file.resolve(),), n_slots=get_layout(layout).n_slots)

@@ -12,6 +12,7 @@ from mixtures.index.compiling import FROM_PROPOSAL
 from mixtures.index.tables import CompiledTable
 from mixtures.mixture import Mixture
 from mixtures.specs.spec import LanguageRule
+from pipelines.contract.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,14 @@ class LongTexts:
     example: str
 
     def __str__(self) -> str:
-        found = f"{self.n_texts:,} texts, the longest of {self.longest} tokens; the model reads {self.max_tokens}"
+        longest = counted(self.longest, "token")
+        found = f"{counted(self.n_texts, 'text')}, the longest of {longest}; the model reads {self.max_tokens}"
         if not self.n_cut:
             return found
         return (
-            f"{found}. {self.n_cut:,} texts in {self.share:.1%} of the draws lose their end, and {self.n_alike:,} of "
-            f"them become the same as another one. Shorten them, or give the model {self.longest} tokens. Such as: "
+            f"{found}. In {self.share:.1%} of the draws {counted(self.n_cut, 'text loses its', 'texts lose their')} "
+            f"end, and {self.n_alike:,} of them become the same as another one. Shorten them, or give the model "
+            f"{self.longest} tokens. Such as: "
             f"{self.example[:200]!r}"
         )
 

@@ -24,7 +24,7 @@ class FailedWork(EmbodimixError):
 
 
 class MissingPath(FailedWork):
-    """There is nothing at a path that a person named. Exit code 2."""
+    """What a person named a path for is not there. Exit code 2."""
 
     exit_code = 2
 
@@ -71,5 +71,5 @@ def describe_missing(path: Path) -> str:
     """Says which part of a path that is not there is missing, and which names beside it are nearest."""
     there = next(parent for parent in path.absolute().parents if parent.is_dir())
     missing = path.absolute().relative_to(there).parts[0]
-    beside = [item.name for item in there.iterdir()] or ["nothing"]
+    beside = [item.name for item in there.iterdir() if not item.name.startswith(".")] or ["nothing"]
     return f"{there} has no {missing!r}. {nearest(missing, beside)}"

@@ -17,6 +17,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import FailedWork, UsageError, advising
 from pipelines.contract.native import Found, Reject
 from pipelines.contract.progress import phase
+from pipelines.contract.words import counted
 from pipelines.conversion.append import Base, carry_shards, load_base, number_after, only_new
 from pipelines.conversion.code_hash import code_hash
 from pipelines.conversion.fingerprints import Mode, check_unchanged, fingerprint_input
@@ -102,7 +103,10 @@ class ConversionRequest:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise UsageError(f"--name: expected letters, digits and _, a letter first; found {self.name!r}")
+            raise UsageError(
+                f"--name: expected letters, digits and _, a letter first; found {self.name!r}. "
+                f"Such as: {re.sub('[^A-Za-z0-9]+', '_', self.name).lstrip('_0123456789') or 'my_data'}"
+            )
         if not _VERSION.fullmatch(self.version):
             expected = "MAJOR.MINOR.PATCH such as 1.0.0, without leading zeros"
             raise UsageError(f"--version: expected {expected}; found {self.version!r}")
@@ -322,7 +326,7 @@ def report_promised(source: str, rejects: Sequence[Reject]) -> None:
     if reasons:
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
         print(
-            f"{source}: {reasons.total()} episodes cannot be read ({listed}); the first: {rejects[0].detail}",
+            f"{source}: cannot read {counted(reasons.total(), 'episode')} ({listed}); the first: {rejects[0].detail}",
             file=sys.stderr,
         )
 

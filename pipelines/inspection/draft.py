@@ -12,6 +12,7 @@ from pipelines.contract.errors import UsageError
 from pipelines.contract.layouts import load_layouts
 from pipelines.contract.native import NativeEpisode
 from pipelines.contract.slots import LAYOUT
+from pipelines.contract.words import counted
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import OPEN_QUESTION, USUAL_ENDS, Guess, ask
 from pipelines.inspection.known import Known, as_proposal, find_known
@@ -198,7 +199,7 @@ def _asks(line: str) -> bool:
 def _head(draft: Draft, questions: Sequence[int], file: str) -> list[str]:
     d = draft.description
     numbers = ", ".join(map(str, questions))
-    many = f'{len(questions)} open question{"s"[: len(questions) != 1]}, each a "?": line {numbers}.'
+    many = f'{counted(questions, "open question")}, each a "?": line {numbers}.'
     asked = many if questions else "No question is open; read the reasons all the same."
     return [
         f"# Drafted by embodimix inspect from {d.source} ({d.dialect or d.format}).",
@@ -268,7 +269,8 @@ def _ends_of(members: Sequence[tuple[str, str, PartDraft]]) -> dict[str, Guess]:
 
 def _gripper_question(members: Sequence[tuple[str, str, PartDraft]]) -> str:
     low, high = members[0][2].ends or (0.0, 1.0)
-    seen = "; ".join(f"{' '.join(draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    told = (f"{', '.join(draft.names or draft.sources)}: {draft.guesses['open'].why}" for _, _, draft in members)
+    seen = "; ".join(dict.fromkeys(told))
     if low == high:
         return f"It never moved from {low:g} in what was read: which values are open and closed? {seen}"
     only_seen = "" if (low, high) in USUAL_ENDS else " These are as far as was seen: the hand's own limits are better."

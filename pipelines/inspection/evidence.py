@@ -63,13 +63,16 @@ def joint_units(blocks: Sequence[Block]) -> Guess:
     return Guess(value=False, why=f"values stay within {most:.3g}, as rad do")
 
 
-def gripper_ends(block: Block) -> tuple[float, float]:
-    """The two ends of a gripper's range, lower first: of a usual scale where the values fill one, else as seen."""
+def gripper_ends(block: Block, is_joint: bool = False) -> tuple[float, float]:
+    """The two ends of a gripper's range, lower first: of a usual scale where the values fill one, else as seen.
+
+    is_joint: whether it is called a joint, whose angle is no share of anything: only what fills a scale is on it.
+    """
     low, high = span_of([block])
     for ends in USUAL_ENDS:
         width = ends[1] - ends[0]
         fits = low >= ends[0] - 0.1 * width and high <= ends[1] + 0.1 * width
-        if fits and high - low > 0.35 * width:
+        if fits and high - low > (0.97 if is_joint else 0.35) * width:
             return ends
     return float(f"{low:.3g}"), float(f"{high:.3g}")
 
@@ -171,10 +174,11 @@ def _correlation(x: Floats, y: Floats) -> Floats:
 
 
 def describe_ends(episodes: Sequence[NativeEpisode], block: Block) -> str:
-    """Where a gripper begins and ends its episodes, by which a person sees which end is open."""
+    """How far a gripper goes, and where it begins and ends its episodes, by which a person sees which end is open."""
+    low, high = span_of([block])
     found = [_columns(episode, block).mean(axis=1) for episode in episodes if block.key in episode.arrays]
     first, last = (np.median([values[i] for values in found]) for i in (0, -1))
-    return f"episodes begin at {first:.3g} and end at {last:.3g}"
+    return f"values run from {low:.3g} to {high:.3g}, episodes begin at {first:.3g} and end at {last:.3g}"
 
 
 def runs_against(episodes: Sequence[NativeEpisode], state: Block, action: Block) -> bool:

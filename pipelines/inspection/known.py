@@ -91,7 +91,7 @@ def as_proposal(adapter: Adapter, description: Description, episodes: Sequence[N
     """What a shipped entry says, as a proposal; grippers whose values do not run over its range become questions."""
     why = f"as the shipped entry {adapter.name} has it, whose keys these are"
     if _keys(adapter) <= _COMMON:
-        why = f"as the shipped entry {adapter.name} has it, since the source calls its robot so"
+        why = f"as the shipped entry {adapter.name} has it, since the source names a {', '.join(description.robots)}"
     if adapter.by_units:
         return _with_units(adapter, description, why)
     sides = {

@@ -60,7 +60,7 @@ class Bodies:
 
 def find_bodies(description: Description, episodes: Sequence[NativeEpisode], side: Side) -> Bodies:
     """Reads the keys of one side as parts of a robot."""
-    used = [feature for feature in description.features if is_used(feature) and side_of(feature.key) == side]
+    used = [feature for feature in description.features if is_used(feature) and side_of(feature) == side]
     whole = [block for feature in used for block in blocks_of(feature)]
     # Where a key of its own holds the gripper, no column of another key is taken for one.
     has_gripper = any(block.kind == "gripper" for block in whole)

@@ -377,8 +377,8 @@ class _Builder:
         return rotation_form(self.episodes, rotation, words)
 
     def _gripper(self, block: Block, is_next: bool) -> PartDraft:
-        low, high = gripper_ends(block)
         words = {*words_of(block.key), *(word for name in block.names for word in words_of(name))}
+        low, high = gripper_ends(block, is_joint=bool(_JOINT_WORDS & words))
         seen = describe_ends(self.episodes, block)
         meant = "open" if words & _OPENS and not words & _CLOSES else ""
         meant = "closed" if words & _CLOSES and not words & _OPENS else meant

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.contract.words import counted
 from pipelines.inspection.description import CameraView, Description, Feature
 from pipelines.inspection.draft import Draft, convert_command, count_questions, render
 from pipelines.inspection.recognition import Recognition
@@ -23,6 +24,11 @@ def use_lines(draft: Draft, file: str = "") -> list[str]:
     parts = [f"{part} {draft_part.width}" for part, draft_part in p.action.items()]
     shown = f"{mode} of {draft.robot.name}: {', '.join(parts)}" if parts else "robot and parts as each log states them"
     lines = _wrapped(f"  slots      {shown}", 13)
+    if p.action and all(part.is_next for part in p.action.values()):
+        text = (
+            "no key holds what was commanded: the next step's state stands in for it. If one does, name it in the draft"
+        )
+        lines += _wrapped(f"  action     {text}", 13)
     lines += [line for text in p.misfits for line in _wrapped(f"  no slot    {text}", 13)]
     if draft.roomier:
         lines += _wrapped(f"  layout     {draft.roomier} has room for more of it: --layout {draft.roomier}", 13)
@@ -35,7 +41,7 @@ def use_lines(draft: Draft, file: str = "") -> list[str]:
     elif draft.known.entries and not draft.known.is_of_logs:
         lines += _wrapped(f"  entry      {listed} (shipped) have these keys; they are common ones", 13)
     n = count_questions(render(draft))
-    many = f"{n} question{'s'[: n != 1]} to answer" if n else "no question open"
+    many = f"{counted(n, 'question')} to answer" if n else "no question open"
     if not file:
         return [*lines, *_wrapped(f"  next       embodimix inspect {d.source} --draft my.yaml   ({many})", 13)]
     lines += _wrapped(f"  draft      {file}: {many}; each guess has its reason", 13)
@@ -47,7 +53,7 @@ def describe_lines(description: Description, use: Sequence[str] = ()) -> list[st
     d = description
     lines = [*_wrapped(f"{d.source}: {d.dialect or d.about}"), f"  format     {d.format}"]
     more = " or more" if d.is_more else ""
-    steps = f", {d.n_steps} steps" if d.n_steps else ""
+    steps = f", {counted(d.n_steps, 'step')}" if d.n_steps else ""
     if len(d.splits) > 1:
         steps += f" ({', '.join(f'{name} {n}' for name, n in sorted(d.splits.items()))})"
     lines.append(f"  episodes   {d.n_episodes}{more}{steps}; {d.n_read} read, of {_span(d.lengths)} steps")

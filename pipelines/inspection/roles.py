@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.inspection.description import Feature
+from pipelines.mapping.bag_form import COMMAND_TYPES
 from pipelines.mapping.dim_names import words_of
 
 Side = Literal["state", "action"]
@@ -20,7 +21,8 @@ _OTHER = frozenset(
     "desired jacobian mass temperature voltage tactile imu lidar contact contacts".split()
 )
 _SIDES = {"left": 0, "right": 1, "l": 0, "r": 1}
-_GRIPPER = frozenset("gripper grippers grip claw jaw".split())
+# Drivers of grippers are called by their makers, and their only joint a knuckle.
+_GRIPPER = frozenset("gripper grippers grip claw jaw knuckle robotiq wsg onrobot".split())
 _JOINT = frozenset("joint joints shoulder elbow forearm upperarm qpos q motor arm".split())
 _WRIST = frozenset("pan tilt flex roll yaw pitch lift rotate angle wrist".split())
 _ARM_ROOTS = _JOINT | {"wrist"}
@@ -73,15 +75,16 @@ class Block:
         return f"{self.key}[{self.start}]" if self.width == 1 else f"{self.key}[{self.start}:{self.stop}]"
 
 
-def side_of(key: str) -> Side:
-    """Whether a key is of the action, by its words; what does not say so is of the state."""
-    return "action" if _ACTION & set(words_of(key)) else "state"
+def side_of(feature: Feature) -> Side:
+    """Whether a key is of the action, by its words or its type; what does not say so is of the state."""
+    return "action" if _ACTION & set(words_of(feature.key)) or feature.dtype in COMMAND_TYPES else "state"
 
 
 def is_used(feature: Feature) -> bool:
     """Whether a key may hold where the robot is, or where it is to go."""
-    words = set(words_of(feature.key))
-    return not feature.is_bookkeeping and not words & _OTHER and feature.width <= 128
+    # ros2_control calls the topic of a command by the controller that it goes to.
+    others = _OTHER - {"controller"} if side_of(feature) == "action" else _OTHER
+    return not feature.is_bookkeeping and not set(words_of(feature.key)) & others and feature.width <= 128
 
 
 def blocks_of(feature: Feature) -> list[Block]:
@@ -95,7 +98,7 @@ def blocks_of(feature: Feature) -> list[Block]:
     if named and sum(kind is not None for kind, _ in named) > len(named) / 2:
         return list(_joined(feature, named))
     kind = _kind_of_key(set(key_words), feature.width)
-    if kind in ("position", "angles", "quaternion") and side_of(feature.key) == "state" and not _is_of_robot(key_words):
+    if kind in ("position", "angles", "quaternion") and side_of(feature) == "state" and not _is_of_robot(key_words):
         return []
     return [Block(feature=feature, start=0, stop=feature.width, kind=kind, arm=_arm_of(key_words))]
 

@@ -11,6 +11,10 @@ Stamp = Literal["header", "log"]
 Cut = Literal["file", "folder", "markers", "gaps"]
 # A stream of states that is silent for longer has no value to interpolate.
 MAX_GAP_S = 0.5
+# Types of messages that are only ever sent to a robot, whatever their topic is called.
+COMMAND_TYPES = frozenset(
+    {"trajectory_msgs/msg/JointTrajectory", "control_msgs/msg/GripperCommand", "control_msgs/msg/JointJog"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#7a6a00", "#808080")
 # Seen on white and on black alike.
 _GRID, _MARK = "#9ca3af55", "#9ca3af"
+# Axes on which only whole numbers mean something.
+_COUNTS = frozenset({"step", "steps", "actions", "requests", "count"})
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str = "", digits: int = 2) -> str:
@@ -188,11 +190,11 @@ class _Frame:
 
     def axes(self, x_label: str, y_label: str) -> str:
         parts = []
-        for value, text in _ticks(*self.ys):
+        for value, text in _ticks(*self.ys, y_label):
             y = self.y(value)
             parts.append(f'<line x1="{self.left}" x2="{self.right}" y1="{y}" y2="{y}" stroke="{_GRID}"/>')
             parts.append(f'<text x="{self.left - 5}" y="{y + 4}" text-anchor="end">{text}</text>')
-        for value, text in _ticks(*self.xs):
+        for value, text in _ticks(*self.xs, x_label):
             place = f'x="{self.x(value)}" y="{self.bottom + 14}" text-anchor="middle"'
             parts.append(f"<text {place}>{text}</text>")
         middle = (self.left + self.right) / 2
@@ -215,11 +217,14 @@ def _values(name: str, x: ArrayLike, y: ArrayLike) -> str:
 
 def _widened(ends: tuple[float, float]) -> tuple[float, float]:
     low, high = float(ends[0]), float(ends[1])
-    return (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+    beside = 0.5 * abs(low) or 0.5
+    return (low, high) if high - low > 1e-9 else (low - beside, high + beside)
 
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+def _ticks(low: float, high: float, label: str = "") -> list[tuple[float, str]]:
     """Three to seven round numbers from low to high, each with its text: as short as it can be and still its own.
+
+    Between counts, such as steps, there is nothing: label, of the axis, says whether these are counts.
 
     >>> _ticks(21.18, 21.22)
     [(21.18, '21.18'), (21.19, '21.19'), (21.2, '21.2'), (21.21, '21.21'), (21.22, '21.22')]
@@ -227,6 +232,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     rough = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    step = max(step, 1.0) if label in _COUNTS else step
     first = math.ceil(low / step - 1e-9)
     values = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
     for digits in range(3, 10):

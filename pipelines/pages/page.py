@@ -65,10 +65,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table_of_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are markup already (see `cell`); the header is plain text."""
+    """A table of cells that are markup already (see `cell`); the header is plain text.
+
+    One that holds sentences is shown in a narrow window as a card for each row.
+    """
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return scrolled(f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>", "table")
+    holds_sentences = any('words">' in markup.partition(">")[0] + ">" for row in rows for markup in row)
+    body = "\n".join(f"<tr>{_labelled(header, row) if holds_sentences else ''.join(row)}</tr>" for row in rows)
+    kind = ' class="folds"' if holds_sentences else ""
+    return scrolled(f"<table{kind}><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>", "table")
+
+
+def _labelled(header: Sequence[str], cells: Sequence[str]) -> str:
+    """Cells that say which column they are of, as a narrow window shows them."""
+    named = zip(header, cells, strict=True)
+    return "".join(f'<td data-label="{escape(name)}"{markup.removeprefix("<td")}' for name, markup in named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +92,19 @@ class InteractiveRow:
 
 
 def interactive_table(header: Sequence[str], rows: Sequence[InteractiveRow], what: str) -> str:
-    """A table that sorts by its header and filters by words. what: its rows, such as `groups`."""
+    """A table that sorts by its header and filters by words. what: its rows, such as `groups`.
+
+    A narrow window shows each row as a card, on which a cell is called by its column.
+    """
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
     body = []
     for row in rows:
-        body.append(f'<tr class="row-of{" wrong" if row.is_wrong else ""}">{"".join(row.cells)}</tr>')
+        kinds = "row-of wrong" if row.is_wrong else "row-of"
+        body.append(f'<tr class="{kinds}">{_labelled(header, row.cells)}</tr>')
         if row.more:
             body.append(f'<tr class="more"><td colspan="{len(header)}">{row.more}</td></tr>')
     lines = "\n".join(body)
-    kind = f'class="interactive" data-filter="{escape(what)}"'
+    kind = f'class="folds interactive" data-filter="{escape(what)}"'
     return scrolled(f"<table {kind}><thead><tr>{head}</tr></thead>\n<tbody>{lines}</tbody></table>", what)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.contract.embodiments import restore_embodiment
 from pipelines.contract.errors import UsageError
+from pipelines.contract.words import counted
 from pipelines.mapping.adapters import restore_adapter
 from pipelines.publishing.encoding import VideoForm
 from pipelines.publishing.vectors import Dims, PublishedVector, native_vector, robot_vector, slot_vector
@@ -153,7 +154,7 @@ def plan_publication(choices: Sequence[Choice], out: str, form: Form, split_robo
     if not groups:
         raise UsageError(f"{', '.join(choice.path for choice in choices)}: expected episodes to publish, found none")
     if len(groups) > 1 and not split_robots:
-        listed = "".join(f"\n  {kind}: {len(group.episodes)} episodes" for kind, group in groups.items())
+        listed = "".join(f"\n  {kind}: {counted(group.episodes, 'episode')}" for kind, group in groups.items())
         raise UsageError(
             f"a LeRobot dataset has one robot, rate and set of dims; found {len(groups)}:{listed}\n"
             "Publish each into a folder of its own below OUT by --split-robots"

@@ -9,6 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from pipelines.contract.images import CorruptImage, decode_image
+from pipelines.contract.words import counted
 from pipelines.quality.findings import Finding, Severity, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
@@ -81,7 +82,7 @@ def _black(camera: str, views: Sequence[View]) -> list[Finding]:
     black = [view.where for view in views if view.is_black]
     if not black:
         return []
-    evidence = f"black in {len(black)} of the {len(views)} episodes that claim to have it"
+    evidence = f"black in {len(black)} of {counted(views, 'episode that claims', 'episodes that claim')} to have it"
     advice = "Leave the camera out of the adapter, or mask it in these episodes."
     return [finding("black_camera", "error", camera, evidence, advice, black)]
 
@@ -91,7 +92,10 @@ def _still(camera: str, views: Sequence[View]) -> list[Finding]:
     if not frozen:
         return []
     longest = max(view.frozen[1] for view in frozen)
-    evidence = f"one picture for up to {longest} steps while the robot moves, in {len(frozen)} of {len(views)} episodes"
+    evidence = (
+        f"one picture for up to {counted(longest, 'step')} while the robot moves, in {len(frozen)} of "
+        f"{counted(views, 'episode')}"
+    )
     advice = "Look at the logger's camera; drop these episodes or mask the camera in them."
     where = [f"{v.where} steps {v.frozen[0]} to {sum(v.frozen)}" for v in frozen]
     return [finding("frozen_camera", "error", camera, evidence, advice, where)]
@@ -120,7 +124,7 @@ def _twins(camera: str, views: Sequence[View]) -> list[Finding]:
     same = [view for view in views if view.twins]
     if not same:
         return []
-    evidence = f"shows the same pictures as {same[0].twins[0]} in {len(same)} of {len(views)} episodes"
+    evidence = f"shows the same pictures as {same[0].twins[0]} in {len(same)} of {counted(views, 'episode')}"
     advice = "Map each slot to a camera of its own in the adapter."
     return [finding("same_camera_twice", "error", camera, evidence, advice, [view.where for view in same])]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS
+from pipelines.contract.words import counted, lasting
 from pipelines.quality.card_facts import Facts, NormKeyFacts, gather_facts
 from pipelines.quality.card_page import (
     Answer,
@@ -90,8 +91,9 @@ def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics]
     """The blocks of a conversion's card: counts, norm keys, cameras, findings on vectors, and what was left out."""
     counts = manifest.counts
     text = (
-        f"{manifest.adapter['title']}. {counts.episodes_out:,} of {counts.episodes_in:,} episodes, "
-        f"{counts.steps_out:,} steps, {counts.bytes_out / 1e6:.1f} MB; {counts.steps_dropped:,} steps of kept episodes "
+        f"{manifest.adapter['title']}. {counts.episodes_out:,} of {counted(counts.episodes_in, 'episode')}, "
+        f"{counted(counts.steps_out, 'step')}, {counts.bytes_out / 1e6:.1f} MB; "
+        f"{counted(counts.steps_dropped, 'step')} of kept episodes "
         "were left out."
     )
     keys = [[key, _units(key), f"{s.n_episodes:,}", f"{s.n_steps:,}"] for key, s in sorted(statistics.items())]
@@ -118,12 +120,13 @@ def make_short_card(manifest: Manifest, statistics: Mapping[str, NormStatistics]
 
 
 def _overview(facts: Facts, findings: Sequence[Finding]) -> list[Block]:
-    hours = sum(sum(group.durations_s) for group in facts.groups.values()) / 3600
+    seconds = sum(sum(group.durations_s) for group in facts.groups.values())
     n_bytes = sum(size for _, _, size in facts.splits.values())
     title = facts.manifest.adapter["title"] if facts.manifest else ""
     text = (
-        f"{title + '. ' if title else ''}{facts.n_episodes:,} episodes, {facts.n_steps:,} steps, {hours:.3g} hours, "
-        f"{n_bytes / 1e6:,.1f} MB; {len(facts.tasks):,} tasks, {len(facts.groups)} norm keys."
+        f"{title + '. ' if title else ''}{counted(facts.n_episodes, 'episode')}, {counted(facts.n_steps, 'step')}, "
+        f"{lasting(seconds)}, {n_bytes / 1e6:,.1f} MB; {counted(facts.tasks, 'task')}, "
+        f"{counted(facts.groups, 'norm key')}."
     )
     splits = [[split, f"{n:,}", f"{t:,}", f"{size / 1e6:,.1f}"] for split, (n, t, size) in facts.splits.items()]
     return [
@@ -140,17 +143,21 @@ def _answer(facts: Facts, findings: Sequence[Finding]) -> Answer:
     warnings = len(findings) - len(errors)
     kinds = ", ".join(dict.fromkeys(found.kind for found in errors or findings))
     if errors:
-        kind, text = "bad", f"Not as it is: {len(errors)} errors ({kinds}) would teach a policy something false."
+        kind, text = "bad", f"Not as it is: {counted(errors, 'error')} ({kinds}) would teach a policy something false."
     elif warnings:
-        kind, text = "flag", f"It can be trained on; {warnings} warnings ({kinds}) waste data or may be meant so."
+        kind, text = (
+            "flag",
+            f"It can be trained on; {counted(warnings, 'warning')} ({kinds}): wasted data, or meant so.",
+        )
     else:
         kind, text = "good", "It can be trained on: no check found anything (`embodimix check`)."
     episodes, steps = (sum(n for (level, _), n in facts.rejects.items() if level == of) for of in ("episode", "steps"))
     spoken = facts.n_episodes - facts.n_silent
     more = (
         f"Licence: {facts.licence or 'the dataset states none; ask its source, which Lineage names'}.",
-        f"Language: {spoken:,} of {facts.n_episodes:,} episodes have an instruction; {len(facts.tasks):,} tasks.",
-        f"Left out: {episodes:,} episodes and {steps:,} spans of steps.",
+        f"Language: {spoken:,} of {counted(facts.n_episodes, 'episode has', 'episodes have')} an instruction; "
+        f"{counted(facts.tasks, 'task')}.",
+        f"Left out: {counted(episodes, 'episode')} and {counted(steps, 'span')} of steps.",
         f"Look at its episodes, where {facts.name}/ lies: embodimix browse {facts.name}/{facts.version}",
     )
     return Answer(kind, text, more)  # type: ignore[arg-type]
@@ -281,8 +288,9 @@ def _spread(values: Sequence[float], what: str) -> str:
 
 def _languages(facts: Facts) -> list[Block]:
     text = (
-        f"{len(facts.tasks):,} tasks, {len(facts.instructions):,} instructions, {len(facts.segment_texts):,} segment "
-        f"texts; {facts.n_silent:,} of {facts.n_episodes:,} episodes have no instruction."
+        f"{counted(facts.tasks, 'task')}, {counted(facts.instructions, 'instruction')}, "
+        f"{counted(facts.segment_texts, 'segment text')}; "
+        f"{facts.n_silent:,} of {counted(facts.n_episodes, 'episode has', 'episodes have')} no instruction."
     )
     return [
         Heading("Language"),
@@ -329,7 +337,8 @@ def _lineage(facts: Facts) -> list[Block]:
     more = len(facts.shards) - len(shards)
     merges = [
         Paragraph(
-            f"Segments of {m['episodes']:,} episodes were merged into version {m['from_version']} ({m['segments']})."
+            f"Segments of {counted(m['episodes'], 'episode')} were merged into version {m['from_version']} "
+            f"({m['segments']})."
         )
         for m in facts.merged
     ]

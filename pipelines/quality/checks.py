@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipelines.contract.errors import FailedWork
+from pipelines.contract.words import counted
 from pipelines.quality.cameras import conclude_views, measure_views
 from pipelines.quality.contents import conclude_duplicates, conclude_language, measure_identity, measure_language
 from pipelines.quality.findings import Finding, finding
@@ -138,7 +139,7 @@ def conclude_unreadable(scope: str, unreadable: Sequence[str]) -> list[Finding]:
     if not unreadable:
         return []
     advice = "Copy the shard again from where it was whole, or convert again without these episodes."
-    evidence = f"{len(unreadable)} times an episode or a shard could not be read; the first: {unreadable[0]}"
+    evidence = f"{counted(unreadable, 'time')} an episode or a shard could not be read; the first: {unreadable[0]}"
     return [finding("unreadable", "error", scope, evidence, advice, unreadable)]
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.contract.words import counted
 from pipelines.quality.findings import Finding, finding
 from pipelines.shards.stored_episodes import StoredEpisode
 
@@ -93,7 +94,7 @@ def conclude_language(scope: str, found: Sequence[LanguageFacts]) -> list[Findin
     findings = []
     silent = [language.where for language in found if not language.says_something]
     if silent:
-        evidence = f"{len(silent)} of {len(found)} episodes have no instruction, or a placeholder"
+        evidence = f"{len(silent)} of {counted(found, 'episode has', 'episodes have')} no instruction, or a placeholder"
         advice = "Name the adapter's language keys, give `--task`, or annotate: `embodimix annotate`."
         findings.append(finding("no_language", "warning", scope, evidence, advice, silent))
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
@@ -102,7 +103,7 @@ def conclude_language(scope: str, found: Sequence[LanguageFacts]) -> list[Findin
     variants = [texts for plain, texts in spellings.items() if len(texts) > 1 and plain not in _PLACEHOLDERS]
     if variants:
         listed = ", ".join(repr(text) for text in variants[0])
-        evidence = f"{len(variants)} tasks are spelled in several ways, such as {listed}"
+        evidence = f"{counted(variants, 'task is', 'tasks are')} spelled in several ways, such as {listed}"
         advice = "Choose one spelling: a mixture that groups by task gives each spelling a weight of its own."
         where = [episode for texts in variants for episode in texts.values()]
         findings.append(finding("language_variants", "warning", scope, evidence, advice, where))
@@ -121,8 +122,8 @@ def _plain(text: str) -> str:
 def _copies(kind: str, severity: str, scope: str, groups: Sequence[Sequence[Identity]], advice: str) -> Finding:
     exact = sum(len({i.episode_id for i in group}) < len(group) for group in groups)
     evidence = (
-        f"{len(groups)} episodes occur {sum(map(len, groups))} times; {exact} with equal pictures and language, "
-        f"{len(groups) - exact} with equal state and action only"
+        f"{counted(groups, 'episode occurs', 'episodes occur')} {sum(map(len, groups))} times; {exact} with equal "
+        f"pictures and language, {len(groups) - exact} with equal state and action only"
     )
     where = [" = ".join(i.where for i in group) for group in groups]
     return finding(kind, severity, scope, evidence, advice, where)  # type: ignore[arg-type]

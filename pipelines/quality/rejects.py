@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipelines.contract.errors import FailedWork, UsageError, nearest
 from pipelines.contract.native import Reject
 from pipelines.contract.reject_reasons import REJECT_REASONS, explain
+from pipelines.contract.words import counted
 from pipelines.storage.paths import StoragePath
 
 REJECTS_FILE = "rejects.parquet"
@@ -119,7 +120,7 @@ def _counted(episodes: int, steps: int) -> str:
     ('1 episode', '12 steps', '2 episodes, 1 step')
     """
     counts = ((episodes, "episode"), (steps, "step"))
-    return ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts if n) or "0 episodes"
+    return ", ".join(counted(n, word) for n, word in counts if n) or "0 episodes"
 
 
 def _named(reject: Reject) -> str:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.slots import is_joint_mode
 from pipelines.contract.units import is_absolute
+from pipelines.contract.words import counted
 from pipelines.quality.findings import Finding, finding
 from pipelines.quality.scale import unwrap
 from pipelines.shards.statistics import NormStatistics
@@ -78,14 +79,17 @@ def conclude_clock(scope: str, found: Sequence[Clock]) -> list[Finding]:
     off = [c for c in found if not c.goes_back and abs(c.interval_s * c.control_hz - 1) > RATE_TOLERANCE]
     if off:
         measured = float(np.median([1 / c.interval_s for c in off]))
-        share = f"{len(off)} of {len(found)} episodes"
+        share = f"{len(off)} of {counted(found, 'episode')}"
         evidence = f"declared {off[0].control_hz:g} Hz, steps come at {measured:.3g} Hz in {share}"
         advice = f"Set control_hz to {measured:.3g} in the adapter, or resample the logs."
         findings.append(finding("control_rate", "error", scope, evidence, advice, [c.where for c in off]))
     holes = [c for c in found if not c.goes_back and c.longest_s > 2.5 * c.interval_s]
     if holes:
         longest = max(c.longest_s for c in holes)
-        evidence = f"{len(holes)} of {len(found)} episodes have holes in time, the longest {longest:.3g} s"
+        evidence = (
+            f"{len(holes)} of {counted(found, 'episode has', 'episodes have')} holes in time, the longest "
+            f"{longest:.3g} s"
+        )
         advice = "Split these episodes at the holes: an action chunk across one is not what the robot did."
         findings.append(finding("control_rate", "warning", scope, evidence, advice, [c.where for c in holes]))
     return findings
@@ -115,7 +119,8 @@ def conclude_stillness(scope: str, found: Sequence[Stillness]) -> list[Finding]:
     share = sum(s.n_idle for s in found) / sum(s.n_steps for s in found)
     longest = max(n / s.control_hz for s in long for _, n in s.stretches)
     evidence = (
-        f"{n_stretches} stretches of {LONG_IDLE_S:g} s and more in {len(long)} of {len(found)} episodes, the longest "
+        f"{counted(n_stretches, 'stretch', 'stretches')} of {LONG_IDLE_S:g} s and more in {len(long)} of "
+        f"{counted(found, 'episode')}, the longest "
         f"{longest:.1f} s; {share:.0%} of all steps are idle"
     )
     advice = "Leave them out of training: `filters: [{drop: idle}]` in the mixture."
@@ -182,7 +187,7 @@ def conclude_far_values(scope: str, found: Sequence[FarValue]) -> list[Finding]:
     if not found:
         return []
     worst = found[0]
-    evidence = f"{len(found)} episodes with values far out, such as {worst.value:.4g}: {worst.reason}"
+    evidence = f"{counted(found, 'episode')} with values far out, such as {worst.value:.4g}: {worst.reason}"
     advice = "Look at these steps; drop the episodes or repair the sensor's values, and convert again."
     where = [f"{v.where} {v.side} slot {v.slot} step {v.step}" for v in found]
     return [finding("outlier", "warning", scope, evidence, advice, where)]

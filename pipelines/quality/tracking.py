@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.slots import is_joint_mode
 from pipelines.contract.units import is_absolute
+from pipelines.contract.words import counted
 from pipelines.quality.findings import Finding, finding
 from pipelines.quality.scale import unwrap
 from pipelines.shards.stored_episodes import StoredEpisode
@@ -75,7 +76,7 @@ def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:
     copies = [t.where for t in found if t.is_copy and is_absolute(t.control_mode)]
     if len(copies) > len(found) / 2:
         advice = "Take the commanded targets as the action, or the state of the next step."
-        evidence = f"in {len(copies)} of {len(found)} episodes the action equals the state of the same step"
+        evidence = f"in {len(copies)} of {counted(found, 'episode')} the action equals the state of the same step"
         return [finding("lag", "error", scope, evidence, advice, copies)]
     curve = _mean([t.as_position if is_absolute(t.control_mode) else t.as_rate for t in found])
     middle = len(curve) // 2
@@ -88,7 +89,9 @@ def conclude_lag(scope: str, found: Sequence[Tracking]) -> list[Finding]:
         return []
     if best < 0:
         evidence = f"the state moves before the action commands it: {numbers}"
-        advice = f"Pair every observation with the action {-best} steps later; look at how the logger pairs them."
+        advice = (
+            f"Pair every observation with the action {counted(-best, 'step')} later; look at how the logger pairs them."
+        )
         return [finding("lag", "error", scope, evidence, advice, where)]
     if delay_s > SLOW_LAG_S:
         evidence = f"the state follows the action late: {numbers}"

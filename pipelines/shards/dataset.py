@@ -95,7 +95,7 @@ def read_info(path: StoragePath) -> tuple[dict[str, Any], dict[str, Any]]:
             raise FailedWork(f"{path}: the conversion is not finished; run the same convert command again to finish it")
         versions = sorted(p.parent.name for p in path.glob(f"*/{INFO_FILE}"))
         hint = f"Give one of its versions: {', '.join(versions)}." if versions else "Give <root>/<name>/<version>."
-        raise FailedWork(f"{path}: expected a dataset, found no {INFO_FILE}. {hint}")
+        raise MissingPath(f"{path}: expected a dataset, found no {INFO_FILE}. {hint}")
     info, features = _read_json(path / INFO_FILE), _read_json(path / "features.json")
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise FailedWork(f"{path}: expected TFRecord shards, found {info['fileFormat']!r}")

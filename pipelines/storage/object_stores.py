@@ -166,8 +166,8 @@ def _status_of(error: Exception) -> int | None:
 
 def _lacking(url: str, error: BaseException) -> str:
     scheme = url.partition("://")[0]
-    extra = f"; for {scheme}:// install {_EXTRAS[scheme]}" if scheme in _EXTRAS else ""
-    return f"{error}{extra}"
+    extra = f"{scheme}:// needs more packages. Run: pip install '{_EXTRAS[scheme]}'" if scheme in _EXTRAS else ""
+    return f"{extra} ({error})" if extra else str(error)
 
 
 def _bucket_and_name(url: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contract.errors import UsageError
+from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.checkout import ROOT
 from tests.support.toy_mixture import quick_compilation, settings
 from tests.support.waiting import wait_for
@@ -86,3 +86,12 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path: Path, quick_compi
 def test_a_coordinator_needs_count_and_index() -> None:
     with pytest.raises(UsageError, match="--coordinator HOST:PORT, --process-count and --process-index together"):
         join("localhost:1234", None, 0)
+
+
+def test_distributed_outside_of_a_cluster_says_how_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(*_: object) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(FailedWork, match="found none .*give every process --coordinator HOST:PORT.* on one machine"):
+        join(None, None, None)

@@ -11,9 +11,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from pipelines.pages.charts import lines
+from pipelines.pages.charts import bars, legend, lines
 from pipelines.pages.page import folded, page
-from tests.support.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, check_page, show
+from tests.support.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, check_page, overflow, show
 from tests.support.pages import PAGES, specs
 from trainers.main import main
 
@@ -46,6 +46,37 @@ def test_a_page_fits_every_window_and_is_accessible(
     for width in WIDTHS:
         check_page(browser, written(name), width, "light")
     check_page(browser, written(name), WIDTHS[0], "dark")
+
+
+@pytest.mark.parametrize("width", [375, 600])
+def test_what_is_wrong_with_a_group_is_in_sight_in_a_narrow_window(
+    browser: WebDriver, written: Callable[[str], Path], width: int
+) -> None:
+    show(browser, written("plan"), width)
+    wrong = browser.find_elements(By.CSS_SELECTOR, "td.wrong")
+    assert wrong
+    for cell in wrong:
+        row = cell.find_element(By.XPATH, "..")
+        name = row.find_element(By.CSS_SELECTOR, "td")
+        assert cell.rect["x"] + cell.rect["width"] <= width
+        assert name.rect["y"] < cell.rect["y"] < name.rect["y"] + 2 * name.rect["height"]
+    label = browser.execute_script("return getComputedStyle(arguments[0], '::before').content", wrong[0])
+    assert label == f'"{wrong[0].get_attribute("data-label")} "'
+
+
+@pytest.mark.parametrize("width", [375, 1400])
+def test_long_names_stay_beside_their_bars(browser: WebDriver, tmp_path: Path, width: int) -> None:
+    names = ["in_house/drive to the table and lift the box with both arms@mobile_fibocom", "lift@ur5e"]
+    path = tmp_path / "bars.html"
+    path.write_text(page("Bars", [bars(names, {"share": [20.0, 0.5]}, unit=" %"), legend(names)]))
+    show(browser, path, width)
+    assert overflow(browser) == 0
+    inside = (
+        "const range = new Range(); range.selectNodeContents(arguments[0]); return range.getBoundingClientRect().right"
+    )
+    for head in browser.find_elements(By.CSS_SELECTOR, "table.bars tbody th"):
+        bar = head.find_element(By.XPATH, "../td//i")
+        assert browser.execute_script(inside, head) <= bar.rect["x"]
 
 
 def rows_of(browser: WebDriver) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.contract.errors import UsageError
 from pipelines.contract.options import add_command, port
+from pipelines.contract.words import counted
 
 if TYPE_CHECKING:
     from trainers.browsing.collection import Collection
@@ -71,7 +72,11 @@ def run_browse(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--rerun {path}: expected a file name that ends in .rrd, as the viewer knows recordings")
         n_steps = write_recording(collection, listed, path)
         outcome = {"written": str(path or ""), "episode": listed.brief.episode_id, "steps": n_steps}
-        said = f"wrote {n_steps} steps to {path}; look at them with: rerun {path}" if path else "opened the viewer"
+        said = (
+            f"wrote {counted(n_steps, 'step')} to {path}; look at them with: rerun {path}"
+            if path
+            else "opened the viewer"
+        )
         print(json.dumps(outcome) if arguments.json else said)
         return 0
     return _serve(arguments, collection, "" if listed is None else listed.key)

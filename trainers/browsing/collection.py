@@ -11,6 +11,7 @@ from annotation_tools.merge import read_tables
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.specs.grammar import Stage
 from pipelines.contract.errors import FailedWork, nearest
+from pipelines.contract.words import counted
 from pipelines.segments.tables import Annotation
 from pipelines.shards.sidecar import ShardName
 from pipelines.storage.paths import as_storage_path
@@ -61,7 +62,7 @@ class Collection:
         found = [listed for listed in self.episodes.values() if key and listed.brief.episode_id.startswith(key)]
         if len(found) != 1:
             known = [listed.brief.episode_id for listed in self.episodes.values()]
-            what = f"{len(found)} episodes begin with" if found else "no episode"
+            what = f"{counted(found, 'episode begins', 'episodes begin')} with" if found else "no episode"
             raise FailedWork(f"{self.title}: {what} {key!r}. {nearest(key, known)}")
         return found[0]
 

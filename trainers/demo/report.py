@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.contract.words import counted
 from pipelines.pages.charts import legend, lines, svg
 from pipelines.pages.page import cell, figure, image, page, scrolled, verdict
 from pipelines.storage.files import write_atomically
@@ -159,7 +160,7 @@ def _errors(results: Results) -> str:
         )
         note = "post-trained for; " if row.is_task else ""
         rows.append(
-            f"<tr><td>{html.escape(row.group)}<div class='muted'>{note}{row.samples} samples</div></td>"
+            f"<tr><td>{html.escape(row.group)}<div class='muted'>{note}{counted(row.samples, 'sample')}</div></td>"
             f"<td style='white-space:nowrap'>{''.join(bars)}</td><td class='number'>{physical}</td></tr>"
         )
     order = " → ".join(POLICIES[run][0] for run in results.evals)

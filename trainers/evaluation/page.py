@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from pipelines.contract.words import counted
 from pipelines.pages.charts import lines
 from pipelines.pages.page import cell, figure, folded, page, table_of_cells, verdict
 from pipelines.storage.files import write_atomically
@@ -62,9 +63,11 @@ def _verdict(groups: Sequence[GroupReport], report: EvaluationReport) -> str:
     if len(behind) > MOST_NAMED:
         worst.append(f"and {len(behind) - MOST_NAMED} more")
     if not behind:
-        return verdict("good", f"Better than both baselines in all {len(groups)} groups (normalized error).")
+        return verdict("good", f"Better than both baselines in all {counted(groups, 'group')} (normalized error).")
     kind: Literal["bad", "flag"] = "bad" if 2 * len(behind) > len(groups) else "flag"
-    return verdict(kind, f"A baseline is ahead in {len(behind)} of {len(groups)} groups (normalized error).", *worst)
+    return verdict(
+        kind, f"A baseline is ahead in {len(behind)} of {counted(groups, 'group')} (normalized error).", *worst
+    )
 
 
 def _table(groups: Sequence[GroupReport], overall: OverallErrors) -> str:

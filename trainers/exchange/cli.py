@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.contract.errors import UsageError
 from pipelines.contract.options import add_command
+from pipelines.contract.words import counted
 
 LAYOUTS = ("openpi", "lerobot", "hf-pi0", "hf-paligemma", "big_vision")
 EXPORT_EPILOG = """examples:
@@ -120,7 +121,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         return 2
     origin = arguments.source if done.step is None else f"{arguments.source}, step {done.step}"
     print(
-        f"wrote {done.target}: {done.arrays} arrays, {done.values:,} values, layout {arguments.layout}, from {origin}"
+        f"wrote {done.target}: {counted(done.arrays, 'array')}, {counted(done.values, 'value')}, layout "
+        f"{arguments.layout}, from {origin}"
     )
     for name in done.beside:
         print(f"wrote {arguments.output / name}")

@@ -12,6 +12,7 @@ from mixtures.mixture import Mixture
 from mixtures.stream.text_shares import LongTexts, count_long_texts, text_shares
 from model.params import param_count
 from pipelines.contract.slots import IMAGE_SIZE
+from pipelines.contract.words import counted
 from trainers.config import RunConfig
 from trainers.mesh import AXES, split_array
 from trainers.planning.work import forward_flops
@@ -132,11 +133,12 @@ def device_bytes(mesh: AbstractMesh, tree: Tree) -> int:
 def render(plan: TrainPlan) -> str:
     """The plan as text."""
     lines = [
-        f"{plan.model}: {plan.parameters.trained:,} parameters train, {plan.parameters.frozen:,} stay",
-        f"{plan.devices} devices, parameters split over {plan.fsdp}; GiB on each: "
+        f"{plan.model}: {counted(plan.parameters.trained, 'parameter trains', 'parameters train')}, "
+        f"{plan.parameters.frozen:,} stay",
+        f"{counted(plan.devices, 'device')}, parameters split over {plan.fsdp}; GiB on each: "
         + ", ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in plan.device_gib.items())
         + f", together {sum(plan.device_gib.values()):.2f}, activations on top",
-        f"{plan.steps:,} steps of {plan.batch_size} = {plan.samples:,} samples; "
+        f"{counted(plan.steps, 'step')} of {plan.batch_size} = {counted(plan.samples, 'sample')}; "
         f"pictures of a batch {plan.batch_mib:.1f} MiB",
         f"{plan.sample_tflop:.4f} TFLOP a sample, {plan.sample_tflop * plan.samples:,.1f} in all",
     ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipelines.contract.words import counted
 from pipelines.pages.charts import legend, lines
 from pipelines.pages.page import page, table, verdict
 
@@ -89,7 +90,8 @@ def _model_fault(metadata: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         return ""
     return (
         f"The high-level model {metadata['high_level']} gave no usable answer to {counts['fell_back']} of "
-        f"{counts['asked']} questions; robots went on with the sentence before. The last: {counts['last_fault']}"
+        f"{counted(counts['asked'], 'question')}; robots went on with the sentence before. The last: "
+        f"{counts['last_fault']}"
     )
 
 

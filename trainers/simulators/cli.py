@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model.config import FLOW_STEPS
 from pipelines.contract.options import add_command, not_negative, positive
+from pipelines.contract.words import counted
 from trainers.serving.high_level_options import add_high_level_options
 
 RECORD_EPILOG = """a worked example:
@@ -83,7 +84,10 @@ def run_record(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(one) for one in done]))
     else:
         for one in done:
-            print(f"{one.task}: {one.written} written, {one.there} there before, {one.failed} tries failed")
+            print(
+                f"{one.task}: {one.written} written, {one.there} there before, {counted(one.failed, 'try', 'tries')} "
+                f"failed"
+            )
     return 0 if all(one.written + one.there == recording.episodes for one in done) else 1
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipelines.contract.words import counted
 from pipelines.pages.charts import intervals
 from pipelines.pages.page import page, table
 from trainers.simulators.rollouts import Outcome, TaskResult
@@ -77,7 +78,7 @@ def _films(outcomes: Sequence[Outcome]) -> str:
     films = [
         f'<figure><video controls loop muted width="360" src="{escape(one.video)}"></video><figcaption>'
         f"{escape(one.episode.task)}, scene {one.episode.seed}, {escape(one.episode.condition)}: "
-        f"{'success' if one.success else 'no success'} after {one.steps} steps</figcaption></figure>"
+        f"{'success' if one.success else 'no success'} after {counted(one.steps, 'step')}</figcaption></figure>"
         for one in shown
     ]
     return f'<div class="row">{"".join(films)}</div>'

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from pipelines.contract.facts import SourceFacts, StatedCamera, StatedFeature
 from pipelines.contract.native import Rejected
+from pipelines.contract.words import counted
 from pipelines.mapping.adapters import Adapter, PartSource, Selector
-from pipelines.mapping.bag_form import BagForm, LabelSource
+from pipelines.mapping.bag_form import COMMAND_TYPES, BagForm, LabelSource
 from pipelines.sources.bags.definitions import normal_type, types_of
 from pipelines.sources.bags.inputs import Bag
 from pipelines.sources.bags.log import MAX_TIME_NS, Channel, Log
@@ -27,6 +28,8 @@ _MOST_MESSAGES = 200_000
 _STREAM_HZ = 2.0
 # A rate so near a whole number is that number; headers so far from the log are of another clock.
 _USUAL_RATE, _SANE_LATE_MS = 0.02, 10_000.0
+# What every ROS 2 system logs of itself.
+_OF_ROS = frozenset({"rcl_interfaces/msg/Log", "rcl_interfaces/msg/ParameterEvent", "rosgraph_msgs/msg/Log"})
 _WORDS_OF_TASKS = ("task", "instruction", "language", "prompt")
 _WORDS_OF_COMMANDS = ("command", "cmd", "action", "target", "leader", "desired", "goal")
 
@@ -113,9 +116,12 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
     kinds = {"mcap": "MCAP", "bag": "ROS 1 bag", "active": "ROS 1 bag that was not closed", "db3": "rosbag2 of SQLite"}
     dialect = kinds.get(bag.files[0].name.rpartition(".")[2], "bag")
     if bag.path not in bag.files:
-        dialect = f"{dialect}, files of one folder: {len(bag.files)}{f', ROS 2 {bag.distro}' if bag.distro else ''}"
+        dialect = f"{dialect} in folders{f', ROS 2 {bag.distro}' if bag.distro else ''}"
+    entry = _entry_of(topics)
     return SourceFacts(
         dialect=dialect,
+        control_hz=float(entry["control_hz"][0]) if entry else None,
+        rate_known=entry["control_hz"][1] if entry else "",
         n_episodes=n_bags,
         features={
             name: StatedFeature(dtype=facts.type, shape=(facts.width,), names=facts.names, about=_about(facts))
@@ -127,10 +133,10 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
             for name, facts in topics.items()
             if facts.is_camera
         },
-        entry=_entry_of(topics),
+        entry=entry,
         notes=(
             "an episode is taken to be a file; `episodes` of the entry's `bag` cuts them by markers or pauses",
-            *(f"{name}: {_about(facts)}" for name, facts in topics.items()),
+            *(f"{name}: {_about(facts)}" for name, facts in topics.items() if not _is_known(name, topics)),
             *(f"{pair.key}: {pair.about()}" for facts in topics.values() for pair in facts.pairs),
             *_note_chains(topics),
         ),
@@ -170,7 +176,10 @@ def _entry_of(topics: Mapping[str, TopicFacts]) -> dict[str, tuple[str, str]]:
 
 def _clock_of(streams: Mapping[str, TopicFacts]) -> str:
     """The likeliest command, the slowest of them, and of these the one of most joints."""
-    return min(streams, key=lambda name: (not _is_command(name), round(streams[name].rate_hz), -streams[name].width))
+    return min(
+        streams,
+        key=lambda name: (not _is_command(name, streams[name]), round(streams[name].rate_hz), -streams[name].width),
+    )
 
 
 def _task_of(topics: Mapping[str, TopicFacts]) -> str:
@@ -179,12 +188,17 @@ def _task_of(topics: Mapping[str, TopicFacts]) -> str:
     return next((name for name in texts if any(word in name.lower() for word in _WORDS_OF_TASKS)), "")
 
 
-def _is_command(name: str) -> bool:
-    return any(word in name.lower() for word in _WORDS_OF_COMMANDS)
+def _is_known(name: str, topics: Mapping[str, TopicFacts]) -> bool:
+    """Whether nobody has to choose about a topic: ROS's own, and that of the instruction."""
+    return topics[name].type in _OF_ROS or name == _task_of(topics)
+
+
+def _is_command(name: str, facts: TopicFacts) -> bool:
+    return facts.type in COMMAND_TYPES or any(word in name.lower() for word in _WORDS_OF_COMMANDS)
 
 
 def _about(facts: TopicFacts) -> str:
-    parts = [f"{facts.type}, {facts.n} messages in the first {LOOK_S:g} s"]
+    parts = [f"{facts.type}, {counted(facts.n, 'message')} in the first {LOOK_S:g} s"]
     if facts.rate_hz:
         parts.append(f"{facts.rate_hz:.3g} Hz, periods differ by {facts.jitter_ms:.3g} ms")
     if facts.late_ms is not None:

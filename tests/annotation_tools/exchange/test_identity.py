@@ -188,7 +188,7 @@ def test_episodes_that_were_rejected_are_counted_and_named(tmp_path: Path, capsy
     arguments = [str(tmp_path / "out"), "--format", "lerobot", "--annotator", "ann", "--out", str(out)]
     assert main(["annotate", "import", str(store.dataset.path), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "1 episodes of" in printed and "episode_index 2 (rejected: no_camera)" in printed
+    assert "not in the dataset: 1 episode of" in printed and "episode_index 2 (rejected: no_camera)" in printed
     assert {store.briefs[a.episode_id].source_key for a in read_segments(out)} == set(keys)
 
 

@@ -174,7 +174,7 @@ def test_a_stored_split_serves_as_validation_and_holds_nothing_more_out(tmp_path
     ]
     assert mixture.groups[1].n_validation_episodes >= 2
     assert plan_of(mixture).findings == (
-        "a/1.0.0: 1 episodes of its validation split belong to no group of the mixture and are left out",
+        "a/1.0.0: 1 episode of its validation split left out, of no group of the mixture",
     )
     with Stream(mixture, batch_size=1, split="validation", groups=["fold@arx"]) as stream:
         assert {row.n_steps for row in stream.episodes()} == {12} and stream.n_samples == 12
@@ -244,7 +244,7 @@ def test_prompts_that_a_model_cuts_are_counted(tmp_path: Path, capsys: pytest.Ca
     assert found.share == pytest.approx(0.6) and found.example == long + "left"
     assert count_long_texts(shares, str.split, 21).n_cut == 0  # type: ignore[arg-type]
     assert main(["mix", "plan", str(spec), "--max-tokens", "16"]) == 0
-    assert "2 texts in 66.7% of the draws lose their end, and 2 of them become the same" in capsys.readouterr().out
+    assert "In 66.7% of the draws 2 texts lose their end, and 2 of them become the same" in capsys.readouterr().out
     assert main(["mix", "plan", str(spec), "--max-tokens", "400"]) == 0
     assert "Prompts: 3 texts" in capsys.readouterr().out
     assert main(["mix", "plan", str(spec), "--model", "nothing"]) == 2

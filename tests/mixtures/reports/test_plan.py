@@ -53,7 +53,7 @@ def test_the_table_names_every_group_and_its_flags(spec: Path, capsys: pytest.Ca
         "other/untitled@ur5e",
         "2",
         "24",
-        "0.0",
+        "0.00067",
         "22.22",
         "25.00",
         "250",

@@ -196,7 +196,7 @@ def test_the_summary_says_what_was_left_out_and_what_to_do(tmp_path: Path, capsy
     assert main(["convert", "rlds", str(source), str(tmp_path / "out"), *FACTS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "tiny/1.0.0: 1 of 2 episodes, 11 steps, " in lines[0]
-    assert lines[1] == "  left out: 1 episodes, 1 single steps (first_step_zero_action 1, non_finite 1)"
+    assert lines[1] == "  left out: 1 episode, 1 single step (first_step_zero_action 1, non_finite 1)"
     assert "    non_finite: NaN or infinity in a state or an action. Repair or drop these steps in the source." in lines
 
 

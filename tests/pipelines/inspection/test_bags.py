@@ -13,10 +13,11 @@ from pipelines.conversion.plan import Job
 from pipelines.conversion.read_episode import read_episode
 from pipelines.inspection.draft import count_questions, make_draft, render
 from pipelines.inspection.recognition import recognize
+from pipelines.inspection.report import use_lines
 from pipelines.mapping.adapters import find_adapter, get_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import MS, WRITERS, demonstration, number
+from tests.support.bag_writers import JOINTS, MS, WRITERS, Published, demonstration, joint_state, number
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,44 @@ def test_a_hand_has_one_range_however_far_its_command_went(tmp_path: Path) -> No
     assert 'gripper: &gripper {open: "?", closed: "?"}' in text
     assert text.count("<<: *gripper, from:") == 2
     assert "its name says how far it is open" in " ".join(text.replace("# ", "").split())
+
+
+def controlled() -> list[Published]:
+    """An arm under ros2_control: its goals are trajectories of one point, its hand's joint is called a knuckle."""
+    names, messages = [*JOINTS, "robotiq_85_left_knuckle_joint"], [m for m in demonstration() if "/camera" in m.topic]
+    for t in range(0, 2000, 20):
+        now, goal = ([0.5 * np.sin((t + late) / 400 + joint) for joint in range(6)] for late in (0, 50))
+        messages.append(joint_state("/joint_states", t * MS, names, [*now, 0.3 - 0.3 * np.cos(t / 300)]))
+        point = {"positions": goal, "time_from_start": {}}
+        fields = {"joint_names": JOINTS, "points": [point]}
+        if t % 100 == 0:
+            type, topic = "trajectory_msgs/msg/JointTrajectory", "/scaled_joint_trajectory_controller/joint_trajectory"
+            messages.append(Published(topic=topic, type=type, logged_ns=t * MS, stamp_ns=t * MS, fields=fields))
+    return messages
+
+
+def test_goals_that_a_controller_was_sent_are_the_action(tmp_path: Path) -> None:
+    WRITERS["rosbag2 of sqlite3"](tmp_path / "bag", controlled())
+    ((description, sample), *_) = recognize(str(tmp_path / "bag")).understood
+    text = render(make_draft(description, sample.episodes))
+    assert "arm0: {from: /scaled_joint_trajectory_controller/joint_trajectory, names: [shoulder_pan" in text
+    assert "actions are where the state goes next" in text and "next: true" not in text
+
+
+def test_a_hand_whose_joint_is_an_angle_is_on_no_usual_scale(tmp_path: Path) -> None:
+    """0.6 rad of a knuckle are not six tenths of anything."""
+    WRITERS["rosbag2 of sqlite3"](tmp_path / "bag", controlled())
+    ((description, sample), *_) = recognize(str(tmp_path / "bag")).understood
+    asked = " ".join(render(make_draft(description, sample.episodes)).replace("# ", "").split())
+    assert "Either open: 0.597, closed: 0 or open: 0, closed: 0.597. These are as far as was seen" in asked
+    assert "robotiq_85_left_knuckle_joint: values run from 0 to 0.597, episodes begin at 0 and end at" in asked
+
+
+def test_an_input_without_commands_says_what_stands_in_for_them(tmp_path: Path) -> None:
+    WRITERS["mcap"](tmp_path / "bag", [m for m in demonstration() if "/command" not in m.topic])
+    ((description, sample), *_) = recognize(str(tmp_path / "bag")).understood
+    said = " ".join(" ".join(use_lines(make_draft(description, sample.episodes))).split())
+    assert "action no key holds what was commanded: the next step's state stands in for it" in said
 
 
 def read_episode_of(root: Path, entry: str) -> Episode:

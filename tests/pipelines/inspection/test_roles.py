@@ -1,10 +1,12 @@
 """What columns are by the names that sources give them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipelines.inspection.description import Feature
-from pipelines.inspection.roles import Block, blocks_of, side_of
+from pipelines.inspection.roles import Block, blocks_of, is_used, side_of
 
 
 def feature(key: str, *names: str, width: int = 0) -> Feature:
@@ -87,4 +89,22 @@ def test_names_that_say_nothing_leave_it_to_the_key() -> None:
 
 def test_actions_are_known_by_their_key() -> None:
     keys = ("action", "command/joint_position", "observation.state", "leader_qpos", "obs/robot0_eef_pos")
-    assert [side_of(key) for key in keys] == ["action", "action", "state", "action", "state"]
+    assert [side_of(feature(key, width=7)) for key in keys] == ["action", "action", "state", "action", "state"]
+
+
+def test_what_goes_to_a_controller_of_ros2_control_is_a_command() -> None:
+    """Its topics are called by the controller; one that a controller publishes is no command."""
+    sent = feature("/arm_controller/joint_trajectory", "joint_1", "joint_2")
+    commands = feature("/forward_position_controller/commands", width=6)
+    published = feature("/arm_controller/state", "joint_1", "joint_2")
+    sent = replace(sent, dtype="trajectory_msgs/msg/JointTrajectory")
+    assert [(side_of(one), is_used(one)) for one in (sent, commands, published)] == [
+        ("action", True),
+        ("action", True),
+        ("state", False),
+    ]
+
+
+@pytest.mark.parametrize(("key", "name"), [("/robotiq/position_cmd", ""), ("/js", "robotiq_85_left_knuckle_joint")])
+def test_grippers_are_known_by_their_makers(key: str, name: str) -> None:
+    assert [block.kind for block in blocks_of(feature(key, *([name] if name else []), width=1))] == ["gripper"]

@@ -34,7 +34,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def test_the_markdown_card_says_what_is_in_the_dataset(dataset: Dataset) -> None:
     card = to_markdown(make_card(gather_facts(dataset), []))
-    assert card.startswith("# toy 1.0.0\n\n4 episodes, 480 steps, 0.00667 hours, ")
+    assert card.startswith("# toy 1.0.0\n\n4 episodes, 480 steps, 24 seconds, ")
     assert "| train | 3 | 360 | " in card
     counts = "| 20 Hz | 4 | 480 | 0.00667 | 0% | 4 success | base_0_rgb 4, left_wrist_0_rgb 3 |"
     assert f"| ur5e/joint_position/pi18/v1 {counts}" in card

@@ -300,7 +300,7 @@ def test_a_long_idle_stretch(tmp_path: Path) -> None:
     (found,) = findings_of(tmp_path, episodes)
     assert found.kind == "idle"
     assert found.evidence == (
-        "1 stretches of 3 s and more in 1 of 4 episodes, the longest 4.0 s; 17% of all steps are idle"
+        "1 stretch of 3 s and more in 1 of 4 episodes, the longest 4.0 s; 17% of all steps are idle"
     )
     assert found.examples[0].endswith("steps 40 to 120")
 
@@ -356,7 +356,7 @@ def test_a_smooth_turn_through_a_horizontal_pose_is_no_spike(tmp_path: Path) -> 
 def test_an_episode_that_is_in_train_and_val(tmp_path: Path) -> None:
     (found,) = findings_of(tmp_path, [*clean_episodes(), clean_episode(2, split="val")])
     assert (found.kind, found.severity, found.scope, found.n_episodes) == ("leak", "error", "train and val", 1)
-    assert found.evidence.startswith("1 episodes occur 2 times; 1 with equal pictures and language")
+    assert found.evidence.startswith("1 episode occurs 2 times; 1 with equal pictures and language")
 
 
 def test_an_episode_that_is_there_twice_under_another_name(tmp_path: Path) -> None:
@@ -392,11 +392,10 @@ def test_the_check_command_prints_findings_and_exits_1(tmp_path: Path, capsys: p
 
 def test_the_check_command_exits_0_on_clean_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(stored(tmp_path, clean_episodes()).path)]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first == f"{tmp_path}/toy/1.0.0: 4 episodes, no findings"
-    assert second.startswith(
-        "motion for what is commanded, ur5e/joint_position/pi18/v1: slot 0 0.989 (0.988 to 0.99), "
-    )
+    assert second == ("how far ur5e/joint_position/pi18/v1 moves where 1 is commanded (and the range of its episodes):")
+    assert third.startswith("  slot 0: 0.989 (0.988 to 0.99), slot 1: ")
 
 
 @pytest.mark.shared

@@ -22,7 +22,7 @@ def test_groups_behind_a_baseline_come_first(tmp_path: Path) -> None:
     rows = page[page.index("<tbody>") :]
     assert rows.index(">bad<") < rows.index(">close<") < rows.index(">good<")
     write_page(tmp_path / "eval.html", evaluation_report("runs/a", groups[0]))
-    assert "Better than both baselines in all 1 groups" in (tmp_path / "eval.html").read_text()
+    assert "Better than both baselines in all 1 group" in (tmp_path / "eval.html").read_text()
 
 
 @pytest.mark.parametrize("n_groups", [3, 90])

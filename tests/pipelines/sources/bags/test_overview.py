@@ -11,7 +11,7 @@ from pipelines.sources import bag
 from pipelines.sources.bags.inputs import bag_at, open_bag
 from pipelines.sources.bags.overview import look_at, probe_of
 from tests.pipelines.sources.bags.test_transforms import chain_messages
-from tests.support.bag_writers import JOINTS, MS, demonstration, number, write_mcap, write_rosbag2
+from tests.support.bag_writers import JOINTS, MS, Published, demonstration, number, write_mcap, write_rosbag2
 
 BLANK = Probe(name="inspect", title="", format="bag", robot=FROM_LOG, control_mode="joint_position")
 
@@ -31,7 +31,8 @@ def test_the_entry_that_is_drafted_states_rate_and_clock(tmp_path: Path) -> None
     facts = bag.describe(str(tmp_path), bag.find(str(tmp_path), bag.probe(str(tmp_path), BLANK)))
     assert facts.entry["control_hz"][0] == "20"
     assert facts.entry["bag"][0] == '{stamp: header, clock: "/command/joints", instruction: {topic: /task}}'
-    assert facts.dialect == "rosbag2 of SQLite, files of one folder: 1, ROS 2 rosbags"
+    assert facts.dialect == "rosbag2 of SQLite in folders, ROS 2 rosbags"
+    assert (facts.control_hz, facts.rate_known) == (20.0, "the rate of /command/joints, whose messages are the steps")
     assert list(facts.cameras) == ["/camera/image_raw"]
 
 
@@ -42,6 +43,14 @@ def test_a_probe_reads_every_stream_of_numbers(tmp_path: Path) -> None:
     native = bag.read(located, probe)
     assert sorted(native.arrays) == ["/command/gripper", "/command/joints", "/gripper/state", "/joint_states"]
     assert native.n_steps == 20
+
+
+def test_nobody_has_to_choose_about_the_instruction_and_what_ros_logs_of_itself(tmp_path: Path) -> None:
+    own = Published(topic="/rosout", type="rcl_interfaces/msg/Log", logged_ns=0, fields={"msg": "ready"})
+    write_rosbag2(tmp_path / "a", [own, *demonstration()])
+    facts = bag.describe(str(tmp_path), bag.find(str(tmp_path), bag.probe(str(tmp_path), BLANK)))
+    assert "/rosout" in facts.features and "/task" in facts.features
+    assert not [note for note in facts.notes if note.startswith(("/rosout", "/task"))]
 
 
 def test_a_bag_without_streams_of_numbers_is_named(tmp_path: Path) -> None:
