@@ -50,6 +50,7 @@ _TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 # Fields that name the columns of an array beside them.
 _NAMES = ("name", "joint_names")
 _STAMPS = ("header.stamp", "timestamp", "stamp")
+_LONGEST_SIMULATED_NS = 30 * 24 * 3600 * 1_000_000_000
 _SECONDS, _NANOSECONDS = ("sec", "seconds", "secs"), ("nanosec", "nanos", "nsec", "nsecs")
 
 
@@ -390,6 +391,8 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
     for name, topic in topics.items():
         at_log = np.array(topic.logged, np.int64)
         stated = np.array(topic.stamps, np.int64)
+        if stamp == "header" and name not in unstamped:
+            _check_stamps(name, stated)
         times = at_log if stamp == "log" or name in unstamped else stated
         # Chunks hold messages in the order in which they arrived, which may differ from their times.
         order = np.argsort(at_log, kind="stable")
@@ -418,6 +421,20 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
         repeated=repeated,
         unstamped=unstamped,
     )
+
+
+def _check_stamps(topic: str, stated: NDArray[np.int64]) -> None:
+    """Raises Rejected where some headers hold no stamp: at 1970 they would be one sample, long before the others.
+
+    Times of a simulation begin at 0, and go on from there.
+    """
+    n = int((stated == 0).sum())
+    if n and stated[stated != 0].min() > _LONGEST_SIMULATED_NS:
+        raise Rejected(
+            "wrong_times",
+            f"{topic}: expected a stamp in every header, found none in {n} of {len(stated)}; "
+            "`stamp: log` takes the times of the log",
+        )
 
 
 def _kept(topic: str, times: NDArray[np.int64]) -> NDArray[np.bool_]:
