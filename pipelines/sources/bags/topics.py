@@ -11,7 +11,7 @@ from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
 from pipelines.mapping.bag_form import Stamp
 from pipelines.sources.bags.alike import Block, Run, StampReader
 from pipelines.sources.bags.definitions import normal_type
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log
+from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log, of_channels
 from pipelines.sources.bags.messages import (
     Read,
     WalkReader,
@@ -253,12 +253,13 @@ def read_topics(
         for channel in channels_of(log, name):
             _prepare(topic, channel, distro)
             by_channel[channel.id] = topic
+    ids_of = [(topic, np.array(list(topic.reads), np.int64)) for topic in topics.values()]
     for batch in log.batches(by_channel.keys(), start_ns, stop_ns):
         if len(batch.found) == 1:
             _take_several(by_channel[int(batch.found[0, 0])], batch, batch.found)
             continue
-        for topic in topics.values():
-            own = batch.found[np.isin(batch.found[:, 0], list(topic.reads))]
+        for topic, ids in ids_of:
+            own = batch.found[of_channels(batch.found, ids)]
             if len(own):
                 _take_several(topic, batch, own)
     return _collected(topics, stamp)
