@@ -61,17 +61,20 @@ def run_publish(arguments: argparse.Namespace) -> int:
     from pipelines.publishing.publication import Choice, plan_publication
     from pipelines.publishing.publishing import publish
 
-    if arguments.source.endswith((".yaml", ".yml")) or arguments.source.startswith("embodimix:"):
-        choices = choose_episodes(arguments.source, arguments.root, arguments.stage)
-    else:
-        choices = [Choice(path=arguments.source)]
-    publications = plan_publication(choices, arguments.out, _form(arguments), arguments.split_robots)
+    is_spec = arguments.source.endswith((".yaml", ".yml")) or arguments.source.startswith("embodimix:")
+    _check_options(arguments, is_spec)
     write_units = None
     if arguments.beam_options:
         from pipelines.publishing.graph import beam_writer
 
-        paths = {"OUT": arguments.out} | {f"dataset {number}": choice.path for number, choice in enumerate(choices)}
+        # Before any index is read, which takes minutes for a large mixture.
+        paths = {"OUT": arguments.out} | _dataset_paths(arguments, is_spec)
         write_units = beam_writer(arguments.beam_options, arguments.workers, paths)
+    if is_spec:
+        choices = choose_episodes(arguments.source, arguments.root, arguments.stage)
+    else:
+        choices = [Choice(path=arguments.source)]
+    publications = plan_publication(choices, arguments.out, _form(arguments), arguments.split_robots)
     written = publish(publications, arguments.workers or os.cpu_count() or 1, write_units)
     if arguments.json:
         print(json.dumps([one.to_json() for one in written]))
@@ -109,6 +112,27 @@ def choose_episodes(
                 # An episode that one group trains on is no validation for another.
                 chosen |= {str(part.table.episode_ids[row]): split for row in part.rows.tolist()}
     return [Choice(path=path, splits=chosen) for path, chosen in splits.items()]
+
+
+def _check_options(arguments: argparse.Namespace, is_spec: bool) -> None:
+    """Refuses options that would change nothing. Raises UsageError."""
+    from pipelines.contract.errors import UsageError
+
+    if arguments.images and arguments.crf is not None:
+        raise UsageError("--crf: expected videos, whose quality it is; found --images, leave one of them out")
+    for name in () if is_spec else ("root", "stage"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name}: expected a mixture spec (.yaml), found the dataset {arguments.source}")
+
+
+def _dataset_paths(arguments: argparse.Namespace, is_spec: bool) -> dict[str, str]:
+    """What workers read, by its name for a message."""
+    from mixtures.specs.spec import load_spec
+
+    if not is_spec:
+        return {"DATASET": arguments.source}
+    spec = load_spec(arguments.source, arguments.root, arguments.stage)
+    return {f"{entry.mark}: dataset": entry.path for entry in spec.root.all_entries()}
 
 
 def _form(arguments: argparse.Namespace) -> "Form":

@@ -84,7 +84,7 @@ def check_reach(options: PipelineOptions, paths: Mapping[str, str]) -> None:
     """Raises UsageError when the work runs in the cloud and a path, given by its option's name, is on this machine."""
     runner = (options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
     for name, where in paths.items():
-        if runner == "DataflowRunner" and "://" not in where:
+        if runner == "DataflowRunner" and ("://" not in where or where.startswith("file://")):
             raise UsageError(f"{name} {where}: workers of Dataflow do not see this machine; expected gs://...")
 
 

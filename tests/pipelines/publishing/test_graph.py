@@ -1,16 +1,18 @@
 """Publishing by Beam: the files of local processes, byte for byte, and continued after a failure."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.contract.errors import FailedWork, UsageError
+from pipelines.contract.errors import FailedWork
 from pipelines.publishing import graph
 from pipelines.publishing.graph import WriteUnits, beam_writer, slim, whole
 from pipelines.publishing.publication import Choice, Form, Publication, plan_publication
 from pipelines.publishing.publishing import publish
 from pipelines.publishing.unit_files import WORK, record_path, write_unit
+from tests.support.mixture_data import write_spec
 from tests.support.stored_episodes import make_episode, store_dataset
 
 pytest.importorskip("av", reason="videos are written with PyAV, of the extra `pipelines`")
@@ -96,21 +98,60 @@ def test_the_job_does_not_grow_with_the_episodes(dataset: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((*DATAFLOW,), "OUT /out: workers of Dataflow do not see this machine"),
-        ((*DATAFLOW, "--template_location=gs://b/t"), "--template_location: expected a run of publish"),
-        (("--runner=DirectRunner",), "DirectRunner is refused"),
+        (["--runner=NoRunner"], "--runner=NoRunner: no runner of Beam"),
+        (["--runner=DataflowRuner"], "Did you mean 'DataflowRunner'"),
+        (["--runner=DirectRunner"], "DirectRunner is refused"),
+        (["--runner=DataflowRunner", "--project=p", "--region=r"], "expected --temp_location as well, found none"),
+        (["--runner=DataflowRunner", "--project=p", "--temp_location=/tmp"], "expected gs://BUCKET/PATH for Dataflow"),
+        ([*DATAFLOW], "OUT .*out: workers of Dataflow do not see this machine"),
+        ([*DATAFLOW, "--template_location=gs://b/t"], "--template_location: expected a run of publish that sees"),
+        (["--runner=FlinkRunner", "--workers=2"], "--workers is for local runs without other worker options"),
+        (["--runer=FlinkRunner"], "--runer=FlinkRunner: neither embodimix nor Beam knows this option"),
+        (["--images", "--crf=3"], "--crf: expected videos, whose quality it is; found --images"),
+        (["--images", "--codec=h264"], "not allowed with argument --images"),
+        (["--stage=posttrain"], "--stage: expected a mixture spec .* found the dataset"),
+        (["--root=data"], "--root: expected a mixture spec .* found the dataset"),
+        (["--as=rlds"], "invalid choice: 'rlds'"),
     ],
 )
-def test_what_would_not_work_is_refused_before_anything_is_written(flags: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        beam_writer(flags, None, {"OUT": "/out"})
+def test_what_would_not_work_is_refused_before_the_dataset_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    """The dataset is not there, so that a command that reads it first says so."""
+    assert status_of(["publish", f"{tmp_path}/none/1.0.0", f"{tmp_path}/out", "--as=lerobot", *flags]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_of_dataflow_see_what_a_mixture_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = write_spec(tmp_path, "datasets: [{path: gs://b/a/1.0.0}, {path: here/1.0.0}]\n")
+    assert status_of(["publish", str(spec), "gs://b/out", "--as=lerobot", *DATAFLOW]) == 2
+    assert re.search(r"yaml:\d+:\d+: dataset .*here/1.0.0: workers of Dataflow", capsys.readouterr().err)
+    assert status_of(["publish", "file:///data/a/1.0.0", "gs://b/out", "--as=lerobot", *DATAFLOW]) == 2
+    assert "DATASET file:///data/a/1.0.0: workers of Dataflow do not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [(), ("--runner=FnApiRunner",)], ids=["here", "Beam"])
+@pytest.mark.parametrize("out", ["a_file", "a_file/out", "/proc/out"])
+def test_a_place_that_cannot_be_written_is_named(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, flags: tuple[str, ...]
+) -> None:
+    (tmp_path / "a_file").touch()
+    assert status_of(["publish", str(dataset), f"{tmp_path / out}", "--as=lerobot", "--dims=robot", *flags]) == 1
+    assert re.search(rf"{out}.*: expected a path that can be read and written; found: ", capsys.readouterr().err)
+
+
+def status_of(command: list[str]) -> int:
+    """What the command exits with; the parser of arguments exits by itself."""
+    from trainers.main import main
+
+    try:
+        return main(command)
+    except SystemExit as exit:
+        return int(str(exit.code))
 
 
 def test_the_command_takes_beams_options(dataset: Path, tmp_path: Path) -> None:
-    from trainers.main import main
-
     command = ["publish", str(dataset), str(tmp_path / "out"), "--as", "lerobot", "--dims", "robot"]
-    assert main([*command, "--runner=NoRunner"]) == 2
-    assert not (tmp_path / "out").exists()
-    assert main([*command, "--runner=FnApiRunner", "--quiet"]) == 0
+    assert status_of([*command, "--runner=FnApiRunner", "--quiet"]) == 0
     assert (tmp_path / "out" / "meta/info.json").exists()

@@ -1,4 +1,7 @@
-"""Dataflow without credentials: its own proto, its job, what it stages, and a worker that has only the wheel."""
+"""Dataflow without credentials: its own proto, its job, what it stages, and a worker that has only the wheel.
+
+The conversion is launched by its graph, publishing by its whole command; nothing is sent but to a folder.
+"""
 
 import argparse
 import json
@@ -8,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +34,7 @@ from pipelines.conversion.plan import Job, save_plan
 from pipelines.conversion.results import load_result
 from pipelines.jobs.beam_options import make_beam_options, option_parser
 from pipelines.mapping.adapters import Adapter, find_adapter, get_adapter
+from pipelines.publishing import graph
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import ShardId
 from pipelines.storage.paths import as_storage_path
@@ -37,6 +43,7 @@ from tests.support.memory_store import MemoryStore
 from tests.support.native_files import bridge_features, write_rlds
 from tests.support.own_registry import OWN
 from tests.test_house import PACKAGES
+from trainers.main import main
 
 pytest.importorskip("apitools", reason="needs apache-beam[gcp]")
 
@@ -44,7 +51,6 @@ RECIPES = ROOT / "pipelines/dataflow"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 FLAGS = [
     "--runner=DataflowRunner",
-    "--dry_run=True",
     "--no_auth",
     "--project=my-project",
     "--region=us-central1",
@@ -77,35 +83,58 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
 
 def stage_job(folder: Path, adapter: Adapter) -> StagedJob:
     """Plans a conversion of four episodes into two shards, and stages its job in a folder in place of a bucket."""
-    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+    conversion = four_episodes(folder, adapter)
+    plan = plan_conversion(conversion, None)
+    job = make_job(conversion, plan)
+    save_plan(job, plan)
+    every = tuple(sorted(plan.shards))
+    staged = folder / "staged"
+    with staged_in(staged):
+        pipeline = beam.Pipeline(options=make_beam_options(FLAGS))
+        _ = pipeline | "Convert" >> ConvertAll(job, every, every)
+        pipeline.run()
+    return StagedJob(job=job, description=json.loads((staged / "job.json").read_text()), folder=staged)
 
-    source = write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})
-    conversion = ConversionRequest(
-        source=str(source),
+
+def four_episodes(folder: Path, adapter: Adapter) -> ConversionRequest:
+    return ConversionRequest(
+        source=str(write_rlds(folder / "in", {"train": [bridge_features(i) for i in range(4)]})),
         output_root=str(folder / "out"),
         name="tiny",
         version="1.0.0",
         adapter=adapter,
         n_shards=2,
     )
-    plan = plan_conversion(conversion, None)
-    job = make_job(conversion, plan)
-    save_plan(job, plan)
-    every = tuple(sorted(plan.shards))
-    pipeline = beam.Pipeline(options=make_beam_options(FLAGS))
-    _ = pipeline | "Convert" >> ConvertAll(job, every, every)
-    sent = pipeline.run().job
-    client = DataflowApplicationClient(sent.options)
-    (folder / "staged").mkdir()
+
+
+@contextmanager
+def staged_in(folder: Path, run: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Has Dataflow's client stage in a folder in place of a bucket, and `run` what it would send to the service."""
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+
+    folder.mkdir()
+
+    def stage(name: str, content: bytes) -> None:
+        (folder / Path(name).name).write_bytes(content)
+
+    def stage_file(_client: Any, _where: str, name: str, file: Any, *_: Any) -> None:
+        stage(name, file.read())
+
+    def copy_file(_client: Any, path: str, to: str, _sha256: str) -> None:
+        stage(to, Path(path).read_bytes())
+
+    def create_job(client: Any, job: Any) -> None:
+        client.create_job_description(job)
+        stage("job.json", job.json().encode())
+        run()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "stage_file", lambda _where, name, stream, *_: stage(folder, name, stream.read()))
-        patch.setattr(client, "_gcs_file_copy", lambda path, to, *_: stage(folder, to, Path(path).read_bytes()))
-        client.create_job_description(sent)
-    return StagedJob(job=job, description=json.loads(sent.json()), folder=folder / "staged")
-
-
-def stage(folder: Path, name: str, content: bytes) -> None:
-    (folder / "staged" / Path(name).name).write_bytes(content)
+        patch.setattr(DataflowApplicationClient, "stage_file", stage_file)
+        patch.setattr(DataflowApplicationClient, "_gcs_file_copy", copy_file)
+        patch.setattr(DataflowApplicationClient, "create_job", create_job)
+        # It asks the bucket, for minutes where there are no credentials.
+        patch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
+        yield
 
 
 def test_the_job_names_its_workers_packages_and_bucket(staged: StagedJob) -> None:
@@ -116,6 +145,7 @@ def test_the_job_names_its_workers_packages_and_bucket(staged: StagedJob) -> Non
     assert harness["containerImage"].endswith(f"beam_python{PYTHON}_sdk:{beam.__version__}")
     # The launcher's own session is no part of the job: what it imports, workers need not have.
     assert {path.name for path in staged.folder.iterdir()} == {
+        "job.json",
         "pipeline.pb",
         "requirements.txt",
         "submission_environment_dependencies.txt",
@@ -139,11 +169,11 @@ def clean(staged: StagedJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clean_interpreter(staged.folder / "workflow.tar.gz", tmp_path_factory.mktemp("worker"))
 
 
-def run_as_worker(clean: Path, job: StagedJob, folder: Path) -> dict[str, Any]:
+def run_as_worker(clean: Path, staged: Path, folder: Path) -> dict[str, Any]:
     """Runs a staged job where the checkout is out of sight; returns which files and packages it needed."""
     script = shutil.copy(ROOT / "tests/support/run_staged.py", folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EMBODIMIX"))}
-    command = [str(clean), "-I", script, str(job.folder / "pipeline.pb")]
+    command = [str(clean), "-I", script, str(staged / "pipeline.pb")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -155,13 +185,17 @@ def count_episodes(job: Job) -> int:
 
 
 def test_a_worker_with_nothing_but_the_staged_package_converts(staged: StagedJob, clean: Path, tmp_path: Path) -> None:
-    used = run_as_worker(clean, staged, tmp_path)
-    assert used["ours"] and all(path.startswith(str(clean.parents[1])) for path in used["ours"])
-    allowed = requirements_of("embodimix", {"pipelines"})
-    assert {canonicalize_name(name) for name in used["others"]} <= allowed
+    used = run_as_worker(clean, staged.folder, tmp_path)
+    check_only_the_package_was_used(used, clean)
     measured = load_measured(staged.job)
     assert measured is not None and measured.n_episodes == 4
     assert count_episodes(staged.job) == 4
+
+
+def check_only_the_package_was_used(used: dict[str, Any], clean: Path) -> None:
+    assert used["ours"] and all(path.startswith(str(clean.parents[1])) for path in used["ours"])
+    allowed = requirements_of("embodimix", {"pipelines"})
+    assert {canonicalize_name(name) for name in used["others"]} <= allowed
 
 
 def test_a_worker_converts_by_a_registry_that_it_has_never_seen(clean: Path, tmp_path: Path) -> None:
@@ -171,10 +205,39 @@ def test_a_worker_converts_by_a_registry_that_it_has_never_seen(clean: Path, tmp
     own.unlink()
     use_registries([])
     (tmp_path / "elsewhere").mkdir()
-    run_as_worker(clean, job, tmp_path / "elsewhere")
+    run_as_worker(clean, job.folder, tmp_path / "elsewhere")
     measured = load_measured(job.job)
     assert measured is not None and list(measured.statistics) == ["desk_arm/joint_position/pi18/v1"]
     assert count_episodes(job.job) == 4
+
+
+def test_a_worker_publishes_what_was_converted_by_a_registry_that_it_has_never_seen(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, with Dataflow's options: the files of the local one, byte for byte."""
+    own = tmp_path / "my.yaml"
+    own.write_text(OWN)
+    convert(four_episodes(tmp_path, find_adapter(str(own))))
+    own.unlink()
+    use_registries([])
+    here, there, staged, elsewhere = (tmp_path / name for name in ("here", "there", "staged", "elsewhere"))
+    command, options = ["publish", f"{tmp_path}/out/tiny/1.0.0"], ["--as=lerobot", "--steps-per-file=5", "--quiet"]
+    assert main([*command, str(here), *options]) == 0
+    # The folder stands for a bucket.
+    monkeypatch.setattr(graph, "check_reach", lambda *_: None)
+    elsewhere.mkdir()
+    used: dict[str, Any] = {}
+    with staged_in(staged, lambda: used.update(run_as_worker(clean, staged, elsewhere))):
+        assert main([*command, str(there), *options, *FLAGS]) == 0
+    check_only_the_package_was_used(used, clean)
+    files = contents(there)
+    assert files == contents(here)
+    assert sum(name.endswith(".mp4") for name in files) == 4
+    assert json.loads(files["meta/info.json"])["robot_type"] == "desk_arm"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def make_clean_interpreter(package: Path, folder: Path) -> Path:
