@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
 from pipelines.mapping.bag_form import Stamp
-from pipelines.sources.bags.alike import Block, Run, StampReader
+from pipelines.sources.bags.alike import Block, Run, StampReader, check_stamped, rising
 from pipelines.sources.bags.definitions import normal_type
 from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log, of_channels
 from pipelines.sources.bags.messages import (
@@ -50,7 +50,6 @@ _TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 # Fields that name the columns of an array beside them.
 _NAMES = ("name", "joint_names")
 _STAMPS = ("header.stamp", "timestamp", "stamp")
-_LONGEST_SIMULATED_NS = 30 * 24 * 3600 * 1_000_000_000
 _SECONDS, _NANOSECONDS = ("sec", "seconds", "secs"), ("nanosec", "nanos", "nsec", "nsecs")
 
 
@@ -393,11 +392,11 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
         at_log = np.array(topic.logged, np.int64)
         stated = np.array(topic.stamps, np.int64)
         if stamp == "header" and name not in unstamped:
-            _check_stamps(name, stated)
+            check_stamped(name, stated)
         times = at_log if stamp == "log" or name in unstamped else stated
         # Chunks hold messages in the order in which they arrived, which may differ from their times.
         order = np.argsort(at_log, kind="stable")
-        kept = order[_kept(name, times[order])]
+        kept = order[rising(name, times[order])]
         repeated[name] = len(order) - len(kept)
         stamps[name], logged[name] = times[kept], at_log[kept]
         if len(order) and name not in unstamped:
@@ -422,34 +421,6 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
         repeated=repeated,
         unstamped=unstamped,
     )
-
-
-def _check_stamps(topic: str, stated: NDArray[np.int64]) -> None:
-    """Raises Rejected where some headers hold no stamp: at 1970 they would be one sample, long before the others.
-
-    Times of a simulation begin at 0, and go on from there.
-    """
-    n = int((stated == 0).sum())
-    if n and stated[stated != 0].min() > _LONGEST_SIMULATED_NS:
-        raise Rejected(
-            "wrong_times",
-            f"{topic}: expected a stamp in every header, found none in {n} of {len(stated)}; "
-            "`stamp: log` takes the times of the log",
-        )
-
-
-def _kept(topic: str, times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The messages of a stream, without those that repeat a stamp. Raises Rejected where stamps go back."""
-    steps = np.diff(times)
-    if (steps < 0).any():
-        i = int(np.argmax(steps < 0))
-        back = -float(steps[i]) / 1e6
-        raise Rejected(
-            "wrong_times",
-            f"{topic}: expected stamps that rise in the order of the log, message {i + 1} goes back {back:.3f} ms; "
-            "is it published twice? `stamp: log` takes the times of the log",
-        )
-    return np.concatenate([np.ones(min(len(times), 1), np.bool_), steps > 0])
 
 
 def _blocks_of(rows: Sequence[_Row]) -> list[Block]:
