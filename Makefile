@@ -68,9 +68,11 @@ runs/bench/pretrain.yaml: .venv
 .venv/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(IS_SUPPORTED)' || { echo "embodimix needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Run: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@# Not by pip, which unpacks one wheel after another and compiles modules that nobody imports.
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@# Tests talk to the policy server with it. It asks for numpy 1 but runs with numpy 2; what it needs is in '.[dev]'.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt openpi-client
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -c constraints.txt openpi-client
 	touch .venv/.ready
 
 clean:
