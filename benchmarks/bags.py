@@ -5,7 +5,8 @@
 Writes bags of three cameras at 30 fps, joints at 100 Hz and commands at 30 Hz with the package `mcap`, once with JPEGs
 of the target size, once with JPEGs of 640x480: a short one, of which the time of the start is, and one of the stated
 size, whose further MB give the rate. Each is read in a process of its own. Beside that, what `mcap` takes to
-yield every message, and what unpacking the chunks, decoding the JPEGs, a copy and a sha256 of the file take.
+yield every message, and what unpacking the chunks, decoding the JPEGs, a copy in memory and on the disk, a sha256 and
+a crc32 of the file take.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,9 +207,19 @@ def by_pieces(take: Callable[[bytes], object]) -> Callable[[Path], int]:
     return work
 
 
+def copy_file(path: Path) -> int:
+    """Writes the file anew, as a shard is: in pieces, and synced to the disk. Returns the number of the pieces."""
+    with tempfile.TemporaryFile(buffering=0) as out:
+        n = by_pieces(out.write)(path)
+        os.fsync(out.fileno())
+    return n
+
+
 WORK: dict[str, Callable[[Path], int]] = {
     "read as a file, copied once": by_pieces(bytearray),
+    "copied to a new file, synced": copy_file,
     "sha256 of the file": by_pieces(hashlib.sha256),
+    "crc32 of the file": by_pieces(zlib.crc32),
     "chunks unpacked by `lz4`": unpack_chunks,
     "all messages by `mcap`": read_plainly,
     CHECK: check_jpegs,

@@ -8,7 +8,7 @@ changes nothing, and a changed line of a reader does.
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -40,25 +40,34 @@ def code_hash(adapter: Adapter, robots: Robots) -> str:
 @lru_cache
 def _code_of(format: str) -> str:
     digest = hashlib.sha256()
-    for module in code_modules(format):
-        digest.update(f"{module}\0{_tree_without_docstrings(_path_of(module))}\0".encode())
+    for module, tree in sorted(_trees_of(format).items()):
+        digest.update(f"{module}\0{tree}\0".encode())
     return digest.hexdigest()
 
 
 def code_modules(format: str) -> list[str]:
     """Returns the dotted names of the modules that a worker imports to convert a format, sorted."""
-    waiting, found = [*_WORKER, f"pipelines.sources.{format}"], set[str]()
+    return sorted(_trees_of(format))
+
+
+def _trees_of(format: str) -> dict[str, str]:
+    """The syntax tree, as text and without docstrings, of every module that a worker imports, by its dotted name."""
+    waiting, found = [*_WORKER, f"pipelines.sources.{format}"], dict[str, str]()
     while waiting:
         module = waiting.pop()
         if module not in found:
-            found.add(module)
-            waiting += _imported(module)
-    return sorted(found)
+            # Parsed once for both: parsing takes longer than all else that a conversion does before it reads.
+            tree = ast.parse(_path_of(module).read_bytes())
+            nodes = list(ast.walk(tree))
+            waiting += _imported(nodes)
+            _drop_docstrings(nodes)
+            found[module] = ast.dump(tree)
+    return found
 
 
-def _imported(module: str) -> Iterator[str]:
-    """The modules of ours that one imports, at any depth of its code: some are imported when they are first used."""
-    for node in ast.walk(ast.parse(_path_of(module).read_bytes())):
+def _imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The modules of ours that a module imports, at any depth of its code: some when they are first used."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -72,9 +81,8 @@ def _path_of(module: str) -> Path:
     return _ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _tree_without_docstrings(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
+def _drop_docstrings(nodes: Iterable[ast.AST]) -> None:
+    for node in nodes:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
             if (
@@ -83,4 +91,3 @@ def _tree_without_docstrings(path: Path) -> str:
                 and isinstance(first.value.value, str)
             ):
                 node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)

@@ -1,4 +1,4 @@
-"""Messages of a channel that differ in a stamp and an array alone: read side by side, and not one by one."""
+"""Messages of a channel that differ in a stamp and an array alone: read side by side, and not one by one; stamps."""
 
 import struct
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from pipelines.sources.bags.log import Channel
 _TWO = {order: struct.Struct(f"{order}II") for order in "<>"}
 # To take messages side by side takes eight times their bytes for a moment.
 _MOST_ROW_BYTES = 1 << 12
+_LONGEST_SIMULATED_NS = 30 * 24 * 3600 * 1_000_000_000
 
 
 class StampReader:
@@ -40,6 +41,34 @@ class StampReader:
             return np.array([self(data[begin:end]) for begin, end in spans.tolist()], np.int64)
         stamps = np.ascontiguousarray(heads[:, self._at :]).view("<u4").astype(np.int64)
         return stamps[:, 0] * 1_000_000_000 + stamps[:, 1]
+
+
+def check_stamped(topic: str, stated: NDArray[np.int64]) -> None:
+    """Raises Rejected where some headers hold no stamp: at 1970 they would be one sample, long before the others.
+
+    Times of a simulation begin at 0, and go on from there.
+    """
+    n = int((stated == 0).sum())
+    if n and stated[stated != 0].min() > _LONGEST_SIMULATED_NS:
+        raise Rejected(
+            "wrong_times",
+            f"{topic}: expected a stamp in every header, found none in {n} of {len(stated)}; "
+            "`stamp: log` takes the times of the log",
+        )
+
+
+def rising(topic: str, times: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The messages of a stream, without those that repeat a stamp. Raises Rejected where stamps go back."""
+    steps = np.diff(times)
+    if (steps < 0).any():
+        i = int(np.argmax(steps < 0))
+        back = -float(steps[i]) / 1e6
+        raise Rejected(
+            "wrong_times",
+            f"{topic}: expected stamps that rise in the order of the log, message {i + 1} goes back {back:.3f} ms; "
+            "is it published twice? `stamp: log` takes the times of the log",
+        )
+    return np.concatenate([np.ones(min(len(times), 1), np.bool_), steps > 0])
 
 
 def rows_of(data: memoryview, spans: NDArray[np.int64], n_bytes: int, skip: int = 0) -> NDArray[np.uint8] | None:

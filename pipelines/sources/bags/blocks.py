@@ -2,6 +2,7 @@
 
 import bz2
 import zlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pipelines.sources.bags.log import (
     ByteSource,
     Channel,
     Found,
+    of_channels,
     unreadable,
 )
 
@@ -127,9 +129,9 @@ class BlockLog(Batches):
 def _select(numbers: Sequence[int], channels: NDArray[np.uint64], start_ns: int, stop_ns: int) -> Found:
     """The messages of these channels that were logged within a range of time."""
     # A writer may state any time of 64 bits.
-    table = np.array(numbers, np.uint64).reshape(-1, 4)
+    table = np.frombuffer(array("Q", numbers), np.uint64).reshape(-1, 4)
     times = table[:, 1]
-    inside = np.isin(table[:, 0], channels) & (times >= np.uint64(start_ns)) & (times <= np.uint64(stop_ns))
+    inside = of_channels(table, channels) & (times >= np.uint64(start_ns)) & (times <= np.uint64(stop_ns))
     return table[inside].astype(np.int64)
 
 

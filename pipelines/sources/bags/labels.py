@@ -5,6 +5,7 @@ import functools
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 
 _MAX_TABLE_BYTES = 1 << 26
 _ANY = "*"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a table, and the folder that the table lies in."""
+
+    folder: StoragePath
+    values: Mapping[str, str]
 
 
 def read_label(source: LabelSource, log: Log, uri: str, key: str, start_ns: int, stop_ns: int, distro: str) -> str:
@@ -55,11 +64,24 @@ def _of_files(source: LabelSource, uri: str, key: str) -> str:
     stem = name.rpartition(".")[0] or name
     names = {key, *(form + (f"#{number}" if number else "") for form in (path, path.rpartition(".")[0], name, stem))}
     rows = _table(_root_of(uri, path), source.files, source.key)
-    found = {row.get(source.column, "") for own in names & rows.keys() for row in rows[own]}
+    if not any(source.column in row.values for several in rows.values() for row in several):
+        there = ", ".join(sorted({column for several in rows.values() for row in several for column in row.values}))
+        raise Rejected(
+            "unreadable_metadata", f"{source.files}: expected a column {source.column!r}, found {there[:200]}"
+        )
+    own = [(stated, row) for stated in names & rows.keys() for row in rows[stated]]
+    found = {row.values.get(source.column, "") for stated, row in own if not _is_of_another(stated, row, uri, name)}
     if len(found) > 1:
         listed = ", ".join(sorted(map(repr, found)))
         raise Rejected("wrong_identity", f"{key}: {source.files}: expected one {source.column}, found {listed}")
     return next(iter(found), "")
+
+
+def _is_of_another(stated: str, row: "_Row", uri: str, name: str) -> bool:
+    """Whether a row that states a bare name means the bag of that name beside its own file, and not this one."""
+    if "/" in stated or str(row.folder) == uri.rpartition("/")[0]:
+        return False
+    return (row.folder / name).exists()
 
 
 def _root_of(uri: str, path: str) -> str:
@@ -69,7 +91,7 @@ def _root_of(uri: str, path: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _table(root: str, pattern: str, key: str) -> Mapping[str, list[Mapping[str, str]]]:
+def _table(root: str, pattern: str, key: str) -> Mapping[str, list[_Row]]:
     """Rows of all files by the episode that they name."""
     if ".." in pattern.split("/") or pattern.startswith("/"):
         raise Rejected("unreadable_metadata", f"{pattern}: expected a glob of files below the input")
@@ -77,14 +99,14 @@ def _table(root: str, pattern: str, key: str) -> Mapping[str, list[Mapping[str, 
     paths: list[StoragePath] = sorted(folder.glob(pattern), key=str)
     if not paths:
         raise Rejected("missing_file", f"{root}: expected {pattern}, found none")
-    rows: dict[str, list[Mapping[str, str]]] = {}
+    rows: dict[str, list[_Row]] = {}
     for path in paths:
         for row in _rows_of(path):
             if key not in row:
                 raise Rejected(
                     "unreadable_metadata", f"{path}: expected a column {key!r}, found {', '.join(map(str, row))[:200]}"
                 )
-            rows.setdefault(row[key], []).append(row)
+            rows.setdefault(row[key], []).append(_Row(path.parent, row))
     return rows
 
 

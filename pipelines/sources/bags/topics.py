@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
 from pipelines.mapping.bag_form import Stamp
-from pipelines.sources.bags.alike import Block, Run, StampReader
+from pipelines.sources.bags.alike import Block, Run, StampReader, check_stamped, rising
 from pipelines.sources.bags.definitions import normal_type
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log
+from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log, of_channels
 from pipelines.sources.bags.messages import (
     Read,
     WalkReader,
@@ -252,12 +252,13 @@ def read_topics(
         for channel in channels_of(log, name):
             _prepare(topic, channel, distro)
             by_channel[channel.id] = topic
+    ids_of = [(topic, np.array(list(topic.reads), np.int64)) for topic in topics.values()]
     for batch in log.batches(by_channel.keys(), start_ns, stop_ns):
         if len(batch.found) == 1:
             _take_several(by_channel[int(batch.found[0, 0])], batch, batch.found)
             continue
-        for topic in topics.values():
-            own = batch.found[np.isin(batch.found[:, 0], list(topic.reads))]
+        for topic, ids in ids_of:
+            own = batch.found[of_channels(batch.found, ids)]
             if len(own):
                 _take_several(topic, batch, own)
     return _collected(topics, stamp)
@@ -390,10 +391,12 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
     for name, topic in topics.items():
         at_log = np.array(topic.logged, np.int64)
         stated = np.array(topic.stamps, np.int64)
+        if stamp == "header" and name not in unstamped:
+            check_stamped(name, stated)
         times = at_log if stamp == "log" or name in unstamped else stated
         # Chunks hold messages in the order in which they arrived, which may differ from their times.
         order = np.argsort(at_log, kind="stable")
-        kept = order[_kept(name, times[order])]
+        kept = order[rising(name, times[order])]
         repeated[name] = len(order) - len(kept)
         stamps[name], logged[name] = times[kept], at_log[kept]
         if len(order) and name not in unstamped:
@@ -418,20 +421,6 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
         repeated=repeated,
         unstamped=unstamped,
     )
-
-
-def _kept(topic: str, times: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """The messages of a stream, without those that repeat a stamp. Raises Rejected where stamps go back."""
-    steps = np.diff(times)
-    if (steps < 0).any():
-        i = int(np.argmax(steps < 0))
-        back = -float(steps[i]) / 1e6
-        raise Rejected(
-            "wrong_times",
-            f"{topic}: expected stamps that rise in the order of the log, message {i + 1} goes back {back:.3f} ms; "
-            "is it published twice? `stamp: log` takes the times of the log",
-        )
-    return np.concatenate([np.ones(min(len(times), 1), np.bool_), steps > 0])
 
 
 def _blocks_of(rows: Sequence[_Row]) -> list[Block]:

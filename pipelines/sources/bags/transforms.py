@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.definitions import normal_type
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Batches, Channel, Log
+from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Batches, Channel, Log, of_channels
 from pipelines.sources.bags.messages import Read, reader_of, want
 
 TF_TYPES = frozenset({"tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"})
@@ -171,10 +171,11 @@ class TransformLog(Batches):
         }
         sources = {id for id, pairs in wanted.items() if any(pairs.values())}
         others = {id for id in channels if id in self._log.channels}
+        other_ids = np.array(sorted(others), np.int64)
         missing = {n: pair for pairs in wanted.values() for pair, numbers in pairs.items() for n in numbers}
         seen: set[Pair] = set()
         for batch in self._log.batches(others | sources, start_ns, stop_ns):
-            is_other = np.isin(batch.found[:, 0], list(others))
+            is_other = of_channels(batch.found, other_ids)
             if is_other.any():
                 yield batch._replace(found=batch.found[is_other])
             for channel, time_ns, begin, end in batch.found.tolist():

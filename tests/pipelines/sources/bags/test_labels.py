@@ -49,6 +49,23 @@ def test_an_episode_that_no_row_names_is_unlabelled(tmp_path: Path) -> None:
     assert read(tmp_path, success={"files": "*.csv", "key": "bag", "column": "good"}).success == -1
 
 
+def test_a_row_means_the_bag_beside_its_file_where_others_have_the_name(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        write_mcap(tmp_path / folder / "a.mcap", demonstration())
+    (tmp_path / "first/labels.csv").write_text("bag,good\na.mcap,1\n")
+    (tmp_path / "second/labels.csv").write_text("bag,good\nb.mcap,0\n")
+    adapter = entry(bag={"stamp": "header", "success": {"files": "*/labels.csv", "key": "bag", "column": "good"}})
+    episodes = bag.find(str(tmp_path), adapter).episodes
+    assert [bag.read(located, adapter).success for located in episodes] == [1, -1]
+
+
+def test_a_column_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    write_mcap(tmp_path / "a.mcap", demonstration())
+    (tmp_path / "labels.csv").write_text("bag,good\na,1\n")
+    with pytest.raises(Rejected, match="expected a column 'success', found bag, good"):
+        read(tmp_path, success={"files": "*.csv", "key": "bag", "column": "success"})
+
+
 def test_two_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     write_mcap(tmp_path / "a.mcap", demonstration())
     (tmp_path / "labels.csv").write_text("bag,good\na,1\na.mcap,0\n")

@@ -61,6 +61,19 @@ def test_a_stamp_that_repeats_is_left_out_and_counted(tmp_path: Path) -> None:
     assert (found.samples["/j"][0].values.tolist(), found.repeated) == ([[5.0], [6.0]], {"/j": 1})
 
 
+@pytest.mark.parametrize(("start_s", "is_refused"), [(1_700_000_000, True), (0, False)])
+def test_headers_some_of_which_hold_no_stamp_are_refused(tmp_path: Path, start_s: int, is_refused: bool) -> None:
+    stamps = [0, 0, *(start_s * 10**9 + t * MS for t in (10, 20))]
+    messages = [joint_state("/j", t, ["a"], [i], late_ns=10**18 + i) for i, t in enumerate(stamps)]
+    if not is_refused:
+        # Two messages of a simulation that has not begun are one.
+        assert read(tmp_path, messages, "/j").samples["/j"][0].times.tolist() == [0, 10 * MS, 20 * MS]
+        return
+    with pytest.raises(Rejected, match="wrong_times: /j: expected a stamp in every header, found none in 2 of 4"):
+        read(tmp_path, messages, "/j")
+    assert len(read(tmp_path, messages, "/j", stamp="log").samples["/j"][0].times) == 4
+
+
 def test_stamps_that_go_back_are_refused(tmp_path: Path) -> None:
     messages = [
         joint_state("/j", 9 * MS, ["a"], [1], late_ns=0),
