@@ -88,21 +88,10 @@ def test_a_missing_sentencepiece_file_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sentencepiece = pytest.importorskip("sentencepiece")
-    folder = tmp_path_factory.mktemp("sentencepiece")
-    sentences = iter(["pick up the red block", "put the cup on the plate", "open the drawer"] * 20)
-    settings = {"vocab_size": 60, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "hard_vocab_limit": False}
-    settings["add_dummy_prefix"] = False  # as in PaliGemma
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences,
-        model_prefix=str(folder / "small"),
-        user_defined_symbols=["\n"],
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-        **settings,
-    )
-    return folder / "small.model"
+    pytest.importorskip("sentencepiece")
+    from tests.support.small_sentencepiece import write_small_sentencepiece
+
+    return write_small_sentencepiece(tmp_path_factory.mktemp("sentencepiece") / "small.model")
 
 
 def test_paligemmas_prompt_is_begin_text_and_a_newline_of_its_own(sentencepiece_model: Path) -> None:
