@@ -30,6 +30,7 @@ FOREIGN_OPTIONS = {
     "--no-deps": "pip",
     "--sdk_location": "Beam's, of runners that it does not declare",
     "--shm-size": "docker",
+    "--tests": ".ci/pythons",
 }
 
 

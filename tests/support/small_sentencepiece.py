@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import sentencepiece
-
 
 def write_small_sentencepiece(path: Path) -> Path:
     """Trains it and writes it to a path that ends in `.model`."""
+    import sentencepiece  # an environment of another trainer may lack it
+
     sentences = iter(["pick up the red block", "put the cup on the plate", "open the drawer"] * 20)
     settings = {"vocab_size": 60, "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "hard_vocab_limit": False}
     settings["add_dummy_prefix"] = False  # as in PaliGemma
