@@ -118,8 +118,9 @@ class Stream:
     """Samples of numbers with their own clock: stamps (ns) that strictly increase, and values [n, k].
 
     is_interpolated: between two samples the values pass through those between; otherwise the last one holds, as for
-    commands and grippers. source: whose clock it is, for notes. lasts: its last sample holds to the end, as where a
-    value is published only when it changes; otherwise for a usual period.
+    commands and grippers. turns: a full turn of each column [k] in its own unit, 0 where it is no angle: between two
+    samples an angle goes the short way round. source: whose clock it is, for notes. lasts: its last sample holds to the
+    end, as where a value is published only when it changes; otherwise for a usual period.
     """
 
     times: Nanoseconds
@@ -127,6 +128,7 @@ class Stream:
     is_interpolated: bool
     source: str
     lasts: bool = False
+    turns: Floats | None = None
 
     @property
     def end(self) -> int | None:
@@ -175,7 +177,7 @@ def align(
     return Aligned(
         grid=grid,
         arrays={
-            key: interpolate_columns(stream.times, stream.values, grid)
+            key: interpolate_columns(stream.times, stream.values, grid, stream.turns)
             if stream.is_interpolated
             else hold(stream.times, stream.values, grid)
             for key, stream in streams.items()
@@ -285,8 +287,25 @@ def hold(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
     return values[latest_index(stamps, grid)]
 
 
-def interpolate_columns(stamps: Nanoseconds, values: Floats, grid: Nanoseconds) -> Floats:
-    """Returns values [t, k] linear between samples; times relative to the grid's start keep their nanoseconds."""
+def interpolate_columns(stamps: Nanoseconds, values: Floats, grid: Nanoseconds, turns: Floats | None = None) -> Floats:
+    """Returns values [t, k] linear between samples; times relative to the grid's start keep their nanoseconds.
+
+    turns: a full turn of each column [k], 0 where it is no angle. A sensor that gives a joint within one turn jumps
+    from its one end to the other: between 3.1 and -3.1 rad lies 3.14, and not 0.
+
+    >>> stamps, grid = np.array([0, 10]), np.array([0, 5, 10])
+    >>> interpolate_columns(stamps, np.array([[3.1], [-3.1]]), grid, np.array([2 * np.pi]))[:, 0].round(4).tolist()
+    [3.1, 3.1416, -3.1]
+    """
     x = (stamps - grid[0]).astype(np.float64)
     at = (grid - grid[0]).astype(np.float64)
-    return np.stack([np.interp(at, x, column) for column in values.T], axis=1)
+    if turns is None:
+        return np.stack([np.interp(at, x, column) for column in values.T], axis=1)
+    # A value that is no number would spoil all that come after it.
+    is_angle = np.isfinite(values).all(axis=0) & (turns > 0)
+    going_on = values.copy()
+    for column in np.flatnonzero(is_angle):
+        going_on[:, column] = np.unwrap(values[:, column], period=turns[column])
+    # Back into the range of the sample before, so that a step at a sample has the sample's own number.
+    wound = (going_on - values)[np.maximum(latest_index(stamps, grid), 0)]
+    return interpolate_columns(stamps, going_on, grid) - wound

@@ -277,7 +277,13 @@ def _read_streams(numbers: Mapping[str, NDArray], path: str) -> dict[str, Stream
             raise Rejected("unequal_lengths", f"{path}: {key}: expected [{len(times)}, k], found {list(values.shape)}")
         # Commands and grippers hold: a value between two commands is one that was never sent, a half-open hand no
         # state.
-        streams[key] = Stream(times=times, values=values, is_interpolated=_STATES.get(key, False), source=name)
+        streams[key] = Stream(
+            times=times,
+            values=values,
+            is_interpolated=_STATES.get(key, False),
+            source=name,
+            turns=np.full(values.shape[1], 2 * np.pi) if key == "joints/position" else None,
+        )
     return streams
 
 

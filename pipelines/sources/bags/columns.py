@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import Adapter, PartSource
+from pipelines.mapping.part_units import ANGLES
 from pipelines.sources.alignment import Stream
 from pipelines.sources.bags.topics import Topics, split_key
 from pipelines.sources.bags.transforms import is_static, owner_of
@@ -57,6 +58,7 @@ def streams_of(topics: Topics, adapter: Adapter) -> tuple[dict[str, Stream], dic
         names = tuple(name for one in samples for name in one.names)
         n = sum(one.values.shape[1] for one in samples)
         passing, quaternions = passing_columns(adapter, owner_of(key), names, n)
+        turns = turns_of(adapter, owner_of(key), names, n)
         if is_static(key):
             passing[:] = False
         columns_of[key] = Columns(names=names, passing=passing)
@@ -75,6 +77,7 @@ def streams_of(topics: Topics, adapter: Adapter) -> tuple[dict[str, Stream], dic
                         is_interpolated=suffix == _PASSING,
                         source=topic if len(samples) == 1 else f"{topic}#{number}",
                         lasts=topic in on_change or is_static(key),
+                        turns=turns[mine],
                     )
     return streams, columns_of
 
@@ -112,6 +115,21 @@ def passing_columns(
         if part.open is not None:
             passing[[column for column in _columns_of(part, key, names, n) if column >= 0]] = False
     return passing, quaternions
+
+
+def turns_of(adapter: Adapter, key: str, names: Sequence[str], n: int) -> NDArray[np.float64]:
+    """A full turn of each column of a key [n] as the source counts angles; 0 for those that are no joint of a part."""
+    turns = np.zeros(n)
+    for part in (*adapter.state.values(), *adapter.action.values()):
+        if part.form != "joints" or part.open is not None:
+            continue
+        unit = "degrees" if part.degrees or "degrees" in part.units else "rad"
+        columns = _columns_of(part, key, names, n)
+        scales = part.scale if isinstance(part.scale, tuple) else (part.scale,) * len(columns)
+        for column, scale in zip(columns, scales, strict=False):  # missing names are refused with the part
+            if column >= 0 and scale:
+                turns[column] = 2 * np.pi / (ANGLES[unit] * abs(scale))
+    return turns
 
 
 def with_steady_signs(values: NDArray[np.float64], columns: NDArray[np.int64]) -> NDArray[np.float64]:

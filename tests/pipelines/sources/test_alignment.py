@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from pipelines.sources.alignment import Stream, StreamReport, _note_streams, end_of_hold, pair_frames, report_stream
+from pipelines.sources.alignment import (
+    Stream,
+    StreamReport,
+    _note_streams,
+    end_of_hold,
+    interpolate_columns,
+    pair_frames,
+    report_stream,
+)
 
 
 def pair(rows: list[float], frames: list[float], period_s: float = 0.1) -> tuple[list[int], float, float]:
@@ -71,3 +79,23 @@ def test_a_gap_up_to_the_last_step_is_counted_and_one_behind_it_is_not() -> None
 
 def test_a_single_stamp_has_no_period() -> None:
     assert report_stream(TENTHS_NS[:1]) == StreamReport(period_ms=0.0, longest_pause_ms=0.0, n_gaps=0, n_lost=0)
+
+
+def test_a_joint_that_passes_the_end_of_its_range_goes_the_short_way() -> None:
+    stamps = np.arange(0, 500, 100)
+    joint = np.array([3.0, 3.1, -3.1, -3.0, 3.12])  # over the end, on, and back
+    length = np.array([0.0, 4.0, -4.0, 0.0, 4.0])  # no angle: in mm, it does go from 4 to -4
+    values, turns = np.stack([joint, length], axis=1), np.array([2 * np.pi, 0.0])
+    grid = np.arange(0, 401, 50)
+    moved = interpolate_columns(stamps, values, grid, turns)
+    np.testing.assert_array_equal(moved[::2], values)
+    half = (2 * np.pi - 6.2) / 2
+    back = -3.0 - (2 * np.pi - 6.12) / 2
+    np.testing.assert_allclose(moved[1::2, 0], [3.05, 3.1 + half, -3.05, back], atol=1e-12)
+    np.testing.assert_array_equal(moved[1::2, 1], [2.0, 0.0, -2.0, 2.0])
+
+
+def test_a_value_that_is_no_number_spoils_no_other() -> None:
+    values = np.array([[0.0], [np.nan], [1.0], [2.0]])
+    moved = interpolate_columns(np.arange(4), values, np.arange(4), np.array([2 * np.pi]))
+    np.testing.assert_array_equal(moved, values)

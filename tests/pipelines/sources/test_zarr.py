@@ -86,6 +86,18 @@ def test_joints_are_interpolated_and_grippers_are_not(tmp_path: Path) -> None:
     assert read_only(tmp_path).arrays["gripper/position"][8:12, 0].tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
+def test_a_joint_is_not_taken_through_zero_where_its_sensor_begins_again(tmp_path: Path) -> None:
+    write_log(tmp_path / "a.zarr")
+    plain = read_only(tmp_path).arrays["joints/position"]
+    logged = zarr.open_group(tmp_path / "a.zarr", mode="r")["joints/position"][:]
+    turned = np.pi - 0.107  # samples at 105 and 125 ms are on either side of pi, and a step stands at 110
+    wound = (logged + turned + np.pi) % (2 * np.pi) - np.pi
+    write_log(tmp_path / "a.zarr", **{"joints/position": wound})
+    found = read_only(tmp_path).arrays["joints/position"]
+    np.testing.assert_allclose(np.exp(1j * found), np.exp(1j * (plain + turned)), atol=1e-9)
+    assert found.min() < -2.0 and found.max() < np.pi + 0.02  # as the sensor counts
+
+
 def test_pictures_are_the_latest_that_are_not_in_the_future(tmp_path: Path) -> None:
     write_log(tmp_path / "a.zarr")
     frames = read_only(tmp_path).frames["base_0_rgb"]
