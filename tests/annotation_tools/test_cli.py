@@ -50,7 +50,7 @@ def test_merge_bakes_the_next_minor_version(dataset: Path, capsys: pytest.Captur
     main(["annotate", "propose", str(dataset)])
     assert main(["annotate", "merge", str(dataset), str(dataset / "segments" / "proposals.parquet")]) == 0
     out = dataset.parent / "1.1.0"
-    assert capsys.readouterr().out.endswith(f"2 of 2 episodes have new segments\nwrote {out}\n")
+    assert capsys.readouterr().out.endswith(f"2 of 2 episodes with new segments\nwrote {out}\n")
     assert EpisodeStore(out).dataset.version == "1.1.0"
     card = (out / "card.md").read_text()
     assert "Segments of 2 episodes were merged into version 1.0.0" in card and (out / "card.html").exists()
@@ -82,8 +82,8 @@ def test_merge_of_people_who_disagree_ends_with_1_and_writes_nothing(
     assert [a.annotator for a in read_segments(merged)] == ["bob"]
 
 
-def test_a_folder_that_is_no_dataset_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["annotate", "propose", str(tmp_path)]) == 1
+def test_a_folder_that_is_no_dataset_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "propose", str(tmp_path)]) == 2
     assert "embodimix annotate: " in capsys.readouterr().err
 
 

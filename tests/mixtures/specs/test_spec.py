@@ -178,7 +178,7 @@ def test_a_mistake_in_an_included_file_names_that_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_spec_is_wrong_use(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected a readable mixture spec"):
+    with pytest.raises(UsageError, match="expected a mixture spec, a YAML file, found none"):
         load_spec(tmp_path / "none.yaml")
 
 

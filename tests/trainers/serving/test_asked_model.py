@@ -223,7 +223,7 @@ def test_a_served_robot_goes_on_without_the_model_and_the_page_says_so(endpoint:
     answer = WebsocketClientPolicy("127.0.0.1", running.port).infer(observation(prompt="tidy up"))
     assert answer["high_level"] == {"sentence": "tidy up", "source": "task"} and len(answer["actions"])
     assert json.loads(running.get("/report.json"))["high_level_answers"]["fell_back"] == 1
-    assert "org/vlm gave no usable answer to 1 of 1 questions" in running.get("/")
+    assert "org/vlm gave no usable answer to 1 of 1 question" in running.get("/")
 
 
 def test_one_robots_question_keeps_no_other_waiting(endpoint: Make, serving: Any) -> None:
