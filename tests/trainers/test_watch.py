@@ -249,6 +249,6 @@ def test_one_bad_line_of_metrics_loses_that_line_only(tmp_path: Path, capsys: py
     lines[3] = b"[1, 2]"
     path.write_bytes(b"\n".join(lines) + b"\n" + b'{"step": 6, "lo')
     assert [line["step"] for line in read_metrics(path)] == [1, 3, 5]
-    assert "3 lines are no metrics and were left out" in capsys.readouterr().err
+    assert "3 lines without metrics left out" in capsys.readouterr().err
     keep_until(path, 3)
     assert [line["step"] for line in read_metrics(path)] == [1, 3]

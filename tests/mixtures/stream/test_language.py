@@ -81,7 +81,7 @@ def test_a_lock_from_before_drew_the_phrases_of_proposals(tmp_path: Path) -> Non
     mixture = open_mixture(write_spec(tmp_path, "datasets: [{path: a/1.0.0}]\n"), cache=tmp_path / "cache")
     lock = mixture.lock()
     del lock["language"]["proposals"], lock["normalization"]
-    with pytest.raises(FailedWork, match="language: proposals True became False$"):
+    with pytest.raises(FailedWork, match="language: proposals True became False\n"):
         mixture.check_lock(lock)
 
 
