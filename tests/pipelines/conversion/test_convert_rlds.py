@@ -111,7 +111,7 @@ def test_a_part_is_converted_on_purpose_and_recorded(tmp_path: Path, capsys: pyt
     card = (tmp_path / "out/x/1.0.0/card.md").read_text()
     assert "\nA part of its source, taken on purpose (`--partial`): 4 promised episodes were not there.\n" in card
     said = capsys.readouterr().err
-    assert f"{source}: 4 episodes cannot be read (promised_missing 4); the first: " in said
+    assert f"{source}: cannot read 4 episodes (promised_missing 4); the first: " in said
 
 
 def test_a_format_that_promises_no_files_has_no_parts(tmp_path: Path) -> None:
