@@ -87,7 +87,7 @@ def _about_inputs(batch: Batch, cameras: tuple[str, ...]) -> str:
         f"{counted(lost, 'picture is', 'pictures are')} black and not masked: the model would learn from nothing."
         if lost
         else "",
-        f"{n_wrong} numbers of the actions are not finite." if n_wrong else "",
+        f"{counted(n_wrong, 'number of the actions is', 'numbers of the actions are')} not finite." if n_wrong else "",
         f"{silent} of {counted(batch.names, 'sample has', 'samples have')} no sentence." if silent else "",
         f"{beyond:.1f} % of the actions lie beyond {LIMIT}: are the statistics those of this data?"
         if beyond > 5

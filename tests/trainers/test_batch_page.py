@@ -33,7 +33,7 @@ def test_a_masked_camera_is_hatched_and_a_black_one_is_a_fault(tmp_path: Path, b
     assert page.count('class="masked">masked') == 1 and "The input survived" in page
     assert "1 of 6 pictures are masked" in page and "black but not masked" not in page
     page = page_of(tmp_path, replace(batch, images=images))
-    assert "1 pictures are black and not masked" in page and "Something did not survive" in page
+    assert "1 picture is black and not masked" in page and "Something did not survive" in page
     assert "left_wrist_0_rgb, black but not masked" in page
 
 
@@ -46,7 +46,7 @@ def test_slots_are_named_and_a_lost_sentence_is_told(tmp_path: Path, batch: Batc
 def test_a_number_that_is_none_is_a_fault(tmp_path: Path, batch: Batch) -> None:
     action = batch.action.copy()
     action[1, 0, 0] = np.nan
-    assert "1 numbers of the actions are not finite" in page_of(tmp_path, replace(batch, action=action))
+    assert "1 number of the actions is not finite" in page_of(tmp_path, replace(batch, action=action))
 
 
 def test_a_replay_begins_with_the_bad_sample(tmp_path: Path, batch: Batch) -> None:
