@@ -194,8 +194,7 @@ def mixtures(seed: int, ablation: bool = False) -> dict[str, str]:
 class Demo:
     """One demo in one folder; `run` resumes an interrupted one.
 
-    ablation: also post-train with segment language, and train on the task alone from scratch, for as many steps; all
-    are evaluated with the paper's three kinds of prompts.
+    ablation: also post-train with segment language; all are evaluated with the paper's three kinds of prompts.
     """
 
     out: Path
@@ -347,7 +346,7 @@ class Demo:
         before, after = self.scale.pretrain_steps, self.scale.posttrain_steps
         return {
             "pretrained": stage("pretrained", "pretrain on every robot", "pretrain", "pretrain", before, *fresh),
-            "scratch": stage("scratch", "train on the tasks alone", "pretrain", "posttrain", after, *fresh),
+            "scratch": stage("scratch", "train from scratch", "pretrain", "posttrain", after, *fresh),
             "posttrained": stage("posttrained", "post-train on two tasks", "posttrain", "posttrain", after, *warm),
             "segments": stage(
                 "segments", "post-train with segment language", "posttrain", "posttrain_segments", after, *warm

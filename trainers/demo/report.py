@@ -33,7 +33,7 @@ POLICIES = {
     "pretrained": ("pretrained", "#5b8fd0"),
     "posttrained": ("post-trained", "#12805c"),
     "segments": ("post-trained with segments", "#8a6fc4"),
-    "scratch": ("from scratch, the task alone", "#c98a2b"),
+    "scratch": ("from scratch, as post-trained", "#c98a2b"),
 }
 
 
