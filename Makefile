@@ -69,9 +69,13 @@ runs/bench/pretrain.yaml: .venv
 	@$(PYTHON) -c '$(IS_SUPPORTED)' || { echo "embodimix needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version 2>&1). Run: make PYTHON=/path/to/python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@# Not by pip, which unpacks one wheel after another and compiles modules that nobody imports.
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
-	@# Tests talk to the policy server with it. It asks for numpy 1 but runs with numpy 2; what it needs is in '.[dev]'.
+	@# Not by pip, which unpacks one wheel after another and compiles modules that nobody imports. uv does not read
+	@# pip's configuration; who has set an index for pip means uv, too.
+	@# Tests talk to the policy server with openpi-client. It asks for numpy 1 but runs with numpy 2; what it needs is
+	@# in '.[dev]'.
+	index=$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null || true)}; \
+	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' && \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -c constraints.txt openpi-client
 	touch .venv/.ready
 
