@@ -59,10 +59,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run_publish(arguments: argparse.Namespace) -> int:
     """Publishes and prints what was written."""
+    from mixtures.specs.named import names_spec
     from pipelines.publishing.publication import Choice, plan_publication
     from pipelines.publishing.publishing import publish
 
-    is_spec = arguments.source.endswith((".yaml", ".yml")) or arguments.source.startswith("embodimix:")
+    is_spec = names_spec(arguments.source)
     _check_options(arguments, is_spec)
     write_units = None
     if arguments.beam_options:

@@ -9,6 +9,11 @@ from pipelines.contract.registries import own_mixtures
 PREFIX = "embodimix:"
 
 
+def names_spec(source: str) -> bool:
+    """Whether a command's argument names a mixture spec, and not a dataset."""
+    return source.endswith((".yaml", ".yml")) or source.startswith(PREFIX)
+
+
 def shipped_specs() -> dict[str, Path]:
     """Name -> path of every mixture spec that is shipped, sorted by name."""
     folder = Path(str(resources.files("mixtures.specs")))

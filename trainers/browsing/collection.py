@@ -10,6 +10,7 @@ from annotation_tools.filters import Findings, count, read_findings
 from annotation_tools.merge import read_tables
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.specs.grammar import Stage
+from mixtures.specs.named import names_spec
 from pipelines.contract.errors import FailedWork, nearest
 from pipelines.contract.words import counted
 from pipelines.segments.tables import Annotation
@@ -114,7 +115,7 @@ def open_collection(
     name some of the episodes. Raises FailedWork where a dataset is missing or incomplete, UsageError on a spec's
     mistakes.
     """
-    if source.endswith((".yaml", ".yml")) or source.startswith("embodimix:"):
+    if names_spec(source):
         mixture = open_mixture(source, root=root, stage=stage)
         return _of_mixture(source, mixture, findings)
     store = EpisodeStore(as_storage_path(source))
