@@ -196,12 +196,17 @@ def _check_is_file(file: Path) -> None:
     if file.is_dir():
         raise UsageError(f"{expected} found a folder. Name the file in it")
     # What is no plain file, such as a pipe, can be read only once.
-    head = file.read_bytes()[:_HEAD_BYTES].decode(errors="replace") if file.is_file() else ""
+    head = _head_of(file) if file.is_file() else ""
     if found := re.search(r"^schema: *(embodimix\.(?:registry|adapters|embodiments)/v\d+)", head, re.MULTILINE):
         raise UsageError(
             f"{expected} found {found[1]}, entries of robots and formats, which --adapter or --registry of "
             f"`embodimix convert` takes. A mixture begins with: schema: {SCHEMA}"
         )
+
+
+def _head_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return opened.read(_HEAD_BYTES).decode(errors="replace")
 
 
 def load_spec(path: str | Path, root: str | None = None, stage: Stage | None = None) -> MixtureSpec:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.episode import Segment, SegmentKind, SegmentSource
 from pipelines.contract.errors import FailedWork
+from pipelines.contract.words import counted
 from pipelines.storage.files import write_atomically
 from pipelines.storage.paths import StoragePath
 
@@ -198,7 +199,7 @@ def check_segments(annotations: Sequence[Annotation], episodes: Mapping[str, Epi
     if errors:
         shown = "\n".join(f"  {error}" for error in errors[:10])
         more = f"\n  and {len(errors) - 10} more" if len(errors) > 10 else ""
-        found = f"found {len(errors)} fault{'s' * (len(errors) > 1)}"
+        found = f"found {counted(errors, 'fault')}"
         raise FailedWork(f"{source}: expected segments that fit the dataset, {found}:\n{shown}{more}")
 
 

@@ -299,7 +299,7 @@ def interpolate_columns(stamps: Nanoseconds, values: Floats, grid: Nanoseconds, 
     """
     x = (stamps - grid[0]).astype(np.float64)
     at = (grid - grid[0]).astype(np.float64)
-    if turns is None:
+    if turns is None or not turns.any():
         return np.stack([np.interp(at, x, column) for column in values.T], axis=1)
     # A value that is no number would spoil all that come after it.
     is_angle = np.isfinite(values).all(axis=0) & (turns > 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.contract.options import add_command
 
 EPILOG = """a worked example:
-  embodimix demo                             10 to 15 minutes on two cores; then open runs/demo/report.html
+  embodimix demo                             some 10 minutes on two cores; then open runs/demo/report.html
   embodimix demo --quick                     the same way end to end with few steps, too short to claim anything
   embodimix demo --ablation                  and what segment language is good for
   embodimix demo --out runs/other --seed 7   other demonstrations

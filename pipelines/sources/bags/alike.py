@@ -1,4 +1,4 @@
-"""Messages of a channel that differ in a stamp and an array alone: read side by side, and not one by one; stamps."""
+"""Stamps, and messages of a channel that differ in a stamp and an array alone: read side by side, not one by one."""
 
 import struct
 from collections.abc import Callable, Mapping

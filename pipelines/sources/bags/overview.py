@@ -28,7 +28,7 @@ _MOST_MESSAGES = 200_000
 _STREAM_HZ = 2.0
 # A rate so near a whole number is that number; headers so far from the log are of another clock.
 _USUAL_RATE, _SANE_LATE_MS = 0.02, 10_000.0
-# What every ROS 2 system logs of itself.
+# What every ROS 2 system logs of itself, about which nobody has to choose.
 _OF_ROS = frozenset({"rcl_interfaces/msg/Log", "rcl_interfaces/msg/ParameterEvent", "rosgraph_msgs/msg/Log"})
 _WORDS_OF_TASKS = ("task", "instruction", "language", "prompt")
 _WORDS_OF_COMMANDS = ("command", "cmd", "action", "target", "leader", "desired", "goal")
@@ -117,7 +117,8 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
     dialect = kinds.get(bag.files[0].name.rpartition(".")[2], "bag")
     if bag.path not in bag.files:
         dialect = f"{dialect} in folders{f', ROS 2 {bag.distro}' if bag.distro else ''}"
-    entry = _entry_of(topics)
+    entry, task = _entry_of(topics), _task_of(topics)
+    told = {name: facts for name, facts in topics.items() if name != task and facts.type not in _OF_ROS}
     return SourceFacts(
         dialect=dialect,
         control_hz=float(entry["control_hz"][0]) if entry else None,
@@ -136,7 +137,7 @@ def facts_of(bag: Bag, topics: Mapping[str, TopicFacts], n_bags: int) -> SourceF
         entry=entry,
         notes=(
             "an episode is taken to be a file; `episodes` of the entry's `bag` cuts them by markers or pauses",
-            *(f"{name}: {_about(facts)}" for name, facts in topics.items() if not _is_known(name, topics)),
+            *(f"{name}: {_about(facts)}" for name, facts in told.items()),
             *(f"{pair.key}: {pair.about()}" for facts in topics.values() for pair in facts.pairs),
             *_note_chains(topics),
         ),
@@ -186,11 +187,6 @@ def _task_of(topics: Mapping[str, TopicFacts]) -> str:
     """The topic of texts that is called as instructions are; "" if there is none."""
     texts = [name for name, facts in topics.items() if facts.type == "std_msgs/msg/String"]
     return next((name for name in texts if any(word in name.lower() for word in _WORDS_OF_TASKS)), "")
-
-
-def _is_known(name: str, topics: Mapping[str, TopicFacts]) -> bool:
-    """Whether nobody has to choose about a topic: ROS's own, and that of the instruction."""
-    return topics[name].type in _OF_ROS or name == _task_of(topics)
 
 
 def _is_command(name: str, facts: TopicFacts) -> bool:
