@@ -1,6 +1,7 @@
 """Workers of Beam's local runner: their memory, their error messages, detecting a killed one and ending all."""
 
 import ctypes
+import gc
 import logging
 import os
 import re
@@ -113,6 +114,23 @@ def limit_malloc_arenas(n_threads: int) -> None:
         set_option(_M_ARENA_MAX, n_threads + 1)
         set_option(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
         set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def return_memory() -> None:
+    """Gives freed memory back to the system, where the C library can: glibc keeps what large blocks once took."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """While the block runs, the collector of cycles passes over what is there already: modules, mostly Beam's, which
+    it would look through again and again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def end_processes() -> None:

@@ -7,7 +7,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.contract.errors import EmbodimixError, FailedWork
 from pipelines.jobs.cancelling import allow_writers, cancel_writers
-from pipelines.jobs.local_workers import report_failures_once
+from pipelines.jobs.local_workers import report_failures_once, settled
 from pipelines.storage.mirror import with_urls
 
 # One episode is read and encoded in this time on any disk; what takes longer is left to the process's end.
@@ -23,7 +23,7 @@ def run_graph(label: str, transform: beam.PTransform, options: PipelineOptions, 
     allow_writers(output)
     report_failures_once()
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with settled(), beam.Pipeline(options=options) as pipeline:
             _ = pipeline | label >> transform
     except BaseException as error:
         # Beam reports the first failure while other threads still write; a restart would now share the folder

@@ -1,13 +1,14 @@
 """Runs the policy's computations, one at a time on each device, several robots at once; hung threads are abandoned."""
 
 import asyncio
-import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+from pipelines.jobs.local_workers import return_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,6 +59,10 @@ class Engine(Generic[Item, Result]):
     async def read(self, function: Callable[[], Any]) -> Any:
         """Runs beside the policy."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, function)
+
+    async def return_memory(self) -> None:
+        """Gives back to the system what a large message took."""
+        await self.read(return_memory)
 
     async def compute(self, kind: str, item: Item, is_wanted: Callable[[], bool]) -> Result | None:
         """Computes when a device is free and its turn has come; None if the client has gone by then."""
@@ -119,9 +124,3 @@ def _settle(one: Waiting[Any], result: Any) -> None:
         one.answer.set_exception(result)
     else:
         one.answer.set_result(result)
-
-
-def return_memory() -> None:
-    """Gives freed memory back to the system, where the C library can: glibc keeps what large messages once took."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)

@@ -37,7 +37,7 @@ from trainers.robots import Robot, find_robot, open_loop_steps
 from trainers.serving.acting import Actor, NotFinite, chosen_devices
 from trainers.serving.asked_model import AnswerCounts, AskedModel, Conversation, Said
 from trainers.serving.clients import native_units
-from trainers.serving.engine import Engine, return_memory
+from trainers.serving.engine import Engine
 from trainers.serving.health import Health
 from trainers.serving.limits import DEFAULT, Limits, cut
 from trainers.serving.messages import pack, unpack
@@ -294,7 +294,7 @@ class PolicyServer:
                     previous_ms = await self._reply(connection, data, previous_ms, conversation)
                 if len(data) > LARGE_MESSAGE_BYTES:
                     del data  # else it stays in memory until this client's next message
-                    await self._engine.read(return_memory)
+                    await self._engine.return_memory()
         except ConnectionClosed:
             pass  # A client that goes away is the usual end.
         finally:

@@ -1,5 +1,6 @@
 """Workers of the local runner: the memory that they set aside, what Beam says of failures, and who was killed."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pipelines.conversion.graph import ConvertAll
 from pipelines.conversion.launch import run_beam
 from pipelines.conversion.plan import Job
 from pipelines.jobs.beam_options import make_beam_options
-from pipelines.jobs.local_workers import deaths_noted, is_foreseen, killed_by
+from pipelines.jobs.local_workers import deaths_noted, is_foreseen, killed_by, settled
 from pipelines.mapping.adapters import get_adapter
 
 # Eight threads that live together and have memory; prints in how many arenas glibc keeps it.
@@ -42,6 +43,37 @@ print(open(sys.argv[1]).read().count("<heap nr="))
 def test_the_threads_of_one_worker_share_two_arenas(tmp_path: Path) -> None:
     command = [sys.executable, "-c", COUNT_ARENAS, str(tmp_path / "arenas.xml")]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "2\n"
+
+
+# Fills memory in small blocks, frees all but the last, and prints the MB that the process then has, before and after.
+FREE_MOST = """
+import gc
+from pipelines.jobs.fork_pool import in_worker
+from pipelines.jobs.local_workers import limit_malloc_arenas
+def mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+def work():
+    global last
+    blocks = [bytearray(60_000) for _ in range(5_000)]
+    last = blocks[-1]
+    return mb()
+limit_malloc_arenas(1)
+print(mb(), in_worker(work), mb())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives memory back")
+def test_what_one_piece_of_work_took_is_given_back_before_the_next() -> None:
+    printed = subprocess.run([sys.executable, "-c", FREE_MOST], check=True, capture_output=True, text=True).stdout
+    before, during, after = map(float, printed.split())
+    assert during > before + 250 and after < before + 30
+
+
+def test_the_collector_passes_over_what_was_there_before() -> None:
+    before = gc.get_freeze_count()
+    with settled():
+        assert gc.get_freeze_count() > before + 1000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize("code, expected", [(137, "SIGKILL"), (-9, "SIGKILL"), (139, "SIGSEGV"), (130, ""), (1, "")])
