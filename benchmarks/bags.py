@@ -1,6 +1,6 @@
 """Reading and converting MCAP: seconds of one core to start, MB/s from there on, and peak memory.
 
-    python -m benchmarks.bags --mb 300
+    python -m benchmarks.bags --mb 300 --compression zstd
 
 Writes bags of three cameras at 30 fps, joints at 100 Hz and commands at 30 Hz with the package `mcap`, once with JPEGs
 of the target size, once with JPEGs of 640x480: a short one, of which the time of the start is, and one of the stated
@@ -33,12 +33,13 @@ from pipelines.mapping.adapters import Adapter, parse_adapter
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 JOINTS = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint")
 CONTROL_HZ, FPS, JOINT_HZ = 30, 30, 100
-# Pictures differ, so that chunks compress as those of a camera do: hardly.
-N_PICTURES = 32
+# More than a chunk holds, and all of them others, so that chunks compress as those of a camera do: hardly.
+N_PICTURES = 600
 SIZES = {"224x224, passed through": (224, 224), "640x480, decoded and encoded": (480, 640)}
 EPISODE_S = 60.0
 SHORT_MB = 5
 # Larger pictures are decoded in any case.
+UNPACK = "chunks unpacked by `lz4`"
 CHECK, CHECKED_SIZE = "JPEGs decoded as a check, alone", (224, 224)
 
 
@@ -75,8 +76,8 @@ def pictures(height: int, width: int) -> list[bytes]:
     return made
 
 
-def write_bag(path: Path, n_bytes: int, size: tuple[int, int]) -> float:
-    """Writes a bag of about so many bytes. Returns how many seconds it lasts."""
+def write_bag(path: Path, n_bytes: int, size: tuple[int, int], compression: str) -> float:
+    """Writes a bag of about so many bytes. compression: lz4, zstd or none. Returns how many seconds it lasts."""
     from mcap.writer import CompressionType, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -84,7 +85,7 @@ def write_bag(path: Path, n_bytes: int, size: tuple[int, int]) -> float:
     make = _Messages(store)
     types = {"/joint_states": "JointState", "/command": "JointState"} | {f"/{c}": "CompressedImage" for c in CAMERAS}
     with path.open("wb") as file:
-        writer = Writer(file, compression=CompressionType.LZ4, chunk_size=1 << 22)
+        writer = Writer(file, compression=CompressionType[compression.upper()], chunk_size=1 << 22)
         writer.start(profile="ros2", library="benchmark")
         channels = {topic: _register(writer, store, topic, f"sensor_msgs/msg/{type}") for topic, type in types.items()}
         channels["/task"] = _register(writer, store, "/task", "std_msgs/msg/String")
@@ -220,7 +221,7 @@ WORK: dict[str, Callable[[Path], int]] = {
     "copied to a new file, synced": copy_file,
     "sha256 of the file": by_pieces(hashlib.sha256),
     "crc32 of the file": by_pieces(zlib.crc32),
-    "chunks unpacked by `lz4`": unpack_chunks,
+    UNPACK: unpack_chunks,
     "all messages by `mcap`": read_plainly,
     CHECK: check_jpegs,
     "read": read_bag,
@@ -259,6 +260,7 @@ def _row(short: Path, path: Path, work: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=int, default=300, help="size of each bag")
+    parser.add_argument("--compression", choices=("lz4", "zstd", "none"), default="lz4", help="of the chunks")
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "BAG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -268,9 +270,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, size in SIZES.items():
             short, path = (Path(folder) / f"{which}.mcap" for which in ("short", "bench"))
-            write_bag(short, SHORT_MB * 1_000_000, size)
-            write_bag(path, options.mb * 1_000_000, size)
-            for work in (work for work in WORK if work != CHECK or size == CHECKED_SIZE):
+            write_bag(short, SHORT_MB * 1_000_000, size, options.compression)
+            write_bag(path, options.mb * 1_000_000, size, options.compression)
+            for work in WORK:
+                if (work == CHECK and size != CHECKED_SIZE) or (work == UNPACK and options.compression != "lz4"):
+                    continue
                 print(f"| {name} | {work} | {_row(short, path, work)} |", flush=True)
 
 

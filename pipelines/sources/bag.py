@@ -18,16 +18,16 @@ from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.alignment import Aligned, align, check_pauses, latest_index
 from pipelines.sources.bags.columns import clock_key, held_before, keys_of, merge_streams, streams_of
 from pipelines.sources.bags.cuts import find_cuts
-from pipelines.sources.bags.inputs import METADATA, PATTERNS, Bag, bag_at, find_bags, open_bag
 from pipelines.sources.bags.kept_topics import Kept, KeptTopics, key_of_files
 from pipelines.sources.bags.labels import read_label
-from pipelines.sources.bags.log import MAX_TIME_NS, Log
+from pipelines.sources.bags.logs.inputs import METADATA, PATTERNS, Bag, bag_at, find_bags, open_bag
+from pipelines.sources.bags.logs.log import MAX_TIME_NS, Log
+from pipelines.sources.bags.logs.unpacked import ENDING
 from pipelines.sources.bags.overview import TopicFacts, facts_of, look_at, probe_of
 from pipelines.sources.bags.packets import KEY_FRAME_LEAD_S, PACKETS, PacketFrames, find_keys
 from pipelines.sources.bags.pictures import COMPRESSED, RAW, TopicPictures, check_pictures
 from pipelines.sources.bags.topics import Pictures, Topics, normal_type, read_topics, read_values, split_key
 from pipelines.sources.bags.transforms import Chain, chains_of, is_static, with_chains, with_links, with_transforms
-from pipelines.sources.bags.unpacked import ENDING
 from pipelines.sources.folders import key_of, make_scan_reject, source_root
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 from pipelines.storage.paths import RemotePath, as_storage_path

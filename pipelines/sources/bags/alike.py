@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import Channel
+from pipelines.sources.bags.logs.log import Channel
 
 _TWO = {order: struct.Struct(f"{order}II") for order in "<>"}
 # To take messages side by side takes eight times their bytes for a moment.
@@ -103,9 +103,11 @@ class Alike:
     def span(self, data: memoryview) -> tuple[int, int] | None:
         """Where the bytes of the array begin and end; None for a message that is another one, or too short."""
         begin = self.begin
-        if len(data) < begin or data[self.rest_at] != self.rest or data[: len(self.head)] != self.head:
+        # As bytes, which are compared several times as fast.
+        start = bytes(data[:begin])
+        if len(start) < begin or start[self.rest_at] != self.rest or not start.startswith(self.head):
             return None
-        end = begin + self.unpack(data, self.count_at)[0] * self.dtype.itemsize
+        end = begin + self.unpack(start, self.count_at)[0] * self.dtype.itemsize
         return (begin, end) if end <= len(data) else None
 
     def many(self, data: memoryview, spans: NDArray[np.int64]) -> NDArray[np.uint8] | None:

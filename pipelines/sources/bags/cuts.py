@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.mapping.bag_form import EpisodeCut
-from pipelines.sources.bags.log import Log
+from pipelines.sources.bags.logs.log import Log
 from pipelines.sources.bags.topics import channels_of, read_values
 
 # First and last time (ns) at which messages of an episode were logged.

@@ -10,7 +10,7 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys import TypesysError, get_types_from_idl, get_types_from_msg
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import Channel
+from pipelines.sources.bags.logs.log import Channel
 
 # Type -> its fields: name and description, as rosbags' parsers give them: (kind, base or name, or element and length).
 Fields = list[tuple[str, Any]]

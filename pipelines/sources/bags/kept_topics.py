@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.sources.bags.inputs import Bag
+from pipelines.sources.bags.logs.inputs import Bag
 from pipelines.sources.bags.topics import Topics
 
-# Some half an hour of two arms with three cameras; what does not fit is read twice.
-_MOST_BYTES = 16 << 20
-# Of a picture: the tuple by which its message is found.
-_BYTES_A_PICTURE = 200
+# Some forty minutes of an arm with three cameras; what does not fit is read twice.
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +23,12 @@ class Kept:
     def n_bytes(self) -> int:
         """Roughly the memory that it takes."""
         samples = [one for several in self.topics.samples.values() for one in several]
-        n_numbers = sum(one.values.size + one.times.size for one in samples)
-        n_numbers += sum(
-            times.size for by_topic in (self.topics.stamps, self.topics.logged) for times in by_topic.values()
-        )
-        n_pictures = sum(len(pictures.times) for pictures in self.topics.pictures.values())
-        return 8 * n_numbers + _BYTES_A_PICTURE * n_pictures
+        pictures = self.topics.pictures.values()
+        arrays = [array for one in samples for array in (one.values, one.times)]
+        arrays += [array for one in pictures for array in (one.times, one.at)]
+        arrays += [*self.topics.stamps.values(), *self.topics.logged.values()]
+        # A camera's stamps are those of its topic.
+        return sum({id(array): array.nbytes for array in arrays}.values())
 
 
 class KeptTopics:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.contract.native import Rejected
 from pipelines.mapping.bag_form import LabelSource
-from pipelines.sources.bags.log import Log
+from pipelines.sources.bags.logs.log import Log
 from pipelines.sources.bags.topics import read_values
 from pipelines.sources.folders import read_regular
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path

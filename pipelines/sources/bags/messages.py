@@ -15,7 +15,7 @@ from rosbags.interfaces import Nodetype
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.alike import Alike, StampReader
 from pipelines.sources.bags.definitions import HEADER, Types, normal_type, types_of
-from pipelines.sources.bags.log import Channel
+from pipelines.sources.bags.logs.log import Channel
 
 # What is wanted of a message: field -> what is wanted of it; an empty mapping wants all. Elements of a list go by their
 # number, from the end if negative.

@@ -13,8 +13,8 @@ from pipelines.contract.words import counted
 from pipelines.mapping.adapters import Adapter, PartSource, Selector
 from pipelines.mapping.bag_form import COMMAND_TYPES, BagForm, LabelSource
 from pipelines.sources.bags.definitions import normal_type, types_of
-from pipelines.sources.bags.inputs import Bag
-from pipelines.sources.bags.log import MAX_TIME_NS, Channel, Log
+from pipelines.sources.bags.logs.inputs import Bag
+from pipelines.sources.bags.logs.log import MAX_TIME_NS, Channel, Log
 from pipelines.sources.bags.messages import stamp_reader_of
 from pipelines.sources.bags.packets import PACKETS
 from pipelines.sources.bags.pictures import COMPRESSED, RAW, check_pictures

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.images import MAX_PIXELS, CorruptImage
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import Log
+from pipelines.sources.bags.logs.log import Log
 from pipelines.sources.bags.messages import want
 from pipelines.sources.bags.topics import Pictures
 from pipelines.sources.video import FramesInOrder
@@ -72,7 +72,7 @@ def find_keys(log: Log, pictures: Pictures) -> NDArray[np.bool_]:
 
 def read_packet(log: Log, pictures: Pictures, number: int) -> tuple[str, bytes]:
     """Returns FFmpeg's name of the codec, and a packet's bytes."""
-    fields: Mapping[str, Any] = pictures.read(log.read_at(pictures.at[number]), _FIELDS)
+    fields: Mapping[str, Any] = pictures.read(pictures.message(log, number), _FIELDS)
     stated = str(fields.get("format") or fields.get("encoding") or "")
     # ffmpeg_image_transport states the encoder, or since 2025 codec and pixel formats: `hevc;yuv420p;bgr8;bgr8`.
     name = stated.split(";")[0].split("_")[0].lower()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.contract.episode import Image
 from pipelines.contract.images import MAX_PIXELS, CorruptImage, to_jpeg
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import Log
+from pipelines.sources.bags.logs.log import Log
 from pipelines.sources.bags.messages import want
 from pipelines.sources.bags.topics import Pictures
 
@@ -46,7 +46,9 @@ class TopicPictures(Sequence[Image]):
     """
 
     def __init__(self, log: Log, pictures: Pictures, numbers: NDArray[np.int64], is_plain: bool = True) -> None:
-        self._log, self._pictures, self._numbers, self._is_plain = log, pictures, numbers.tolist(), is_plain
+        self._log, self._pictures, self._numbers, self._is_plain = log, pictures, numbers, is_plain
+        # As numbers of Python, since those of an array are slow to take one by one.
+        self._places = list(zip(numbers.tolist(), pictures.at[numbers].tolist(), strict=True))
         self._decode: Callable[[Mapping[str, Any]], Image] = read_compressed if _is_compressed(pictures) else read_raw
         self._wanted = _COMPRESSED_FIELDS if _is_compressed(pictures) else _RAW_FIELDS
         self._has_repeats = bool((np.diff(numbers) == 0).any())
@@ -57,12 +59,11 @@ class TopicPictures(Sequence[Image]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
-            numbers = np.array(self._numbers[index], np.int64)
-            return TopicPictures(self._log, self._pictures, numbers, self._is_plain)
-        number = self._numbers[index]
+            return TopicPictures(self._log, self._pictures, self._numbers[index], self._is_plain)
+        number, at = self._places[index]
         # A camera slower than the control rate shows one picture for several steps.
         if number != self._last[0]:
-            data = self._log.read_at(self._pictures.at[number])
+            data = self._log.read_at(at)
             try:
                 picture = self._decode(self._pictures.read(data, self._wanted))
                 # Encoded once, and not again for every step that shows it.
@@ -77,7 +78,7 @@ def check_pictures(log: Log, pictures: Pictures) -> None:
     """Looks at a topic's first picture. Raises Rejected where it holds depth, or an encoding that is not read."""
     if not len(pictures.times):
         return
-    fields = pictures.read(log.read_at(pictures.at[0]), want("format", "encoding"))
+    fields = pictures.read(pictures.message(log, 0), want("format", "encoding"))
     stated = str(fields.get("format", fields.get("encoding", "")))
     if "compressedDepth" in stated or _DEPTH.search(stated.split(";")[0]):
         raise Rejected("unreadable_frame", f"{pictures.topic}: expected colours, found depth ({stated}); take it out")

@@ -11,7 +11,7 @@ from pipelines.contract.native import MAX_ARRAY_BYTES, Rejected
 from pipelines.mapping.bag_form import Stamp
 from pipelines.sources.bags.alike import Block, Run, StampReader, check_stamped, rising
 from pipelines.sources.bags.definitions import normal_type
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Channel, Found, Log, of_channels
+from pipelines.sources.bags.logs.log import MAX_TIME_NS, Batch, Channel, Found, Log, of_channels
 from pipelines.sources.bags.messages import (
     Read,
     WalkReader,
@@ -64,13 +64,18 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """A camera's topic: its channels' type, stamps int64 [n], and what `Log.read_at` finds each message by."""
+    """A camera's topic: its channels' type, stamps int64 [n], and what `Log.read_at` finds each message by, int64
+    [n, k]."""
 
     topic: str
     type: str
     read: Read
     times: NDArray[np.int64]
-    at: Sequence[tuple[int, ...]]
+    at: NDArray[np.int64]
+
+    def message(self, log: Log, number: int) -> memoryview:
+        """The bytes of the message of one picture."""
+        return log.read_at(self.at[number].tolist())
 
     def since(self, first: int) -> "Pictures":
         """Those from number `first` on."""
@@ -220,7 +225,7 @@ class _Topic:
     is_camera: bool = False
     stamps: list[int] = field(default_factory=list)
     logged: list[int] = field(default_factory=list)
-    at: list[tuple[int, ...]] = field(default_factory=list)
+    at: list[NDArray[np.int64]] = field(default_factory=list)
     rows: dict[str, list[_Row]] = field(default_factory=dict)
     runs: dict[int, Run] = field(default_factory=dict)
     n_unstamped: int = 0
@@ -289,7 +294,7 @@ def _take_together(topic: _Topic, batch: Batch, found: Found) -> bool:
     topic.stamps += read_stamps.many(batch.data, spans).tolist()
     topic.logged += found[:, 1].tolist()
     if topic.is_camera:
-        topic.at += [(*batch.at, begin, end) for begin, end in spans.tolist()]
+        topic.at.append(np.hstack([np.full((len(spans), len(batch.at)), batch.at, np.int64), spans]))
     return True
 
 
@@ -332,7 +337,7 @@ def _take_stamp(topic: _Topic, time_ns: int, at: tuple[int, ...], stated: int | 
     topic.stamps.append(time_ns if stated is None else stated)
     topic.logged.append(time_ns)
     if topic.is_camera:
-        topic.at.append(at)
+        topic.at.append(np.array([at], np.int64))
 
 
 def _paths_of(topic: _Topic) -> list[str]:
@@ -404,7 +409,7 @@ def _collected(topics: Mapping[str, _Topic], stamp: Stamp) -> Topics:
             late[name] = round(float(np.abs(apart).max()), 3), round(float(apart.mean()), 3)
         if topic.is_camera:
             (read, *_) = topic.reads.values()
-            at = [topic.at[i] for i in kept]
+            at = np.concatenate(topic.at)[kept] if topic.at else np.zeros((0, 0), np.int64)
             pictures[name] = Pictures(topic=name, type=topic.type, read=read, times=times[kept], at=at)
         rank = np.full(len(order), -1, np.int64)
         rank[kept] = np.arange(len(kept))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.definitions import normal_type
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Batches, Channel, Log, of_channels
+from pipelines.sources.bags.logs.log import MAX_TIME_NS, Batch, Batches, Channel, Log, of_channels
 from pipelines.sources.bags.messages import Read, reader_of, want
 
 TF_TYPES = frozenset({"tf2_msgs/msg/TFMessage", "tf/msg/tfMessage"})
@@ -199,7 +199,7 @@ class TransformLog(Batches):
             two = f"{self._parents[child]} and {parent}"
             raise Rejected("wrong_names", f"tf: expected one parent of each frame, found {child} in {two}")
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         return self._log.read_at(at)
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Bags of compressed blocks (MCAP and ROS 1 chunks): blocks by time, unpacked within limits, and their messages."""
 
 import bz2
-import zlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -10,10 +9,11 @@ from dataclasses import dataclass
 import lz4.frame
 import numpy as np
 import zstandard
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import (
+from pipelines.sources.bags.logs.log import (
     MAX_BLOCK_BYTES,
     MAX_TIME_NS,
     Batch,
@@ -32,10 +32,12 @@ Parse = Callable[[memoryview, list[int]], None]
 _KEPT_BYTES = 10 << 20
 # LZ4 packs no more than 255 bytes into one.
 _LZ4_RATIO = 255
+# In memory, as Python holds it.
+_BYTES_A_BLOCK = 500
 _UNPACK_ERRORS = (zstandard.ZstdError, RuntimeError, OSError, EOFError, ValueError)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
     """A stretch of a bag that holds messages.
 
@@ -62,19 +64,27 @@ class Block:
         return self.compression in ("", "none")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What a file was found to hold: channels by id, blocks in their order, how to read them, and what was lost."""
+
+    channels: Mapping[int, Channel]
+    blocks: Sequence[Block]
+    parse: Parse
+    damage: tuple[str, ...] = ()
+
+    def n_bytes(self) -> int:
+        """Roughly the memory that it takes."""
+        n_named = sum(len(each.topic) + len(each.definition) for each in self.channels.values())
+        return _BYTES_A_BLOCK * (len(self.blocks) + len(self.channels)) + n_named
+
+
 class BlockLog(Batches):
     """A bag whose messages lie in blocks."""
 
-    def __init__(
-        self,
-        source: ByteSource,
-        channels: Mapping[int, Channel],
-        blocks: list[Block],
-        parse: Parse,
-        damage: list[str],
-    ) -> None:
-        self.channels, self.damage = channels, damage
-        self._source, self._blocks, self._parse = source, blocks, parse
+    def __init__(self, source: ByteSource, index: Index) -> None:
+        self.channels, self.damage = index.channels, list(index.damage)
+        self._source, self._blocks, self._parse = source, index.blocks, index.parse
         self._kept: OrderedDict[int, bytes] = OrderedDict()
 
     def span(self) -> tuple[int, int]:
@@ -100,7 +110,7 @@ class BlockLog(Batches):
             if len(found):
                 yield Batch(view, (number,), found)
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         number, begin, end = at
         block = self._blocks[number]
         if block.is_plain and number not in self._kept:
@@ -137,7 +147,7 @@ def _select(numbers: Sequence[int], channels: NDArray[np.uint64], start_ns: int,
 
 def _check_crc(block: Block, data: bytes, source: ByteSource) -> None:
     crc = int.from_bytes(source.read_alone(block.crc_at, 4), "little") if block.crc_at else block.crc
-    if crc and zlib.crc32(data) != crc:
+    if crc and isal_zlib.crc32(data) != crc:
         raise unreadable(source.name, f"chunk at byte {block.offset}: its checksum is not that of its bytes")
 
 

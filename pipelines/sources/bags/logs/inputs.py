@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from pipelines.contract.native import Reject, Rejected
-from pipelines.sources.bags import mcap_files, ros1_files, sqlite_files
-from pipelines.sources.bags.log import MAX_TIME_NS, Batch, Batches, ByteSource, Channel, Log
-from pipelines.sources.bags.unpacked import ENDING, UnpackedLog
+from pipelines.sources.bags.logs import mcap_files, ros1_files, sqlite_files
+from pipelines.sources.bags.logs.blocks import BlockLog
+from pipelines.sources.bags.logs.indexes import KeptIndexes
+from pipelines.sources.bags.logs.log import MAX_TIME_NS, Batch, Batches, ByteSource, Channel, Log
+from pipelines.sources.bags.logs.unpacked import ENDING, UnpackedLog
 from pipelines.sources.folders import make_scan_reject, read_regular, scan_files
 from pipelines.storage.paths import RemotePath, StoragePath
 
@@ -22,6 +24,7 @@ _PACKED = tuple(f"{pattern}{ENDING}" for pattern in ("*.mcap", "*.db3"))
 ACTIVE = "*.bag.active"
 METADATA = "metadata.yaml"
 _MAX_METADATA_BYTES = 1 << 24
+_INDEXES = KeptIndexes()
 _RANGES = (".mcap", ".bag", ".active")
 
 
@@ -157,7 +160,7 @@ def _open_file(path: StoragePath) -> Log:
     try:
         # By what it holds: rosbag2 and others name files as they like.
         is_mcap = source.read(0, len(mcap_files.MAGIC)) == mcap_files.MAGIC
-        return mcap_files.open_mcap(source) if is_mcap else ros1_files.open_ros1(source)
+        return BlockLog(source, _INDEXES.of(source, mcap_files.read_index if is_mcap else ros1_files.read_index))
     except BaseException:
         source.close()
         raise
@@ -195,7 +198,7 @@ class SplitLog(Batches):
                 if text not in self.damage:
                     self.damage.append(text)
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         return self._logs[at[0]].read_at(at[1:])
 
     def close(self) -> None:

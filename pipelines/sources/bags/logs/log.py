@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, Protocol
@@ -105,7 +105,7 @@ class Log(Batches, Protocol):
         """The times (ns) of the first and the last message, as the index states them; (0, -1) without any."""
         ...
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         """The bytes of a message that was seen before."""
         ...
 
@@ -114,20 +114,31 @@ class Log(Batches, Protocol):
         ...
 
 
+# Says which bytes a file holds: its name, its size, when it changed, and on a disk its number.
+Version = tuple[str, int, float, int]
+
+
 class ByteSource:
-    """A file on a disk or in an object store, read by ranges."""
+    """A file on a disk or in an object store, read by ranges.
+
+    version: equal for equal bytes; None for an object of which the store does not say when it changed.
+    """
 
     def __init__(self, path: StoragePath) -> None:
         self.name = str(path)
+        self.version: Version | None
         self._stream: IO[bytes]
         if isinstance(path, RemotePath):
-            self.size = path.stat().st_size
+            found = path.stat()
+            self.size = found.st_size
+            self.version = (self.name, found.st_size, found.st_mtime, 0) if found.st_mtime else None
             # A buffer as large as the file would read all of it for its index.
             self._stream = open_object(path.url, _WINDOW_BYTES)
         else:
             check_regular(path)
             self._stream = open(path, "rb", buffering=0)
-            self.size = os.fstat(self._stream.fileno()).st_size
+            there = os.fstat(self._stream.fileno())
+            self.size, self.version = there.st_size, (self.name, there.st_size, there.st_mtime_ns, there.st_ino)
         self._window = (0, b"")
         self._buffer = bytearray()
 

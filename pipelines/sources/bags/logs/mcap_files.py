@@ -12,8 +12,8 @@ from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.blocks import Block, BlockLog, unpack
-from pipelines.sources.bags.log import (
+from pipelines.sources.bags.logs.blocks import Block, Index, unpack
+from pipelines.sources.bags.logs.log import (
     MAX_BLOCK_BYTES,
     MAX_CHANNELS,
     MAX_DEFINITION_BYTES,
@@ -70,15 +70,15 @@ class _Parts:
             raise ValueError(f"expected at most {MAX_CHANNELS} channels, found more")
 
 
-def open_mcap(source: ByteSource) -> BlockLog:
-    """Opens a file by its index; one without is read through once. Raises Rejected where it is no MCAP."""
+def read_index(source: ByteSource) -> Index:
+    """What a file's index says; one without is read through once. Raises Rejected where it is no MCAP."""
     if source.read(0, len(MAGIC)) != MAGIC:
         raise unreadable(source.name, "expected an MCAP file, found other bytes at its beginning")
     try:
         parts = _read_summary(source)
     except (EOFError, *_READ_ERRORS) as error:
         parts = _scan(source, [f"its index cannot be read ({error})"])
-    return BlockLog(source, _channels_of(parts), parts.blocks, parse_block, parts.damage)
+    return Index(channels=_channels_of(parts), blocks=parts.blocks, parse=parse_block, damage=tuple(parts.damage))
 
 
 def parse_block(data: memoryview, found: list[int]) -> None:

@@ -3,8 +3,8 @@
 import struct
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.blocks import Block, BlockLog, unpack
-from pipelines.sources.bags.log import (
+from pipelines.sources.bags.logs.blocks import Block, Index, unpack
+from pipelines.sources.bags.logs.log import (
     MAX_CHANNELS,
     MAX_DEFINITION_BYTES,
     MAX_TIME_NS,
@@ -21,18 +21,18 @@ _MAX_HEAD_BYTES = 1 << 16
 Fields = dict[bytes, bytes]
 
 
-def open_ros1(source: ByteSource) -> BlockLog:
-    """Opens a bag by its index; one that was not closed is read through once. Raises Rejected where it is no bag."""
+def read_index(source: ByteSource) -> Index:
+    """What a bag's index says; one that was not closed is read through once. Raises Rejected where it is no bag."""
     if source.read(0, len(MAGIC)) != MAGIC:
         found = source.read(0, len(MAGIC))
         raise unreadable(source.name, f"expected a ROS 1 bag of format 2.0, found {found!r} at its beginning")
     damage: list[str] = []
     try:
-        channels, blocks = _read_index(source)
+        channels, blocks = _read_stated(source)
     except (ValueError, KeyError, struct.error) as error:
         damage.append(f"its index cannot be read ({error})")
         channels, blocks = _scan(source, damage)
-    return BlockLog(source, channels, blocks, parse_block, damage)
+    return Index(channels=channels, blocks=blocks, parse=parse_block, damage=tuple(damage))
 
 
 def parse_block(data: memoryview, found: list[int]) -> None:
@@ -88,7 +88,7 @@ def _next(source: ByteSource, at: int) -> tuple[Fields, int, int]:
     return _fields(head[:-4]), at + 8 + n_head, at + 8 + n_head + _LENGTH.unpack(head[-4:])[0]
 
 
-def _read_index(source: ByteSource) -> tuple[dict[int, Channel], list[Block]]:
+def _read_stated(source: ByteSource) -> tuple[dict[int, Channel], list[Block]]:
     fields, _, _ = _next(source, len(MAGIC))
     at, n_channels, n_chunks = (_number(fields[name]) for name in (b"index_pos", b"conn_count", b"chunk_count"))
     if at == 0:

@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import (
+from pipelines.sources.bags.logs.log import (
     MAX_BLOCK_BYTES,
     MAX_CHANNELS,
     MAX_DEFINITION_BYTES,
@@ -85,7 +85,7 @@ class SqliteLog(Batches):
             # Pages follow one another as they were written: what is behind the first that is missing is gone.
             self.damage.append(f"it cannot be read to its end ({error})")
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         try:
             (data,) = self._file.execute("SELECT data FROM messages WHERE id = ?", at[:1]).fetchone()
         except (sqlite3.Error, TypeError) as error:

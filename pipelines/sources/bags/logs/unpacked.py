@@ -2,13 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import zstandard
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import MAX_BLOCK_BYTES, MAX_TIME_NS, Batch, Batches, Log, unreadable
+from pipelines.sources.bags.logs.log import MAX_BLOCK_BYTES, MAX_TIME_NS, Batch, Batches, Log, unreadable
 from pipelines.sources.folders import check_regular
 
 ENDING = ".zstd"
@@ -42,7 +42,7 @@ class UnpackedLog(Batches):
     def batches(self, channels: Collection[int], start_ns: int = 0, stop_ns: int = MAX_TIME_NS) -> Iterator[Batch]:
         yield from self._log.batches(channels, start_ns, stop_ns)
 
-    def read_at(self, at: tuple[int, ...]) -> memoryview:
+    def read_at(self, at: Sequence[int]) -> memoryview:
         return self._log.read_at(at)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.contract.native import NativeEpisode
 from pipelines.sources import bag
-from pipelines.sources.bags.log import ByteSource
+from pipelines.sources.bags.logs.log import ByteSource
 from tests.pipelines.sources.test_bag import entry
 from tests.support.bag_writers import MS, Published, demonstration, number, text, write_mcap, write_ros1, write_rosbag2
 from tests.support.memory_store import MemoryStore

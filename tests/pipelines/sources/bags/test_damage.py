@@ -12,9 +12,9 @@ from mcap.writer import CompressionType, IndexType
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Rejected
 from pipelines.sources import bag
-from pipelines.sources.bags.blocks import Block, unpack
-from pipelines.sources.bags.inputs import bag_at, open_bag
-from pipelines.sources.bags.log import ByteSource, Log
+from pipelines.sources.bags.logs.blocks import Block, unpack
+from pipelines.sources.bags.logs.inputs import bag_at, open_bag
+from pipelines.sources.bags.logs.log import ByteSource, Log
 from tests.pipelines.sources.test_bag import entry
 from tests.support.bag_writers import MS, demonstration, rgb, write_mcap, write_ros1, write_rosbag2
 

@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_not_kept(tmp_path: Path, reads: list[str], monkeyp
 
 
 def test_files_of_an_object_store_say_nothing_of_their_changes() -> None:
-    from pipelines.sources.bags.inputs import Bag
+    from pipelines.sources.bags.logs.inputs import Bag
     from pipelines.storage.paths import RemotePath
 
     path = RemotePath("gs://bucket/a.mcap")

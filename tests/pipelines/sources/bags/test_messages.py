@@ -5,7 +5,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
 from pipelines.contract.native import Rejected
-from pipelines.sources.bags.log import Channel
+from pipelines.sources.bags.logs.log import Channel
 from pipelines.sources.bags.messages import field_at, reader_of, want
 from tests.support.bag_writers import ROS1, ROS2, make
 

@@ -8,7 +8,7 @@ from pipelines.contract.native import Rejected
 from pipelines.inspection.sampling import Probe
 from pipelines.mapping.adapters import FROM_LOG
 from pipelines.sources import bag
-from pipelines.sources.bags.inputs import bag_at, open_bag
+from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.overview import look_at, probe_of
 from tests.pipelines.sources.bags.test_transforms import chain_messages
 from tests.support.bag_writers import JOINTS, MS, Published, demonstration, number, write_mcap, write_rosbag2

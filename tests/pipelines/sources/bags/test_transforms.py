@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from pipelines.contract.native import Rejected
 from pipelines.mapping.adapters import Adapter
 from pipelines.sources import bag
-from pipelines.sources.bags.inputs import bag_at, open_bag
+from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.transforms import chains_of, with_transforms
 from tests.pipelines.sources.test_bag import entry
 from tests.support.bag_writers import MS, WRITERS, Published, rgb, write_mcap

@@ -9,8 +9,8 @@ from mcap.writer import CompressionType
 
 from pipelines.contract.native import Rejected
 from pipelines.sources import bag
-from pipelines.sources.bags import unpacked
-from pipelines.sources.bags.inputs import bag_at, open_bag
+from pipelines.sources.bags.logs import unpacked
+from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from tests.pipelines.sources.test_bag import entry
 from tests.support.bag_writers import MS, demonstration, rgb, write_mcap, write_rosbag2
 

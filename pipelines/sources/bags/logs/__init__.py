@@ -1,0 +1,1 @@
+"""Bags as files: what is in a folder, the kinds of files, their indexes, and messages of a range of time."""
