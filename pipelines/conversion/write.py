@@ -14,6 +14,7 @@ from pipelines.conversion.measure import Measured, name_uniquely
 from pipelines.conversion.plan import Job, load_references
 from pipelines.conversion.read_episode import UNREADABLE, episodes_at_hand, read_episode
 from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
+from pipelines.jobs.local_workers import return_memory
 from pipelines.segments.propose import idle_in, motion_of, propose_segments
 from pipelines.shards.sidecar import ShardId
 from pipelines.shards.writer import write_shard
@@ -38,7 +39,11 @@ def convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:
 
     A read that fails temporarily makes the shard start over. Raises FailedWork when it keeps failing.
     """
-    return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
+    try:
+        return with_retries(lambda: _convert_shard(job, shard, measured), f"{shard.file_stem} of {job.directory}")
+    finally:
+        # Blocks that one shard leaves in between would add up from shard to shard.
+        return_memory()
 
 
 def _convert_shard(job: Job, shard: ShardId, measured: Measured) -> ShardResult:

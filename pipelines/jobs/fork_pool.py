@@ -25,7 +25,7 @@ from typing import ParamSpec, TypeVar
 
 from pipelines.contract.errors import FailedWork
 from pipelines.jobs.cancelling import follow_launcher
-from pipelines.jobs.local_workers import killed_worker_message, return_memory
+from pipelines.jobs.local_workers import killed_worker_message
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -82,10 +82,7 @@ def in_worker(work: Callable[Arguments, Result], *arguments: Arguments.args, **o
     Raises what the work raises, and FailedWork when a worker process was killed.
     """
     if (pool := _pool) is None:
-        try:
-            return work(*arguments, **options)
-        finally:
-            return_memory()
+        return work(*arguments, **options)
     try:
         return pool.submit(_work, partial(work, *arguments, **options)).result()
     except BrokenProcessPool as error:
@@ -112,8 +109,6 @@ def _work(work: Callable[[], Result]) -> Result:
         except Exception:
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
         raise
-    finally:
-        return_memory()
 
 
 def _how_ended(workers: Sequence[BaseProcess]) -> str:

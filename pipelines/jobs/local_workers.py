@@ -21,8 +21,9 @@ _EXITED = re.compile(r"Worker subprocess exited with return code (-?\d+)")
 _FORESEEN = re.compile(r"pipelines\.|KeyError: 'bundle_\d+'$")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-# Chunks and blocks of pictures: of fresh memory the kernel clears each page, which takes as long as a checksum of it.
-_KEPT_BLOCK_BYTES, _KEPT_BYTES = 16 << 20, 32 << 20
+# Chunks, and all pictures of an episode: of fresh memory the kernel clears each page, which takes as long as a checksum
+# of it.
+_KEPT_BLOCK_BYTES, _KEPT_BYTES = 16 << 20, 128 << 20
 
 
 @contextmanager

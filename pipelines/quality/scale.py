@@ -185,12 +185,14 @@ def unwrap(values: Floats, angles: Sequence[int]) -> Floats:
     Only a jump between -pi and pi, or 0 and 2 pi, counts: numbers beyond a full turn may be degrees, whose steps of
     6.28 are motion.
     """
-    jumps = np.diff(values, axis=0)
+    turning = values[:, angles]
+    jumps = np.diff(turning, axis=0)
     is_turn = np.abs(np.abs(jumps) - 2 * np.pi) < 0.5
-    is_turn &= np.maximum(np.abs(values[1:]), np.abs(values[:-1])) < 2 * np.pi + 0.1
+    is_turn &= np.maximum(np.abs(turning[1:]), np.abs(turning[:-1])) < 2 * np.pi + 0.1
     turns = np.where(is_turn, -np.sign(jumps) * 2 * np.pi, 0.0)
-    turns[:, [slot for slot in range(values.shape[1]) if slot not in set(angles)]] = 0.0
-    return values + np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(turns, axis=0)])
+    unwrapped = values.copy()
+    unwrapped[1:, angles] += np.cumsum(turns, axis=0)
+    return unwrapped
 
 
 def _best_delay(command: Floats, state: Floats, block: int, most: int) -> tuple[int, Floats, Floats]:

@@ -1,34 +1,25 @@
 """Bytes that wait to be written behind others: in memory while there is room, then in files that are used again."""
 
-import mmap
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import IO
-
-import numpy as np
-from numpy.typing import NDArray
 
 # Kept in memory for all that waits of one shard, some 40 s of three cameras: a file costs two more copies of each byte.
 KEPT_BYTES = 64 << 20
-PIECE_BYTES = 1 << 20
-# Memory is asked for in stretches of several pages of 2 MB, each of which the kernel clears like a few of 4 kB.
-_STRETCH_BYTES = 8 << 20
 # What is summed, checked and written at once stays in the processor's own memory.
 _CHUNK_BYTES = 1 << 18
 
 
 class Spools:
-    """Memory and temporary files without a name in a folder, handed out again when they are given back.
+    """Room in memory, and temporary files without a name in a folder, handed out again when they are given back.
 
-    To write over memory, or pages that a file has, takes a third of the time of new ones. folder: None for the
-    system's own. kept_bytes: of memory, at most.
+    To write over pages that a file has takes a third of the time of new ones. folder: None for the system's own.
+    kept_bytes: in memory, at most.
     """
 
     def __init__(self, folder: str | None, kept_bytes: int = KEPT_BYTES) -> None:
         self._folder = folder
         self._free_files: list[IO[bytes]] = []
-        self._free_pieces: list[NDArray[np.uint8]] = []
         self._left_bytes = kept_bytes
 
     def __enter__(self) -> "Spools":
@@ -46,21 +37,19 @@ class Spools:
         file.seek(0)
         self._free_files.append(file)
 
-    def take_piece(self) -> NDArray[np.uint8] | None:
-        """Memory uint8 [PIECE_BYTES], to be written over; None where no more is to be kept."""
-        if not self._free_pieces and self._left_bytes >= PIECE_BYTES:
-            n_bytes = min(self._left_bytes // PIECE_BYTES * PIECE_BYTES, _STRETCH_BYTES)
-            self._free_pieces += np.split(_fresh(n_bytes), n_bytes // PIECE_BYTES)
-            self._left_bytes -= n_bytes
-        return self._free_pieces.pop() if self._free_pieces else None
+    def take_room(self, n_bytes: int) -> bool:
+        """Whether so many bytes may be kept in memory; they then count until they are given back."""
+        if n_bytes > self._left_bytes:
+            return False
+        self._left_bytes -= n_bytes
+        return True
 
-    def give_back_pieces(self, pieces: list[NDArray[np.uint8]]) -> None:
-        """Takes back memory that nobody reads any more."""
-        self._free_pieces += pieces
+    def give_back_room(self, n_bytes: int) -> None:
+        """Takes back the room of bytes that nobody reads any more."""
+        self._left_bytes += n_bytes
 
     def close(self) -> None:
-        """Frees what was given back; files are so removed."""
-        self._free_pieces = []
+        """Removes the files that were given back."""
         while self._free_files:
             self._free_files.pop().close()
 
@@ -71,29 +60,22 @@ class SpooledBytes:
     def __init__(self, spools: Spools) -> None:
         self._spools = spools
         self._file: IO[bytes] | None = None
-        self._pieces: list[NDArray[np.uint8]] = []
+        # As they came, without a copy.
+        self._blocks: list[bytes] = []
         self.n_bytes = 0
 
     def append(self, block: bytes) -> None:
         """Adds a block at the end."""
-        view = memoryview(block)
-        while view and self._file is None:
-            at = self.n_bytes % PIECE_BYTES
-            if at == 0 and not self._take_piece():
-                break
-            n_bytes = min(len(view), PIECE_BYTES - at)
-            self._pieces[-1].data[at : at + n_bytes] = view[:n_bytes]
-            self.n_bytes += n_bytes
-            view = view[n_bytes:]
-        if view:
-            assert self._file is not None
-            _write(self._file, view)
-            self.n_bytes += len(view)
+        if self._file is None and self._spools.take_room(len(block)):
+            self._blocks.append(block)
+        else:
+            _write(self._file or self._turn_to_file(), block)
+        self.n_bytes += len(block)
 
     def chunks(self) -> Iterator[bytes]:
         """Yields what was appended, in pieces."""
         if self._file is None:
-            yield from _chunks_of(self._pieces, self.n_bytes)
+            yield from self._blocks
             return
         self._file.seek(0)
         left = self.n_bytes
@@ -106,43 +88,24 @@ class SpooledBytes:
 
     def close(self) -> None:
         """Frees them."""
-        self._spools.give_back_pieces(self._pieces)
-        self._pieces = []
+        self._free_blocks()
         if self._file is not None:
             self._spools.give_back_file(self._file)
             self._file = None
 
-    def _take_piece(self) -> bool:
-        """Adds room for more bytes; False where there is none, and all is in a file from now on."""
-        if (piece := self._spools.take_piece()) is not None:
-            self._pieces.append(piece)
-            return True
+    def _turn_to_file(self) -> IO[bytes]:
         self._file = self._spools.take_file()
-        for chunk in _chunks_of(self._pieces, self.n_bytes):
-            _write(self._file, chunk)
-        self._spools.give_back_pieces(self._pieces)
-        self._pieces = []
-        return False
+        for block in self._blocks:
+            _write(self._file, block)
+        self._free_blocks()
+        return self._file
+
+    def _free_blocks(self) -> None:
+        self._spools.give_back_room(sum(map(len, self._blocks)))
+        self._blocks = []
 
 
-def _chunks_of(pieces: list[NDArray[np.uint8]], n_bytes: int) -> Iterator[bytes]:
-    """Copies of what is held: google_crc32c takes no memory that may change."""
-    for begin in range(0, n_bytes, _CHUNK_BYTES):
-        at = begin % PIECE_BYTES
-        end = min(at + _CHUNK_BYTES, at + n_bytes - begin)
-        yield pieces[begin // PIECE_BYTES][at:end].tobytes()
-
-
-def _fresh(n_bytes: int) -> NDArray[np.uint8]:
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # Linux alone has it, and may have it switched off.
-    if (advice := getattr(mmap, "MADV_HUGEPAGE", None)) is not None:
-        with suppress(OSError):
-            memory.madvise(advice)
-    return np.frombuffer(memory, np.uint8)
-
-
-def _write(file: IO[bytes], block: bytes | memoryview) -> None:
+def _write(file: IO[bytes], block: bytes) -> None:
     """Writes all of a block: a file without a buffer may take a part."""
     view = memoryview(block)
     while view:

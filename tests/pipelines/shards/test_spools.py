@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.shards.spools import PIECE_BYTES, SpooledBytes, Spools
+from pipelines.shards.spools import SpooledBytes, Spools
 
+PIECE_BYTES = 1 << 20
 KEPT = 3 * PIECE_BYTES
 
 
