@@ -265,6 +265,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mb", type=int, default=300, help="size of each bag")
     parser.add_argument("--compression", choices=("lz4", "zstd", "none"), default="lz4", help="of the chunks")
+    parser.add_argument("--work", nargs="+", choices=WORK, metavar="WORK", help=f"only some of {', '.join(WORK)}")
+    parser.add_argument("--size", choices=[f"{height}x{width}" for height, width in SIZES.values()], help="only one")
     parser.add_argument("--times", type=int, default=3, help="runs of each, of which the least counts")
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "BAG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -274,12 +276,14 @@ def main() -> None:
     print("| pictures | work | start s | MB/s from there on | MB/s in all | peak MB |\n|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, size in SIZES.items():
+            if options.size not in (None, f"{size[0]}x{size[1]}"):
+                continue
             root = Path(folder) / f"{size[0]}x{size[1]}"
             root.mkdir()
             short, path = (root / f"{which}.mcap" for which in ("short", "bench"))
             write_bag(short, SHORT_MB * 1_000_000, size, options.compression)
             write_bag(path, options.mb * 1_000_000, size, options.compression)
-            for work in (work for work in WORK if work != UNPACK or options.compression == "lz4"):
+            for work in options.work or [work for work in WORK if work != UNPACK or options.compression == "lz4"]:
                 print(f"| {name} | {work} | {_row(short, path, work, options.times)} |", flush=True)
 
 
