@@ -1,6 +1,9 @@
 """One episode as its source stores it, before it gets slots; what every source reader returns."""
 
 import math
+import pickle
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +22,28 @@ MAX_CHUNK_BYTES = 1 << 30
 # More episodes than that which a source promises and does not hold are one reject: a number of ten digits costs nothing
 # to write, and a row for each would fill the memory.
 MAX_PROMISED = 100_000
+
+
+# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, others are converted.
+# zlib, struct and pickle have errors of their own that are none of the built-in kinds; Pillow raises SyntaxError on a
+# broken PNG; zarr and h5py check some of what they read by assert.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    pickle.PickleError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Rejected(FailedWork):

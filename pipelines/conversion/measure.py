@@ -11,10 +11,10 @@ import numpy as np
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import FailedWork, nearest
 from pipelines.contract.layouts import get_layout
-from pipelines.contract.native import EpisodeLocation, Rejected
+from pipelines.contract.native import UNREADABLE, EpisodeLocation, Rejected
 from pipelines.contract.slots import CAMERAS, LAYOUT, layout_of
 from pipelines.conversion.plan import Job, load_references
-from pipelines.conversion.read_episode import UNREADABLE, episodes_at_hand, read_episode, reader_of
+from pipelines.conversion.read_episode import episodes_at_hand, read_episode, reader_of
 from pipelines.mapping.to_slots import name_cameras
 from pipelines.shards.sidecar import ShardId
 from pipelines.shards.statistics import (

@@ -1,16 +1,13 @@
 """One episode from its native file to canonical slots, with every fault named."""
 
 import importlib
-import pickle
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
+from pipelines.contract.native import UNREADABLE, EpisodeLocation, NativeEpisode, Rejected
 from pipelines.conversion.heartbeat import beat
 from pipelines.conversion.outside_lists import apply_lists
 from pipelines.conversion.plan import Job
@@ -20,27 +17,6 @@ from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.storage.mirror import FilesOf, staged
 from pipelines.storage.retry import transient_cause
-
-# What numpy and the file libraries raise on hostile bytes; such an episode is rejected by name, others are converted.
-# zlib, struct and pickle have errors of their own that are none of the built-in kinds; Pillow raises SyntaxError on a
-# broken PNG; zarr and h5py check some of what they read by assert.
-UNREADABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BufferError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    pickle.PickleError,
-    struct.error,
-    zlib.error,
-)
 
 
 def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from pipelines.contract.episode import Episode, Image, Reference
 from pipelines.contract.images import check_copied, codec_seconds
-from pipelines.contract.native import EpisodeLocation, Reject, Rejected
+from pipelines.contract.native import UNREADABLE, EpisodeLocation, Reject, Rejected
 from pipelines.contract.reject_reasons import explain
 from pipelines.contract.slots import CAMERAS
 from pipelines.conversion.measure import Measured, name_uniquely
 from pipelines.conversion.plan import Job, load_references
-from pipelines.conversion.read_episode import UNREADABLE, episodes_at_hand, read_episode
+from pipelines.conversion.read_episode import episodes_at_hand, read_episode
 from pipelines.conversion.results import KeptEpisode, ShardResult, load_result, result_path
 from pipelines.jobs.local_workers import return_memory
 from pipelines.segments.propose import idle_in, motion_of, propose_segments

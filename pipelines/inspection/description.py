@@ -11,8 +11,7 @@ from pipelines.contract.episode import Image
 from pipelines.contract.errors import EmbodimixError
 from pipelines.contract.facts import SourceFacts, StatedCamera, StatedFeature
 from pipelines.contract.images import describe_picture
-from pipelines.contract.native import NativeEpisode
-from pipelines.conversion.read_episode import UNREADABLE
+from pipelines.contract.native import UNREADABLE, NativeEpisode
 from pipelines.inspection.sampling import Sample
 from pipelines.mapping.adapters import FROM_LOG
 

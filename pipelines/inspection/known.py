@@ -7,8 +7,7 @@ import numpy as np
 
 from pipelines.contract.embodiments import get_embodiment
 from pipelines.contract.errors import EmbodimixError
-from pipelines.contract.native import NativeEpisode
-from pipelines.conversion.read_episode import UNREADABLE
+from pipelines.contract.native import UNREADABLE, NativeEpisode
 from pipelines.inspection.description import Description
 from pipelines.inspection.evidence import Guess, ask, gripper_ends
 from pipelines.inspection.proposal import PartDraft, Proposal

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipelines.contract.errors import EmbodimixError, UsageError
 from pipelines.contract.facts import SourceFacts
-from pipelines.contract.native import EpisodeLocation, Found, NativeEpisode, Rejected
-from pipelines.conversion.read_episode import UNREADABLE, reader_of
+from pipelines.contract.native import UNREADABLE, EpisodeLocation, Found, NativeEpisode, Rejected
+from pipelines.conversion.read_episode import reader_of
 from pipelines.mapping.adapters import FROM_LOG, Adapter
 from pipelines.mapping.cameras import CameraForm
 from pipelines.sources.folders import ScanLimit, limited_scan

@@ -28,7 +28,7 @@ from pipelines.sources.bags.packets import KEY_FRAME_LEAD_S, PACKETS, PacketFram
 from pipelines.sources.bags.pictures import COMPRESSED, RAW, TopicPictures, check_pictures
 from pipelines.sources.bags.topics import Pictures, Topics, normal_type, read_topics, read_values, split_key
 from pipelines.sources.bags.transforms import Chain, chains_of, is_static, with_chains, with_links, with_transforms
-from pipelines.sources.folders import key_of, make_scan_reject, source_root
+from pipelines.sources.folders import faults_named, key_of, make_scan_reject, source_root
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
 from pipelines.storage.paths import RemotePath, as_storage_path
 
@@ -55,7 +55,8 @@ def find(source: str, adapter: Adapter) -> Found:
             episodes.append(EpisodeLocation(reference=Reference(uri=str(bag.path), key=key)))
             continue
         try:
-            cuts = _find_cuts(bag, adapter)
+            with faults_named(bag.path, "unreadable_bag"):
+                cuts = _find_cuts(bag, adapter)
         except Rejected as error:
             rejects.append(make_scan_reject(bag.path, root, error.reason, error.detail))
             continue

@@ -55,6 +55,7 @@ ADAPTERS: dict[str, str | Adapter] = {
     "bag_mcap": bag_entry(),
     "bag_sqlite": bag_entry(),
     "bag_ros1": bag_entry(),
+    "bag_open": bag_entry(bag={"stamp": "log", "episodes": {"by": "markers", "topic": "/task"}}),
     "bag_markers": bag_entry(bag={"stamp": "log", "episodes": {"by": "markers", "topic": "/task"}}),
 }
 
@@ -111,6 +112,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> dict[str,
         "bag_mcap": lambda path: write_mcap(path / "a.mcap", demonstration()).parent,
         "bag_sqlite": lambda path: write_rosbag2(path / "a", demonstration()).parent,
         "bag_ros1": lambda path: write_ros1(path / "a.bag", demonstration(), "lz4").parent,
+        "bag_open": lambda path: write_mcap(path / "a.mcap", demonstration(), close=False, use_chunking=False).parent,
         "bag_markers": lambda path: write_mcap(path / "a.mcap", demonstration(), CompressionType.LZ4).parent,
     }
     return {name: write(root / name) for name, write in writers.items()}

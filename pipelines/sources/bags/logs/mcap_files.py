@@ -208,7 +208,11 @@ def _scan(source: ByteSource, damage: list[str]) -> _Parts:
             if run:
                 parts.blocks.append(_run(run.pop(), at))
             if opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= MAX_BLOCK_BYTES:
-                parts.add(opcode, source.read(body, length))
+                try:
+                    parts.add(opcode, source.read(body, length))
+                except (EOFError, *_READ_ERRORS) as error:
+                    # Without it messages would count for another topic, or for none.
+                    raise unreadable(source.name, f"a record at byte {at} that cannot be read ({error})") from error
             elif opcode == Opcode.CHUNK:
                 _add_chunk(parts, source, body, min(end, source.size), end > source.size)
         at = end

@@ -164,3 +164,42 @@ def test_files_that_metadata_does_not_list_or_that_are_missing_are_refused(tmp_p
     path.rename(folder / "b.db3")
     with pytest.raises(FailedWork, match="expected a.db3, which metadata.yaml lists, found none"):
         bag.find(str(tmp_path), entry())
+
+
+BY_TASK = {"stamp": "log", "episodes": {"by": "markers", "topic": "/task"}}
+
+
+def test_a_topic_that_is_no_text_makes_its_bag_one_reject_and_the_others_are_found(tmp_path: Path) -> None:
+    bad = write_mcap(tmp_path / "bad.mcap", demonstration(), use_chunking=False)
+    bad.write_bytes(bad.read_bytes().replace(b"/gripper/state", b"/gripper\x80state"))
+    with pytest.raises(Rejected, match="unreadable_bag.*record at byte"):
+        opened(bad)
+    write_mcap(tmp_path / "good.mcap", demonstration())
+    found = bag.find(str(tmp_path), entry(bag=BY_TASK))
+    assert [Path(located.reference.uri).name for located in found.episodes] == ["good.mcap"]
+    assert [(reject.source_key, reject.reason) for reject in found.rejects] == [("bad.mcap", "unreadable_bag")]
+
+
+def test_a_ros1_bag_whose_index_leads_beyond_all_files_is_read_without_it(tmp_path: Path) -> None:
+    path = write_ros1(tmp_path / "bad.bag", demonstration())
+    data = path.read_bytes()
+    at = data.index(b"chunk_pos=") + len(b"chunk_pos=")
+    path.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+    log = opened(path)
+    assert count(log) == N and len(log.damage) == 1
+
+
+def test_what_no_one_foresaw_in_a_bag_is_one_reject_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bad", "good"):
+        write_mcap(tmp_path / f"{name}.mcap", demonstration())
+    find_cuts = bag.find_cuts
+
+    def fails_on_the_first(*asked):  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(bag, "find_cuts", find_cuts)
+        raise OverflowError("Python int too large to convert to C long")
+
+    monkeypatch.setattr(bag, "find_cuts", fails_on_the_first)
+    found = bag.find(str(tmp_path), entry(bag=BY_TASK))
+    assert [Path(located.reference.uri).name for located in found.episodes] == ["good.mcap"]
+    (reject,) = found.rejects
+    assert reject.reason == "unreadable_bag" and "OverflowError" in reject.detail
