@@ -15,8 +15,8 @@ class KeptIndexes:
     """Some indexes by what they are of. Threads may share it."""
 
     def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[Version, Index] = OrderedDict()
+        self._most_bytes, self._n_bytes = most_bytes, 0
+        self._kept: OrderedDict[Version, tuple[Index, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, source: ByteSource, read: Callable[[ByteSource], Index]) -> Index:
@@ -24,12 +24,16 @@ class KeptIndexes:
         if source.version is None:
             return read(source)
         with self._lock:
-            if (kept := self._kept.get(source.version)) is not None:
+            if source.version in self._kept:
                 self._kept.move_to_end(source.version)
-                return kept
+                return self._kept[source.version][0]
         index = read(source)
+        n_bytes = index.n_bytes()
         with self._lock:
-            self._kept[source.version] = index
-            while sum(each.n_bytes() for each in self._kept.values()) > self._most_bytes:
-                self._kept.popitem(last=False)
+            _, replaced = self._kept.pop(source.version, (index, 0))
+            self._kept[source.version] = index, n_bytes
+            self._n_bytes += n_bytes - replaced
+            while self._n_bytes > self._most_bytes:
+                _, (_, freed) = self._kept.popitem(last=False)
+                self._n_bytes -= freed
         return index
