@@ -29,7 +29,7 @@ test: lint
 
 # The same job on an external pool of workers and, where Maven finds Beam's job server, on a real Flink cluster.
 test-flink: .venv
-	$(BIN)/python tests/support/flink_setup.py .cache/flink
+	$(BIN)/python tests/support/servers/flink_setup.py .cache/flink
 	EMBODIMIX_FLINK=$(CURDIR)/.cache/flink $(BIN)/python -m pytest -m cluster tests/pipelines/conversion/test_cluster.py tests/pipelines/conversion/test_faults.py -rs
 
 # Damaged and hostile inputs of every format, fifty times as many as the tests try. `python -m benchmarks.chaos` counts

@@ -24,7 +24,7 @@ from pipelines.contract.episode import Episode
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.mapping.to_slots import to_episode
 from tests.support.checkout import ROOT
-from tests.support.oxe_values import (
+from tests.support.inputs.oxe_values import (
     ACTIONS,
     STATES,
     Motion,
@@ -146,7 +146,7 @@ def make_motions(adapter: Adapter, ranges: dict[str, dict[str, Quantity]]) -> tu
         state = replace(state, left=state_motion(known, adapter.control_hz or 10.0, "left_"))
     steps = np.linspace(0, state.n_steps - 1, STEPS).round().astype(int)
     state = _take(state, steps)
-    published = read_ranges(ROOT / "tests/support/oxe_action_ranges.csv")
+    published = read_ranges(ROOT / "tests/support/inputs/oxe_action_ranges.csv")
     found = next((published[name] for name in (adapter.name, *adapter.aliases) if name in published), _SOME_ACTIONS)
     action = action_motion(found, np.sin(np.arange(STEPS) / 3 + 0.5))
     # Commands to open, stay, close, stay, open and close; where there is no staying, to open and to close.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from pipelines.contract.native import NativeEpisode
-from tests.support.oxe_values import CARDS
+from tests.support.inputs.oxe_values import CARDS
 
 Floats = NDArray[np.float64]
 # Keys that hold one number a step without an axis for it, as the datasets' cards have them.

@@ -1,4 +1,5 @@
-"""Where Open X-Embodiment datasets keep numbers without published ranges; words as in `tests.support.oxe_values`."""
+"""Where Open X-Embodiment datasets keep numbers without published ranges; words as in
+`tests.support.inputs.oxe_values`."""
 
 _DROID = {
     "action_dict/joint_position": "j7",

@@ -40,6 +40,6 @@ def room_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real Chromium, driven by selenium; tests that use it are marked `NEEDS_BROWSER`."""
-    from tests.support.browser import start_browser
+    from tests.support.servers.browser import start_browser
 
     yield from start_browser()

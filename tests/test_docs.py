@@ -17,7 +17,7 @@ from pipelines.contract.reject_reasons import REJECT_REASONS
 from tests.support.checkout import ROOT
 from tests.support.documented_commands import every_command, faults, sentence_faults
 from tests.support.documents import DOCUMENTS, Block, anchors, blocks, commands, links, shell_lines
-from tests.support.mixture_data import make_episode, write_dataset
+from tests.support.inputs.mixture_data import make_episode, write_dataset
 from tests.test_house import PACKAGES
 from trainers.main import build_parser, main
 

@@ -126,7 +126,7 @@ def picture_of_a_terabyte(source: Path, outside: Path) -> None:
     """PNG headers of 10^6 by 10^6 pixels behind a TFRecord's right checksums."""
     from pipelines.shards.example_wire import encode_example
     from pipelines.shards.tfrecord import write_record
-    from tests.support.native_files import T, bridge_features
+    from tests.support.inputs.native_files import T, bridge_features
 
     header = b"IHDR" + struct.pack(">IIBBBBB", 10**6, 10**6, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.chaos.outcomes import Tally
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 _N_EPISODES = 48
 _MOST_RUNS = 60

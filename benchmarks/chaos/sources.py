@@ -16,8 +16,8 @@ from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import write_aloha, write_robomimic
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import write_aloha, write_robomimic
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 # The adapter entry of each source, which names its format.
 ADAPTERS: Mapping[str, str] = {

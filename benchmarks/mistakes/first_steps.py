@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.mistakes.preparing import DATASET, ROBOT, SPEC, write
 from benchmarks.mistakes.records import Mistake
-from tests.support.bag_writers import WRITERS, demonstration
+from tests.support.inputs.bag_writers import WRITERS, demonstration
 
 CONVERT = ("--name", "kitchen", "--version", "1.0.0")
 DRAFT = f"schema: embodimix.registry/v1\nrobots:\n  desk:\n    control_hz: 20\n    {ROBOT}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.mistakes.cases import MISTAKES
 from benchmarks.mistakes.preparing import DATASET, SPEC, write
 from benchmarks.mistakes.records import Mistake, Outcome
-from tests.support.mixture_data import make_episode, write_dataset
+from tests.support.inputs.mixture_data import make_episode, write_dataset
 
 HOME = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.propose import ProposeParameters
 from pipelines.segments.tables import Annotation, read_segments, write_segments
-from tests.support.annotation_episodes import make_dataset
-from tests.support.memory_store import MemoryStore
+from tests.support.inputs.annotation_episodes import make_dataset
+from tests.support.servers.memory_store import MemoryStore
 from trainers.main import main
 
 

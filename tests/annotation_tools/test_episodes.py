@@ -8,7 +8,7 @@ import pytest
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.propose import propose_segments
-from tests.support.annotation_episodes import make_dataset, random_episode, with_pictures
+from tests.support.inputs.annotation_episodes import make_dataset, random_episode, with_pictures
 
 
 @pytest.fixture(scope="module")

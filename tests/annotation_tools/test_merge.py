@@ -17,7 +17,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import parse_example
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tfrecord import iter_records
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 
 
 def said(

@@ -16,7 +16,7 @@ from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation, episode_hash, write_segments
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 ARM7 = (0, 1, 2, 3, 4, 5, 18)
 WIDE = {"arm0": ARM7, "gripper0": (6,), "arm1": (7, 8, 9, 10, 11, 12, 19), "gripper1": (13,), "waist": (20, 21)}

@@ -16,7 +16,7 @@ from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.shards import dataset
 from pipelines.shards.dataset import sha256_of
 from pipelines.shards.statistics import load_statistics
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from mixtures.publish_command import choose_episodes
 from pipelines.contract.errors import UsageError
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 
 def test_filters_choose_and_what_is_held_out_is_a_split_of_its_own(tmp_path: Path) -> None:

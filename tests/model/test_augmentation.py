@@ -1,7 +1,7 @@
 """Changes of training pictures, held against what openpi's own `preprocess_observation` made of the same numbers.
 
-`tests/support/openpi_augmentation.npz` holds its inputs and outputs (openpi 15a9616 with augmax 0.4.1): six pictures of
-24 x 24 and three of 224 x 224, of which 200 pixels are kept, and what augmax drew for each.
+`tests/support/foreign/openpi_augmentation.npz` holds its inputs and outputs (openpi 15a9616 with augmax 0.4.1): six
+pictures of 24 x 24 and three of 224 x 224, of which 200 pixels are kept, and what augmax drew for each.
 """
 
 import jax
@@ -26,7 +26,7 @@ OF_CAMERA = {
     "base": CameraAugmentation(crop=0.95, rotation_deg=5.0, brightness=0.3, contrast=0.4, hue=0.1),
     "wrist": COLOURS,
 }
-RECORDED = np.load(ROOT / "tests" / "support" / "openpi_augmentation.npz")
+RECORDED = np.load(ROOT / "tests/support/foreign/openpi_augmentation.npz")
 
 
 def recorded_changes(name: str) -> PictureChanges:

@@ -32,7 +32,7 @@ TRANSFORMERS = [path for path in os.environ.get("EMBODIMIX_TRANSFORMERS", "").sp
 
 
 def run(python: str, script: str, *arguments: Path) -> None:
-    command = [python, str(ROOT / "tests/support" / script), *map(str, arguments)]
+    command = [python, str(ROOT / "tests/support/foreign" / script), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -126,13 +126,13 @@ def with_adapters(config: Pi0Config, params: Any) -> tuple[Pi0Config, dict[str, 
 
 
 def test_adapters_act_as_openpi_recorded(shared: Path) -> None:
-    """tests/support/openpi_adapters.npz: openpi's actions of that policy, by the test below."""
+    """tests/support/foreign/openpi_adapters.npz: openpi's actions of that policy, by the test below."""
     case = load_case(shared / "goldens/openpi/pi0_d32")
     config, params = with_adapters(case.config, case.params)
     with jax.default_matmul_precision("highest"):
         sample = jax.jit(partial(pi0.sample_actions, config))
         found = sample(params, case.observation, case.inputs["sample_noise"])
-    expected = np.load(ROOT / "tests/support/openpi_adapters.npz")["actions"]
+    expected = np.load(ROOT / "tests/support/foreign/openpi_adapters.npz")["actions"]
     assert np.abs(expected - case.outputs["sample_actions_steps10"]).mean() > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -146,7 +146,7 @@ def test_openpi_restores_adapters_and_samples_what_was_recorded(shared: Path, tm
     run(python, "foreign_openpi.py", tmp_path / "out", sizes, inputs, tmp_path / "found.npz")
     found = np.load(tmp_path / "found.npz")
     assert int(found["keys"]) == len(flatten(params)) == 70
-    expected = np.load(ROOT / "tests/support/openpi_adapters.npz")["actions"]
+    expected = np.load(ROOT / "tests/support/foreign/openpi_adapters.npz")["actions"]
     np.testing.assert_allclose(found["actions"], expected, atol=1e-5)
 
 

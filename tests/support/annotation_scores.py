@@ -22,7 +22,7 @@ from pipelines.segments.motion import smooth
 from pipelines.segments.propose import propose_segments
 from pipelines.sources import bridge, droid, rlds
 from pipelines.sources import zarr as inhouse
-from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, random_episode
+from tests.support.inputs.annotation_episodes import ONE_ARM, TWO_ARMS, random_episode
 
 TOLERANCE_S = 0.25
 RATES_HZ = (5, 10, 20, 50)

@@ -10,7 +10,7 @@ import pytest
 
 from model.inputs import CAMERAS
 from pipelines.contract.errors import UsageError
-from tests.support.toy_mixture import HORIZON, moved_params, quick_compilation, settings, stream_batch
+from tests.support.inputs.toy_mixture import HORIZON, moved_params, quick_compilation, settings, stream_batch
 from trainers.batches import build_batcher, disturbed
 from trainers.config import AUGMENTATIONS, RunConfig, from_yaml, resolve_config, resumed, to_yaml
 from trainers.step import build_flow_loss, build_gradients, new_state

@@ -8,8 +8,8 @@ import pytest
 
 from mixtures.stream.batches import Batch
 from pipelines.contract.slots import CAMERAS
-from tests.support.pages import BATCH_PARTS
-from tests.support.toy_mixture import stream_batch
+from tests.support.inputs.toy_mixture import stream_batch
+from tests.support.servers.pages import BATCH_PARTS
 from trainers.batch_page import ReplayedLosses, write_batch_page
 
 

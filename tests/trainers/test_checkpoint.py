@@ -12,7 +12,7 @@ import pytest
 
 from model.published.export import read_trained
 from pipelines.contract.errors import FailedWork, UsageError
-from tests.support.toy_mixture import file_size_limit
+from tests.support.inputs.toy_mixture import file_size_limit
 from tests.support.waiting import wait_for
 from trainers.checkpoint import Checkpoints, Progress, _device_bit_sum, bit_sum
 from trainers.config import CheckpointConfig

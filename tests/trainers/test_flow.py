@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import open_mixture
-from tests.support.stored_episodes import make_episode, store_dataset
-from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.toy_mixture import quick_compilation, settings
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate
 from trainers.metrics import read_metrics
 from trainers.robots import find_robot

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
 from tests.support.checkout import ROOT
-from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.inputs.toy_mixture import quick_compilation, settings
 from tests.support.waiting import wait_for
 from trainers.hosts import join
 from trainers.metrics import read_metrics
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 def start(folder: Path, environment: dict[str, str], count: int, *more: str) -> list[subprocess.Popen[str]]:
     """Starts the processes of the run `folder`/run."""
-    script = str(ROOT / "tests/support/toy_mixture.py")
+    script = str(ROOT / "tests/support/inputs/toy_mixture.py")
     command = [
         sys.executable,
         script,

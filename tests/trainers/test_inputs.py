@@ -12,7 +12,7 @@ import pytest
 from mixtures.actions.normalizer import Normalizer
 from mixtures.stream.batches import Batch
 from pipelines.contract.slots import CAMERAS
-from tests.support.toy_mixture import (
+from tests.support.inputs.toy_mixture import (
     HORIZON,
     NORM_KEYS,
     PARTS,

@@ -17,10 +17,10 @@ from pipelines.quality.checks import check_dataset
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.rebuild import rebuild_index
 from pipelines.shards.sidecar import read_sidecar
-from tests.support.lerobot_writer import FPS, write_v2
-from tests.support.policy_server import ServerInThread
-from tests.support.stored_episodes import make_episode, store_dataset
-from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.inputs.lerobot_writer import FPS, write_v2
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.toy_mixture import quick_compilation, settings
+from tests.support.servers.policy_server import ServerInThread
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate
 from trainers.run import RunDirectory
 from trainers.serving.acting import Actor

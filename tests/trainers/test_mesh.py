@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from pipelines.contract.errors import UsageError
 from tests.support.checkout import ROOT
-from tests.support.toy_mixture import quick_compilation, settings, stand_in
+from tests.support.inputs.toy_mixture import quick_compilation, settings, stand_in
 from trainers.mesh import AXES, build_mesh, split_array
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 __all__ = ["quick_compilation"]
 EIGHT_DEVICES = """
 import sys, trainers.mesh
-from tests.support.toy_mixture import stand_in
+from tests.support.inputs.toy_mixture import stand_in
 from trainers.main import main
 trainers.mesh.MIN_SPLIT_BYTES = 1000  # so that the small model is split as a large one is
 stand_in(setattr)

@@ -11,7 +11,7 @@ from mixtures.stream.batches import Batch
 from model import policy
 from model.packing import Packing
 from pipelines.contract.slots import CAMERAS
-from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
+from tests.support.inputs.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers import batches
 from trainers.config import RunConfig, resolve_config
 from trainers.step import build_flow_loss

@@ -13,8 +13,8 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from pipelines.pages.charts import bars, legend, lines
 from pipelines.pages.page import folded, page
-from tests.support.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, check_page, overflow, show
-from tests.support.pages import PAGES, specs
+from tests.support.servers.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, check_page, overflow, show
+from tests.support.servers.pages import PAGES, specs
 from trainers.main import main
 
 pytestmark = NEEDS_BROWSER

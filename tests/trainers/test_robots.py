@@ -7,7 +7,7 @@ import pytest
 
 from mixtures.mixture import open_mixture
 from pipelines.contract.errors import UsageError
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.robots import Robot, find_robot, read_robots, write_robots
 
 DELTA = "arx/ee_delta/pi18/v1"

@@ -10,7 +10,7 @@ from model.params import flatten
 from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
 from tests.support.distilbert import huggingface_distilbert
-from tests.support.toy_mixture import quick_compilation
+from tests.support.inputs.toy_mixture import quick_compilation
 from trainers.config import RunConfig, resolve_config
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.setup import abstract_state, fresh_state

@@ -12,7 +12,7 @@ import pytest
 
 from model import policy
 from pipelines.contract.errors import UsageError
-from tests.support.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
+from tests.support.inputs.toy_mixture import ToyStream, open_toy_mixture, quick_compilation, settings
 from trainers.batches import build_batcher, chain_names
 from trainers.config import OptimizerConfig, RunConfig, resolve_config
 from trainers.optimizer import learning_rate, merge_params, move_average, split_params

@@ -18,7 +18,14 @@ import pytest
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.shards.statistics import load_statistics, save_statistics
 from tests.support.checkout import ROOT
-from tests.support.toy_mixture import NORM_KEYS, file_size_limit, quick_compilation, settings, stand_in, toy_statistics
+from tests.support.inputs.toy_mixture import (
+    NORM_KEYS,
+    file_size_limit,
+    quick_compilation,
+    settings,
+    stand_in,
+    toy_statistics,
+)
 from tests.support.waiting import wait_for
 from trainers.metrics import read_metrics
 from trainers.run import RunDirectory
@@ -87,7 +94,7 @@ def test_killed_again_and_again_a_run_ends_as_if_it_never_was(
     config.write_text(json.dumps(settings(batch_size=4, steps=30, checkpoints__every=4)))
     command = [
         sys.executable,
-        str(ROOT / "tests/support/toy_mixture.py"),
+        str(ROOT / "tests/support/inputs/toy_mixture.py"),
         "train",
         "pretrain",
         str(spec),
@@ -126,7 +133,7 @@ def test_sigterm_saves_the_step_and_says_so(
     run_training(tmp_path / "run", steps=1)
     command = [
         sys.executable,
-        str(ROOT / "tests/support/toy_mixture.py"),
+        str(ROOT / "tests/support/inputs/toy_mixture.py"),
         "train",
         "pretrain",
         str(spec),
@@ -153,7 +160,7 @@ def test_training_imports_neither_tensorflow_nor_beam(
     config = tmp_path / "small.yaml"
     config.write_text(json.dumps(settings(batch_size=4, steps=2)))
     script = (
-        "import sys; from tests.support.toy_mixture import stand_in; from trainers.main import main\n"
+        "import sys; from tests.support.inputs.toy_mixture import stand_in; from trainers.main import main\n"
         "stand_in(setattr)\n"
         f"code = main(['train', 'pretrain', {str(spec)!r}, '--run', {str(tmp_path / 'run')!r}, "
         f"'--config', {str(config)!r}, '--quiet'])\n"

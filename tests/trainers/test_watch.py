@@ -14,7 +14,7 @@ import pytest
 from model.params import flatten
 from model.published.export import export_params
 from pipelines.contract.errors import FailedWork, UsageError
-from tests.support.toy_mixture import quick_compilation, settings, stand_in
+from tests.support.inputs.toy_mixture import quick_compilation, settings, stand_in
 from trainers.config import flattened
 from trainers.evaluation.replay import render, replay
 from trainers.mesh import single_device_mesh, with_placement

@@ -19,7 +19,7 @@ from annotation_tools.exchange.numbering import read_numbers
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import check_segments, read_segments
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 from trainers.main import main
 
 FORMATS = [agibot, calvin, elan, groot, label_studio, lerobot]

@@ -18,7 +18,7 @@ from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.contract.native import Reject
 from pipelines.segments.tables import read_segments
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 from trainers.main import main
 
 T = 40

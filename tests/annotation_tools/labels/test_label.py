@@ -27,8 +27,8 @@ from annotation_tools.labels.run import (
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import decode_jpeg
-from tests.support.annotation_episodes import make_dataset
-from tests.support.chat_endpoint import Endpoint, Reply, completion, endpoint
+from tests.support.inputs.annotation_episodes import make_dataset
+from tests.support.servers.chat_endpoint import Endpoint, Reply, completion, endpoint
 
 __all__ = ["endpoint"]
 SEGMENTS = (

@@ -22,9 +22,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from annotation_tools.episodes import EpisodeStore
 from annotation_tools.review.store import ReviewStore
 from pipelines.segments.tables import read_segments
-from tests.support.annotation_episodes import make_dataset
-from tests.support.annotation_server import LocalServer
-from tests.support.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, BrowserPage, axe_violations, overflow, show
+from tests.support.inputs.annotation_episodes import make_dataset
+from tests.support.servers.annotation_server import LocalServer
+from tests.support.servers.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, BrowserPage, axe_violations, overflow, show
 
 pytestmark = NEEDS_BROWSER
 

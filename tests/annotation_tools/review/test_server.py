@@ -17,8 +17,8 @@ from annotation_tools.review.queue import Queue
 from annotation_tools.review.server import motion_tracks
 from annotation_tools.review.session import TOKEN_VARIABLE, ReviewOptions
 from pipelines.contract.errors import UsageError
-from tests.support.annotation_episodes import make_dataset
-from tests.support.annotation_server import LocalServer
+from tests.support.inputs.annotation_episodes import make_dataset
+from tests.support.servers.annotation_server import LocalServer
 
 PAGE = {"X-Embodimix": "review", "Content-Type": "application/json"}
 

@@ -17,7 +17,7 @@ from annotation_tools.review.store import ReviewStore, StaleSave, Work
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import check_segments, read_segments
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 
 REACH = (Segment(start=0, end=20, text="reach", source="human"),)
 LIFT = (Segment(start=0, end=20, text="lift", source="human", arms=("arm0",)),)

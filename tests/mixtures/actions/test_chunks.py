@@ -14,7 +14,7 @@ from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode
 from pipelines.shards.statistics import load_statistics, save_statistics
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 
 def column(values: list[float], kind: int, ratio: float, horizon: int) -> list[float]:

@@ -12,7 +12,7 @@ from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode
 from pipelines.shards.statistics import load_statistics
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 DELTA, JOINT = "franka/ee_delta/pi18/v1", "franka/joint_position/pi18/v1"
 

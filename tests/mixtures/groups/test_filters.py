@@ -12,7 +12,7 @@ from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import UsageError
 from pipelines.segments.tables import Annotation, episode_hash, write_segments
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from mixtures.reports.findings import find_in_mixture
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import UsageError
 from tests.mixtures.groups.test_filters import steps_of
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 ALL = list(range(12))
 

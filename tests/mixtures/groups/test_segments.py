@@ -10,7 +10,7 @@ from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation, episode_hash, write_segments
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 EPISODES = [make_episode(i, cameras=("base_0_rgb",), idle=[0] if i == 0 else []) for i in range(3)]
 

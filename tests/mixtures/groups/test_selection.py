@@ -11,7 +11,7 @@ from mixtures.mixture import open_mixture
 from mixtures.specs.spec import KindRule, ValidationRule
 from pipelines.contract.errors import UsageError
 from tests.mixtures.reports.test_findings import add_split
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 CAMERA = ("base_0_rgb",)
 

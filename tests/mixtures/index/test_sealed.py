@@ -15,8 +15,8 @@ from mixtures.index.sealed import BLOCK_BYTES, ensure_sealed, find_damage
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.toy_mixture import file_size_limit
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.toy_mixture import file_size_limit
 
 
 def first_batch(folder: Path) -> Batch:

@@ -10,7 +10,7 @@ from mixtures.index.stated import stated_runs
 from mixtures.index.tables import open_table
 from pipelines.contract.episode import Segment
 from pipelines.shards.sidecar import INSTRUCTION, SEGMENT
-from tests.support.mixture_data import make_episode, write_dataset
+from tests.support.inputs.mixture_data import make_episode, write_dataset
 
 
 def rows(task: str, instructions: list[tuple[int, int, str]], own: list[tuple[int, int, str, str]] = ()) -> Any:  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from mixtures.stream.batches import Stream
 from mixtures.stream.text_shares import count_long_texts, text_shares
 from pipelines.contract.episode import Episode, Segment
 from pipelines.contract.errors import UsageError
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 CAMERA = ("base_0_rgb",)

@@ -8,7 +8,7 @@ import pytest
 from mixtures.mixture import open_mixture
 from mixtures.reports.optimize import optimized_factors
 from pipelines.contract.errors import UsageError
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 BODY = "# kept\ngroup_multipliers: {fold@arx: 2}   # gone\naction: {horizon: 5}\ndatasets: [{path: a/1.0.0}]\n"

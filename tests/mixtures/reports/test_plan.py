@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pipelines.pages.charts import bars, lines
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.main import main
 
 BODY = """datasets: [{path: a/1.0.0}, {path: b/1.0.0}]

@@ -14,7 +14,7 @@ from mixtures.specs.filters import Filter
 from mixtures.specs.spec import LanguageRule, MixtureSpec, load_spec
 from pipelines.contract.document import SpecError
 from pipelines.contract.errors import FailedWork
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 BODY = """
 seed: 3

@@ -15,8 +15,8 @@ from mixtures.stream.batches import Batch, Stream
 from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.storage import retry
-from tests.support.fake_store import FakeStore, serving
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.servers.fake_store import FakeStore, serving
 
 ENDPOINTS = {"gs": "CLOUD_STORAGE_EMULATOR_ENDPOINT", "s3": "AWS_ENDPOINT_URL"}
 BODY = "validation: {fraction: 0, min_per_group: 1}\ndatasets: [{path: ROOT/a/1.0.0}]\naction: {horizon: 4}\n"

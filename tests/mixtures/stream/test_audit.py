@@ -9,7 +9,7 @@ from scipy import stats
 from mixtures.mixture import Mixture, open_mixture
 from mixtures.stream.audit import Audit, chi_square
 from mixtures.stream.batches import Stream
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mixtures.stream.pictures import _decode_into
 from mixtures.stream.shard_files import OpenShards
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.slots import CAMERAS
-from tests.support.mixture_data import colour, make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import colour, make_episode, write_dataset, write_spec
 
 SPEC = """
 seed: 3

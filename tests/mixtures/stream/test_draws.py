@@ -8,7 +8,7 @@ import pytest
 
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Stream
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 # The first 16 hex digits of the sha256 over group, epoch, index, episode and step of positions 0 to 19,999.
 DRAWN = {

@@ -12,7 +12,7 @@ import pytest
 from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Stream
 from tests.support.checkout import ROOT
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from tests.support.stream_process import ARRAYS, digest
 
 

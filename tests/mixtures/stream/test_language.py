@@ -12,7 +12,7 @@ from mixtures.stream.batches import Stream
 from pipelines.contract.episode import Episode, Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 
 OPEN, CLOSE = "open the drawer", "close the drawer"
 

@@ -19,7 +19,7 @@ from mixtures.stream.batches import Batch, Stream  # noqa: E402
 from mixtures.torch.datasets import StreamDataset, StreamSamples, share_of_cores  # noqa: E402
 from mixtures.torch.tensors import batch_tensors  # noqa: E402
 from pipelines.contract.errors import UsageError  # noqa: E402
-from tests.support.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
 
 SPEC = "seed: 3\nweighting: {alpha: 0.43}\ndatasets: [{path: a/1.0.0}]\naction: {horizon: 6}\n"
 BATCH, STOP = 4, 40

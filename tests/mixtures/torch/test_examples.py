@@ -18,7 +18,7 @@ from mixtures.mixture import open_mixture
 from mixtures.stream.batches import Stream
 from pipelines.contract.slots import CAMERAS
 from tests.support.checkout import ROOT
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from tests.support.small_sentencepiece import write_small_sentencepiece
 
 TITLES = (
@@ -93,7 +93,7 @@ def test_openpis_own_code_trains_a_step_on_the_streams_batch(tmp_path: Path) -> 
 def run_foreign(python: str, script: str, folder: Path, *arguments: str) -> dict[str, np.ndarray]:
     """What a script of tests/support, run in a folder by an interpreter of its own, writes to its last argument."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EMBODIMIX_CACHE": str(folder / "cache")}
-    command = [python, str(ROOT / "tests/support" / script), *arguments, str(folder / "given.npz")]
+    command = [python, str(ROOT / "tests/support/foreign" / script), *arguments, str(folder / "given.npz")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(np.load(folder / "given.npz"))

@@ -23,7 +23,7 @@ from mixtures.torch import lending  # noqa: E402
 from mixtures.torch.datasets import StreamDataset, as_is  # noqa: E402
 from mixtures.torch.lending import held, lender_of_process, lent  # noqa: E402
 from pipelines.contract.errors import FailedWork  # noqa: E402
-from tests.support.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
 
 SPEC = "seed: 3\nweighting: {alpha: 0.43}\ndatasets: [{path: a/1.0.0}]\naction: {horizon: 6}\n"
 BATCH, STOP, N = 2, 80, 1 << 20

@@ -17,7 +17,7 @@ from mixtures.torch.datasets import StreamDataset, StreamSamples, as_is  # noqa:
 from mixtures.torch.fields import action_slots  # noqa: E402
 from pipelines.contract.errors import UsageError  # noqa: E402
 from pipelines.contract.slots import CAMERAS  # noqa: E402
-from tests.support.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec  # noqa: E402
 
 KEY = "arx/joint_position/pi18/v1"
 SPEC = "seed: 3\nweighting: {alpha: 0.43}\ndatasets: [{path: a/1.0.0}]\naction: {horizon: 6}\n"

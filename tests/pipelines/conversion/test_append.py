@@ -14,7 +14,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.rebuild import rebuild_index
 from pipelines.shards.sidecar import read_sidecar
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import T, write_aloha
+from tests.support.inputs.hdf5_files import T, write_aloha
 
 
 def run(tmp_path: Path, version: str, **changes: Any) -> dict[str, Any]:

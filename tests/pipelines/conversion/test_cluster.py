@@ -18,8 +18,8 @@ import pytest
 
 from pipelines.conversion.launch import convert
 from tests.pipelines.conversion.test_convert import hash_files, make_conversion
-from tests.support.flink_cluster import Flink, Servers
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.servers.flink_cluster import Flink, Servers
 
 pytestmark = pytest.mark.cluster
 FLINK = Path(os.environ.get("EMBODIMIX_FLINK", "."))

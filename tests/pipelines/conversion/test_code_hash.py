@@ -16,7 +16,7 @@ from pipelines.conversion.plan import ConversionPlan, Job, is_saved, options_has
 from pipelines.mapping.adapters import get_adapter
 from tests.pipelines.conversion.test_convert import hash_files, make_conversion
 from tests.support.checkout import ROOT
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 Edit = Callable[[Path], None]
 PRINT_HASH = (

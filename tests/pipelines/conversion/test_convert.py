@@ -37,7 +37,7 @@ from pipelines.mapping.adapters import get_adapter, parse_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.storage import files
-from tests.support.native_files import bridge_features, picture, write_rlds
+from tests.support.inputs.native_files import bridge_features, picture, write_rlds
 from tests.support.waiting import wait_for
 from trainers.main import main
 

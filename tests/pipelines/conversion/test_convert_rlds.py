@@ -15,7 +15,7 @@ from pipelines.conversion.measure import Measured, merge_measured
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 from trainers.main import main
 
 TRAIN = "tiny-train.tfrecord-00000-of-00001"

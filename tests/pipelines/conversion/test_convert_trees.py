@@ -17,7 +17,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import T, jpeg, padded, write_aloha, write_libero, write_robomimic
+from tests.support.inputs.hdf5_files import T, jpeg, padded, write_aloha, write_libero, write_robomimic
 from trainers.main import main
 
 FACTS = ("--name", "a", "--version", "1.0.0", "--workers", "1")

@@ -18,8 +18,8 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.manifest import Manifest
 from pipelines.shards.stored_episodes import iter_stored
 from pipelines.sources import rlds
-from tests.support.hdf5_files import write_libero
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import write_libero
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 # Per format: its sample, its entry, the robot, the file that is cut in half, and how many episodes there are.
 SAMPLES: dict[str, tuple[str, str, str, str, int]] = {

@@ -165,7 +165,12 @@ def test_what_is_not_droid_is_refused(shared: Path, tmp_path: Path, capsys: pyte
 
 
 def run_openpi(folder: Path, out: Path, space: str, steps: str = "-") -> dict[str, Any]:
-    script = [sys.executable, str(ROOT / "tests/support/foreign_openpi_droid.py"), CHECKOUTS, str(folder.parent.parent)]
+    script = [
+        sys.executable,
+        str(ROOT / "tests/support/foreign/foreign_openpi_droid.py"),
+        CHECKOUTS,
+        str(folder.parent.parent),
+    ]
     done = subprocess.run(
         [*script, folder.parent.name, folder.name, space, steps, str(out)], capture_output=True, text=True, check=False
     )

@@ -29,8 +29,8 @@ from pipelines.shards.dataset import Dataset
 from pipelines.storage import retry
 from pipelines.storage.retry import transient_cause
 from tests.pipelines.conversion.test_convert import POISON, command, hash_files, make_conversion, read_rejects
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.servers.memory_store import MemoryStore
 from tests.support.waiting import wait_for
 
 N = 12

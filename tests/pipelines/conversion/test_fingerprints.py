@@ -17,7 +17,7 @@ from pipelines.conversion.fingerprints import changed_since, fingerprint_input
 from pipelines.conversion.launch import ConversionRequest, Outcome, convert, run_conversion
 from pipelines.mapping.adapters import get_adapter
 from pipelines.storage.paths import RemotePath, RemoteStat
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 SHARD = "tiny-train.tfrecord-00000-of-00001"
 

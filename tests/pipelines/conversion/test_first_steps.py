@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.contract.errors import nearest
 from pipelines.contract.registries import use_registries
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 from trainers.main import main
 
 DRAFT = "To see what is there, and to draft an entry of your own: embodimix inspect {} --draft my.yaml"

@@ -10,7 +10,7 @@ from pipelines.contract.errors import FailedWork
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
 from tests.pipelines.sources.test_lerobot import write_v2
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 from trainers.main import main
 
 HOSTILE = ["../../evil", "/abs/evil", "..", "", "a\0b", "a\nb", "x" * 300, "train.tfrecord", "-v", "a/b", "a\\b"]

@@ -18,8 +18,8 @@ from pipelines.conversion.plan import Job, save_plan
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.sidecar import ShardId
 from pipelines.shards.statistics import NormStatistics, merge_statistics, save_statistics, summarize_episode
-from tests.support.mixture_data import summarize
-from tests.support.native_files import bridge_features, picture, write_rlds
+from tests.support.inputs.mixture_data import summarize
+from tests.support.inputs.native_files import bridge_features, picture, write_rlds
 
 JOB = Job(directory="gs://bucket/data/x/1.0.0", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
 SHARDS = tuple(ShardId(split="train", shard=i, n_shards=500) for i in range(500))

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 from pipelines.storage.files import sweep_leftovers
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 from trainers.main import main
 
 

@@ -12,8 +12,8 @@ from pipelines.conversion.launch import ConversionRequest, convert
 from pipelines.mapping.adapters import get_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
-from tests.support.hdf5_files import write_aloha
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import write_aloha
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 FOLDER = "ILIAD/success/2023-04-21/Fri_Apr_21_10_4{}_08_2023"
 NUMBER = "ILIAD+7ae1bcff+2023-04-21-10h-4{}m-08s"

@@ -13,9 +13,9 @@ from pipelines.contract.registries import use_registries
 from pipelines.conversion.contact_sheet import compare_frames
 from pipelines.mapping.adapters import get_adapter, load_adapters, restore_adapter
 from pipelines.shards.manifest import load_manifest
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
-from tests.support.own_registry import OWN
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.inputs.own_registry import OWN
+from tests.support.servers.memory_store import MemoryStore
 from trainers.main import main
 
 

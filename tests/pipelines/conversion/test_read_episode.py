@@ -19,7 +19,7 @@ from pipelines.conversion.read_episode import read_episode, reader_of
 from pipelines.conversion.write import GuardedFrames
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources import rlds
-from tests.support.native_files import picture
+from tests.support.inputs.native_files import picture
 
 JOB = Job(directory="out", name="x", version="1.0.0", adapter=get_adapter("bridge_orig"))
 LOCATED = EpisodeLocation(reference=Reference(uri="logs/a", key="a"))

@@ -20,10 +20,10 @@ from tests.pipelines.conversion.test_stores import contents_of
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import write_robomimic
-from tests.support.native_files import bridge_features, write_rlds
-from tests.support.real_servers import serving
-from tests.support.slow_line import slow_line
+from tests.support.inputs.hdf5_files import write_robomimic
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.servers.real_servers import serving
+from tests.support.servers.slow_line import slow_line
 
 SOURCES = {
     "rlds": ("bridge_orig", {}),

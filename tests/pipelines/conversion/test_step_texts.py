@@ -12,7 +12,7 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.example_wire import parse_example
 from pipelines.shards.sidecar import read_sidecar
 from pipelines.shards.tfrecord import iter_records
-from tests.support.lerobot_writer import make_rows, write_v2
+from tests.support.inputs.lerobot_writer import make_rows, write_v2
 from trainers.main import main
 
 OPEN, PUT = "open the drawer", "put the block inside"

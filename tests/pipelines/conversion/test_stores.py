@@ -27,9 +27,9 @@ from tests.pipelines.sources import test_hdf5, test_replay_videos
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import write_aloha, write_robomimic
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import write_aloha, write_robomimic
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.servers.memory_store import MemoryStore
 
 ROOT = "mem://bucket"
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipelines.contract.episode import Segment
 from pipelines.conversion.write import annotate
-from tests.support.stored_episodes import make_episode
+from tests.support.inputs.stored_episodes import make_episode
 
 
 def test_an_episode_without_segments_gets_proposals() -> None:

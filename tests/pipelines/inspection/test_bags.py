@@ -17,7 +17,7 @@ from pipelines.inspection.report import use_lines
 from pipelines.mapping.adapters import find_adapter, get_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import JOINTS, MS, WRITERS, Published, demonstration, joint_state, number
+from tests.support.inputs.bag_writers import JOINTS, MS, WRITERS, Published, demonstration, joint_state, number
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pipelines.inspection.recognition import recognize
 from pipelines.mapping.adapters import Adapter, find_adapter
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import read_sidecar
-from tests.support.foreign_sets import (
+from tests.support.foreign.foreign_sets import (
     delta_record,
     joint_record,
     so101_joints,
@@ -26,7 +26,7 @@ from tests.support.foreign_sets import (
     write_so101_v30,
     write_umi,
 )
-from tests.support.native_files import write_rlds
+from tests.support.inputs.native_files import write_rlds
 
 
 @pytest.fixture(autouse=True)

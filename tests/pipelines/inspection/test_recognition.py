@@ -14,9 +14,9 @@ from pipelines.inspection.report import describe_lines
 from pipelines.inspection.sampling import MAX_EPISODES, spread
 from pipelines.sources.folders import ScanLimit, limited_scan, scan_files
 from pipelines.storage.mirror import forget_copies
-from tests.support.foreign_sets import write_aloha_hdf5, write_own_tfds, write_so101_v21, write_umi
-from tests.support.lerobot_writer import write_lines
-from tests.support.memory_store import MemoryStore
+from tests.support.foreign.foreign_sets import write_aloha_hdf5, write_own_tfds, write_so101_v21, write_umi
+from tests.support.inputs.lerobot_writer import write_lines
+from tests.support.servers.memory_store import MemoryStore
 from trainers.main import main
 
 

@@ -39,9 +39,9 @@ from pipelines.shards.dataset import Dataset
 from pipelines.shards.sidecar import ShardId
 from pipelines.storage.paths import as_storage_path
 from tests.support.checkout import ROOT
-from tests.support.memory_store import MemoryStore
-from tests.support.native_files import bridge_features, write_rlds
-from tests.support.own_registry import OWN
+from tests.support.inputs.native_files import bridge_features, write_rlds
+from tests.support.inputs.own_registry import OWN
+from tests.support.servers.memory_store import MemoryStore
 from tests.test_house import PACKAGES
 from trainers.main import main
 

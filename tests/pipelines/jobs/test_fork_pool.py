@@ -20,7 +20,7 @@ from pipelines.jobs.fork_pool import can_fork, in_worker
 from pipelines.jobs.local_workers import descendants
 from tests.pipelines.conversion.test_convert import command, hash_files, make_conversion
 from tests.pipelines.conversion.test_faults import FOLDER, is_running, kill
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 from tests.support.waiting import LIMIT_S, wait_for
 
 N_SHARDS = 6

@@ -15,7 +15,7 @@ from pipelines.mapping.adapters import FORMS, get_adapter, load_adapters
 from pipelines.mapping.forms import convert_part
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, read
-from tests.support.lerobot_writer import write_lines, write_video
+from tests.support.inputs.lerobot_writer import write_lines, write_video
 
 TEXT = (Path(__file__).parents[3] / "pipelines/adapters_lerobot.yaml").read_text()
 # Each copy of any4lerobot's, and the entry of the RLDS set that it was made from, as the copy's comment names it.

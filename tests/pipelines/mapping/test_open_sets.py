@@ -15,7 +15,7 @@ from pipelines.contract.embodiments import get_embodiment
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, read
-from tests.support.lerobot_writer import write_lines, write_video
+from tests.support.inputs.lerobot_writer import write_lines, write_video
 
 TEXT = (Path(__file__).parents[3] / "pipelines/adapters_open.yaml").read_text()
 T = 4

@@ -21,10 +21,10 @@ from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.sources.rlds import find, read
 from tests.support.checkout import ROOT
-from tests.support.native_files import picture, write_rlds
+from tests.support.inputs.native_files import picture, write_rlds
 
 T = 3
-CARDS = yaml.safe_load((ROOT / "tests/support/oxe_cards.yaml").read_text())["cards"]
+CARDS = yaml.safe_load((ROOT / "tests/support/inputs/oxe_cards.yaml").read_text())["cards"]
 QUATERNION = [0.0, 0.0, 0.09983341664682815, 0.9950041652780258]  # 0.2 rad about z, xyzw.
 INSTRUCTION = "put the cup away"
 # The names that the registries of Octo and OpenVLA know, short of simulated and private ones.

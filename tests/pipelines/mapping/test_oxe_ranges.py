@@ -18,7 +18,7 @@ from pipelines.mapping.adapters import Adapter, get_adapter, load_adapters
 from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from tests.support.checkout import ROOT
-from tests.support.oxe_values import (
+from tests.support.inputs.oxe_values import (
     ACTIONS,
     STATES,
     Motion,
@@ -45,7 +45,8 @@ POSES = {
 # Published ranges of these go by another name. RDT clips Dobb-E's positions, where the tracking was lost, to +-10.
 _RDT_NAMES = {"bridge_oxe": "bridge", "bridge_orig": "bridgev2", "fmb_dataset": "fmb", "droid_cartesian": "droid"}
 STATISTICS = {
-    get_adapter(name).name: found for name, found in read_ranges(ROOT / "tests/support/oxe_action_ranges.csv").items()
+    get_adapter(name).name: found
+    for name, found in read_ranges(ROOT / "tests/support/inputs/oxe_action_ranges.csv").items()
 }
 
 

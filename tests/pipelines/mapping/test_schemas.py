@@ -11,7 +11,7 @@ from mixtures.specs.grammar import mixture_json_schema
 from pipelines.mapping.entry_grammar import ENTRY
 from pipelines.mapping.schemas import registry_json_schema
 from tests.support.checkout import ROOT
-from tests.support.own_registry import OWN
+from tests.support.inputs.own_registry import OWN
 from trainers.main import main
 
 jsonschema = pytest.importorskip("jsonschema", reason="checks JSON Schemas")

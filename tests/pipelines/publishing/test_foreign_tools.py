@@ -16,7 +16,7 @@ from pipelines.contract.images import decode_image
 from pipelines.publishing.publication import Choice, Form, plan_publication
 from pipelines.publishing.publishing import publish
 from tests.support.checkout import ROOT
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 pytest.importorskip("av", reason="videos are written with PyAV, of the extra `pipelines`")
 TOOLS = os.environ.get("EMBODIMIX_LEROBOT_TOOLS_PYTHON", "")
@@ -46,7 +46,7 @@ def test_lerobot_doctor_finds_no_failure(published: Path) -> None:
 
 
 def test_macrodata_refiner_reads_equal_vectors_texts_and_frames(published: Path, tmp_path: Path) -> None:
-    script = str(ROOT / "tests/support/foreign_refiner.py")
+    script = str(ROOT / "tests/support/foreign/foreign_refiner.py")
     subprocess.run([TOOLS, script, str(published), str(tmp_path / "out.npz")], check=True, capture_output=True)
     found = np.load(tmp_path / "out.npz")
     assert found["robot"] == "ur5e"

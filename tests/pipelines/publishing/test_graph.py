@@ -12,8 +12,8 @@ from pipelines.publishing.graph import WriteUnits, beam_writer, slim, whole
 from pipelines.publishing.publication import Choice, Form, Publication, plan_publication
 from pipelines.publishing.publishing import publish
 from pipelines.publishing.unit_files import WORK, record_path, write_unit
-from tests.support.mixture_data import write_spec
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.mixture_data import write_spec
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 pytest.importorskip("av", reason="videos are written with PyAV, of the extra `pipelines`")
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/tmp")

@@ -28,7 +28,7 @@ from pipelines.publishing.unit_files import record_path, write_unit
 from pipelines.shards.manifest import Counts, Manifest, save_manifest
 from pipelines.sources import lerobot
 from tests.support.checkout import ROOT
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 pytest.importorskip("av", reason="videos are written with PyAV, of the extra `pipelines`")
 FOREIGN = os.environ.get("EMBODIMIX_LEROBOT_PYTHON", "")
@@ -248,7 +248,7 @@ def test_lerobot_reads_it_and_computes_the_same_statistics(dataset: Path, tmp_pa
                 Image.fromarray(pixels).save(folder / f"{step:06d}.png")
                 all_pixels.append(pixels)
     asked = [0, 3, 8, 21]
-    script = str(ROOT / "tests/support/foreign_lerobot_dataset.py")
+    script = str(ROOT / "tests/support/foreign/foreign_lerobot_dataset.py")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     found_at = tmp_path / "found.npz"
     command = [FOREIGN, script, str(out), str(pictures), str(found_at), *map(str, asked)]

@@ -24,7 +24,7 @@ from pipelines.publishing.registry_entry import registry_entry
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import StoredEpisode, iter_stored
 from tests.support.checkout import ROOT
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 from trainers.main import main
 
 CHECKOUTS = os.environ.get("EMBODIMIX_RLDS_CHECKOUTS", "")
@@ -200,7 +200,13 @@ def test_their_own_loaders_read_equal_values_and_pictures(
     folder = sample(name)
     entry = registry_entry(folder, "octo" if project == "octo" else "openvla")
     (tmp_path / "entry.json").write_text(json.dumps(entry.to_json()))
-    script = [sys.executable, str(ROOT / "tests/support/foreign_oxe.py"), project, CHECKOUTS, str(folder.parent.parent)]
+    script = [
+        sys.executable,
+        str(ROOT / "tests/support/foreign/foreign_oxe.py"),
+        project,
+        CHECKOUTS,
+        str(folder.parent.parent),
+    ]
     arguments = [f"{name}:1.0.0", str(tmp_path / "entry.json"), ",".join(views), str(tmp_path / "out.pickle")]
     done = subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

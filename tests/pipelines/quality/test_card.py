@@ -17,8 +17,8 @@ from pipelines.quality.findings import finding
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.summaries import summarize_slot
 from tests.pipelines.shards.test_manifest import MANIFEST
-from tests.support.clean_episodes import clean_episode, clean_episodes
-from tests.support.stored_episodes import store_dataset
+from tests.support.inputs.clean_episodes import clean_episode, clean_episodes
+from tests.support.inputs.stored_episodes import store_dataset
 from trainers.main import main
 
 

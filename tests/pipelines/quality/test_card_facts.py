@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.contract.episode import Segment
 from pipelines.quality.card_facts import gather_facts
 from pipelines.shards.dataset import Dataset
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 
 def test_motion_phrases_of_proposals_are_no_segment_texts(tmp_path: Path) -> None:

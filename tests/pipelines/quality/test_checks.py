@@ -14,8 +14,8 @@ from pipelines.quality.checks import check_dataset
 from pipelines.quality.findings import Finding
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
-from tests.support.clean_episodes import CAMERAS, N_STEPS, clean_episode, clean_episodes
-from tests.support.stored_episodes import store_dataset
+from tests.support.inputs.clean_episodes import CAMERAS, N_STEPS, clean_episode, clean_episodes
+from tests.support.inputs.stored_episodes import store_dataset
 from trainers.main import main
 
 DEGREES = np.float32(180 / np.pi)

@@ -10,8 +10,8 @@ from pipelines.contract.episode import Episode
 from pipelines.quality.checks import check_dataset
 from pipelines.quality.findings import Finding
 from pipelines.shards.dataset import Dataset
-from tests.support.clean_episodes import N_STEPS, clean_episodes
-from tests.support.stored_episodes import store_dataset
+from tests.support.inputs.clean_episodes import N_STEPS, clean_episodes
+from tests.support.inputs.stored_episodes import store_dataset
 
 
 def findings_of(folder: Path, episodes: list[Episode]) -> list[Finding]:

@@ -14,8 +14,8 @@ from pipelines.quality.findings import Finding
 from pipelines.quality.scale import Ratio, _levels, measure_moves, measure_ratios, unwrap
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
-from tests.support.clean_episodes import HZ, N_STEPS, clean_episodes
-from tests.support.stored_episodes import store_dataset
+from tests.support.inputs.clean_episodes import HZ, N_STEPS, clean_episodes
+from tests.support.inputs.stored_episodes import store_dataset
 
 Floats = NDArray[np.floating]
 MODES = ("joint_position", "joint_velocity", "ee_delta", "ee_absolute")

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.contract.episode import Episode
 from pipelines.segments.motion import GripperEvent, Motion, idle_in, measure_motion, runs, smooth
-from tests.support.annotation_episodes import ONE_ARM, Leg, episode_of
+from tests.support.inputs.annotation_episodes import ONE_ARM, Leg, episode_of
 
 
 def motion_of(episode: Episode) -> Motion:

@@ -12,8 +12,8 @@ from pipelines.contract.slots import CONTROL_MODES
 from pipelines.segments import propose
 from pipelines.segments.motion import PartMotion
 from pipelines.segments.propose import ProposeParameters, _starts_and_stops, motion_of, propose_segments
-from tests.support.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
 from tests.support.annotation_scores import boundary_f1, find_with_proposals
+from tests.support.inputs.annotation_episodes import ONE_ARM, TWO_ARMS, Leg, episode_of
 
 PICK = [
     Leg(duration_s=2.0, to={0: 0.3}),

@@ -15,7 +15,7 @@ from pipelines.shards.rebuild import rebuild_index
 from pipelines.shards.sidecar import SCHEMA, SCHEMA_V1, read_sidecar, read_version
 from pipelines.shards.stored_episodes import iter_stored
 from pipelines.shards.tfrecord import iter_records
-from tests.support.dataset_v1 import unpack_dataset_v1
+from tests.support.inputs.dataset_v1 import unpack_dataset_v1
 from trainers.main import main
 
 PHRASE = "close the gripper, move the arm forward"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 tfds = pytest.importorskip("tensorflow_datasets")
 CHECKOUTS = os.environ.get("EMBODIMIX_RLDS_CHECKOUTS", "")

@@ -18,7 +18,7 @@ from pipelines.contract.images import BLACK_JPEG, CorruptImage, decode_jpeg
 from pipelines.shards.example_wire import parse_example
 from pipelines.shards.record import make_record
 from pipelines.shards.statistics import normalize
-from tests.support.stored_episodes import CAMERAS, make_episode, statistics_of, store_dataset, with_base_frames
+from tests.support.inputs.stored_episodes import CAMERAS, make_episode, statistics_of, store_dataset, with_base_frames
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

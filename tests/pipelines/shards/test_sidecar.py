@@ -27,7 +27,7 @@ from pipelines.shards.tfrecord import CorruptRecord, iter_records
 from pipelines.shards.writer import finished_shard, write_shard
 from pipelines.storage.files import DiskFull, atomic_file, sweep_leftovers
 from tests.support.checkout import ROOT
-from tests.support.stored_episodes import (
+from tests.support.inputs.stored_episodes import (
     CAMERAS,
     OPTIONS_HASH,
     make_episode,
@@ -276,7 +276,7 @@ def test_a_shard_written_again_is_not_paired_with_its_old_sidecar(
 
     store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
     monkeypatch.setattr("pipelines.shards.writer.write_sidecar", fail)
-    monkeypatch.setattr("tests.support.stored_episodes.OPTIONS_HASH", "of other options")
+    monkeypatch.setattr("tests.support.inputs.stored_episodes.OPTIONS_HASH", "of other options")
     with pytest.raises(FailedWork, match="killed before the sidecar"):
         store_shard(tmp_path, [make_episode(0)], statistics_of([make_episode(0)]))
     assert list(files_in(tmp_path)) == ["toy-train.tfrecord-00000-of-00001"]
@@ -298,7 +298,7 @@ LIMITED = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from tests.support.stored_episodes import make_episode, statistics_of, store_shard
+from tests.support.inputs.stored_episodes import make_episode, statistics_of, store_shard
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

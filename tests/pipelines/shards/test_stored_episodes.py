@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
-from tests.support.stored_episodes import make_episode, store_dataset
+from tests.support.inputs.stored_episodes import make_episode, store_dataset
 
 
 def test_a_page_does_not_claim_metres_for_numbers_of_unknown_scale(tmp_path: Path) -> None:

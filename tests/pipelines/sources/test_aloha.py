@@ -15,7 +15,7 @@ from pipelines.mapping.adapters import get_adapter, with_channels
 from pipelines.mapping.cameras import CameraForm
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import aloha
-from tests.support.hdf5_files import T, jpeg, padded, write_aloha
+from tests.support.inputs.hdf5_files import T, jpeg, padded, write_aloha
 
 ALOHA = get_adapter("aloha_hdf5")
 TROSSEN = get_embodiment("trossen_dual")

@@ -14,7 +14,7 @@ from pipelines.conversion.used_entries import robots_for
 from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.sources import bag, zarr
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import JOINTS, MS, WRITERS, demonstration, joint_state, write_mcap
+from tests.support.inputs.bag_writers import JOINTS, MS, WRITERS, demonstration, joint_state, write_mcap
 
 ENTRY: dict[str, Any] = {
     "title": "a UR5e in a bag",

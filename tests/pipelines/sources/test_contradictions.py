@@ -23,9 +23,9 @@ from pipelines.sources.zarr import find as find_logs
 from pipelines.sources.zarr import read as read_log
 from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import T, write_libero, write_robomimic
-from tests.support.lerobot_writer import CAMERA, MOTORS, make_rows, meta_row, write_v2, write_v3
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import T, write_libero, write_robomimic
+from tests.support.inputs.lerobot_writer import CAMERA, MOTORS, make_rows, meta_row, write_v2, write_v3
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 SO100 = get_adapter("lerobot_so100")
 ROBOMIMIC = get_adapter("robomimic")

@@ -19,8 +19,8 @@ from pipelines.mapping.validate import find_fault
 from pipelines.shards.tfrecord import write_record
 from pipelines.sources import aloha, rlds
 from pipelines.sources.restricted_pickle import load_pickle
-from tests.support.fuzzing import fuzzing
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.fuzzing import fuzzing
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 BRIDGE, ALOHA = get_adapter("bridge_orig"), get_adapter("aloha_hdf5")
 QUICK = fuzzing(60)

@@ -33,10 +33,10 @@ from tests.pipelines.sources.test_hdf5 import entry as hdf5_entry
 from tests.pipelines.sources.test_hdf5 import write as write_hdf5
 from tests.pipelines.sources.test_lerobot import write_v2, write_v3
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.bag_writers import demonstration, write_mcap, write_ros1, write_rosbag2
-from tests.support.fuzzing import fuzzing
-from tests.support.hdf5_files import write_aloha
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.bag_writers import demonstration, write_mcap, write_ros1, write_rosbag2
+from tests.support.inputs.fuzzing import fuzzing
+from tests.support.inputs.hdf5_files import write_aloha
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 QUICK = fuzzing(20)
 GROWTH_MB = 600

@@ -13,7 +13,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, parse_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import hdf5
-from tests.support.hdf5_files import jpeg, padded
+from tests.support.inputs.hdf5_files import jpeg, padded
 from trainers.main import main
 
 T = 5

@@ -21,8 +21,8 @@ from tests.pipelines.sources.test_dp import write_buffer
 from tests.pipelines.sources.test_droid import EPISODE
 from tests.pipelines.sources.test_lerobot import write_v2
 from tests.pipelines.sources.test_zarr import write_log
-from tests.support.hdf5_files import T, write_aloha, write_robomimic
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.hdf5_files import T, write_aloha, write_robomimic
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 ALOHA, ROBOMIMIC, DROID = get_adapter("aloha_hdf5"), get_adapter("robomimic"), get_adapter("droid_raw")
 DP, LOG, LEROBOT = get_adapter("dp_replay"), get_adapter("inhouse_log"), get_adapter("lerobot_aloha")

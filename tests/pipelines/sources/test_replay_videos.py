@@ -10,7 +10,7 @@ import zarr
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, parse_adapter
 from pipelines.sources import dp
-from tests.support.lerobot_writer import numbers_shown, write_video
+from tests.support.inputs.lerobot_writer import numbers_shown, write_video
 
 ENDS = [6, 10]
 ENTRY: dict[str, Any] = {

@@ -17,7 +17,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, get_adapter
 from pipelines.shards.tfrecord import scan_records
 from pipelines.sources.rlds import find, find_part, read
-from tests.support.native_files import bridge_features, picture, write_rlds
+from tests.support.inputs.native_files import bridge_features, picture, write_rlds
 
 BRIDGE = get_adapter("bridge_orig")
 TRAIN = "tiny-train.tfrecord-00000-of-00001"

@@ -15,7 +15,7 @@ from pipelines.conversion.launch import ConversionRequest, find_episodes
 from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources import robomimic
-from tests.support.hdf5_files import T, write_libero, write_robomimic
+from tests.support.inputs.hdf5_files import T, write_libero, write_robomimic
 
 ROBOMIMIC = get_adapter("robomimic")
 LIBERO = get_adapter("libero_hdf5")

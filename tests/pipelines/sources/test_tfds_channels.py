@@ -16,7 +16,7 @@ from pipelines.mapping.adapters import Adapter, get_adapter, with_channels
 from pipelines.shards.dataset import Dataset
 from pipelines.shards.stored_episodes import iter_stored
 from pipelines.sources.tfds.channels import choose_channels
-from tests.support.native_files import bridge_features, write_rlds
+from tests.support.inputs.native_files import bridge_features, write_rlds
 
 CAMERA = "observation/image_0"
 # What hydra's entry says of its cameras, for the small episodes of Bridge.

@@ -18,7 +18,7 @@ from pipelines.storage import mirror as mirror_module
 from pipelines.storage import retry
 from pipelines.storage.mirror import Listing, Mirror, fetched, forget_copies, local_path, own_file, staged, with_urls
 from pipelines.storage.paths import RemotePath, RemoteStat
-from tests.support.memory_store import MemoryStore
+from tests.support.servers.memory_store import MemoryStore
 from tests.support.waiting import LIMIT_S, wait_for
 
 ROOT = RemotePath("mem://bucket/in")

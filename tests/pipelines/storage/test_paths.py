@@ -15,8 +15,8 @@ from pipelines.shards.stored_episodes import iter_stored
 from pipelines.shards.writer import finished_shard
 from pipelines.storage.files import atomic_file, sweep_leftovers, write_atomically
 from pipelines.storage.paths import RemotePath, as_storage_path
-from tests.support.memory_store import MemoryStore
-from tests.support.stored_episodes import make_episode, statistics_of, store_dataset, store_shard
+from tests.support.inputs.stored_episodes import make_episode, statistics_of, store_dataset, store_shard
+from tests.support.servers.memory_store import MemoryStore
 from trainers.main import main
 
 ROOT = "mem://bucket/data/toy/1.0.0"

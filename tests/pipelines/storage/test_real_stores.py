@@ -15,9 +15,9 @@ from mixtures.stores.shard_cache import ShardCache
 from mixtures.stream.batches import Batch, Stream
 from pipelines.contract.errors import FailedWork
 from pipelines.storage import retry
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.real_servers import serving
-from tests.support.slow_line import SlowLine, slow_line
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.servers.real_servers import serving
+from tests.support.servers.slow_line import SlowLine, slow_line
 
 BODY = "datasets: [{path: ROOT/a/1.0.0}]\naction: {horizon: 4}\n"
 

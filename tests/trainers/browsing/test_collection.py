@@ -9,7 +9,7 @@ from annotation_tools.episodes import EpisodeStore
 from mixtures.mixture import open_mixture
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.segments.tables import Annotation, write_segments
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
 from trainers.browsing.collection import Wanted, open_collection
 from trainers.main import main
 

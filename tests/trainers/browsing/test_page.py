@@ -13,8 +13,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from annotation_tools.episodes import EpisodeStore
-from tests.support.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, BrowserPage, axe_violations, overflow, show
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.servers.browser import NEEDS_AXE, NEEDS_BROWSER, WIDTHS, BrowserPage, axe_violations, overflow, show
 from trainers.browsing.collection import open_collection
 from trainers.browsing.server import make_app
 

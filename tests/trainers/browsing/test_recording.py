@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from annotation_tools.episodes import EpisodeStore
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 from trainers.browsing.collection import open_collection
 from trainers.console.extras import missing_package_message
 from trainers.main import main

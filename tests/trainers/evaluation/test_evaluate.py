@@ -12,7 +12,7 @@ import pytest
 from pipelines.contract.errors import UsageError
 from pipelines.contract.units import key_units
 from tests.support.evaluations import group_report
-from tests.support.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
+from tests.support.inputs.toy_mixture import NORM_KEYS, PARTS, open_toy_mixture, quick_compilation, stand_in, train_toy
 from trainers.evaluation.baselines import mean_action, repeat_state
 from trainers.evaluation.evaluate import EvaluationRequest, evaluate, render
 from trainers.evaluation.measures import Predictions, by_slot, measure, overall

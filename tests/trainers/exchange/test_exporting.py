@@ -19,7 +19,7 @@ from model.published.files import open_weights
 from model.published.safetensors import read_safetensors
 from pipelines.contract.errors import UsageError
 from tests.support.checkout import ROOT
-from tests.support.toy_mixture import NORM_KEYS, quick_compilation, train_toy
+from tests.support.inputs.toy_mixture import NORM_KEYS, quick_compilation, train_toy
 from trainers.exchange.dims import RobotDims, robot_dims
 from trainers.exchange.exporting import openpi_norm_stats, own_dims
 from trainers.exchange.importing import ImportRequest, import_checkpoint
@@ -169,7 +169,7 @@ def test_lerobot_acts_as_the_server_does_and_what_it_saves_comes_back(
     )
     assert isinstance(actor.config.policy, Pi0Config)
     write_sizes(sizes, actor.config.policy)
-    script = str(ROOT / "tests/support/foreign_lerobot.py")
+    script = str(ROOT / "tests/support/foreign/foreign_lerobot.py")
     saved, imported = tmp_path / "saved", tmp_path / "imported"
     command = [python, script, str(folder), str(sizes), str(inputs), str(tmp_path / "found.npz"), str(saved)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
@@ -221,7 +221,7 @@ def test_openpi_restores_the_folder_and_normalizes_as_the_run_does(run: Path, tm
     policy = RunDirectory(run).read_config().policy
     assert isinstance(policy, Pi0Config)
     write_sizes(sizes, policy)
-    script = str(ROOT / "tests/support/foreign_openpi.py")
+    script = str(ROOT / "tests/support/foreign/foreign_openpi.py")
     command = [python, script, str(folder), str(sizes), str(inputs), str(tmp_path / "found.npz")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]

@@ -16,10 +16,10 @@ from model import policy
 from model.inputs import CAMERAS, Observation
 from model.published.check import load_case
 from model.tokenizer import tokenizer_for
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.openpi_checkpoint import import_request, openpi_folder, write_vocabulary
-from tests.support.policy_server import ServerInThread
-from tests.support.toy_mixture import quick_compilation
+from tests.support.foreign.openpi_checkpoint import import_request, openpi_folder, write_vocabulary
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.toy_mixture import quick_compilation
+from tests.support.servers.policy_server import ServerInThread
 from trainers.exchange.importing import import_checkpoint
 from trainers.serving.acting import Actor
 

@@ -14,8 +14,8 @@ from model.published.check import load_case
 from model.published.export import export_params
 from model.published.safetensors import write_safetensors
 from pipelines.contract.errors import UsageError
-from tests.support.openpi_checkpoint import import_request as request
-from tests.support.openpi_checkpoint import openpi_folder, write_vocabulary
+from tests.support.foreign.openpi_checkpoint import import_request as request
+from tests.support.foreign.openpi_checkpoint import openpi_folder, write_vocabulary
 from trainers.exchange.importing import _lerobot_relative, import_checkpoint
 from trainers.exchange.statistics import read_lerobot
 from trainers.sampling import sample_masked

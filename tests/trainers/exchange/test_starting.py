@@ -20,7 +20,7 @@ from model.params import Params, flatten
 from model.published.export import export_params
 from pipelines.contract.errors import UsageError
 from tests.support.checkout import ROOT
-from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.inputs.toy_mixture import quick_compilation, settings
 from trainers.config import RunConfig, resolve_config
 from trainers.mesh import single_device_mesh, with_placement
 from trainers.setup import abstract_state, fresh_state

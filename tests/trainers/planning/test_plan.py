@@ -9,7 +9,7 @@ import pytest
 from jax import ShapeDtypeStruct
 from jax.sharding import AbstractMesh
 
-from tests.support.toy_mixture import open_toy_mixture
+from tests.support.inputs.toy_mixture import open_toy_mixture
 from trainers.config import RunConfig, resolve_config
 from trainers.mesh import AXES
 from trainers.planning.plan import ParameterCounts, TrainPlan, device_bytes, plan_training, render

@@ -13,7 +13,7 @@ from mixtures.mixture import open_mixture
 from mixtures.reports.origin import Origin, find_origins
 from pipelines.contract.errors import UsageError
 from pipelines.shards.tfrecord import iter_records
-from tests.support.mixture_data import colour, make_episode, write_dataset, write_spec
+from tests.support.inputs.mixture_data import colour, make_episode, write_dataset, write_spec
 from trainers.main import main
 from trainers.run import RunDirectory
 

@@ -16,9 +16,9 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from annotation_tools.labels.chat import ChatClient
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.contract.images import decode_jpeg
-from tests.support.chat_endpoint import Endpoint, Reply, completion, endpoint
-from tests.support.policy_server import WAIT_S, ServerInThread, observation
-from tests.support.toy_mixture import quick_compilation, train_toy
+from tests.support.inputs.toy_mixture import quick_compilation, train_toy
+from tests.support.servers.chat_endpoint import Endpoint, Reply, completion, endpoint
+from tests.support.servers.policy_server import WAIT_S, ServerInThread, observation
 from trainers.main import build_parser
 from trainers.serving.acting import Actor
 from trainers.serving.asked_model import AnswerCounts, AskedModel, Conversation, UnusableAnswer, read_sentence

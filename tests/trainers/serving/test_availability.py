@@ -20,8 +20,8 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipelines.contract.errors import EmbodimixError, UsageError
-from tests.support.policy_server import WAIT_S, ServerInThread, UnreadingClient, observation
-from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, train_toy
+from tests.support.inputs.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, train_toy
+from tests.support.servers.policy_server import WAIT_S, ServerInThread, UnreadingClient, observation
 from trainers.serving.acting import Actor
 from trainers.serving.limits import DEFAULT, Limits
 from trainers.serving.server import PolicyServer, ServerRequest

@@ -17,8 +17,8 @@ from pipelines.contract.errors import UsageError
 from pipelines.mapping.adapters import FORMS, Adapter, get_adapter, load_adapters
 from pipelines.mapping.forms import convert_part
 from pipelines.shards.statistics import summarize_episode
-from tests.support.policy_server import WAIT_S, ServerInThread
-from tests.support.toy_mixture import HORIZON, moved_params, quick_compilation, settings
+from tests.support.inputs.toy_mixture import HORIZON, moved_params, quick_compilation, settings
+from tests.support.servers.policy_server import WAIT_S, ServerInThread
 from trainers.config import resolve_config
 from trainers.robots import Robot
 from trainers.serving.acting import Actor, NotFinite

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.support.pages import METADATA, REPORT
+from tests.support.servers.pages import METADATA, REPORT
 from trainers.robots import Robot
 from trainers.serving.health import REMEMBERED_SPANS, Health
 from trainers.serving.metrics import render_metrics

@@ -10,7 +10,7 @@ from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.episode import Segment
 from pipelines.contract.errors import FailedWork
 from pipelines.segments.tables import Annotation, write_segments
-from tests.support.annotation_episodes import make_dataset
+from tests.support.inputs.annotation_episodes import make_dataset
 from trainers.serving.high_level import NearestState, learn_nearest_state
 
 

@@ -20,8 +20,8 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 from pipelines.contract.errors import FailedWork, UsageError
 from pipelines.shards.statistics import summarize_episode
-from tests.support.policy_server import WAIT_S, ServerInThread, observation
-from tests.support.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
+from tests.support.inputs.toy_mixture import HORIZON, NORM_KEYS, quick_compilation, toy_statistics, train_toy
+from tests.support.servers.policy_server import WAIT_S, ServerInThread, observation
 from trainers.robots import find_robot, open_loop_steps, read_robots, state_range
 from trainers.serving import messages
 from trainers.serving.acting import Actor

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.chat_endpoint import completion, endpoint
+from tests.support.servers.chat_endpoint import completion, endpoint
 from trainers.main import main
 from trainers.serving.asked_model import AskedModel
 from trainers.serving.clients import CLIENTS, native_units

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.contract.errors import FailedWork, UsageError
-from tests.support.policy_server import ServerInThread
-from tests.support.toy_mixture import quick_compilation, settings
+from tests.support.inputs.toy_mixture import quick_compilation, settings
+from tests.support.servers.policy_server import ServerInThread
 from trainers.main import main
 from trainers.serving.acting import Actor
 from trainers.simulators.asking import AskScript, AskTask

@@ -12,8 +12,17 @@ from pipelines.contract.native import NativeEpisode
 from pipelines.sources import bag
 from pipelines.sources.bags.logs.log import ByteSource
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, Published, demonstration, number, text, write_mcap, write_ros1, write_rosbag2
-from tests.support.memory_store import MemoryStore
+from tests.support.inputs.bag_writers import (
+    MS,
+    Published,
+    demonstration,
+    number,
+    text,
+    write_mcap,
+    write_ros1,
+    write_rosbag2,
+)
+from tests.support.servers.memory_store import MemoryStore
 
 
 def moved(messages: list[Published], by_ms: int) -> list[Published]:

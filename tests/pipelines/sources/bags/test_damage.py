@@ -16,7 +16,7 @@ from pipelines.sources.bags.logs.blocks import Block, unpack
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.logs.log import ByteSource, Log
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, demonstration, rgb, write_mcap, write_ros1, write_rosbag2
+from tests.support.inputs.bag_writers import MS, demonstration, rgb, write_mcap, write_ros1, write_rosbag2
 
 
 def opened(path: Path) -> Log:

@@ -10,7 +10,7 @@ from pipelines.sources.bags.logs.blocks import Index
 from pipelines.sources.bags.logs.indexes import KeptIndexes
 from pipelines.sources.bags.logs.inputs import Bag, open_bag
 from pipelines.sources.bags.logs.log import ByteSource, Log
-from tests.support.bag_writers import demonstration, write_mcap, write_ros1
+from tests.support.inputs.bag_writers import demonstration, write_mcap, write_ros1
 
 
 @pytest.fixture

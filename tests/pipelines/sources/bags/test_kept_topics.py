@@ -12,7 +12,7 @@ from pipelines.sources import bag
 from pipelines.sources.bags import kept_topics
 from pipelines.sources.bags.kept_topics import KeptTopics
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import demonstration, write_mcap
+from tests.support.inputs.bag_writers import demonstration, write_mcap
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.sources import bag
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, demonstration, number, write_mcap
+from tests.support.inputs.bag_writers import MS, demonstration, number, write_mcap
 
 
 def read(root: Path, **form: Any) -> NativeEpisode:

@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 from pipelines.contract.native import Rejected
 from pipelines.sources.bags.logs.log import Channel
 from pipelines.sources.bags.messages import field_at, reader_of, want
-from tests.support.bag_writers import ROS1, ROS2, make
+from tests.support.inputs.bag_writers import ROS1, ROS2, make
 
 TRAJECTORY = {
     "joint_names": ["a", "bcd"],

@@ -11,7 +11,7 @@ from pipelines.sources import bag
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.overview import look_at, probe_of
 from tests.pipelines.sources.bags.test_transforms import chain_messages
-from tests.support.bag_writers import JOINTS, MS, Published, demonstration, number, write_mcap, write_rosbag2
+from tests.support.inputs.bag_writers import JOINTS, MS, Published, demonstration, number, write_mcap, write_rosbag2
 
 BLANK = Probe(name="inspect", title="", format="bag", robot=FROM_LOG, control_mode="joint_position")
 

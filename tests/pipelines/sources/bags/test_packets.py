@@ -9,7 +9,7 @@ import pytest
 from pipelines.contract.native import Rejected
 from pipelines.sources import bag
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, Published, demonstration, rgb, text, write_mcap
+from tests.support.inputs.bag_writers import MS, Published, demonstration, rgb, text, write_mcap
 
 FFMPEG = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 DEFINITION = """std_msgs/Header header

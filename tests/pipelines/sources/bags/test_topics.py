@@ -12,7 +12,7 @@ from pipelines.sources.bags import topics
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.logs.log import MAX_TIME_NS, Batch, Batches, Log
 from pipelines.sources.bags.topics import Topics, read_topics, stamp_of
-from tests.support.bag_writers import MS, WRITERS, Published, demonstration, joint_state, number, write_mcap
+from tests.support.inputs.bag_writers import MS, WRITERS, Published, demonstration, joint_state, number, write_mcap
 
 
 def read(tmp_path: Path, messages: Sequence[Published], *keys: str, stamp: str = "header") -> Topics:

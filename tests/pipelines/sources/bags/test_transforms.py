@@ -14,7 +14,7 @@ from pipelines.sources import bag
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.transforms import chains_of, with_transforms
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, WRITERS, Published, rgb, write_mcap
+from tests.support.inputs.bag_writers import MS, WRITERS, Published, rgb, write_mcap
 
 QUATERNION = {"x": 0.0, "y": 0.6, "z": 0.0, "w": 0.8}
 

@@ -12,7 +12,7 @@ from pipelines.sources import bag
 from pipelines.sources.bags.logs import unpacked
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from tests.pipelines.sources.test_bag import entry
-from tests.support.bag_writers import MS, demonstration, rgb, write_mcap, write_rosbag2
+from tests.support.inputs.bag_writers import MS, demonstration, rgb, write_mcap, write_rosbag2
 
 
 @pytest.mark.parametrize(("storage", "version"), [("sqlite3", 8), ("mcap", 9)])

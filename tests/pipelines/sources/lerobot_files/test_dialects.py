@@ -16,7 +16,7 @@ from pipelines.mapping.adapters import Adapter, get_adapter, parse_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import explain_misfit, find, read
 from tests.pipelines.sources.lerobot_files.test_tables import picture, with_pictures
-from tests.support.lerobot_writer import CAMERA, make_rows, numbers_shown, write_lines, write_v2
+from tests.support.inputs.lerobot_writer import CAMERA, make_rows, numbers_shown, write_lines, write_v2
 
 WRIST = "observation.images.wrist"
 

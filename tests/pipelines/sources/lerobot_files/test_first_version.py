@@ -15,7 +15,7 @@ from pipelines.contract.native import NativeEpisode, Rejected
 from pipelines.mapping.adapters import Adapter, parse_adapter
 from pipelines.sources.lerobot import find, read
 from tests.pipelines.sources.lerobot_files.test_tables import picture
-from tests.support.lerobot_writer import numbers_shown, write_video
+from tests.support.inputs.lerobot_writer import numbers_shown, write_video
 
 CAMERA = "observation.images.top"
 LENGTHS = [3, 4]

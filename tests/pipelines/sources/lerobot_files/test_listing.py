@@ -11,7 +11,7 @@ from pipelines.contract.native import Found, NativeEpisode, Reject, Rejected
 from pipelines.mapping.adapters import get_adapter
 from pipelines.sources.lerobot import find, read
 from pipelines.sources.lerobot_files.templates import fill_template
-from tests.support.lerobot_writer import (
+from tests.support.inputs.lerobot_writer import (
     CAMERA,
     FPS,
     first_joint,

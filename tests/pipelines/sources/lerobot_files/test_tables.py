@@ -19,7 +19,7 @@ from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, flatten_names, read
 from pipelines.sources.lerobot_files.records import EpisodeFiles
 from pipelines.sources.lerobot_files.tables import read_rows, to_array
-from tests.support.lerobot_writer import (
+from tests.support.inputs.lerobot_writer import (
     CAMERA,
     Columns,
     level_of,

@@ -15,7 +15,7 @@ from pipelines.mapping.explain import explain_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.sources.lerobot import find, read
 from pipelines.sources.lerobot_files.units import choose_units
-from tests.support.lerobot_writer import MOTORS, make_rows, write_v2
+from tests.support.inputs.lerobot_writer import MOTORS, make_rows, write_v2
 
 SO100 = get_adapter("lerobot_so100")
 NEW = [f"{name}.pos" for name in MOTORS]

@@ -13,7 +13,7 @@ from pipelines.mapping.adapters import get_adapter
 from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.sources.lerobot import find, read
-from tests.support.lerobot_writer import (
+from tests.support.inputs.lerobot_writer import (
     CAMERA,
     Columns,
     first_joint,

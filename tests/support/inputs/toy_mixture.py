@@ -1,6 +1,7 @@
 """A mixture and its stream made of arithmetic instead of datasets on disk, for tests of the trainer alone.
 
-As a script it is the embodimix command on that mixture: `python tests/support/toy_mixture.py train pretrain ...`.
+As a script it is the embodimix command on that mixture:
+`python tests/support/inputs/toy_mixture.py train pretrain ...`.
 """
 
 import hashlib

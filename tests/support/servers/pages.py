@@ -12,11 +12,11 @@ from annotation_tools.agreement.report import to_html as agreement_page
 from annotation_tools.episodes import EpisodeStore
 from pipelines.contract.native import Reject
 from pipelines.segments.tables import Annotation
-from tests.support.annotation_episodes import make_dataset
 from tests.support.demo_results import good_results
 from tests.support.evaluations import evaluation_report, group_report
-from tests.support.mixture_data import make_episode, write_dataset, write_spec
-from tests.support.toy_mixture import SLOTS, stream_batch
+from tests.support.inputs.annotation_episodes import make_dataset
+from tests.support.inputs.mixture_data import make_episode, write_dataset, write_spec
+from tests.support.inputs.toy_mixture import SLOTS, stream_batch
 from trainers.batch_page import ReplayedLosses, write_batch_page
 from trainers.demo.report import write_report
 from trainers.evaluation.page import write_page as write_evaluation

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 
-from tests.support.lerobot_writer import write_lines, write_video
-from tests.support.native_files import picture, write_rlds
+from tests.support.inputs.lerobot_writer import write_lines, write_video
+from tests.support.inputs.native_files import picture, write_rlds
 
 SO101_MOTORS = tuple(f"{name}.pos" for name in "shoulder_pan shoulder_lift elbow_flex wrist_flex wrist_roll".split())
 SO101_CAMERAS = ("observation.images.front", "observation.images.wrist")

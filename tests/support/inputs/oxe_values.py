@@ -22,11 +22,11 @@ from pipelines.contract.episode import Reference
 from pipelines.contract.native import NativeEpisode
 from pipelines.mapping.adapters import Adapter
 from tests.support.checkout import ROOT
-from tests.support.native_files import picture
+from tests.support.inputs.native_files import picture
 
 Floats = NDArray[np.float64]
 SPEED_M_S = 0.5
-CARDS = yaml.safe_load((ROOT / "tests/support/oxe_cards.yaml").read_text())["cards"]
+CARDS = yaml.safe_load((ROOT / "tests/support/inputs/oxe_cards.yaml").read_text())["cards"]
 
 # Where each dataset keeps the state that RDT publishes ranges of, as its data/preprocess_scripts read it.
 STATES: dict[str, dict[str, str]] = {

@@ -12,6 +12,8 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.remote.webdriver import WebDriver
 
+from tests.support.checkout import ROOT
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IS_CI = os.environ.get("CI") == "true"
 NEEDS_BROWSER = pytest.mark.skipif(
@@ -19,7 +21,7 @@ NEEDS_BROWSER = pytest.mark.skipif(
     reason="needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
 )
 # Of npm, fetched by `make .cache/axe/axe.min.js`; under another licence than ours, so it lies in no folder of ours.
-AXE = Path(os.environ.get("EMBODIMIX_AXE", Path(__file__).resolve().parents[2] / ".cache" / "axe" / "axe.min.js"))
+AXE = Path(os.environ.get("EMBODIMIX_AXE", ROOT / ".cache" / "axe" / "axe.min.js"))
 NEEDS_AXE = pytest.mark.skipif(not IS_CI and not AXE.exists(), reason="needs axe-core: make .cache/axe/axe.min.js")
 WIDTHS = (375, 1000, 2000)
 WAIT_S = 60.0  # Other work on the machine can make a start of the server slow.

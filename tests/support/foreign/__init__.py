@@ -1,0 +1,1 @@
+"""What runs with other projects' own packages, and what these recorded."""

@@ -1,0 +1,1 @@
+"""Servers, stores, clusters and browsers that tests start."""
