@@ -161,9 +161,9 @@ def _entry_of(topics: Mapping[str, TopicFacts]) -> dict[str, tuple[str, str]]:
     late = [facts.late_ms for facts in topics.values() if facts.late_ms is not None]
     # A clock that was never set, or another machine's, lies hours apart.
     is_header = bool(late) and max(map(abs, late)) < _SANE_LATE_MS
-    why = (
-        f"headers' stamps lie {min(late):.3g} to {max(late):.3g} ms before the log" if late else "no topic has a header"
-    )
+    why = "no topic has a header that holds a stamp in every message"
+    if late:
+        why = f"headers' stamps lie {min(late):.3g} to {max(late):.3g} ms before the log"
     stamp = "header" if is_header else "log"
     task = f", instruction: {{topic: {name}}}" if (name := _task_of(topics)) else ""
     return {

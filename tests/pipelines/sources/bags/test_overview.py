@@ -1,5 +1,6 @@
 """What `inspect` says of a bag, and the entry that it drafts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_the_entry_that_is_drafted_states_rate_and_clock(tmp_path: Path) -> None
     assert facts.dialect == "rosbag2 of SQLite in folders, ROS 2 rosbags"
     assert (facts.control_hz, facts.rate_known) == (20.0, "the rate of /command/joints, whose messages are the steps")
     assert list(facts.cameras) == ["/camera/image_raw"]
+
+
+def test_headers_without_a_stamp_in_one_message_do_not_count_and_the_draft_says_so(tmp_path: Path) -> None:
+    first = {topic: True for topic in ("/joint_states", "/gripper/state", "/command/joints", "/command/gripper")}
+    messages = [
+        replace(m, stamp_ns=0) if m.topic.startswith("/camera") or first.pop(m.topic, False) else m
+        for m in demonstration()
+    ]
+    write_mcap(tmp_path / "a.mcap", messages)
+    facts = bag.describe(str(tmp_path), bag.find(str(tmp_path), bag.probe(str(tmp_path), BLANK)))
+    value, why = facts.entry["bag"]
+    assert value.startswith("{stamp: log")
+    assert why.startswith("no topic has a header that holds a stamp in every message;")
 
 
 def test_a_probe_reads_every_stream_of_numbers(tmp_path: Path) -> None:
