@@ -1,6 +1,7 @@
 """Topics as streams: joints by name, publishers that share a topic, stamps, and what an entry must say."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from pipelines.contract.native import Rejected
 from pipelines.sources.bags import topics
 from pipelines.sources.bags.logs.inputs import bag_at, open_bag
 from pipelines.sources.bags.logs.log import MAX_TIME_NS, Batch, Batches, Log
+from pipelines.sources.bags.messages import reader_of, want
 from pipelines.sources.bags.topics import Topics, read_topics, stamp_of
-from tests.support.inputs.bag_writers import MS, WRITERS, Published, demonstration, joint_state, number, write_mcap
+from tests.support.inputs.bag_writers import MS, WRITERS, Published, demonstration, joint_state, number, rgb, write_mcap
 
 
 def read(tmp_path: Path, messages: Sequence[Published], *keys: str, stamp: str = "header") -> Topics:
@@ -198,3 +200,28 @@ def test_messages_taken_together_give_what_they_give_one_by_one(tmp_path: Path, 
     assert len(pictures.at) == 10
     if odd in ("turned", "several"):
         assert together.samples["/j"][0].values[11].tolist() == [105.0, -105.0]
+
+
+def test_places_of_pictures_follow_their_stamps_where_one_repeats(tmp_path: Path) -> None:
+    stamps_ms, logged_ms = (1, 1, 100, 200, 300), (3, 5, 110, 310, 320)
+    messages = [
+        replace(rgb("/cam", stamp * MS, np.full((8, 8, 3), 10 * i, np.uint8)), logged_ns=logged * MS)
+        for i, (stamp, logged) in enumerate(zip(stamps_ms, logged_ms, strict=True))
+    ]
+    log = open_bag(bag_at(write_mcap(tmp_path / "a.mcap", messages), False))
+    pictures = read_topics(log, (), ["/cam"], "header").pictures["/cam"]
+    assert (pictures.times // MS).tolist() == [1, 100, 200, 300]
+    shades = [bytes(pictures.message(log, number))[-1] for number in range(4)]
+    assert shades == [0, 20, 30, 40]
+
+
+def test_a_message_of_the_other_byte_order_is_not_taken_for_one_that_is_alike(tmp_path: Path) -> None:
+    log = open_bag(bag_at(write_mcap(tmp_path / "a.mcap", demonstration()), False))
+    (channel,) = (channel for channel in log.channels.values() if channel.topic == "/joint_states")
+    read, wanted = reader_of(channel), want("name", "position")
+    first, second, *_ = log.messages([channel.id])
+    read(first.data, wanted)
+    alike = read.alike()
+    assert alike.span(second.data) is not None
+    # The second byte of CDR's head says little-endian.
+    assert alike.span(memoryview(b"\x00\x00" + bytes(second.data[2:]))) is None
