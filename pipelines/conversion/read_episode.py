@@ -7,7 +7,7 @@ from types import ModuleType
 from pipelines.contract.embodiments import Embodiment
 from pipelines.contract.episode import Episode
 from pipelines.contract.errors import UsageError
-from pipelines.contract.native import UNREADABLE, EpisodeLocation, NativeEpisode, Rejected
+from pipelines.contract.native import EpisodeLocation, NativeEpisode, Rejected
 from pipelines.conversion.heartbeat import beat
 from pipelines.conversion.outside_lists import apply_lists
 from pipelines.conversion.plan import Job
@@ -16,7 +16,7 @@ from pipelines.mapping.adapters import FROM_LOG
 from pipelines.mapping.to_slots import to_episode
 from pipelines.mapping.validate import find_fault
 from pipelines.storage.mirror import FilesOf, staged
-from pipelines.storage.retry import transient_cause
+from pipelines.storage.retry import faults_named
 
 
 def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> Episode:
@@ -24,16 +24,10 @@ def read_episode(job: Job, located: EpisodeLocation, cameras: Sequence[str]) -> 
 
     Raises Rejected for whatever is wrong with it, and OSError where only its disk or store failed temporarily.
     """
-    try:
+    with faults_named(located.reference.uri, "unreadable"):
         native = apply_lists(job, located, reader_of(job.adapter.format).read(located, job.adapter))
         embodiment = _embodiment_of(job, native)
         episode = to_episode(native, job.adapter, embodiment, cameras, job.task)
-    except (Rejected, *UNREADABLE) as error:
-        if passing := transient_cause(error):
-            raise passing from error
-        if isinstance(error, Rejected):
-            raise
-        raise Rejected("unreadable", f"{located.reference.uri}: {type(error).__name__}: {error}") from error
     if fault := find_fault(episode, job.adapter.max_loss):
         raise Rejected(*fault)
     return episode

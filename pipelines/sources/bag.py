@@ -28,9 +28,10 @@ from pipelines.sources.bags.packets import KEY_FRAME_LEAD_S, PACKETS, PacketFram
 from pipelines.sources.bags.pictures import COMPRESSED, RAW, TopicPictures, check_pictures
 from pipelines.sources.bags.topics import Pictures, Topics, normal_type, read_topics, read_values, split_key
 from pipelines.sources.bags.transforms import Chain, chains_of, is_static, with_chains, with_links, with_transforms
-from pipelines.sources.folders import faults_named, key_of, make_scan_reject, source_root
+from pipelines.sources.folders import key_of, make_scan_reject, source_root
 from pipelines.storage.mirror import Files, Listing, fetched, local_path, own_file
-from pipelines.storage.paths import RemotePath, as_storage_path
+from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
+from pipelines.storage.retry import faults_named
 
 # Each robot's topics are its own.
 USUAL_ADAPTER = ""
@@ -61,7 +62,7 @@ def find(source: str, adapter: Adapter) -> Found:
             rejects.append(make_scan_reject(bag.path, root, error.reason, error.detail))
             continue
         if not cuts:
-            rejects.append(_reject_unmarked(bag, key, form))
+            rejects.append(_reject_unmarked(bag, root, form))
         for number, cut in enumerate(cuts):
             reference = Reference(uri=str(bag.path), key=f"{key}#{number:04d}")
             episodes.append(EpisodeLocation(reference=reference, place=cut))
@@ -197,18 +198,9 @@ def _cuts_of(bag: Bag, form: BagForm, clock: str) -> list[tuple[int, int]]:
         log.close()
 
 
-def _reject_unmarked(bag: Bag, key: str, form: BagForm) -> Reject:
+def _reject_unmarked(bag: Bag, root: StoragePath, form: BagForm) -> Reject:
     what = f"pauses of {form.episodes.gap_s:g} s" if form.episodes.by == "gaps" else f"markers on {form.episodes.topic}"
-    return Reject(
-        source_uri=str(bag.path),
-        source_key=key,
-        split="train",
-        level="episode",
-        start=0,
-        end=0,
-        reason="no_steps",
-        detail=f"{bag.path}: expected episodes by {what}, found none",
-    )
+    return make_scan_reject(bag.path, root, "no_steps", f"{bag.path}: expected episodes by {what}, found none")
 
 
 def _kept_topics(log: Log, adapter: Adapter, bag: Bag, start_ns: int, stop_ns: int) -> tuple[Topics, tuple[str, ...]]:

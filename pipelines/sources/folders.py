@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.contract.errors import FailedWork, UsageError
-from pipelines.contract.native import UNREADABLE, Reject, Rejected, printable
+from pipelines.contract.native import Reject, Rejected, printable
 from pipelines.contract.reject_reasons import RejectReason
 from pipelines.storage.paths import RemotePath, StoragePath, as_storage_path
 from pipelines.storage.retry import transient_cause, with_retries
@@ -187,18 +187,6 @@ def make_scan_reject(path: StoragePath, root: StoragePath, reason: RejectReason,
         reason=reason,
         detail=detail,
     )
-
-
-@contextmanager
-def faults_named(path: StoragePath, reason: RejectReason) -> Iterator[None]:
-    """Raises Rejected with this reason for whatever a library raises on the bytes of a file, so that one damaged file
-    does not end the scan of all. Faults that have a name already pass, and those of a disk or a store that may pass."""
-    try:
-        yield
-    except UNREADABLE as error:
-        if passing := transient_cause(error):
-            raise passing from error
-        raise Rejected(reason, f"{path}: {type(error).__name__}: {error}") from error
 
 
 def _begin() -> ScanLimit | None:

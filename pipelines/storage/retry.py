@@ -8,10 +8,13 @@ running training, and stores throttle single requests briefly: five attempts wit
 import errno
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pipelines.contract.errors import FailedWork
+from pipelines.contract.native import UNREADABLE, Rejected
+from pipelines.contract.reject_reasons import RejectReason
 
 Result = TypeVar("Result")
 PAUSES_S = (0.5, 2.0, 8.0)
@@ -102,3 +105,17 @@ def _is_of_a_store(error: OSError) -> bool:
     """Beam's file systems have one error for everything; what is missing or forbidden stays so."""
     final = r"40[0134]|not found|no such|forbidden|denied|permission|credential"
     return type(error).__name__ == "BeamIOError" and not re.search(final, str(error), re.IGNORECASE)
+
+
+@contextmanager
+def faults_named(where: object, reason: RejectReason) -> Iterator[None]:
+    """Raises Rejected with this reason for whatever a library raises on the bytes of one input, so that it alone is
+    left out. Faults that have a name already pass; what may be temporary, named or not, is raised as it came."""
+    try:
+        yield
+    except (Rejected, *UNREADABLE) as error:
+        if passing := transient_cause(error):
+            raise passing from error
+        if isinstance(error, Rejected):
+            raise
+        raise Rejected(reason, f"{where}: {type(error).__name__}: {error}") from error

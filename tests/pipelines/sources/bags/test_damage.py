@@ -1,5 +1,6 @@
 """Bags that were cut off, have no index or lie: read as far as they go and counted, or refused by name."""
 
+import errno
 import sqlite3
 import struct
 from pathlib import Path
@@ -187,6 +188,17 @@ def test_a_ros1_bag_whose_index_leads_beyond_all_files_is_read_without_it(tmp_pa
     path.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
     log = opened(path)
     assert count(log) == N and len(log.damage) == 1
+
+
+def test_a_disk_that_fails_for_a_while_is_no_fault_of_the_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mcap(tmp_path / "a.mcap", demonstration())
+
+    def fails(*_):  # type: ignore[no-untyped-def]
+        raise Rejected("unreadable_bag", "a chunk that cannot be read") from OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(bag, "find_cuts", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        bag.find(str(tmp_path), entry(bag=BY_TASK))
 
 
 def test_what_no_one_foresaw_in_a_bag_is_one_reject_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
