@@ -35,7 +35,8 @@ JOINTS = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_j
 CONTROL_HZ, FPS, JOINT_HZ = 30, 30, 100
 # More than a chunk holds, and all of them others, so that chunks compress as those of a camera do: hardly.
 N_PICTURES = 600
-SIZES = {"224x224, passed through": (224, 224), "640x480, decoded and encoded": (480, 640)}
+# By width and height, as cameras are named: height, width, and what becomes of the pictures.
+SIZES = {"224x224": (224, 224, "passed through"), "640x480": (480, 640, "decoded and encoded")}
 EPISODE_S = 60.0
 SHORT_MB = 5
 UNPACK = "chunks unpacked by `lz4`"
@@ -190,7 +191,7 @@ def unpack_chunks(path: Path) -> int:
 def run_codecs(path: Path) -> int:
     """Does with as many bytes of JPEGs as the file has what a conversion does with its pictures: decodes those of the
     target size as a check, and makes JPEGs of that size of others. Returns their number."""
-    height, width = map(int, path.parent.name.split("x"))
+    height, width, _ = SIZES[path.parent.name]
     shown, n_bytes, n = pictures(height, width), 0, 0
     while n_bytes < path.stat().st_size:
         check_copied(shown[n % N_PICTURES])
@@ -210,7 +211,7 @@ def by_pieces(take: Callable[[bytes], object]) -> Callable[[Path], int]:
 
 
 def copy_file(path: Path) -> int:
-    """Writes the file anew, as a shard is: in pieces, and synced to the disk. Returns the number of the pieces."""
+    """Copies the file as a shard is written: in pieces, and synced to the disk. Returns the number of the pieces."""
     with tempfile.TemporaryFile(buffering=0) as out:
         n = by_pieces(out.write)(path)
         os.fsync(out.fileno())
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=300, help="size of each bag")
     parser.add_argument("--compression", choices=("lz4", "zstd", "none"), default="lz4", help="of the chunks")
     parser.add_argument("--work", nargs="+", choices=WORK, metavar="WORK", help=f"only some of {', '.join(WORK)}")
-    parser.add_argument("--size", choices=[f"{height}x{width}" for height, width in SIZES.values()], help="only one")
+    parser.add_argument("--size", choices=SIZES, help="only one")
     parser.add_argument("--times", type=int, default=3, help="runs of each, of which the least counts")
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "BAG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -275,16 +276,15 @@ def main() -> None:
         return
     print("| pictures | work | start s | MB/s from there on | MB/s in all | peak MB |\n|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, size in SIZES.items():
-            if options.size not in (None, f"{size[0]}x{size[1]}"):
-                continue
-            root = Path(folder) / f"{size[0]}x{size[1]}"
+        for name in [options.size] if options.size else SIZES:
+            height, width, done = SIZES[name]
+            root = Path(folder) / name
             root.mkdir()
             short, path = (root / f"{which}.mcap" for which in ("short", "bench"))
-            write_bag(short, SHORT_MB * 1_000_000, size, options.compression)
-            write_bag(path, options.mb * 1_000_000, size, options.compression)
+            write_bag(short, SHORT_MB * 1_000_000, (height, width), options.compression)
+            write_bag(path, options.mb * 1_000_000, (height, width), options.compression)
             for work in options.work or [work for work in WORK if work != UNPACK or options.compression == "lz4"]:
-                print(f"| {name} | {work} | {_row(short, path, work, options.times)} |", flush=True)
+                print(f"| {name}, {done} | {work} | {_row(short, path, work, options.times)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.sources.bags.logs.inputs import Bag
+from pipelines.sources.bags.logs.log import version_of
 from pipelines.sources.bags.topics import Topics
 
 # Some forty minutes of an arm with three cameras; what does not fit is read twice.
@@ -61,5 +62,4 @@ def key_of_files(bag: Bag, place: tuple[int, int]) -> Any:
     """Says which bytes a range of a bag is; None where files of a disk do not say when they changed."""
     if not all(isinstance(file, Path) for file in bag.files):
         return None
-    stats = [file.stat() for file in bag.files if isinstance(file, Path)]
-    return str(bag.path), place, tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+    return place, tuple(version_of(file, file.stat()) for file in bag.files if isinstance(file, Path))

@@ -1,4 +1,4 @@
-"""Indexes of files that were read lately: each episode of a long bag opens it anew, and asks for the same one."""
+"""Indexes of files that were read lately: each episode of a long bag opens its file again, whose index is the same."""
 
 import threading
 from collections import OrderedDict

@@ -118,6 +118,11 @@ class Log(Batches, Protocol):
 Version = tuple[str, int, float, int]
 
 
+def version_of(path: object, status: os.stat_result) -> Version:
+    """That of a file of a disk."""
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ino
+
+
 class ByteSource:
     """A file on a disk or in an object store, read by ranges.
 
@@ -138,7 +143,7 @@ class ByteSource:
             check_regular(path)
             self._stream = open(path, "rb", buffering=0)
             there = os.fstat(self._stream.fileno())
-            self.size, self.version = there.st_size, (self.name, there.st_size, there.st_mtime_ns, there.st_ino)
+            self.size, self.version = there.st_size, version_of(path, there)
         self._window = (0, b"")
         self._buffer = bytearray()
 
